@@ -1,0 +1,49 @@
+# Two commands do all the set-up on a fresh clone: `make demo` and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export HF_HUB_DISABLE_TELEMETRY = 1
+export DO_NOT_TRACK = 1
+
+.PHONY: help install install-dev demo ui test lint bench clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/.installed ## Install the project and what it runs with into .venv.
+
+install-dev: $(VENV)/.installed-dev ## Install what the tests need, too.
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the tested set of packages into $(VENV) (a few minutes the first time) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## Merge, analyse, evaluate and rank the demo recipes; prints the leaderboard and where to look.
+	$(BIN)/merge-assets demo
+
+ui: install ## Open the lineage graph at http://127.0.0.1:3000 (with the daemon that rebuilds on change).
+	$(BIN)/merge-assets ui
+
+test: install-dev lint ## Lint, types, floors, then all tests.
+	$(BIN)/python -m pytest
+
+lint: install-dev ## Format, lint, types and the floors of the house.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: install ## Time what the documentation speaks of.
+	$(BIN)/python benchmarks/definitions_load.py
+
+clean: ## Remove what was built, not the packages.
+	rm -rf var .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,59 @@
+"""Model references: the strings by which recipes name checkpoints.
+
+Grammar (``recipes.md``): ``PATH[@REVISION][+LORA[@REVISION]]``, where PATH is ``org/name`` on the Hub, a
+local path, an fsspec URL, or the name of another recipe. Which of these a PATH is depends on what exists;
+that is decided by whoever opens the reference, not here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HEAD = re.compile(r"[^@+\s][^@+]*(@[^@+\s]+)?")
+
+
+@dataclass(frozen=True, order=True)
+class ModelReference:
+    """Where a checkpoint comes from.
+
+    Attributes:
+        path: Hub id, local path, fsspec URL or recipe name.
+        revision: Hub branch, tag or commit; ``None`` is the default branch.
+        lora: adapter to apply, a reference without an adapter of its own.
+    """
+
+    path: str
+    revision: str | None = None
+    lora: ModelReference | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelReference:
+        """Read a reference string.
+
+        Raises:
+            ValueError: if the text is not of the grammar.
+        """
+        base, plus, adapter = text.strip().partition("+")
+        return cls(*_split(base, text), lora=cls(*_split(adapter, text)) if plus else None)
+
+    @property
+    def looks_like_hub_id(self) -> bool:
+        """True for ``org/name``, which is also a legal relative path."""
+        return _HUB_ID.fullmatch(self.path) is not None
+
+    @property
+    def is_url(self) -> bool:
+        return "://" in self.path
+
+    def __str__(self) -> str:
+        own = f"{self.path}@{self.revision}" if self.revision else self.path
+        return f"{own}+{self.lora}" if self.lora else own
+
+
+def _split(part: str, whole: str) -> tuple[str, str | None]:
+    if not _HEAD.fullmatch(part):
+        raise ValueError(f"{whole!r} is not a model reference; write PATH[@REVISION][+LORA[@REVISION]]")
+    path, _, revision = part.partition("@")
+    return path, revision or None

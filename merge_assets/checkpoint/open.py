@@ -1,0 +1,258 @@
+"""Open a checkpoint from its headers, index and config, wherever its bytes are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from merge_assets.checkpoint.checkpoint import Checkpoint
+from merge_assets.checkpoint.files import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS, matching
+from merge_assets.checkpoint.header import LENGTH_BYTES, header_length, load_json, parse_header
+from merge_assets.checkpoint.tensors import TensorHeader
+from merge_assets.errors import CheckpointError
+
+MAX_JSON = 100_000_000
+"""Upper bound on ``config.json`` and the index in bytes."""
+
+MAX_DEPTH = 50
+"""Upper bound on the nesting of ``config.json``, so that walking it needs no guard."""
+
+FIRST_READ = 32 * 1024
+"""Bytes of a shard asked for first, less of small shards; holds the whole header of most shards."""
+
+_FOLDERS = ("additional_chat_templates",)
+
+
+class CheckpointSource(Protocol):
+    """A checkpoint's files, local or remote.
+
+    Attributes:
+        location: directory or URL, for errors and :attr:`Checkpoint.location`.
+        files: relative name -> size in bytes.
+        workers: how many shard headers may be read at once.
+    """
+
+    @property
+    def location(self) -> str: ...
+    @property
+    def files(self) -> Mapping[str, int]: ...
+    @property
+    def workers(self) -> int: ...
+
+    def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
+        """Bytes ``begin`` to ``end`` (exclusive, ``None`` for all) of a file."""
+        ...
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Open a local checkpoint without reading a weight.
+
+    Raises:
+        CheckpointError: naming the file and the tensor at fault and what to do.
+    """
+    return read_checkpoint(DirectorySource(directory))
+
+
+def read_checkpoint(source: CheckpointSource) -> Checkpoint:
+    """Open a checkpoint from any source; every header, the index and the config are validated.
+
+    Raises:
+        CheckpointError: naming the file and the tensor at fault and what to do.
+    """
+    try:
+        index = read_index(source)
+        config = _read_object(source, CONFIG)
+        generation_config = _read_object(source, GENERATION_CONFIG) if GENERATION_CONFIG in source.files else None
+        tensors = _read_tensors(source, find_weight_files(source.files, index), index)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.location}/{error}") from None
+    return Checkpoint(source.location, tensors, config, dict(source.files), generation_config)
+
+
+def read_index(source: CheckpointSource) -> dict[str, str] | None:
+    """Tensor name -> shard from the index, ``None`` if the checkpoint has no index.
+
+    Raises:
+        CheckpointError: starting with the index's name.
+    """
+    if INDEX not in source.files:
+        return None
+    weight_map = _read_object(source, INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{INDEX}: weight_map is not an object with tensor names; fetch the file again")
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{INDEX}: tensor {tensor!r} lies in {shard!r}, which is not the name of a safetensors file "
+                "beside the index; do not use this checkpoint unless you trust where it comes from, and fix the index"
+            )
+        if shard not in source.files:
+            raise CheckpointError(f"{INDEX}: tensor {tensor!r} lies in {shard}, which is missing; fetch that shard")
+    return weight_map
+
+
+def find_weight_files(files: Mapping[str, int], index: Mapping[str, str] | None) -> list[str]:
+    """The shards that make up a checkpoint, sorted.
+
+    Args:
+        files: the checkpoint's files.
+        index: tensor name -> shard, from :func:`read_index`.
+
+    Raises:
+        CheckpointError: starting with a file's name, if there are none or it is not clear which.
+    """
+    if index is not None:
+        shards = sorted(set(index.values()))
+        if WEIGHTS in files and shards != [WEIGHTS]:
+            raise CheckpointError(
+                f"{INDEX}: names shards, but {WEIGHTS} is there too and would be loaded instead by others; "
+                "remove the one that is stale"
+            )
+        return shards
+    if WEIGHTS in files:
+        return [WEIGHTS]
+    raise CheckpointError(_no_weights(files))
+
+
+def _no_weights(files: Mapping[str, int]) -> str:
+    found = matching(files, ("*.safetensors",))
+    pickled = matching(files, ("*.bin", "*.pt", "*.pth", "*.ckpt"))
+    if "adapter_config.json" in files:
+        return "adapter_config.json: this is a LoRA adapter, not a model; name it after a +, as in MODEL+ADAPTER"
+    if found:
+        return f"{found[0]}: there is no {INDEX} that lists it; fetch the index, or rename a single file to {WEIGHTS}"
+    if pickled:
+        return (
+            f"{pickled[0]}: pickled weights can run code when they are loaded and are not read; convert them once "
+            "where you trust them (transformers: from_pretrained(DIR), then save_pretrained(NEW_DIR)), "
+            "or use a revision that has safetensors"
+        )
+    if gguf := matching(files, ("*.gguf",)):
+        return f"{gguf[0]}: GGUF files are not read; use the safetensors checkpoint that it was made from"
+    return f"{WEIGHTS}: missing, and {INDEX} too; is this the directory of a model?"
+
+
+def _read_tensors(
+    source: CheckpointSource, shards: list[str], index: Mapping[str, str] | None
+) -> dict[str, TensorHeader]:
+    with ThreadPoolExecutor(max_workers=source.workers) as pool:
+        headers = pool.map(lambda shard: _read_header(source, shard), shards)
+        tensors: dict[str, TensorHeader] = {}
+        for shard, found in zip(shards, headers, strict=True):
+            for tensor in found:
+                if tensor.name in tensors:
+                    raise CheckpointError(
+                        f"{shard}: tensor {tensor.name!r} is in {tensors[tensor.name].file} too; "
+                        "remove the shard that is stale"
+                    )
+                if index is not None and index.get(tensor.name) != shard:
+                    raise CheckpointError(
+                        f"{shard}: tensor {tensor.name!r} is not listed for this shard in {INDEX}; "
+                        "the index and the shards are of different versions, fetch them again"
+                    )
+                tensors[tensor.name] = tensor
+    for name in index or ():
+        if name not in tensors:
+            raise CheckpointError(
+                f"{INDEX}: tensor {name!r} is not in its shard {(index or {})[name]}; "
+                "the index and the shards are of different versions, fetch them again"
+            )
+    if not tensors:
+        raise CheckpointError(f"{shards[0]}: holds no tensors; fetch it again")
+    return tensors
+
+
+def _read_header(source: CheckpointSource, shard: str) -> list[TensorHeader]:
+    size = source.files[shard]
+    raw = source.read(shard, 0, min(FIRST_READ, max(1024, size // 64)))
+    needed = header_length(raw, shard, size)
+    if needed > len(raw) >= LENGTH_BYTES:
+        raw += source.read(shard, len(raw), needed)
+    return parse_header(raw, shard, size)[0]
+
+
+def _read_object(source: CheckpointSource, name: str) -> dict[str, Any]:
+    if name not in source.files:
+        raise CheckpointError(f"{name}: missing; a checkpoint needs it beside its weights")
+    if source.files[name] > MAX_JSON:
+        raise CheckpointError(f"{name}: {source.files[name]} bytes are more than the {MAX_JSON} allowed")
+    try:
+        content = load_json(source.read(name))
+    except ValueError as error:
+        raise CheckpointError(f"{name}: not JSON ({error}); fetch the file again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name}: holds {type(content).__name__}, not an object; fetch the file again")
+    if _deeper_than(content, MAX_DEPTH):
+        raise CheckpointError(f"{name}: nested deeper than {MAX_DEPTH} levels; no config is, fetch the file again")
+    return content
+
+
+def _deeper_than(content: dict[str, Any], limit: int) -> bool:
+    level: list[Any] = [content]
+    for _ in range(limit):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return True
+
+
+class DirectorySource:
+    """A local directory in Hugging Face layout.
+
+    Files whose names start with a dot and subfolders other than those of chat templates are not seen. Links
+    that leave the directory are refused, since a checkpoint from elsewhere could point at private files; the
+    Hub cache's own links from ``snapshots/COMMIT/`` to its two ``blobs/`` folders are followed.
+    """
+
+    workers = 1
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(os.path.abspath(directory))  # noqa: PTH100 - keeps links in the user's own path
+        if not self.directory.is_dir():
+            raise CheckpointError(f"{self.directory}: not a directory; name the directory that holds config.json")
+        try:
+            self.files: Mapping[str, int] = self._scan()
+        except OSError as error:
+            raise CheckpointError(f"{self.directory}: cannot be listed ({error.strerror})") from None
+
+    @property
+    def location(self) -> str:
+        return str(self.directory)
+
+    def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
+        try:
+            with (self.directory / name).open("rb") as file:
+                file.seek(begin)
+                return file.read(-1 if end is None else end - begin)
+        except OSError as error:
+            raise CheckpointError(f"{name}: cannot be read ({error.strerror})") from None
+
+    def _scan(self) -> dict[str, int]:
+        files = {}
+        allowed = self._allowed_roots()
+        for folder in (self.directory, *(self.directory / name for name in _FOLDERS)):
+            if not folder.is_dir():
+                continue
+            for path in sorted(folder.iterdir()):
+                name = path.relative_to(self.directory).as_posix()
+                if path.name.startswith(".") or not path.is_file():
+                    continue
+                target = path.resolve()
+                if not any(target.is_relative_to(root) for root in allowed):
+                    raise CheckpointError(
+                        f"{self.directory}/{name}: is a link to {target}, outside the checkpoint; "
+                        "replace it by a copy if you trust it, or remove it"
+                    )
+                files[name] = target.stat().st_size
+        return files
+
+    def _allowed_roots(self) -> tuple[Path, ...]:
+        own = self.directory.resolve()
+        repository = own.parent.parent
+        if own.parent.name == "snapshots" and repository.name.startswith("models--"):
+            return own, repository / "blobs", repository.parent / "blobs"
+        return (own,)

@@ -1,0 +1,44 @@
+"""A model on the Hub at one commit: its files by name, size and digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a commit.
+
+    Attributes:
+        size: bytes.
+        sha256: of the content, where the Hub keeps the file in large-file storage; weights always are.
+        blob_id: git object id of the file, or of its pointer.
+    """
+
+    size: int
+    sha256: str | None
+    blob_id: str
+
+
+@dataclass(frozen=True)
+class HubRevision:
+    """A model reference resolved to a commit.
+
+    Attributes:
+        repo: ``org/name``.
+        commit: the full commit id.
+        files: name -> file, every file of the commit.
+    """
+
+    repo: str
+    commit: str
+    files: Mapping[str, HubFile]
+
+    @property
+    def url(self) -> str:
+        """fsspec URL of the commit."""
+        return f"hf://{self}"
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.commit}"

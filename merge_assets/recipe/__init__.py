@@ -1,0 +1,71 @@
+"""What the user writes: recipe files, their schema, parameter settings, templates, and all recipes together."""
+
+from merge_assets.recipe.book import RecipeBook
+from merge_assets.recipe.load import BrokenRecipe, load_recipe, load_recipes
+from merge_assets.recipe.parameters import (
+    Conditional,
+    Parameters,
+    ParameterValue,
+    Scalar,
+    gradient,
+    lookup,
+    position,
+    resolve,
+)
+from merge_assets.recipe.resolved import to_mergekit
+from merge_assets.recipe.schema import (
+    DepthUpscale,
+    Lowest,
+    ModelEntry,
+    Module,
+    Protect,
+    PruneLayers,
+    Publish,
+    Recipe,
+    RecipeSource,
+    Slice,
+    Source,
+    TokenizerSettings,
+    TokenSettings,
+    TokenSource,
+)
+from merge_assets.recipe.templates import (
+    LayerFigure,
+    expand_depth_upscale,
+    expand_prune_layers,
+    select_layers,
+)
+
+__all__ = [
+    "BrokenRecipe",
+    "Conditional",
+    "DepthUpscale",
+    "LayerFigure",
+    "Lowest",
+    "ModelEntry",
+    "Module",
+    "ParameterValue",
+    "Parameters",
+    "Protect",
+    "PruneLayers",
+    "Publish",
+    "Recipe",
+    "RecipeBook",
+    "RecipeSource",
+    "Scalar",
+    "Slice",
+    "Source",
+    "TokenSettings",
+    "TokenSource",
+    "TokenizerSettings",
+    "expand_depth_upscale",
+    "expand_prune_layers",
+    "gradient",
+    "load_recipe",
+    "load_recipes",
+    "lookup",
+    "position",
+    "resolve",
+    "select_layers",
+    "to_mergekit",
+]

@@ -1,0 +1,127 @@
+"""Recipe files -> recipes. Every failure is a :class:`RecipeError` with file, line and key path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from merge_assets.errors import RecipeError
+from merge_assets.recipe.document import Document, is_free, parse_documents, read_text
+from merge_assets.recipe.problems import HIDDEN_KEYS, explain
+from merge_assets.recipe.schema import Recipe, RecipeSource
+
+
+@dataclass(frozen=True)
+class BrokenRecipe:
+    """A recipe that cannot be used.
+
+    Attributes:
+        name: its ``name:`` where that could be read, else the file's stem.
+        file: the file it stands in.
+        error: why.
+    """
+
+    name: str
+    file: Path
+    error: RecipeError
+
+
+def load_recipe(path: Path | str, name: str | None = None) -> Recipe:
+    """Read one recipe.
+
+    Args:
+        path: the file.
+        name: which recipe of a file with several documents; may be left out if there is one.
+
+    Raises:
+        RecipeError: the recipe is wrong, the file holds several and ``name`` is not given, or it has none of
+            that name.
+    """
+    entries = read_file(Path(path))
+    if name is not None:
+        entries = [entry for entry in entries if entry.name == name] or _no_such(Path(path), name, entries)
+    if len(entries) > 1:
+        names = ", ".join(entry.name for entry in entries)
+        raise RecipeError(f"holds {len(entries)} recipes ({names}); say which one", file=path)
+    return _sound(entries[0])
+
+
+def load_recipes(path: Path | str) -> list[Recipe]:
+    """Read every recipe of a file, in order.
+
+    Raises:
+        RecipeError: for the first recipe that is wrong.
+    """
+    return [_sound(entry) for entry in read_file(Path(path))]
+
+
+def read_file(path: Path) -> list[Recipe | BrokenRecipe]:
+    """Read every document of a file; each is a recipe or broken on its own. Never empty, never raises RecipeError."""
+    try:
+        documents = parse_documents(read_text(path), path)
+        if not documents:
+            raise RecipeError("holds no recipe; a recipe needs at least merge_method and models", file=path)
+    except RecipeError as error:
+        return [BrokenRecipe(path.stem, path, error)]
+    entries = [_read(document, index, path, alone=len(documents) == 1) for index, document in enumerate(documents)]
+    return _without_twins(entries, path)
+
+
+def _read(document: Document, index: int, path: Path, *, alone: bool) -> Recipe | BrokenRecipe:
+    name = path.stem
+    try:
+        data = document.data
+        where = f"{path}:{document.line}"
+        if not isinstance(data, dict):
+            raise RecipeError("a recipe is a mapping of keys such as merge_method and models", file=where)
+        content: dict[str, Any] = {key: value for key, value in data.items() if not is_free(key)}
+        if isinstance(content.get("name"), str):
+            name = content["name"]
+        elif "name" not in content and not alone:
+            raise RecipeError(
+                f"recipe {index + 1} of a file with several documents has no name; give each one",
+                file=where,
+                key="name",
+            )
+        for key in HIDDEN_KEYS & content.keys():
+            raise RecipeError("unknown key", file=f"{path}:{document.lines[(key,)]}", key=key)
+        source = RecipeSource(file=path, document=document.index, line=document.line, text=document.text)
+        try:
+            return Recipe.model_validate({"name": path.stem, **content, "source": source})
+        except ValidationError as error:
+            raise explain(error, Recipe, document, path) from None
+    except RecipeError as error:
+        return BrokenRecipe(name, path, error)
+
+
+def _without_twins(entries: list[Recipe | BrokenRecipe], path: Path) -> list[Recipe | BrokenRecipe]:
+    names = [entry.name for entry in entries if isinstance(entry, Recipe)]
+    return [
+        BrokenRecipe(
+            entry.name,
+            path,
+            RecipeError(
+                f"{entry.name!r} is the name of {names.count(entry.name)} recipes of this file; rename all but one",
+                file=f"{path}:{entry.source.line}",
+                key="name",
+            ),
+        )
+        if isinstance(entry, Recipe) and names.count(entry.name) > 1
+        else entry
+        for entry in entries
+    ]
+
+
+def _no_such(path: Path, name: str, entries: list[Recipe | BrokenRecipe]) -> list[Recipe | BrokenRecipe]:
+    raise RecipeError(
+        f"has no recipe {name!r}, only {', '.join(entry.name for entry in entries)}", file=path, key="name"
+    )
+
+
+def _sound(entry: Recipe | BrokenRecipe) -> Recipe:
+    if isinstance(entry, BrokenRecipe):
+        raise entry.error
+    return entry

@@ -1,0 +1,76 @@
+"""A recipe as the plain YAML config that mergekit reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from merge_assets.recipe.schema import TEMPLATES, Recipe, Slice
+
+_ORDER = (
+    "slices",
+    "models",
+    "modules",
+    "merge_method",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+)
+
+
+def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None) -> str:
+    """The recipe without extension keys, as YAML.
+
+    Args:
+        recipe: any recipe.
+        slices: the expanded slices; required for a recipe with a template, and for one whose sources leave out
+            ``layer_range``. They replace the recipe's own ``slices``.
+
+    Returns:
+        YAML text. References are written as in the recipe, so a recipe that uses another recipe's output names it.
+
+    Raises:
+        ValueError: if slices are required and not given.
+    """
+    if slices is None and any(getattr(recipe, template) is not None for template in TEMPLATES):
+        raise ValueError(f"{recipe.name}: a template must be expanded to slices first")
+    body = slices if slices is not None else _own_slices(recipe)
+    if any(source.layer_range is None for part in body for source in part.sources):
+        raise ValueError(f"{recipe.name}: every source needs its layer_range")
+    content = _plain(recipe)
+    if slices is not None:
+        content["slices"] = [_plain(part) for part in slices]
+    config = {key: content[key] for key in _ORDER if key in content}
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _plain(part: BaseModel) -> dict[str, Any]:
+    content: dict[str, Any] = part.model_dump(mode="json", exclude_defaults=True)
+    return content
+
+
+def _own_slices(recipe: Recipe) -> list[Slice]:
+    modules = (recipe.modules or {}).values()
+    return [*(recipe.slices or ()), *(part for module in modules for part in module.slices or ())]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists of numbers on one line, as people write layer ranges and gradients."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_list(dumper: _Dumper, items: list[Any]) -> yaml.Node:
+    flat = all(isinstance(item, (int, float)) for item in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flat)
+
+
+_Dumper.add_representer(list, _represent_list)

@@ -1,0 +1,261 @@
+"""Settings of a project: environment variables ``MERGE_ASSETS_…`` over ``merge-assets.toml`` over defaults.
+
+The folder of ``merge-assets.toml``, found from the working directory upwards, is the project root; without such a file
+the working directory is. ``MERGE_ASSETS_CONFIG`` names another file. Relative paths are relative to the root. Secrets
+appear as ``******`` wherever settings are printed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ByteSize, Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo
+from pydantic import field_validator as validates
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from merge_assets.errors import SettingsError
+
+CONFIG_NAME = "merge-assets.toml"
+PREFIX = "MERGE_ASSETS_"
+CONFIG_VARIABLE = PREFIX + "CONFIG"
+HIDDEN = "******"
+
+# Only these store options are known not to be secret; s3fs, adlfs and gcsfs name their secrets in many ways.
+_OPEN_OPTIONS = frozenset(
+    {
+        "anon",
+        "endpoint_url",
+        "region_name",
+        "profile",
+        "project",
+        "account_name",
+        "use_ssl",
+        "version_aware",
+        "requester_pays",
+    }
+)
+_OPEN_GROUPS = frozenset({"client_kwargs", "config_kwargs"})
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def _split_list(raw: object) -> object:
+    """Text of an environment variable: a JSON list, or items separated by commas."""
+    if not isinstance(raw, str):
+        return raw
+    text = raw.strip()
+    if text.startswith("["):
+        return _read_json(text)
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _read_json(raw: object) -> object:
+    if not isinstance(raw, str):
+        return raw
+    try:
+        return json.loads(raw)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+Names = Annotated[list[str], NoDecode, BeforeValidator(_split_list)]
+Folders = Annotated[list[Path], NoDecode, BeforeValidator(_split_list)]
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Keyword arguments win over the environment; :func:`load_settings` adds the file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=True
+    )
+
+    root: Path = Field(default_factory=Path.cwd, description="project folder; relative paths start here")
+    recipes: Folders = Field(default=[Path("recipes")], description="folders of recipes")
+    suites: Folders = Field(default=[Path("suites")], description="folders of suites")
+    store: str = Field(default="var/store", min_length=1, description="artifact store: folder or fsspec URL")
+    store_options: Annotated[dict[str, Any], NoDecode, BeforeValidator(_read_json)] = Field(
+        default={}, repr=False, description="keyword arguments of the store's fsspec filesystem"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where merges and evaluations run")
+    threads: int = Field(default_factory=_threads, ge=1, description="worker threads; default: CPUs of this process")
+    memory: ByteSize = Field(default=ByteSize(256_000_000), gt=0, description="bound of the engine's buffers")
+    shard_size: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0, description="largest shard of a variant")
+    hub_endpoint: str | None = Field(default=None, description="URL of the Hub; default: huggingface.co")
+    hub_token: SecretStr | None = Field(default=None, description="token for the Hub")
+    hub_cache: Path | None = Field(
+        default=None, description="download cache of the Hub; default: huggingface_hub's own"
+    )
+    default_suites: Names = Field(default=["demo"], description="suites of recipes without `evaluate`")
+    automate: Names = Field(default=["*"], description="patterns of recipe names that automation may build")
+    enabled: Names = Field(default=[], description="patterns of recipe names that may download from the Hub unasked")
+    cache_dir: Path = Field(default=Path("var/cache"), description="folder of digests and downloaded artifacts")
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @validates("root")
+    @classmethod
+    def _absolute_root(cls, root: Path) -> Path:
+        return Path.cwd() / root.expanduser()
+
+    @validates("recipes", "suites")
+    @classmethod
+    def _absolute_folders(cls, folders: list[Path], info: ValidationInfo) -> list[Path]:
+        return [_under_root(folder, info) for folder in folders]
+
+    @validates("cache_dir", "hub_cache")
+    @classmethod
+    def _absolute_path(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return None if path is None else _under_root(path, info)
+
+    def path(self, path: Path | str) -> Path:
+        """``path`` as an absolute path, relative ones under the project root."""
+        return self.root / Path(path).expanduser()
+
+    @property
+    def store_url(self) -> str:
+        """The store as an absolute folder or a URL."""
+        return self.store if "://" in self.store else str(self.path(self.store))
+
+    def store_secrets(self) -> dict[str, Any]:
+        """The store's options with their real values, for opening it; never print them."""
+        return dict(self.store_options)
+
+    def is_automated(self, recipe_name: str, needs_hub: bool) -> bool:
+        """Whether automation may build a recipe without being asked.
+
+        Args:
+            recipe_name: name of the recipe.
+            needs_hub: whether building it downloads from the Hub; then it must also match ``enabled``.
+        """
+        allowed = any(fnmatchcase(recipe_name, pattern) for pattern in self.automate)
+        return allowed and (not needs_hub or any(fnmatchcase(recipe_name, pattern) for pattern in self.enabled))
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """Every setting as (name, value, where it came from), secrets hidden."""
+        return [(name, self._shown(name), self._origins.get(name, "default")) for name in type(self).model_fields]
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name)
+        if value is None:
+            return "-"
+        if isinstance(value, SecretStr):
+            return HIDDEN
+        if isinstance(value, ByteSize):
+            return value.human_readable(decimal=True)
+        if isinstance(value, list):
+            return ", ".join(map(str, value)) or "-"
+        if isinstance(value, dict):
+            return json.dumps(_hide(value), sort_keys=True) if value else "-"
+        text = self.store_url if name == "store" else str(value)
+        return _USERINFO.sub(f"{HIDDEN}@", text)
+
+
+def load_settings(config_file: Path | None = None) -> Settings:
+    """Read the settings of the project around the working directory.
+
+    Args:
+        config_file: the TOML file; left out: ``MERGE_ASSETS_CONFIG``, or the ``merge-assets.toml`` found upwards.
+
+    Raises:
+        SettingsError: a setting is unknown or has a wrong value, or the file cannot be read.
+    """
+    file = _find_config(config_file)
+    values: dict[str, Any] = {"root": file.parent} if file else {}
+    origins = dict.fromkeys(values, f"folder of {file}")
+    if file:
+        from_file = _read_toml(file)
+        values |= from_file
+        origins |= dict.fromkeys(from_file, str(file))
+        if "root" in from_file:
+            values["root"] = file.parent / Path(str(from_file["root"])).expanduser()
+    from_environment = _read_environment(os.environ)
+    values |= from_environment
+    origins |= {name: PREFIX + name.upper() for name in from_environment}
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, origins)) from None
+    settings._origins.update(origins)
+    return settings
+
+
+def _find_config(given: Path | None) -> Path | None:
+    named = given or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else None)
+    if named is not None:
+        file = Path.cwd() / named.expanduser()
+        if not file.is_file():
+            source = "" if given else f" (from {CONFIG_VARIABLE})"
+            raise SettingsError(f"{file}: the settings file{source} does not exist")
+        return file
+    here = Path.cwd()
+    return next((folder / CONFIG_NAME for folder in (here, *here.parents) if (folder / CONFIG_NAME).is_file()), None)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{file}: {error}") from None
+    for key in content:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"{file}: {key}: unknown setting{_close(key)}")
+    return content
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in Settings.model_fields:
+            raise SettingsError(f"{variable}: unknown setting{_close(name, PREFIX)}")
+        if text:
+            found[name] = text
+    return found
+
+
+def _close(name: str, prefix: str = "") -> str:
+    known = list(Settings.model_fields)
+    close = difflib.get_close_matches(name, known, n=1)
+    spelled = [prefix + (word.upper() if prefix else word) for word in close or known]
+    return f" (did you mean {spelled[0]}?)" if close else f"; known: {', '.join(spelled)}"
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        name, *rest = (str(part) for part in problem["loc"])
+        origin = origins.get(name, "default")
+        where = origin if origin.startswith(PREFIX) else f"{origin}: {'.'.join([name, *rest])}"
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{where}: {message[:1].lower()}{message[1:]}")
+    return "\n".join(lines)
+
+
+def _hide(options: Mapping[str, Any]) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for key, value in options.items():
+        if key in _OPEN_GROUPS and isinstance(value, Mapping):
+            shown[key] = _hide(value)
+        elif key in _OPEN_OPTIONS and isinstance(value, (str, bool, int)):
+            shown[key] = _USERINFO.sub(f"{HIDDEN}@", value) if isinstance(value, str) else value
+        else:
+            shown[key] = HIDDEN
+    return shown
+
+
+def _under_root(path: Path, info: ValidationInfo) -> Path:
+    # A wrong root is reported by itself; the others then have nothing to stand on.
+    return Path(info.data.get("root", Path.cwd())) / path.expanduser()

@@ -1,0 +1,1 @@
+"""Turns a plan into bytes: streaming, exact, in bounded memory."""

@@ -1,0 +1,128 @@
+"""Byte ranges in and out of files: positioned reads and writes that never come back short, and in-kernel copies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from merge_assets.errors import EngineError
+
+COPY_CHUNK = 8 << 20
+"""Bytes copied between two looks at the stop flag."""
+
+_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+
+
+class InputFiles:
+    """Read-only descriptors of the input shards, opened once and shared by all threads."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def descriptor(self, path: str) -> int:
+        with self._lock:
+            if path not in self._descriptors:
+                try:
+                    self._descriptors[path] = os.open(path, os.O_RDONLY)
+                except OSError as error:
+                    raise EngineError(f"{path}: cannot be opened: {error.strerror}") from error
+            return self._descriptors[path]
+
+    def read_into(self, path: str, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` with the bytes at ``offset``.
+
+        Raises:
+            EngineError: if the file ends before, or the system reports an error.
+        """
+        descriptor = self.descriptor(path)
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise EngineError(f"{path}: reading {len(buffer)} bytes at {offset}: {error.strerror}") from error
+            if count == 0:
+                raise EngineError(
+                    f"{path}: ends at byte {offset + done}, {len(buffer) - done} bytes early; fetch it again"
+                )
+            done += count
+
+
+class OutputFile:
+    """A preallocated output shard that several threads fill."""
+
+    def __init__(self, path: Path, header: str, size: int) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            try:
+                os.posix_fallocate(self._descriptor, 0, size)
+            except OSError as error:
+                raise EngineError(f"{path}: cannot reserve {size} bytes: {error.strerror}") from error
+            self.write(memoryview(len(header).to_bytes(8, "little") + header.encode("ascii")), 0)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write all of ``data`` at ``offset``."""
+        done = 0
+        while done < len(data):
+            try:
+                done += os.pwrite(self._descriptor, data[done:], offset + done)
+            except OSError as error:
+                raise EngineError(f"{self.path}: writing {len(data)} bytes at {offset}: {error.strerror}") from error
+
+    def copy_from(
+        self, inputs: InputFiles, path: str, source: int, target: int, count: int, after_chunk: Callable[[int], None]
+    ) -> None:
+        """Copy ``count`` bytes of an input shard, inside the kernel where the file system can."""
+        descriptor = inputs.descriptor(path)
+        done, in_kernel = 0, True
+        buffer = memoryview(b"")
+        while done < count:
+            step = min(COPY_CHUNK, count - done)
+            if in_kernel:
+                try:
+                    step = os.copy_file_range(descriptor, self._descriptor, step, source + done, target + done)
+                except OSError as error:
+                    if error.errno not in _NO_KERNEL_COPY:
+                        raise EngineError(f"{self.path}: copying from {path}: {error.strerror}") from error
+                    in_kernel, buffer = False, memoryview(bytearray(COPY_CHUNK))
+                    continue
+                if step == 0:
+                    raise EngineError(
+                        f"{path}: ends at byte {source + done}, {count - done} bytes early; fetch it again"
+                    )
+            else:
+                inputs.read_into(path, buffer[:step], source + done)
+                self.write(buffer[:step], target + done)
+            done += step
+            after_chunk(step)
+
+    def finish(self) -> None:
+        """Make the bytes durable, then close."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise EngineError(f"{self.path}: cannot be made durable: {error.strerror}") from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,91 @@
+"""Everything of a variant's folder that is not weights: config, index, tokenizer, recipe, plan and model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from merge_assets.errors import EngineError
+from merge_assets.plan import Plan, index_json
+from merge_assets.plan.describe import human_bytes, layer_map
+from merge_assets.recipe import Recipe
+
+
+def write_surroundings(plan: Plan, recipe: Recipe, directory: Path) -> None:
+    """Write all files of a variant but its weight shards.
+
+    Raises:
+        EngineError: if a file of the donor is gone or a file cannot be written.
+    """
+    try:
+        _write(directory / "config.json", json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n")
+        if len(plan.shards) > 1:
+            places = {tensor.name: tensor.shard for tensor in plan.tensors}
+            total = sum(tensor.nbytes for tensor in plan.tensors)
+            _write(directory / "model.safetensors.index.json", index_json(plan.shards, places, total))
+        for carried in plan.carried:
+            target = directory / carried.file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(plan.models[carried.model].location) / carried.file, target)
+        _write(directory / "recipe.yaml", recipe.source.text)
+        _write(directory / "mergekit_config.yml", plan.mergekit_config)
+        _write(directory / "plan.json", plan.to_json())
+        _write(directory / "README.md", model_card(plan, recipe))
+    except OSError as error:
+        raise EngineError(f"{error.filename or directory}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]] = ()) -> str:
+    """The Hub model card of a variant.
+
+    Args:
+        plan: what was built.
+        recipe: its recipe.
+        scores: rows with ``suite``, ``task``, ``metric``, ``value``; empty if there are none yet.
+    """
+    front = {
+        "base_model": [model.reference for model in plan.models if "://" not in model.reference],
+        "library_name": "transformers",
+        "tags": ["merge", "merge-assets", plan.method],
+    }
+    lines = ["---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", f"# {recipe.name}", ""]
+    if recipe.description:
+        lines += [recipe.description, ""]
+    lines += [
+        f"A merge of {len(plan.models)} checkpoint{'s'[: len(plan.models) != 1]} by `{plan.method}`, "
+        f"{plan.parameter_count:,} parameters in {plan.layer_count} layers, {human_bytes(plan.bytes_to_write)}.",
+        "",
+        "## Models",
+        "",
+        *(
+            f"- `{m.reference}`" + (f" (fingerprint `{m.fingerprint[:12]}`)" if m.fingerprint else "")
+            for m in plan.models
+        ),
+        "",
+        "## Layers",
+        "",
+        "| output layers | made of | parameters |",
+        "|---|---|---|",
+        *(f"| {row.output} | {row.sources} | {row.values} |" for row in layer_map(plan)),
+        "",
+    ]
+    if plan.removed_layers:
+        lines += ["## Removed layers", "", "| layer | tensor | value | margin |", "|---|---|---|---|"]
+        for figure in plan.removed_layers:
+            value = "∞" if figure["infinite"] else f"{figure['value']:.4g}"
+            lines.append(f"| {figure['layer']} | {figure['tensor']} | {value} | {figure['margin']:.4g} |")
+        lines.append("")
+    if scores:
+        lines += ["## Scores", "", "| suite | task | metric | value |", "|---|---|---|---|"]
+        lines += [f"| {row['suite']} | {row['task']} | {row['metric']} | {row['value']} |" for row in scores]
+        lines.append("")
+    lines += ["## Recipe", "", "```yaml", recipe.source.text.rstrip(), "```", ""]
+    return "\n".join(lines)

@@ -1,0 +1,22 @@
+"""A recipe resolved against the headers of its inputs: what will be computed, from what, into what."""
+
+from merge_assets.plan.assemble import PlanInput
+from merge_assets.plan.build import build_plan
+from merge_assets.plan.layout import index_json
+from merge_assets.plan.methods import Method, Parameter, find_method, methods
+from merge_assets.plan.model import NUMERICS_VERSION, OutputTensor, Plan, Shard, TensorInput
+
+__all__ = [
+    "NUMERICS_VERSION",
+    "Method",
+    "OutputTensor",
+    "Parameter",
+    "Plan",
+    "PlanInput",
+    "Shard",
+    "TensorInput",
+    "build_plan",
+    "find_method",
+    "index_json",
+    "methods",
+]

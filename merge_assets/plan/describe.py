@@ -1,0 +1,154 @@
+"""A plan in words and tables for people: the layer map, parameter values, sizes and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from merge_assets.plan.methods import methods
+from merge_assets.plan.model import OutputTensor, Plan
+
+_TILE_BYTES = (1 << 17) * 4
+_PROCESS_BYTES = 260 << 20
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of the layer map.
+
+    Attributes:
+        output: output layers, such as ``0–7``.
+        sources: input layers by model, such as ``base 0–7``.
+        values: resolved parameter values, such as ``t self_attn 0…0.7``.
+    """
+
+    output: str
+    sources: str
+    values: str
+
+
+def layer_map(plan: Plan) -> list[LayerRow]:
+    """The layer map of a plan, one row per run of layers, embeddings first and head last."""
+    rows = [
+        LayerRow("before the layers", _outside_sources(plan, first=True), _values(plan, _outside(plan, first=True)))
+    ]
+    for span in plan.layers:
+        sources = " + ".join(f"{model_name(plan, s.model)} {_span(s.start, s.end)}" for s in span.sources)
+        tensors = [t for t in plan.tensors if t.layer is not None and span.start <= t.layer < span.end]
+        rows.append(LayerRow(_span(span.start, span.end), sources, _values(plan, tensors)))
+    rows.append(
+        LayerRow("after the layers", _outside_sources(plan, first=False), _values(plan, _outside(plan, first=False)))
+    )
+    return [row for row in rows if row.sources]
+
+
+def source_layers(plan: Plan) -> list[tuple[int, ...]]:
+    """For every output layer, the input layers it is made of, one per source."""
+    return [
+        tuple(source.start + offset for source in span.sources)
+        for span in plan.layers
+        for offset in range(span.end - span.start)
+    ]
+
+
+def model_name(plan: Plan, model: int) -> str:
+    """The last part of a model's reference, unless two models share it."""
+    short = [item.reference.rstrip("/").rpartition("/")[2] for item in plan.models]
+    return short[model] if short.count(short[model]) == 1 else plan.models[model].reference
+
+
+def peak_memory_estimate(plan: Plan, threads: int) -> int:
+    """Bytes of memory the engine will need on the CPU: buffers and tiles of every worker plus the process itself."""
+    if all(tensor.is_copy for tensor in plan.tensors):
+        return 60 << 20
+    widest = max(len(tensor.inputs) for tensor in plan.tensors)
+    # A raw buffer of 8 bytes an element and a float32 tile for each input, and about as many tiles for results.
+    return _PROCESS_BYTES + threads * (widest * 4 + 4) * _TILE_BYTES
+
+
+def human_bytes(count: float) -> str:
+    """``1.5 GiB`` and the like."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def parameter_table(plan: Plan) -> list[Mapping[str, object]]:
+    """Distinct parameter values by module: rows of parameter, model, tensors, layers, lowest and highest value."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for tensor in plan.tensors:
+        module = _module(tensor.name)
+        for name, value in _parameters(plan, tensor):
+            model, _, parameter = name.rpartition(" ")
+            groups.setdefault((parameter, model, module), []).append(float(value))
+    return [
+        {"parameter": p, "model": m, "module": module, "tensors": len(v), "lowest": min(v), "highest": max(v)}
+        for (p, m, module), v in groups.items()
+    ]
+
+
+def _outside(plan: Plan, *, first: bool) -> list[OutputTensor]:
+    from merge_assets.plan.outside import is_after_layers
+
+    return [t for t in plan.tensors if t.layer is None and is_after_layers(t.name) != first]
+
+
+def _outside_sources(plan: Plan, *, first: bool) -> str:
+    models: dict[str, None] = {}
+    for tensor in _outside(plan, first=first):
+        for item in tensor.inputs:
+            models[model_name(plan, item.model)] = None
+    return " + ".join(models)
+
+
+def _span(start: int, end: int) -> str:
+    return f"{start}" if end - start == 1 else f"{start}–{end - 1}"
+
+
+def _module(name: str) -> str:
+    parts = [part for part in name.split(".") if not part.isdigit()]
+    return ".".join(parts[-3:-1]) if len(parts) > 2 else parts[0]
+
+
+def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, float | bool]]:
+    """Resolved values by name, per-model ones with their model, those at their default left out."""
+    declared = methods()[tensor.method]
+    for name, value in tensor.parameters.items():
+        parameter = declared.parameter(name)
+        if parameter is None or value != parameter.default:
+            yield name, value
+    for item in tensor.inputs:
+        for name, value in item.parameters.items():
+            parameter = declared.parameter(name)
+            if parameter is None or value != parameter.default:
+                yield f"{model_name(plan, item.model)} {name}", value
+
+
+def _values(plan: Plan, tensors: Sequence[OutputTensor]) -> str:
+    """Parameter values of some tensors, grouped by module where they differ between modules."""
+    by_name: dict[str, dict[str, list[float]]] = {}
+    for tensor in tensors:
+        for name, value in _parameters(plan, tensor):
+            by_name.setdefault(name, {}).setdefault(_module(tensor.name), []).append(float(value))
+    texts = []
+    for name, by_module in by_name.items():
+        runs: dict[str, list[str]] = {}
+        for module, values in by_module.items():
+            runs.setdefault(_run(values), []).append(module)
+        partial = sum(len(v) for v in by_module.values()) < len(tensors)
+        if len(runs) == 1 and not partial:
+            texts.append(f"{name} {next(iter(runs))}")
+        else:
+            texts.extend(f"{name} {_common(modules)} {run}" for run, modules in runs.items())
+    return ", ".join(texts)
+
+
+def _common(modules: Sequence[str]) -> str:
+    parents = {module.partition(".")[0] for module in modules}
+    return "/".join(sorted(parents)) if len(modules) > 2 else "/".join(modules)
+
+
+def _run(values: Sequence[float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else f"{values[0]:g}…{values[-1]:g}"

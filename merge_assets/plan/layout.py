@@ -1,0 +1,84 @@
+"""Where every output tensor lies: shards, headers and byte offsets, fixed before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from merge_assets.checkpoint import DTYPES
+from merge_assets.plan.model import Shard
+
+_LENGTH_PREFIX = 8
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """Byte range of one tensor: ``begin`` to ``end`` (exclusive) in shard number ``shard``."""
+
+    shard: int
+    begin: int
+    end: int
+
+
+def lay_out(
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_size: int
+) -> tuple[tuple[Shard, ...], dict[str, Place]]:
+    """Distribute tensors over shards in the order given.
+
+    A shard is closed before it would exceed ``shard_size``; a tensor that alone is larger has a shard to itself.
+    Within a shard, wider dtypes come first, so that every tensor starts at a multiple of its element size.
+
+    Args:
+        tensors: (name, safetensors dtype code, shape) of every output.
+        shard_size: largest size of a shard's data in bytes.
+
+    Returns:
+        The shards and the place of every tensor by name.
+    """
+    groups: list[list[tuple[str, str, tuple[int, ...], int]]] = [[]]
+    filled = 0
+    for name, dtype, shape in tensors:
+        size = DTYPES[dtype]
+        for extent in shape:
+            size *= extent
+        if groups[-1] and filled + size > shard_size:
+            groups.append([])
+            filled = 0
+        groups[-1].append((name, dtype, shape, size))
+        filled += size
+    shards, places = [], {}
+    for number, group in enumerate(groups):
+        group.sort(key=lambda item: -DTYPES[item[1]])
+        header, spans = _header(group)
+        data = _LENGTH_PREFIX + len(header)
+        for name, (begin, end) in spans.items():
+            places[name] = Place(number, data + begin, data + end)
+        file = "model.safetensors" if len(groups) == 1 else f"model-{number + 1:05}-of-{len(groups):05}.safetensors"
+        shards.append(Shard(file, header, data + sum(item[3] for item in group)))
+    return tuple(shards), places
+
+
+def _header(group: Sequence[tuple[str, str, tuple[int, ...], int]]) -> tuple[str, dict[str, tuple[int, int]]]:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    spans = {}
+    offset = 0
+    for name, dtype, shape, size in group:
+        spans[name] = (offset, offset + size)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(entries, separators=(",", ":"))
+    return text + " " * (-len(text) % _ALIGNMENT), spans
+
+
+def index_json(shards: Sequence[Shard], places: dict[str, int], total: int) -> str:
+    """Text of ``model.safetensors.index.json``.
+
+    Args:
+        shards: output files.
+        places: tensor name to shard number.
+        total: bytes of all tensors.
+    """
+    weight_map = {name: shards[number].file for name, number in sorted(places.items())}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n"

@@ -1,0 +1,102 @@
+"""Resolved parameter values of one expression: scopes, filters and gradients come together here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from merge_assets.plan.methods import PARAMETERS_ELSEWHERE, Method, Parameter, did_you_mean, methods
+from merge_assets.plan.problems import plan_error
+from merge_assets.recipe import Recipe, lookup
+
+Scope = Mapping[str, Any]
+
+
+def resolve_parameters(
+    wanted: Iterable[Parameter], scopes: Sequence[Scope], tensor: str, t: float, *, recipe: Recipe, model: str = ""
+) -> dict[str, float | bool]:
+    """Values of ``wanted`` for one tensor.
+
+    Args:
+        wanted: declared parameters.
+        scopes: ``parameters`` mappings, nearest first.
+        tensor: name that filters match: the input's for per-model parameters, the output's for others.
+        t: position in the gradient, 0 to 1.
+        recipe: for errors.
+        model: model reference for errors, empty for whole-method parameters.
+
+    Raises:
+        PlanError: if a required value is nowhere, is of the wrong kind, or is out of range.
+    """
+    values: dict[str, float | bool] = {}
+    for parameter in wanted:
+        value = lookup(parameter.name, tensor, t, scopes)
+        if value is None:
+            value = parameter.default
+        whose = f" for model {model}" if model else ""
+        if value is None:
+            if parameter.required:
+                raise plan_error(
+                    recipe,
+                    f"parameters.{parameter.name}",
+                    f"missing{whose}, tensor {tensor}; give it a value without a filter or with one that matches",
+                )
+            continue
+        values[parameter.name] = _checked(parameter, value, f"{whose}, tensor {tensor}", recipe)
+    return values
+
+
+def _checked(parameter: Parameter, value: Any, whose: str, recipe: Recipe) -> float | bool:
+    key = f"parameters.{parameter.name}"
+    if parameter.boolean:
+        if value not in (True, False):
+            raise plan_error(recipe, key, f"{value!r} is not true or false{whose}")
+        return bool(value)
+    number = float(value)
+    low, high = parameter.at_least, parameter.at_most
+    if (low is not None and number < low) or (high is not None and number > high):
+        span = f"{low:g} or more" if high is None else f"between {low or 0:g} and {high:g}"
+        raise plan_error(recipe, key, f"{value!r} must be {span}{whose}")
+    return number
+
+
+def check_names(recipe: Recipe, method: Method) -> list[str]:
+    """Check every parameter name in a recipe against its method.
+
+    Returns:
+        Warnings for names of other methods, which have no effect here.
+
+    Raises:
+        PlanError: for a name that no method has.
+    """
+    known = {p.name for p in method.parameters}
+    anywhere = PARAMETERS_ELSEWHERE | {p.name for m in methods().values() for p in m.parameters}
+    warnings = []
+    for where, scope in _scopes(recipe):
+        for name in scope:
+            if name in known:
+                continue
+            key = f"{where}.{name}"
+            if name not in anywhere:
+                near = did_you_mean(name, known or anywhere)
+                listing = ", ".join(sorted(known)) or "none"
+                raise plan_error(recipe, key, f"unknown parameter{near}; method {method.name} has: {listing}")
+            warnings.append(f"{key} has no effect: method {method.name} has no such parameter")
+    return warnings
+
+
+def _scopes(recipe: Recipe) -> Iterable[tuple[str, Scope]]:
+    yield "parameters", recipe.parameters
+    yield from _scopes_in("", recipe.models, recipe.slices)
+    for name, module in (recipe.modules or {}).items():
+        yield f"modules.{name}.parameters", module.parameters
+        yield from _scopes_in(f"modules.{name}.", module.models, module.slices)
+
+
+def _scopes_in(prefix: str, models: Any, slices: Any) -> Iterable[tuple[str, Scope]]:
+    for number, entry in enumerate(models or ()):
+        yield f"{prefix}models[{number}].parameters", entry.parameters
+    for number, piece in enumerate(slices or ()):
+        yield f"{prefix}slices[{number}].parameters", piece.parameters
+        for place, source in enumerate(piece.sources):
+            yield f"{prefix}slices[{number}].sources[{place}].parameters", source.parameters

@@ -1,0 +1,106 @@
+"""Read matrices out of safetensors files: byte ranges in, float64 blocks out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from merge_assets.analysis.parts import Part
+from merge_assets.checkpoint import TensorHeader
+from merge_assets.errors import AnalysisError
+
+Matrix = npt.NDArray[np.float64]
+
+_STORAGE = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_BLOCK = 8 << 20
+
+
+class Stored:
+    """A matrix in its storage type, turned into float64 block by block.
+
+    Holds the stored bytes only, so a 16-bit matrix takes a quarter of its float64 size.
+
+    Args:
+        values: the stored numbers, shape (rows, columns); 16-bit integers for BF16.
+        dtype: safetensors code.
+    """
+
+    def __init__(self, values: npt.NDArray[np.generic], dtype: str) -> None:
+        self.shape: tuple[int, int] = (values.shape[0], values.shape[1])
+        self._values = values
+        self._dtype = dtype
+
+    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Matrix:
+        """A block in float64; exact, since every storage type is a subset of float64."""
+        values = self._values[rows, columns]
+        if self._dtype == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float64)
+
+
+def read_part(directory: Path, part: Part) -> Stored:
+    """Read one matrix; whole rows are read as byte ranges, columns are cut from their block.
+
+    Raises:
+        AnalysisError: the file cannot be read or ends too early.
+    """
+    header = part.source
+    size = np.dtype(_STORAGE[header.dtype]).itemsize
+    columns = part.block[1]
+    base = header.begin + part.offset * size
+    contiguous = part.axis == 0 and all(step == 1 for _, _, step in part.spans)
+    ranges = [(a, b) for a, b, _ in part.spans] if contiguous else [(0, part.block[0])]
+    buffer = bytearray(sum(b - a for a, b in ranges) * columns * size)
+    view = memoryview(buffer)
+    with _open(directory, header) as file:
+        for a, b in ranges:
+            length = (b - a) * columns * size
+            _read(file.fileno(), header, view[:length], base + a * columns * size)
+            view = view[length:]
+    values = np.frombuffer(buffer, dtype=_STORAGE[header.dtype]).reshape(-1, columns)
+    if not contiguous:
+        index = np.concatenate([np.arange(*span) for span in part.spans])
+        values = np.take(values, index, axis=part.axis)
+    return Stored(values, header.dtype)
+
+
+def hash_tensor(directory: Path, header: TensorHeader, should_stop: Callable[[], bool]) -> str:
+    """SHA-256 of a stored tensor's bytes, hex; stops early (with a meaningless result) when asked to."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(min(_BLOCK, header.nbytes)))
+    with _open(directory, header) as file:
+        at = header.begin
+        while at < header.end and not should_stop():
+            chunk = buffer[: min(len(buffer), header.end - at)]
+            _read(file.fileno(), header, chunk, at)
+            digest.update(chunk)
+            at += len(chunk)
+    return digest.hexdigest()
+
+
+def _open(directory: Path, header: TensorHeader) -> io.FileIO:
+    try:
+        return (directory / header.file).open("rb", buffering=0)
+    except OSError as error:
+        raise AnalysisError(f"{directory / header.file}: cannot be read: {error.strerror}") from error
+
+
+def _read(descriptor: int, header: TensorHeader, view: memoryview, offset: int) -> None:
+    while view:
+        try:
+            count = os.preadv(descriptor, [view], offset)
+        except OSError as error:
+            raise AnalysisError(f"{header.file}: tensor {header.name}: cannot be read: {error.strerror}") from error
+        if count == 0:
+            raise AnalysisError(
+                f"{header.file}: tensor {header.name}: the file ends at byte {offset}, before the tensor does; "
+                "it changed while it was read"
+            )
+        view = view[count:]
+        offset += count

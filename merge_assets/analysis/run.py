@@ -1,0 +1,160 @@
+"""Score the weights of a checkpoint.
+
+Each worker thread reads one matrix at a time and computes its spectrum with one BLAS thread: LAPACK releases the
+interpreter lock, and more BLAS threads than cores make every worker slower. Peak memory per worker is the stored
+bytes of the largest matrix, 64 MiB of float64 block, and two Gram matrices of its short side.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from merge_assets.analysis.parts import Part, select
+from merge_assets.analysis.reading import hash_tensor, read_part
+from merge_assets.analysis.result import Analysis
+from merge_assets.analysis.snr import score
+from merge_assets.analysis.spectra import singular_values
+from merge_assets.analysis.storage import Spectra, identity
+from merge_assets.analysis.tables import make_row
+from merge_assets.checkpoint import Checkpoint
+from merge_assets.errors import AnalysisError, Stopped
+from merge_assets.progress import Progress, ShouldStop
+
+_POLL_SECONDS = 0.1
+
+
+def analyse(
+    checkpoint: Checkpoint,
+    *,
+    modules: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+    previous: Path | None = None,
+    digests: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> Analysis:
+    """Spectra and scores of a checkpoint's two-dimensional weights.
+
+    Args:
+        checkpoint: an opened checkpoint in a local directory.
+        modules: substrings of tensor names, such as ``v_proj``; ``None``: every matrix of every layer stack, without
+            embeddings and output head.
+        workers: threads; ``None``: one per CPU.
+        progress: called in the calling thread with bytes done, bytes in all, and the weight just finished.
+        should_stop: polled ten times a second in the calling thread. Workers finish the matrix in hand in the
+            background; nothing is kept.
+        previous: an earlier analysis (directory, or its ``spectra.safetensors``): spectra of weights whose stored bytes
+            are the same are taken from it.
+        digests: tensor -> SHA-256 of its stored bytes, where known; saves reading a tensor only to hash it.
+        title: the model's name in tables and plots; ``None``: the directory's name.
+
+    Raises:
+        AnalysisError: no weight to score, weights with NaN or infinity, or a file that cannot be read.
+        Stopped: on request.
+    """
+    started = time.monotonic()
+    directory = Path(checkpoint.location)
+    if not directory.is_dir():
+        raise AnalysisError(f"{checkpoint.location}: not a local directory; download the checkpoint to analyse it")
+    selection = select(checkpoint, modules)
+    groups = [list(parts) for _, parts in groupby(selection.parts, key=lambda part: part.source.name)]
+    job = _Job(directory, digests or {}, Spectra(previous) if previous else None)
+    for group in groups:
+        job.tasks.put(group)
+    results: dict[str, _Result] = {}
+    total, done = sum(part.nbytes for part in selection.parts), 0
+    count = max(1, min(workers or os.cpu_count() or 1, len(groups)))
+    with threadpool_limits(1):
+        try:
+            for _ in range(count):
+                threading.Thread(target=job.work, name="snr", daemon=True).start()
+            while len(results) < len(selection.parts):
+                if should_stop and should_stop():
+                    raise Stopped(f"stopped after {len(results)} of {len(selection.parts)} weights")
+                try:
+                    result = job.results.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if isinstance(result, BaseException):
+                    raise result
+                results[result.part.name] = result
+                done += result.part.nbytes
+                if progress:
+                    progress(done, total, result.part.name)
+        finally:
+            job.stopped.set()
+    ordered = [results[part.name] for part in selection.parts]
+    return Analysis(
+        title=title or directory.name,
+        layers=checkpoint.layer_count,
+        rows=[make_row(r.part, score(r.spectrum, r.part.shape), r.identity["digest"]) for r in ordered],
+        spectra={r.part.name: r.spectrum for r in ordered},
+        identities={r.part.name: r.identity for r in ordered},
+        notes=selection.notes,
+        reused=sum(r.reused for r in ordered),
+        bytes_read=sum(r.bytes_read for r in ordered),
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Result:
+    part: Part
+    spectrum: npt.NDArray[np.float64]
+    identity: Mapping[str, Any]
+    reused: bool
+    bytes_read: int
+
+
+@dataclass
+class _Job:
+    """What the workers share. A task is the parts of one stored tensor."""
+
+    directory: Path
+    digests: Mapping[str, str]
+    previous: Spectra | None
+    tasks: queue.SimpleQueue[list[Part]] = field(default_factory=queue.SimpleQueue)
+    results: queue.SimpleQueue[_Result | BaseException] = field(default_factory=queue.SimpleQueue)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def work(self) -> None:
+        """Take tasks until there are none left or the job is stopped."""
+        try:
+            while not self.stopped.is_set():
+                self._score(self.tasks.get_nowait())
+        except queue.Empty:
+            return
+        except BaseException as error:
+            self.results.put(error)
+
+    def _score(self, parts: list[Part]) -> None:
+        source = parts[0].source
+        digest, hashed = self.digests.get(source.name), 0
+        if digest is None:
+            digest, hashed = hash_tensor(self.directory, source, self.stopped.is_set), source.nbytes
+        identities = {part.name: identity(part, digest) for part in parts}
+        known = self.previous.matching(identities) if self.previous else {}
+        for part in parts:
+            if self.stopped.is_set():
+                return
+            spectrum, read = known.get(part.name), 0
+            if spectrum is None:
+                try:
+                    spectrum, read = singular_values(read_part(self.directory, part)), part.nbytes
+                except AnalysisError as error:
+                    raise AnalysisError(f"{self.directory / source.file}: tensor {part.name}: {error}") from error
+            self.results.put(_Result(part, spectrum, identities[part.name], part.name in known, hashed + read))
+            hashed = 0

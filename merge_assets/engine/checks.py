@@ -52,6 +52,9 @@ def check_variant(directory: Path, plan: Plan, *, should_stop: ShouldStop | None
     Raises:
         Stopped: on request.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     outcomes = [_finite(directory, plan, should_stop)]
     outcomes.append(_config_agrees(directory, plan))
     if should_stop is not None and should_stop():

@@ -11,7 +11,7 @@ import yaml
 
 from merge_assets.errors import EngineError
 from merge_assets.plan import Plan, index_json
-from merge_assets.plan.describe import human_bytes, layer_map
+from merge_assets.plan.describe import format_figure, human_bytes, layer_map
 from merge_assets.recipe import Recipe
 
 
@@ -80,8 +80,8 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
     if plan.removed_layers:
         lines += ["## Removed layers", "", "| layer | tensor | value | margin |", "|---|---|---|---|"]
         for figure in plan.removed_layers:
-            value = "∞" if figure["infinite"] else f"{figure['value']:.4g}"
-            lines.append(f"| {figure['layer']} | {figure['tensor']} | {value} | {figure['margin']:.4g} |")
+            value, margin = format_figure(figure["value"]), format_figure(figure["margin"])
+            lines.append(f"| {figure['layer']} | {figure['tensor']} | {value} | {margin} |")
         lines.append("")
     if scores:
         lines += ["## Scores", "", "| suite | task | metric | value |", "|---|---|---|---|"]

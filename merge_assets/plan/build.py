@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -111,7 +112,9 @@ class _Builder:
             dropped=self._dropped(tensors),
             warnings=tuple(dict.fromkeys(self.warnings)),
             mergekit_config=mergekit_config,
-            removed_layers=tuple({**asdict(f), "value": _finite(f.value)} for f in self.assembly.removed),
+            removed_layers=tuple(
+                {**asdict(f), "value": _finite(f.value), "margin": _finite(f.margin)} for f in self.assembly.removed
+            ),
             key=self._key(tensors, config, carried, [s.header for s in shards]),
         )
 
@@ -376,4 +379,4 @@ def _identity(item: PlanInput, header: TensorHeader) -> str:
 
 
 def _finite(value: float) -> float | None:
-    return value if abs(value) != float("inf") else None
+    return value if math.isfinite(value) else None

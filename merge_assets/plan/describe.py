@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from merge_assets.plan.methods import methods
 from merge_assets.plan.model import OutputTensor, Plan
+from merge_assets.plan.outside import is_after_layers
 
+# Resident size of the process before the first tile, and a float32 tile of the default size, in bytes.
+_PROCESS_WITHOUT_TORCH = 60 << 20
+_PROCESS_WITH_TORCH = 260 << 20
 _TILE_BYTES = (1 << 17) * 4
-_PROCESS_BYTES = 260 << 20
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,10 @@ def model_name(plan: Plan, model: int) -> str:
 def peak_memory_estimate(plan: Plan, threads: int) -> int:
     """Bytes of memory the engine will need on the CPU: buffers and tiles of every worker plus the process itself."""
     if all(tensor.is_copy for tensor in plan.tensors):
-        return 60 << 20
+        return _PROCESS_WITHOUT_TORCH
     widest = max(len(tensor.inputs) for tensor in plan.tensors)
     # A raw buffer of 8 bytes an element and a float32 tile for each input, and about as many tiles for results.
-    return _PROCESS_BYTES + threads * (widest * 4 + 4) * _TILE_BYTES
+    return _PROCESS_WITH_TORCH + threads * (widest * 4 + 4) * _TILE_BYTES
 
 
 def human_bytes(count: float) -> str:
@@ -73,6 +76,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def format_figure(value: float | None) -> str:
+    """A figure of an analysis; ``None`` stands for infinity, which JSON lacks."""
+    return "∞" if value is None else f"{value:.4g}"
 
 
 def parameter_table(plan: Plan) -> list[Mapping[str, object]]:
@@ -90,8 +98,6 @@ def parameter_table(plan: Plan) -> list[Mapping[str, object]]:
 
 
 def _outside(plan: Plan, *, first: bool) -> list[OutputTensor]:
-    from merge_assets.plan.outside import is_after_layers
-
     return [t for t in plan.tensors if t.layer is None and is_after_layers(t.name) != first]
 
 

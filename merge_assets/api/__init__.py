@@ -1,0 +1,40 @@
+"""The verbs: what the command line and the Dagster layer both call, and what a script may call, too.
+
+    from merge_assets.api import Workspace, load_recipe, plan, merge
+
+    workspace = Workspace.open()
+    recipe = load_recipe("recipes/my-merge.yaml")
+    print(plan(workspace, recipe).layer_count)
+    merge(workspace, recipe, "out/my-merge")
+
+``merge``, ``snr`` and ``evaluate`` work on folders; ``build``, ``analyse``, ``score`` and ``rank`` keep their results in
+the artifact store and reuse what is there.
+"""
+
+from merge_assets.api.analyse import Analysed, analyse, snr
+from merge_assets.api.build import Built, build, merge, plan
+from merge_assets.api.observe import Observation, observe
+from merge_assets.api.rank import Ranked, rank
+from merge_assets.api.score import Scored, evaluate, score
+from merge_assets.recipe import load_recipe
+from merge_assets.sources import ModelIdentity, Workspace
+
+__all__ = [
+    "Analysed",
+    "Built",
+    "ModelIdentity",
+    "Observation",
+    "Ranked",
+    "Scored",
+    "Workspace",
+    "analyse",
+    "build",
+    "evaluate",
+    "load_recipe",
+    "merge",
+    "observe",
+    "plan",
+    "rank",
+    "score",
+    "snr",
+]

@@ -1,0 +1,137 @@
+"""SNR analyses, into a folder or into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_assets.plan.model import digest_of
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.reference import ModelReference
+from merge_assets.sources import Workspace, analysis_line
+from merge_assets.store import Artifact
+
+if TYPE_CHECKING:
+    from merge_assets.analysis.result import Analysis
+
+ANALYSIS_VERSION = "1"
+"""Changes whenever an analysis of the same bytes would have other figures."""
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """An analysis in the store.
+
+    Attributes:
+        artifact: the committed version.
+        reused: whether it was there already.
+    """
+
+    artifact: Artifact
+    reused: bool
+
+
+def snr(
+    workspace: Workspace,
+    reference: ModelReference,
+    out: Path | str,
+    *,
+    modules: Sequence[str] | None = None,
+    top_percent: float = 50,
+    spectrum_compat: bool = False,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Analysis:
+    """Analyse a model and write tables, exports and plots to a folder.
+
+    Spectra that the folder already has for the same bytes are not computed again.
+
+    Args:
+        workspace: where models are found.
+        reference: the model.
+        out: output folder.
+        modules: parts of tensor names, such as ``v_proj``; ``None`` is every matrix of the layers.
+        top_percent: share of each module type in the axolotl export.
+        spectrum_compat: in the exports, count a missing noise as 1, as Spectrum does.
+        progress: called with bytes.
+        should_stop: polled while computing.
+    """
+    from merge_assets.analysis.run import analyse as run
+
+    item = workspace.fetch(reference, progress=progress, should_stop=should_stop)
+    target = Path(out)
+    analysis = run(
+        item.checkpoint,
+        modules=modules,
+        workers=workspace.settings.threads,
+        progress=progress,
+        should_stop=should_stop,
+        previous=target if (target / "spectra.safetensors").is_file() else None,
+        digests=item.tensor_digests,
+        title=workspace.identify(reference).title,
+    )
+    analysis.write(target, top_percent=top_percent, spectrum_compat=spectrum_compat)
+    return analysis
+
+
+def analyse(
+    workspace: Workspace,
+    reference: ModelReference,
+    *,
+    modules: Sequence[str] | None = None,
+    commit: str | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Analysed:
+    """Analyse a model into the store, unless the store has this analysis of these bytes.
+
+    Args:
+        workspace: where to keep it.
+        reference: the model.
+        modules: parts of tensor names; ``None`` is every matrix of the layers.
+        commit: Hub commit that an observation recorded.
+        progress: called with bytes.
+        should_stop: polled while computing.
+    """
+    item = workspace.fetch(reference, commit=commit, progress=progress, should_stop=should_stop)
+    identity = workspace.identify(reference)
+    line = analysis_line(identity)
+    wanted = sorted(modules) if modules is not None else None
+    key = digest_of({"fingerprint": item.fingerprint, "modules": wanted, "version": ANALYSIS_VERSION})
+    found = workspace.store.find(line, key)
+    if found is not None:
+        workspace.store.set_current(line, found.version)
+        return Analysed(found, reused=True)
+    from merge_assets.analysis.run import analyse as run
+
+    earlier = workspace.store.current(line)
+    analysis = run(
+        item.checkpoint,
+        modules=modules,
+        workers=workspace.settings.threads,
+        progress=progress,
+        should_stop=should_stop,
+        previous=earlier.directory(workspace.cache / "artifacts") if earlier else None,
+        digests=item.tensor_digests,
+        title=identity.title,
+    )
+    with workspace.store.draft(line) as draft:
+        analysis.write(draft.directory)
+        artifact = draft.commit(
+            key,
+            key=key,
+            inputs={str(reference): item.fingerprint or ""},
+            details={
+                "model": identity.title,
+                "fingerprint": item.fingerprint,
+                "modules": wanted,
+                "weights": len(analysis.rows),
+                "infinite": sum(bool(row["infinite"]) for row in analysis.rows),
+                "seconds": analysis.seconds,
+                "bytes_read": analysis.bytes_read,
+                "spectra_reused": analysis.reused,
+            },
+        )
+    return Analysed(artifact, reused=False)

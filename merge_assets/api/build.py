@@ -1,0 +1,253 @@
+"""Plan and build variants, into a folder or into the store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_assets.checkpoint import open_checkpoint
+from merge_assets.errors import CheckpointError, EngineError, HubError
+from merge_assets.plan import Plan, PlanInput, build_plan
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.recipe import Recipe
+from merge_assets.reference import ModelReference
+from merge_assets.sources import Workspace, variant_line
+from merge_assets.store import Artifact
+
+if TYPE_CHECKING:
+    from merge_assets.engine.checks import CheckOutcome
+    from merge_assets.engine.execute import BuildReport
+
+
+@dataclass(frozen=True)
+class Built:
+    """A variant in the store.
+
+    Attributes:
+        artifact: the committed version.
+        reused: whether it was there already, so that nothing was computed.
+        plan: what it was built from.
+        checks: outcomes of the checks made when it was built.
+        report: what the build did; of the original build if reused.
+    """
+
+    artifact: Artifact
+    reused: bool
+    plan: Plan
+    checks: tuple[CheckOutcome, ...]
+    report: Mapping[str, object]
+
+
+def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None) -> Plan:
+    """Plan a recipe from headers alone.
+
+    Raises:
+        MergeAssetsError: for everything that is wrong with the recipe or its inputs.
+    """
+    with _of(recipe):
+        inputs = [workspace.headers(reference) for reference in recipe.references()]
+    return _plan(workspace, recipe, inputs, shard_size)
+
+
+def merge(
+    workspace: Workspace,
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    shard_size: int | None = None,
+    tile: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> BuildReport:
+    """Build a recipe's variant into a folder.
+
+    The folder appears, or replaces the earlier one, only when it is complete. Recipes that this one refers to are
+    built into the store first if they are not there.
+
+    Raises:
+        EngineError: if ``out`` holds files and ``overwrite`` is False, or the build fails.
+        MergeAssetsError: if the recipe does not fit its inputs.
+    """
+    from merge_assets.engine.execute import execute
+    from merge_assets.engine.folder import write_surroundings
+
+    target = Path(out)
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise EngineError(f"{target}: is not a folder; choose another output folder")
+    if not overwrite and target.is_dir() and any(target.iterdir()):
+        raise EngineError(
+            f"{target}: holds files already; choose another output folder, or replace it with --overwrite"
+        )
+    plan(workspace, recipe, shard_size=shard_size)  # everything that is wrong, before anything is built or downloaded
+    _build_parents(workspace, recipe, should_stop)
+    measured = recipe.prune_layers is not None  # only an analysis of exactly these bytes may choose layers
+    inputs = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
+    made = _plan(workspace, recipe, inputs, shard_size)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.merging-{os.getpid()}")
+    try:
+        staging.mkdir()
+        report = execute(
+            made,
+            staging,
+            device=device or _device(workspace, recipe),
+            threads=threads or workspace.settings.threads,
+            tile=tile,
+            memory=int(workspace.settings.memory),
+            progress=progress,
+            should_stop=should_stop,
+        )
+        write_surroundings(made, recipe, staging)
+        _publish(staging, target)
+    except OSError as error:
+        raise EngineError(f"{error.filename or target}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return report
+
+
+def build(
+    workspace: Workspace,
+    recipe: Recipe,
+    *,
+    commits: Mapping[ModelReference, str] | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Built:
+    """Build a recipe's variant into the store, unless the store has it.
+
+    Args:
+        workspace: where to build.
+        recipe: what to build.
+        commits: Hub commits that observations recorded, to build from exactly these.
+        progress: called with bytes.
+        should_stop: polled throughout; on a stop nothing is left behind.
+
+    Raises:
+        MergeAssetsError: if the recipe does not fit its inputs or the build fails.
+    """
+    for reference in recipe.references():
+        if workspace.identify(reference).kind == "hub":
+            plan(workspace, recipe)  # from headers, before weights are downloaded
+            break
+    inputs = _fetched(workspace, recipe, commits, progress, should_stop)
+    made = _plan(workspace, recipe, inputs, None)
+    line = variant_line(recipe.name)
+    found = workspace.store.find(line, made.key)
+    if found is not None:
+        workspace.store.set_current(line, found.version)
+        return _built(found, made, reused=True)
+    from merge_assets.engine.checks import check_variant
+    from merge_assets.engine.execute import execute
+    from merge_assets.engine.folder import write_surroundings
+
+    with workspace.store.draft(line) as draft:
+        report = execute(
+            made,
+            draft.directory,
+            device=_device(workspace, recipe),
+            threads=workspace.settings.threads,
+            memory=int(workspace.settings.memory),
+            progress=progress,
+            should_stop=should_stop,
+        )
+        write_surroundings(made, recipe, draft.directory)
+        outcomes = check_variant(draft.directory, made, should_stop=should_stop)
+        digest = workspace.digest(open_checkpoint(draft.directory), should_stop)
+        artifact = draft.commit(
+            digest.fingerprint,
+            key=made.key,
+            inputs={str(item.reference): item.fingerprint or "" for item in inputs},
+            details={
+                "recipe": recipe.name,
+                "method": made.method,
+                "layers": made.layer_count,
+                "parameters": made.parameter_count,
+                "tensors": dict(digest.tensors),
+                "checks": [asdict(outcome) for outcome in outcomes],
+                "report": asdict(report),
+            },
+            digests=digest.files,
+            should_stop=should_stop,
+        )
+    return _built(artifact, made, reused=False)
+
+
+def _built(artifact: Artifact, made: Plan, *, reused: bool) -> Built:
+    from merge_assets.engine.checks import CheckOutcome
+
+    details = artifact.manifest.details
+    outcomes = tuple(CheckOutcome(**outcome) for outcome in details["checks"])
+    return Built(artifact, reused, made, outcomes, details["report"])
+
+
+def _build_parents(workspace: Workspace, recipe: Recipe, should_stop: ShouldStop | None) -> None:
+    """Bring the variants that a recipe is made of, and those that they are made of, into the store."""
+    for reference in recipe.references():
+        parent = workspace.book.resolve(reference)
+        if parent is not None:
+            _build_parents(workspace, parent, should_stop)
+            build(workspace, parent, should_stop=should_stop)
+
+
+def _fetched(
+    workspace: Workspace,
+    recipe: Recipe,
+    commits: Mapping[ModelReference, str] | None,
+    progress: Progress | None,
+    should_stop: ShouldStop | None,
+    *,
+    with_digests: bool = True,
+) -> list[PlanInput]:
+    recorded = commits or {}
+    with _of(recipe):
+        return [
+            workspace.fetch(
+                reference,
+                commit=recorded.get(reference),
+                with_digests=with_digests,
+                progress=progress,
+                should_stop=should_stop,
+            )
+            for reference in recipe.references()
+        ]
+
+
+@contextmanager
+def _of(recipe: Recipe) -> Iterator[None]:
+    """Name the recipe's file in errors of its models."""
+    try:
+        yield
+    except (CheckpointError, HubError) as error:
+        raise type(error)(f"{recipe.source.file}: {error}") from error
+
+
+def _plan(workspace: Workspace, recipe: Recipe, inputs: list[PlanInput], shard_size: int | None) -> Plan:
+    fingerprint = None
+    if recipe.prune_layers is not None:
+        fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
+    size = shard_size or int(workspace.settings.shard_size)
+    return build_plan(recipe, inputs, shard_size=size, figures=workspace.figures(recipe, fingerprint))
+
+
+def _device(workspace: Workspace, recipe: Recipe) -> str:
+    return recipe.device if recipe.device != "auto" else workspace.settings.device
+
+
+def _publish(staging: Path, target: Path) -> None:
+    """Put a complete folder in its place; an earlier one is moved aside first and removed last."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old)

@@ -1,0 +1,126 @@
+"""The leaderboard over everything evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from merge_assets.api.score import SCORES_FILE
+from merge_assets.errors import MergeAssetsError
+from merge_assets.plan.model import digest_of
+from merge_assets.recipe import Recipe
+from merge_assets.reference import ModelReference
+from merge_assets.sources import ModelIdentity, Workspace, scores_line, variant_line
+from merge_assets.store import Artifact
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
+    from merge_assets.evaluation.scores import Scores
+
+LINE = "leaderboard"
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The leaderboard in the store.
+
+    Attributes:
+        artifact: the committed version: Parquet, Markdown and HTML.
+        reused: whether it was there already.
+        leaderboard: the table.
+    """
+
+    artifact: Artifact
+    reused: bool
+    leaderboard: Leaderboard
+
+
+def rank(workspace: Workspace) -> Ranked:
+    """Rank every base checkpoint and variant that has scores; those of an outdated variant do not count."""
+    from merge_assets.evaluation.leaderboard import Leaderboard
+
+    entries = leaderboard_entries(workspace)
+    leaderboard = Leaderboard(entries)
+    key = digest_of(
+        [(e.model, e.fingerprint, e.parents, e.description, sorted(s.digest for s in e.scores)) for e in entries]
+    )
+    found = workspace.store.find(LINE, key)
+    if found is not None:
+        workspace.store.set_current(LINE, found.version)
+        return Ranked(found, True, leaderboard)
+    with workspace.store.draft(LINE) as draft:
+        leaderboard.write(draft.directory)
+        inputs = {entry.model: entry.fingerprint for entry in entries}
+        artifact = draft.commit(key, key=key, inputs=inputs, details={"models": len(entries)})
+    return Ranked(artifact, False, leaderboard)
+
+
+def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
+    """One entry for every model of the recipe book that has scores."""
+    from merge_assets.evaluation.leaderboard import LeaderboardEntry
+
+    entries = []
+    for reference, recipe in _models(workspace).items():
+        identity = workspace.identify(reference)
+        variant = workspace.store.current(variant_line(recipe.name)) if recipe else None
+        if recipe and variant is None:
+            continue
+        scores = _scores(workspace, identity, variant.version if variant else None)
+        if not scores:
+            continue
+        parameters, layers = _size(workspace, reference, variant)
+        entries.append(
+            LeaderboardEntry(
+                model=identity.title,
+                kind="variant" if recipe else "base",
+                method=recipe.merge_method if recipe else None,
+                parameters=parameters,
+                layers=layers,
+                fingerprint=scores[0].fingerprint,
+                parents=[workspace.identify(p).title for p in recipe.references()] if recipe else [],
+                scores=scores,
+                description=recipe.description if recipe else "",
+                recipe=recipe.source.text if recipe else None,
+                url=f"https://huggingface.co/{reference.path}" if identity.kind == "hub" else None,
+            )
+        )
+    return entries
+
+
+def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:
+    """Every base checkpoint and recipe of the book; bases first, then recipes in build order."""
+    found: dict[ModelReference, Recipe | None] = {}
+    recipes = {name: workspace.book.recipes[name] for name in workspace.book.order()}
+    for recipe in recipes.values():
+        for reference in recipe.references():
+            if workspace.book.resolve(reference) is None and reference.lora is None:
+                found[reference] = None
+    for name, recipe in recipes.items():
+        found[ModelReference(name)] = recipe
+    return found
+
+
+def _scores(workspace: Workspace, identity: ModelIdentity, fingerprint: str | None) -> list[Scores]:
+    from merge_assets.evaluation.scores import Scores
+
+    found = []
+    for suite in workspace.suites.values():
+        artifact = workspace.store.current(scores_line(identity, suite.name))
+        if artifact is None:
+            continue
+        scores = Scores.from_json(artifact.read_bytes(SCORES_FILE))
+        if scores.suite_digest == suite.digest and fingerprint in (None, scores.fingerprint):
+            found.append(scores)
+    return found
+
+
+def _size(workspace: Workspace, reference: ModelReference, variant: Artifact | None) -> tuple[int | None, int | None]:
+    """Parameters and layers; unknown for a base checkpoint that cannot be reached now."""
+    if variant is not None:
+        details = variant.manifest.details
+        return details["parameters"], details["layers"]
+    try:
+        checkpoint = workspace.headers(reference).checkpoint
+    except MergeAssetsError:
+        return None, None
+    return sum(tensor.numel for tensor in checkpoint.tensors.values()), checkpoint.layer_count

@@ -1,0 +1,135 @@
+"""Evaluate models on suites, into a folder of task results or into the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_assets.plan.model import digest_of
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.reference import ModelReference
+from merge_assets.sources import Workspace, scores_line
+from merge_assets.store import Artifact
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.scores import Scores
+
+SCORES_FILE = "scores.json"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One model's scores on one suite, in the store.
+
+    Attributes:
+        artifact: the committed version.
+        reused: whether it was there already.
+        scores: the scores.
+        evaluated: tasks that were run now.
+    """
+
+    artifact: Artifact
+    reused: bool
+    scores: Scores
+    evaluated: tuple[str, ...]
+
+
+def evaluate(
+    workspace: Workspace,
+    model_dir: Path | str,
+    suite: str,
+    *,
+    out: Path | str | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Scores:
+    """Evaluate a model folder on a suite, without the store.
+
+    Finished tasks are kept in the cache, so that an interrupted evaluation continues with the next task.
+
+    Args:
+        workspace: where suites are found.
+        model_dir: folder that ``from_pretrained`` opens.
+        suite: name of the suite.
+        out: folder for ``scores.json``, ``scores.md``, task results and samples.
+        limit: documents per task; for a quick look.
+        batch_size: sequences per forward pass, instead of the suite's.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: called with thousandths of a task.
+        should_stop: polled throughout.
+    """
+    from merge_assets.evaluation.results import TaskResults
+    from merge_assets.evaluation.runner import evaluate_suite
+
+    evaluation = evaluate_suite(
+        Path(model_dir),
+        workspace.suites.require(suite),
+        results=TaskResults(workspace.cache / "evaluations"),
+        device=device or workspace.settings.device,
+        limit=limit,
+        batch_size=batch_size,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    if out is not None:
+        evaluation.write(Path(out))
+    return evaluation.scores
+
+
+def score(
+    workspace: Workspace,
+    reference: ModelReference,
+    suite: str,
+    *,
+    commit: str | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Scored:
+    """Evaluate a model on a suite into the store, unless the store has these scores of these bytes.
+
+    Args:
+        workspace: where to keep the scores.
+        reference: the model; a recipe's name stands for its variant in the store.
+        suite: name of the suite.
+        commit: Hub commit that an observation recorded.
+        progress: called with thousandths of a task.
+        should_stop: polled throughout; finished tasks are kept.
+    """
+    from merge_assets.evaluation.results import TaskResults
+    from merge_assets.evaluation.runner import evaluate_suite, result_keys
+    from merge_assets.evaluation.scores import Scores
+
+    wanted = workspace.suites.require(suite)
+    identity = workspace.identify(reference)
+    item = workspace.fetch(reference, commit=commit, should_stop=should_stop)
+    assert item.fingerprint is not None
+    line = scores_line(identity, suite)
+    keys = result_keys(wanted, item.fingerprint)
+    key = digest_of({"suite": wanted.digest, "results": [key.digest for key in keys]})
+    found = workspace.store.find(line, key)
+    if found is not None:
+        workspace.store.set_current(line, found.version)
+        return Scored(found, True, Scores.from_json(found.read_bytes(SCORES_FILE)), ())
+    evaluation = evaluate_suite(
+        Path(item.checkpoint.location),
+        wanted,
+        results=TaskResults(workspace.cache / "evaluations"),
+        title=identity.title,
+        fingerprint=item.fingerprint,
+        device=workspace.settings.device,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    with workspace.store.draft(line) as draft:
+        evaluation.write(draft.directory)
+        artifact = draft.commit(
+            evaluation.scores.digest,
+            key=key,
+            inputs={identity.title: item.fingerprint},
+            details={"model": identity.title, "suite": suite, "headline": evaluation.scores.headline},
+        )
+    return Scored(artifact, False, evaluation.scores, evaluation.evaluated)

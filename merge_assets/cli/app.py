@@ -1,0 +1,194 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="merge-assets",
+    help="Make new language models out of existing ones: a YAML recipe becomes a merged, analysed, evaluated and "
+    "ranked model, with its lineage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Device(StrEnum):
+    """Where arithmetic runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="org/name[@revision] on the Hub, a local folder, or a recipe's name.")
+]
+DeviceOption = Annotated[Device | None, typer.Option(help="Where to compute; default: the recipe's, then the setting.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the setting.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        from merge_assets import __version__
+
+        typer.echo(f"merge-assets {__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel="Recipes")
+def recipes(json: JsonOption = False) -> None:
+    """List all recipes: what they merge, whether automation builds them, and broken files with their error.
+
+    Ends with code 1 if a file is broken.
+    """
+    from merge_assets.cli.show import show_recipes
+
+    raise typer.Exit(show_recipes(as_json=json))
+
+
+@app.command(rich_help_panel="Recipes")
+def plan(
+    recipe: RecipeArgument,
+    json: JsonOption = False,
+    shard_size: Annotated[str | None, typer.Option(help="Largest output shard, such as 5GB.")] = None,
+) -> None:
+    """Show what building a recipe would do, from file headers alone: no weights are read.
+
+    Prints the layer map with the resolved parameter values, sizes, bytes to read and write, the memory needed, input
+    tensors that are dropped, and what differs from the last build.
+    """
+    from merge_assets.cli.show import show_plan
+
+    show_plan(recipe, as_json=json, shard_size=shard_size)
+
+
+@app.command(rich_help_panel="Work on folders")
+def merge(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the merged model.")],
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    shard_size: Annotated[str | None, typer.Option(help="Largest output shard, such as 5GB.")] = None,
+    tile: Annotated[int | None, typer.Option(min=1024, help="Elements per tile; does not change the result.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it holds files.")] = False,
+) -> None:
+    """Merge a recipe's models into a folder, without Dagster: the counterpart of `mergekit-yaml CONFIG OUT`.
+
+    OUT appears when it is complete; an interrupted merge leaves nothing behind.
+    """
+    from merge_assets.cli.work import run_merge
+
+    run_merge(recipe, out, device.value if device else None, threads, shard_size, tile, overwrite)
+
+
+@app.command(rich_help_panel="Work on folders")
+def snr(
+    model: ModelArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for tables, exports and plots; without it, the result is kept in the store."),
+    ] = None,
+    modules: Annotated[
+        str | None, typer.Option(help="Parts of tensor names, separated by commas: v_proj,o_proj. Default: all.")
+    ] = None,
+    top_percent: Annotated[
+        float, typer.Option(min=0, max=100, help="Share of each module type in the axolotl export.")
+    ] = 50,
+    spectrum_compat: Annotated[
+        bool, typer.Option("--spectrum-compat", help="In the exports, count a missing noise as 1, as Spectrum does.")
+    ] = False,
+) -> None:
+    """Signal-to-noise ratio of every weight matrix from its singular values.
+
+    Writes snr.parquet, snr.json, spectra.safetensors, exports for Spectrum, laser_scanner and axolotl, and plots.
+    """
+    from merge_assets.cli.work import run_snr
+
+    run_snr(model, out, modules.split(",") if modules else None, top_percent, spectrum_compat)
+
+
+@app.command(rich_help_panel="Work on folders")
+def evaluate(
+    model: ModelArgument,
+    suite: Annotated[str | None, typer.Option(help="Name of a suite; default: the setting default_suites.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for scores and samples; without it, the result is kept in the store.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents per task, for a quick look; needs --out.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; needs --out.")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Evaluate a model on a suite with lm-eval; an interrupted evaluation continues with the next task."""
+    from merge_assets.cli.work import run_evaluate
+
+    run_evaluate(model, suite, out, limit, batch_size, device.value if device else None)
+
+
+@app.command(rich_help_panel="Pipeline")
+def build(
+    selection: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SELECTION]...", help="Names of recipes, with what they need; default: everything automated."
+        ),
+    ] = None,
+    only: Annotated[bool, typer.Option("--only-variants", help="Merge, but do not evaluate or rank.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run everything selected, also what is up to date.")] = False,
+) -> None:
+    """Bring recipes up to date through Dagster: observe, analyse, merge, evaluate, rank.
+
+    What is up to date is left alone, and said so. The runs are in the UI afterwards. Ends with code 1 if a step failed.
+    """
+    from merge_assets.cli.pipeline import run_build
+
+    raise typer.Exit(run_build(selection or [], with_scores=not only, force=force))
+
+
+@app.command(rich_help_panel="Pipeline")
+def leaderboard(
+    json: JsonOption = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the HTML page to this file.")] = None,
+) -> None:
+    """Rank everything evaluated so far."""
+    from merge_assets.cli.show import show_leaderboard
+
+    show_leaderboard(as_json=json, html=html)
+
+
+@app.command(rich_help_panel="Pipeline")
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address of the web server.")] = "127.0.0.1",
+) -> None:
+    """Start the Dagster UI and the daemon that rebuilds what changed."""
+    from merge_assets.cli.pipeline import run_ui
+
+    run_ui(host, port)
+
+
+@app.command(rich_help_panel="Pipeline")
+def demo() -> None:
+    """Build, analyse, evaluate and rank the demo recipes, then say where to look."""
+    from merge_assets.cli.pipeline import run_demo
+
+    raise typer.Exit(run_demo())
+
+
+@app.command(rich_help_panel="Recipes")
+def settings() -> None:
+    """Print every setting with its value and where it comes from; secrets are hidden."""
+    from merge_assets.cli.show import show_settings
+
+    show_settings()

@@ -1,0 +1,82 @@
+"""Commands that go through Dagster: build, ui, demo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from merge_assets.cli.console import console
+from merge_assets.cli.show import show_leaderboard
+from merge_assets.pipeline import run as pipeline
+from merge_assets.settings import load_settings
+
+_STYLES = {
+    pipeline.BUILT: "green",
+    pipeline.OBSERVED: "green",
+    pipeline.REUSED: "cyan",
+    pipeline.UP_TO_DATE: "dim",
+    pipeline.FAILED: "bold red",
+    pipeline.SKIPPED: "yellow",
+}
+
+
+def run_build(names: Sequence[str], *, with_scores: bool = True, force: bool = False) -> int:
+    """Bring recipes up to date and print what became of every asset; 1 if something failed."""
+    began = time.perf_counter()
+    made = pipeline.materialise(list(names), with_scores=with_scores, force=force, report=_print_outcome)
+    counts = [f"{made.count(state)} {state}" for state in _STYLES if made.count(state)]
+    console().print(f"{', '.join(counts)} in {time.perf_counter() - began:.0f} s")
+    if made.run_id is None and not made.failed:
+        console().print("[green]Nothing to do: everything is up to date.[/]")
+    return int(made.failed)
+
+
+def _print_outcome(outcome: pipeline.Outcome, known: int, total: int) -> None:
+    style = _STYLES[outcome.state]
+    seconds = f" {outcome.seconds:.1f} s" if outcome.seconds else ""
+    message = f"  [dim]{escape(outcome.message)}[/]" if outcome.message else ""
+    width = len(str(total))
+    console().print(
+        f"[{known:>{width}}/{total}] [{style}]{outcome.state:<20}[/] {escape(outcome.key)}{seconds}{message}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def run_demo() -> int:
+    """Build everything that needs no Hub, print the leaderboard and where to look."""
+    failed = run_build([])
+    console().print()
+    show_leaderboard(as_json=False, html=None)
+    settings = load_settings()
+    console().print(
+        f"\nmerged models   {settings.store_url}/variants\n"
+        f"lineage, runs   make ui, then http://127.0.0.1:3000\n"
+        f"a plan          .venv/bin/merge-assets plan slerp-gradient\n"
+        f"your own        put a YAML recipe into {settings.recipes[0]}, then .venv/bin/merge-assets build NAME",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return failed
+
+
+def run_ui(host: str, port: int) -> None:
+    """Become `dagster dev`: web server, daemon and code location of this project."""
+    settings = load_settings()
+    pipeline.prepare_home(settings)
+    workspace = settings.path("workspace.yaml")
+    source = ["-w", str(workspace)] if workspace.is_file() else ["-m", "definitions"]
+    # dagster dev stops its children on these signals only where they have their default meaning.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    console().print(f"http://{host}:{port}  (Ctrl-C stops it)")
+    sys.stdout.flush()
+    os.chdir(settings.root)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
+    command = [sys.executable, "-m", "dagster", "dev", *source, "-h", host, "-p", str(port)]
+    os.execv(sys.executable, command)

@@ -1,0 +1,157 @@
+"""Commands that show: recipes, plan, leaderboard, settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from merge_assets import api
+from merge_assets.api import Workspace
+from merge_assets.cli.console import console, err, parse_size
+from merge_assets.errors import MergeAssetsError
+from merge_assets.plan import Plan
+from merge_assets.plan.describe import format_figure, human_bytes, layer_map, peak_memory_estimate
+from merge_assets.plan.difference import difference
+from merge_assets.recipe import Recipe
+from merge_assets.settings import load_settings
+from merge_assets.sources import variant_line
+
+
+def show_recipes(*, as_json: bool) -> int:
+    """Print all recipes; 1 if any is broken."""
+    workspace = Workspace.open()
+    rows = [_recipe_row(workspace, workspace.book.recipes[name]) for name in workspace.book.order()]
+    broken = [{"name": b.name, "file": str(b.file), "error": str(b.error)} for b in workspace.book.broken]
+    broken += [{"name": b.name, "file": str(b.file), "error": str(b.error)} for b in workspace.suites.broken]
+    if as_json:
+        _print_json({"recipes": rows, "broken": broken})
+        return 1 if broken else 0
+    table = Table("recipe", "method", "models", "suites", "builds by itself", "in the store", title="Recipes")
+    for row in rows:
+        table.add_row(*(escape(str(row[key])) for key in ("name", "method", "models", "suites", "automated", "built")))
+    console().print(table)
+    for entry in broken:
+        err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
+    return 1 if broken else 0
+
+
+def _recipe_row(workspace: Workspace, recipe: Recipe) -> dict[str, str]:
+    suites = workspace.settings.default_suites if recipe.evaluate is None else recipe.evaluate
+    current = workspace.store.current(variant_line(recipe.name))
+    return {
+        "name": recipe.name,
+        "file": str(recipe.source.file),
+        "description": recipe.description,
+        "method": recipe.merge_method,
+        "models": ", ".join(str(reference) for reference in recipe.references()),
+        "suites": ", ".join(suites),
+        "automated": "yes" if workspace.is_automated(recipe) else "no",
+        "built": current.version[:12] if current else "",
+    }
+
+
+def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
+    """Print the plan of a recipe."""
+    workspace = Workspace.open()
+    recipe = workspace.recipe(name)
+    plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
+    if as_json:
+        print(plan.to_json())  # noqa: T201 - as it is, whatever the terminal's width
+        return
+    out = console()
+    out.print(f"[bold]{escape(recipe.name)}[/]  {plan.method}  {escape(recipe.description)}")
+    table = Table("output layers", "made of", "parameters", title="Layer map")
+    for row in layer_map(plan):
+        table.add_row(row.output, escape(row.sources), escape(row.values))
+    out.print(table)
+    _print_removed(plan)
+    memory = peak_memory_estimate(plan, workspace.settings.threads)
+    copied = sum(tensor.is_copy for tensor in plan.tensors)
+    facts = {
+        "layers": str(plan.layer_count),
+        "parameters": f"{plan.parameter_count:,}",
+        "tensors": f"{len(plan.tensors)} ({copied} copied unchanged)",
+        "writes": f"{human_bytes(plan.bytes_to_write)} in {len(plan.shards)} shard{'s'[: len(plan.shards) != 1]}",
+        "reads": human_bytes(plan.bytes_to_read),
+        "peak memory": f"about {human_bytes(memory)} with {workspace.settings.threads} threads",
+    }
+    for label, value in facts.items():
+        out.print(f"[bold]{label:>12}[/]  {value}")
+    _print_dropped(plan)
+    for warning in plan.warnings:
+        out.print(f"[yellow]warning[/] {escape(warning)}")
+    _print_difference(workspace, recipe, plan)
+
+
+def _print_removed(plan: Plan) -> None:
+    if not plan.removed_layers:
+        return
+    table = Table("layer", "tensor", "value", "margin", title="Removed layers")
+    for figure in plan.removed_layers:
+        value, margin = format_figure(figure["value"]), format_figure(figure["margin"])
+        table.add_row(str(figure["layer"]), str(figure["tensor"]), value, margin)
+    console().print(table)
+
+
+def _print_dropped(plan: Plan) -> None:
+    reasons: dict[tuple[int, str], int] = {}
+    for dropped in plan.dropped:
+        reasons[dropped.model, dropped.reason] = reasons.get((dropped.model, dropped.reason), 0) + 1
+    for (model, reason), count in reasons.items():
+        console().print(
+            f"[bold]{'not used':>12}[/]  {count} tensors of {escape(plan.models[model].reference)}: {reason}"
+        )
+
+
+def _print_difference(workspace: Workspace, recipe: Recipe, plan: Plan) -> None:
+    out = console()
+    artifact = workspace.store.current(variant_line(recipe.name))
+    if artifact is None:
+        out.print(f"[bold]{'last build':>12}[/]  none in {escape(workspace.store.url)}")
+        return
+    try:
+        made = difference(plan, artifact.read_bytes("plan.json").decode())
+    except (MergeAssetsError, ValueError, KeyError) as error:
+        out.print(f"[yellow]warning[/] the last build's plan cannot be read: {escape(str(error))}")
+        return
+    built = f"{artifact.version[:12]} of {artifact.manifest.created}"
+    if made.is_empty:
+        out.print(f"[bold]{'last build':>12}[/]  {built}: nothing differs")
+        return
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in made.reasons.items())
+    out.print(
+        f"[bold]{'last build':>12}[/]  {built}: {len(made.changed)} tensors change{': ' if reasons else ''}{reasons}, "
+        f"{len(made.added)} added, {len(made.removed)} removed, {made.unchanged} unchanged"
+        + (f"; config: {', '.join(made.config)}" if made.config else "")
+    )
+
+
+def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
+    """Print the leaderboard."""
+    ranked = api.rank(Workspace.open())
+    if html is not None:
+        html.write_text(ranked.leaderboard.to_html(), encoding="utf-8")
+    if as_json:
+        print(ranked.leaderboard.table().to_json(orient="records", indent=1))  # noqa: T201
+        return
+    from rich.markdown import Markdown
+
+    console().print(Markdown(ranked.leaderboard.to_markdown()))
+    console().print(f"page: {ranked.artifact.url}/leaderboard.html", soft_wrap=True)
+    if html is not None:
+        console().print(f"also written to {html}")
+
+
+def show_settings() -> None:
+    """Print every setting, its value and its origin."""
+    table = Table("setting", "value", "from", title="Settings")
+    for name, value, origin in load_settings().describe():
+        table.add_row(name, escape(str(value)), origin)
+    console().print(table)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201

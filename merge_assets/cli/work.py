@@ -1,0 +1,121 @@
+"""Commands that work on folders: merge, snr, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from merge_assets import api
+from merge_assets.api import Workspace
+from merge_assets.cli.console import console, parse_size, progress_bar
+from merge_assets.errors import CheckpointError, EvaluationError
+from merge_assets.plan.describe import human_bytes
+from merge_assets.reference import ModelReference
+
+
+def run_merge(
+    name: str,
+    out: Path,
+    device: str | None,
+    threads: int | None,
+    shard_size: str | None,
+    tile: int | None,
+    overwrite: bool,
+) -> None:
+    """Merge into a folder with a progress bar."""
+    workspace = Workspace.open()
+    recipe = workspace.recipe(name)
+    with progress_bar("merging") as report:
+        done = api.merge(
+            workspace,
+            recipe,
+            out,
+            device=device,
+            threads=threads,
+            shard_size=parse_size(shard_size),
+            tile=tile,
+            overwrite=overwrite,
+            progress=report,
+        )
+    rate = done.bytes_read / max(done.seconds, 1e-9)
+    console().print(
+        f"{out}: {done.tensors_computed} tensors computed, {done.tensors_copied} copied, "
+        f"{human_bytes(done.bytes_written)} written in {done.seconds:.1f} s "
+        f"({human_bytes(rate)}/s read, peak memory {human_bytes(done.peak_memory)}, {done.device})"
+    )
+
+
+def run_snr(
+    model: str, out: Path | None, modules: Sequence[str] | None, top_percent: float, spectrum_compat: bool
+) -> None:
+    """Analyse into a folder, or into the store."""
+    workspace = Workspace.open()
+    reference = parse_reference(model)
+    with progress_bar("analysing") as report:
+        if out is not None:
+            analysis = api.snr(
+                workspace,
+                reference,
+                out,
+                modules=modules,
+                top_percent=top_percent,
+                spectrum_compat=spectrum_compat,
+                progress=report,
+            )
+            infinite = sum(bool(row["infinite"]) for row in analysis.rows)
+            text = (
+                f"{out}: {len(analysis.rows)} weights, {infinite} with infinite SNR, {analysis.reused} spectra reused"
+            )
+        else:
+            made = api.analyse(workspace, reference, modules=modules, progress=report)
+            details = made.artifact.manifest.details
+            state = "already in the store" if made.reused else "computed"
+            text = (
+                f"{made.artifact.url}: {details['weights']} weights, {details['infinite']} with infinite SNR ({state})"
+            )
+    console().print(text)
+
+
+def run_evaluate(
+    model: str, suite: str | None, out: Path | None, limit: int | None, batch_size: int | None, device: str | None
+) -> None:
+    """Evaluate on one suite, or on every default suite."""
+    workspace = Workspace.open()
+    reference = parse_reference(model)
+    if out is None and (limit or batch_size or device):
+        raise EvaluationError("--limit, --batch-size and --device are for quick looks; give --out DIR with them")
+    for name in [suite] if suite else workspace.settings.default_suites:
+        with progress_bar(name, is_bytes=False) as report:
+            if out is None:
+                done = api.score(workspace, reference, name, progress=report)
+                scores, where = done.scores, f"{done.artifact.url}{' (already in the store)' if done.reused else ''}"
+            else:
+                folder = Path(workspace.fetch(reference).checkpoint.location)
+                target = out if suite else out / name
+                scores = api.evaluate(
+                    workspace,
+                    folder,
+                    name,
+                    out=target,
+                    limit=limit,
+                    batch_size=batch_size,
+                    device=device,
+                    progress=report,
+                )
+                where = str(target)
+        from rich.markdown import Markdown
+
+        console().print(Markdown(scores.to_markdown()))
+        console().print(where)
+
+
+def parse_reference(text: str) -> ModelReference:
+    """A model reference from the command line.
+
+    Raises:
+        CheckpointError: if it is not of the grammar.
+    """
+    try:
+        return ModelReference.parse(text)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None

@@ -1,0 +1,287 @@
+"""Where models come from: a workspace opens what model references name, headers first and weights when needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from merge_assets.checkpoint import Checkpoint, CheckpointDigest, TensorHeader, digest_checkpoint, open_checkpoint
+from merge_assets.errors import CheckpointError, RecipeError
+from merge_assets.plan import Plan, PlanInput, build_plan
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.recipe import LayerFigure, Recipe, RecipeBook, load_recipe
+from merge_assets.reference import ModelReference
+from merge_assets.settings import Settings, load_settings
+from merge_assets.store import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.suite import Suites
+    from merge_assets.hub import Hub
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a model reference turned out to be.
+
+    Attributes:
+        kind: another recipe's variant, a local directory, or a repository on the Hub.
+        parts: path of the model in asset keys and store lines.
+        title: name for people.
+        reference: as written.
+    """
+
+    kind: Literal["recipe", "local", "hub"]
+    parts: tuple[str, ...]
+    title: str
+    reference: ModelReference
+
+    @property
+    def slug(self) -> str:
+        return "/".join(self.parts)
+
+
+class Workspace:
+    """What every verb needs, opened once: settings, recipes, suites, store and Hub.
+
+    Opening reads recipe and suite files and nothing else: no weights, no network, no torch.
+    """
+
+    def __init__(self, settings: Settings, book: RecipeBook, store: ArtifactStore) -> None:
+        self.settings = settings
+        self.book = book
+        self.store = store
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Workspace:
+        settings = settings or load_settings()
+        store = ArtifactStore(settings.store_url, settings.store_secrets(), scratch=settings.cache_dir)
+        return cls(settings, RecipeBook.load(settings.recipes), store)
+
+    @cached_property
+    def suites(self) -> Suites:
+        from merge_assets.evaluation.suite import load_suites
+
+        return load_suites(self.settings.suites)
+
+    @cached_property
+    def hub(self) -> Hub:
+        from merge_assets.hub import Hub
+
+        token = self.settings.hub_token.get_secret_value() if self.settings.hub_token else None
+        return Hub(endpoint=self.settings.hub_endpoint, token=token, cache_dir=self.settings.hub_cache)
+
+    @property
+    def cache(self) -> Path:
+        """Folder of digests, downloaded artifacts and finished evaluation tasks."""
+        return self.settings.cache_dir
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe called ``name``, or the one in the file of that path.
+
+        Raises:
+            RecipeError: if there is none, or its file is broken.
+        """
+        if name in self.book.recipes:
+            return self.book.recipes[name]
+        for broken in self.book.broken:
+            if broken.name == name:
+                raise broken.error
+        if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+            return load_recipe(Path(name))
+        from merge_assets.plan.methods import did_you_mean
+
+        raise RecipeError(
+            f"there is no recipe {name!r}{did_you_mean(name, self.book.recipes)}; "
+            "`merge-assets recipes` lists them, or give the path of a YAML file"
+        )
+
+    def is_automated(self, recipe: Recipe) -> bool:
+        """Whether automation may build a recipe; those that need the Hub, themselves or through others, must be enabled."""
+        return self.settings.is_automated(recipe.name, self._needs_hub(recipe))
+
+    def _needs_hub(self, recipe: Recipe) -> bool:
+        for reference in recipe.references():
+            parent = self.book.resolve(reference)
+            if self._needs_hub(parent) if parent else self.identify(reference).kind == "hub":
+                return True
+        return False
+
+    def identify(self, reference: ModelReference) -> ModelIdentity:
+        """Tell what a reference names: a recipe first, then a local directory, then the Hub.
+
+        Raises:
+            CheckpointError: if it is none of these.
+        """
+        if self.book.resolve(reference) is not None:
+            return ModelIdentity("recipe", (reference.path,), reference.path, reference)
+        directory = self.local_path(reference)
+        if directory is not None:
+            return ModelIdentity("local", self._local_parts(directory), self._local_title(directory), reference)
+        if reference.looks_like_hub_id:
+            parts = reference.path.split("/")
+            if reference.revision:
+                parts[-1] += f"@{reference.revision.replace('/', '-')}"
+            return ModelIdentity("hub", tuple(parts), str(reference), reference)
+        near = "; `./` and `/` paths must exist" if not reference.is_url else "; URLs are not read yet"
+        raise CheckpointError(f"{reference}: neither a recipe, nor a local directory, nor org/name on the Hub{near}")
+
+    def local_path(self, reference: ModelReference) -> Path | None:
+        """The directory a reference names, relative to the project root or the working directory."""
+        if reference.is_url:
+            return None
+        path = Path(reference.path).expanduser()
+        for candidate in (self.settings.root / path, Path.cwd() / path):
+            if candidate.is_dir():
+                return Path(os.path.abspath(candidate))  # noqa: PTH100 - resolve() would follow links to other names
+        return None
+
+    def _local_parts(self, directory: Path) -> tuple[str, ...]:
+        root = Path(os.path.abspath(self.settings.root))  # noqa: PTH100
+        return directory.relative_to(root).parts if directory.is_relative_to(root) else directory.parts[1:]
+
+    def _local_title(self, directory: Path) -> str:
+        return "/".join(self._local_parts(directory))
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def headers(self, reference: ModelReference) -> PlanInput:
+        """Headers of a model, for a plan. Reads no weights; a recipe that was never built is planned instead."""
+        identity = self._identified(reference)
+        if identity.kind == "recipe":
+            artifact = self.store.current(variant_line(reference.path))
+            return self._of_artifact(reference, artifact) if artifact else self._of_plan(reference)
+        if identity.kind == "local":
+            directory = self.local_path(reference)
+            assert directory is not None
+            return PlanInput(reference, open_checkpoint(directory))
+        revision = self.hub.resolve(reference)
+        return PlanInput(reference, self.hub.open(revision), self.hub.fingerprint(revision))
+
+    def fetch(
+        self,
+        reference: ModelReference,
+        *,
+        commit: str | None = None,
+        with_digests: bool = True,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> PlanInput:
+        """A model whose weights lie in a local directory.
+
+        Args:
+            reference: what to fetch.
+            commit: Hub commit to take instead of the reference's revision, as an observation recorded it.
+            with_digests: whether to digest every tensor, which reads the checkpoint once.
+            progress: called with bytes downloaded.
+            should_stop: polled while downloading and digesting.
+
+        Raises:
+            CheckpointError: if a variant was not built yet, or files are missing or damaged.
+        """
+        identity = self._identified(reference)
+        if identity.kind == "recipe":
+            artifact = self.store.current(variant_line(reference.path))
+            if artifact is None:
+                raise CheckpointError(
+                    f"{reference.path}: this recipe's variant is not in the store; "
+                    f"run `merge-assets build {reference.path}`"
+                )
+            return self._of_artifact(reference, artifact)
+        if identity.kind == "local":
+            directory = self.local_path(reference)
+            assert directory is not None
+        else:
+            wanted = ModelReference(reference.path, commit) if commit else reference
+            directory = self.hub.download(self.hub.resolve(wanted), progress=progress, should_stop=should_stop)
+        checkpoint = open_checkpoint(directory)
+        if not with_digests:
+            return PlanInput(reference, checkpoint)
+        digest = self.digest(checkpoint, should_stop)
+        return PlanInput(reference, checkpoint, digest.fingerprint, digest.tensors, digest.files)
+
+    def digest(self, checkpoint: Checkpoint, should_stop: ShouldStop | None = None) -> CheckpointDigest:
+        return digest_checkpoint(checkpoint, self.cache, should_stop)
+
+    def _identified(self, reference: ModelReference) -> ModelIdentity:
+        if reference.lora is not None:
+            raise CheckpointError(f"{reference}: adapters are not merged yet; merge the adapter into its model first")
+        return self.identify(reference)
+
+    def _of_artifact(self, reference: ModelReference, artifact: Artifact) -> PlanInput:
+        checkpoint = open_checkpoint(artifact.directory(self.cache / "artifacts"))
+        files = {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
+        return PlanInput(reference, checkpoint, artifact.version, artifact.manifest.details["tensors"], files)
+
+    def _of_plan(self, reference: ModelReference) -> PlanInput:
+        """The headers that a variant will have once it is built."""
+        recipe = self.book.recipes[reference.path]
+        plan = build_plan(
+            recipe,
+            [self.headers(item) for item in recipe.references()],
+            shard_size=int(self.settings.shard_size),
+            figures=self.figures(recipe),
+        )
+        return PlanInput(
+            reference, planned_checkpoint(plan), None, {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
+        )
+
+    # -- analyses ----------------------------------------------------------------------------------------------------
+
+    def figures(self, recipe: Recipe, fingerprint: str | None = None) -> list[LayerFigure] | None:
+        """Per-layer figures that a recipe's ``prune_layers`` asks for; ``None`` if it asks for none or they are missing.
+
+        Args:
+            recipe: the recipe.
+            fingerprint: of the model; an analysis of other bytes counts as missing. ``None`` takes the latest.
+
+        Raises:
+            AnalysisError: if the stored analysis has no such tensor.
+        """
+        template = recipe.prune_layers
+        if template is None or template.by in ("list", "reverse_order"):
+            return None
+        artifact = self.store.current(analysis_line(self.identify(template.model)))
+        if artifact is None or (fingerprint and artifact.manifest.details["fingerprint"] != fingerprint):
+            return None
+        from merge_assets.analysis.layers import read_layers
+
+        directory = artifact.directory(self.cache / "artifacts")
+        return [LayerFigure(**row) for row in read_layers(directory, template.tensor or "", template.by)]
+
+
+def variant_line(name: str) -> str:
+    """Store line of a recipe's variants."""
+    return f"variants/{name}"
+
+
+def analysis_line(model: ModelIdentity) -> str:
+    """Store line of a model's analyses."""
+    return f"analyses/{model.slug}"
+
+
+def scores_line(model: ModelIdentity, suite: str) -> str:
+    """Store line of a model's scores on one suite."""
+    return f"scores/{model.slug}/{suite}"
+
+
+def planned_checkpoint(plan: Plan) -> Checkpoint:
+    """The checkpoint that a plan describes, before it is built."""
+    tensors: Mapping[str, TensorHeader] = {
+        tensor.name: TensorHeader(
+            name=tensor.name,
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            file=plan.shards[tensor.shard].file,
+            begin=tensor.begin,
+            end=tensor.end,
+        )
+        for tensor in plan.tensors
+    }
+    files = {shard.file: shard.size for shard in plan.shards} | {carried.file: 0 for carried in plan.carried}
+    return Checkpoint(location=f"recipe:{plan.recipe}", tensors=tensors, config=plan.config, files=files)

@@ -1,0 +1,131 @@
+"""A committed version, as readers hold it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from merge_assets.errors import StoreError
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.store.backend import Backend, files_path
+from merge_assets.store.drafts import Drafts, exclusive, sync_tree
+from merge_assets.store.local import LocalBackend
+from merge_assets.store.manifest import Manifest
+from merge_assets.store.names import MANIFEST
+from merge_assets.store.remote import RemoteBackend
+from merge_assets.store.transfer import Watch, hash_file, run_batch
+
+_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One immutable version of a line.
+
+    Attributes:
+        line: such as ``variants/slerp-7b``.
+        version: fingerprint of the content.
+        manifest: what it holds and what it was built from.
+    """
+
+    line: str
+    version: str
+    manifest: Manifest = field(repr=False)
+    backend: Backend = field(repr=False, compare=False)
+
+    @property
+    def url(self) -> str:
+        """Local path or URL of the folder that holds the files, without credentials."""
+        return self.backend.url(files_path(self.manifest))
+
+    @property
+    def path(self) -> Path | None:
+        """The folder itself where the store is local, else ``None``."""
+        return self.backend.root / files_path(self.manifest) if isinstance(self.backend, LocalBackend) else None
+
+    def directory(
+        self, cache: Path, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
+    ) -> Path:
+        """A local folder with all files: the version itself, or a copy made once below ``cache``.
+
+        A copy is checked against the digests of the manifest and appears whole or not at all. Any number
+        of processes may ask at once; one of them downloads.
+
+        Args:
+            cache: folder for copies; unused where the store is local.
+            progress: called with bytes done, bytes in all, and a file name.
+
+        Raises:
+            StoreError: if a file is missing or does not match its digest.
+            Stopped: when ``should_stop`` says so; nothing is left in ``cache``.
+        """
+        if not isinstance(self.backend, RemoteBackend):
+            return Path(self.url)
+        store = hashlib.sha256(self.backend.url("").encode()).hexdigest()[:12]
+        digest = hashlib.sha256(self.manifest.encode()).hexdigest()[:12]
+        target = cache / store / files_path(self.manifest) / digest
+        if target.is_dir():
+            return target
+        drafts = Drafts(cache)
+        with exclusive(target.with_name(f"{digest}.lock")):
+            if target.is_dir():
+                return target
+            with drafts.new() as folder:
+                self._download(self.backend, folder, progress, should_stop)
+                (folder / MANIFEST).write_bytes(self.manifest.encode())
+                sync_tree(folder)
+                try:
+                    folder.rename(target)
+                except OSError as error:
+                    if not target.is_dir():
+                        raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
+        return target
+
+    def read_bytes(self, name: str) -> bytes:
+        """Content of one file, checked against its digest; for files that fit in memory.
+
+        Raises:
+            StoreError: if the version has no such file, or its bytes are not those of the manifest.
+        """
+        with self.open(name) as file:
+            data = file.read()
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
+            raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
+        return data
+
+    def open(self, name: str) -> BinaryIO:
+        """One file opened for reading, seekable; its bytes are not checked.
+
+        Raises:
+            StoreError: if the version has no such file.
+        """
+        if name not in self.manifest.files:
+            known = ", ".join(self.manifest.files) or "none"
+            raise StoreError(f"{self.url}: has no file {name!r}; its files are: {known}")
+        return self.backend.open(f"{files_path(self.manifest)}/{name}")
+
+    def _download(
+        self, backend: RemoteBackend, folder: Path, progress: Progress | None, should_stop: ShouldStop | None
+    ) -> None:
+        base = files_path(self.manifest)
+
+        def job(name: str) -> Callable[[Watch], None]:
+            def run(watch: Watch) -> None:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                for _ in range(2):  # a body cut short or garbled on the way comes right the second time
+                    backend.download(f"{base}/{name}", target, watch)
+                    if hash_file(target, watch.quiet()) == self.manifest.files[name].sha256:
+                        return
+                raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
+
+            return run
+
+        jobs = {name: job(name) for name in self.manifest.files}
+        run_batch(jobs, self.manifest.size, workers=_WORKERS, progress=progress, should_stop=should_stop)
+
+
+_DAMAGED = "its bytes are not those that the manifest records; remove the version's folder and build it again"

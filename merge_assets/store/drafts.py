@@ -1,0 +1,198 @@
+"""Folders in which versions are written before they exist.
+
+Layout below ``<folder>/.drafts``::
+
+    .lock                      held (flock) for the moments in which drafts appear, vanish or are published
+    <boot>-<pid>-<random>/     one draft
+        lock                   held (flock) by its builder for as long as the builder lives
+        content/               what the builder writes; published by one rename
+    trash-<random>             on its way out
+    tmp-<random>               a small file about to be renamed into place
+
+A lock of the kernel, unlike a recorded process id, is released by death in every form, cannot be mistaken
+after a process id is used again, and works between containers that share a kernel but not process ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from merge_assets.errors import StoreError
+
+_FOLDER = ".drafts"
+_QUIET_SECONDS = 86_400.0
+"""A draft of another machine is dead only when unlocked and untouched for this long: some network file
+systems keep locks to one machine, where a living builder elsewhere looks unlocked."""
+
+
+class Drafts:
+    """The drafts below one local folder.
+
+    Args:
+        folder: created when the first draft is.
+        private: keep other users out, for folders in a shared temporary directory.
+    """
+
+    def __init__(self, folder: Path, *, private: bool = False) -> None:
+        self._folder = folder / _FOLDER
+        self._private = private
+        self._mode = 0o700 if private else 0o777
+
+    @contextlib.contextmanager
+    def new(self) -> Iterator[Path]:
+        """A fresh, empty folder, removed at the end unless it was renamed away. Sweeps dead drafts first."""
+        with writing(self._folder), self.lock() as locked:
+            dead = self._collect_dead() if locked else []
+            draft = self._folder / f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
+            draft.mkdir()
+            held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+            _flock(held, wait=False)
+            content = draft / "content"
+            content.mkdir()
+        try:
+            for path in dead:
+                shutil.rmtree(path, ignore_errors=True)
+            yield content
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+            _release(held)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Hold the folder for a moment, against other processes and threads; yields what :func:`exclusive` does."""
+        self._folder.mkdir(mode=self._mode, parents=True, exist_ok=True)
+        if self._private and self._folder.stat().st_uid != os.getuid():
+            raise StoreError(
+                f"{self._folder} belongs to another user: remove it, or set TMPDIR to a folder of your own"
+            )
+        with exclusive(self._folder / ".lock") as locked:
+            yield locked
+
+    def trash(self, path: Path) -> None:
+        """Take a directory out of sight at once and remove it; call under :meth:`lock`."""
+        grave = self._folder / f"trash-{secrets.token_hex(4)}"
+        path.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def write_file(self, path: Path, data: bytes) -> None:
+        """Write a small file so that readers see all of it or what was there before; call under :meth:`lock`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._folder / f"tmp-{secrets.token_hex(4)}"
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+
+    def _collect_dead(self) -> list[Path]:
+        """Move what dead processes left out of sight; under the lock nobody is half-way through a draft."""
+        dead = []
+        for path in self._folder.iterdir():
+            if path.name.startswith("tmp-"):
+                path.unlink(missing_ok=True)
+            elif path.name.startswith("trash-"):
+                dead.append(path)
+            elif path.is_dir():
+                with contextlib.suppress(FileNotFoundError):  # its builder may be removing it at this moment
+                    if _is_dead(path):
+                        grave = self._folder / f"trash-{secrets.token_hex(4)}"
+                        path.rename(grave)
+                        dead.append(grave)
+        return dead
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses (no space, no permission) into a message with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def sync_tree(folder: Path) -> None:
+    """Force every file and directory below ``folder``, and itself, to the disk."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(directory, name))
+        sync_directory(Path(directory))
+
+
+def sync_directory(folder: Path) -> None:
+    """Force the entries of one directory to the disk."""
+    _sync(folder)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold a lock file against other processes and threads; yields ``False`` where the file system has no locks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        yield _flock(held, wait=True)
+    finally:
+        _release(held)
+
+
+def _is_dead(draft: Path) -> bool:
+    try:
+        held = os.open(draft / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not _flock(held, wait=False):
+            return False
+    finally:
+        _release(held)
+    return draft.name.split("-")[0] == _boot() or _last_change(draft) < time.time() - _QUIET_SECONDS
+
+
+def _last_change(folder: Path) -> float:
+    newest = folder.stat().st_mtime
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            newest = max(newest, path.lstat().st_mtime)
+    return newest
+
+
+def _flock(held: int, *, wait: bool) -> bool:
+    """True when the lock was taken; False when another holds it or the file system has no locks."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _release(held: int) -> None:
+    """Unlock before closing: a forked child may hold a copy of the descriptor, which would keep the lock."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(held, fcntl.LOCK_UN)
+    os.close(held)
+
+
+def _boot() -> str:
+    """Short name of this run of this kernel; the same in all containers on it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    except OSError:
+        return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
+
+
+def _sync(path: Path) -> None:
+    held = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)

@@ -1,0 +1,106 @@
+"""Work on many files at once: hashing and copying, with progress, and stopped within a tile."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import BinaryIO
+
+from fsspec.callbacks import Callback
+
+from merge_assets.errors import Stopped
+from merge_assets.progress import Progress, ShouldStop
+
+_BLOCK = 4 << 20
+_POLL_SECONDS = 0.1
+
+
+class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
+    """Counts the bytes of one file's transfer and ends it when the whole batch is stopped.
+
+    It is an fsspec callback, so that a transfer inside fsspec can be counted and ended as well.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        self._check()
+
+    def absolute_update(self, value: int) -> None:
+        super().absolute_update(value)
+        self._check()
+
+    def quiet(self) -> Watch:
+        """A watch that is stopped with this one but counts for itself, for reading again what was counted."""
+        return Watch(self._stop)
+
+    def branched(self, path_1: object, path_2: object, **kwargs: object) -> Watch:
+        return self
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("the transfer was stopped")
+
+
+def run_batch(
+    jobs: Mapping[str, Callable[[Watch], None]],
+    total: int,
+    *,
+    workers: int,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> None:
+    """Run one job per file in threads; the first failure, a stop or an interrupt ends all of them.
+
+    Args:
+        jobs: label -> job; the job reports the bytes that it has done through its :class:`Watch`.
+        total: bytes of all jobs together.
+        workers: threads.
+        progress: called with (bytes done, ``total``, label of a job not finished yet).
+
+    Raises:
+        Stopped: when ``should_stop`` says so; no thread is left running.
+    """
+    stop = threading.Event()
+    watches = {label: Watch(stop) for label in jobs}
+    pool = ThreadPoolExecutor(max_workers=max(1, min(workers, len(jobs))), thread_name_prefix="store")
+    futures = {pool.submit(job, watches[label]): label for label, job in jobs.items()}
+    try:
+        pending = set(futures)
+        while pending:
+            if should_stop is not None and should_stop():
+                raise Stopped("the transfer was stopped")
+            done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            if progress is not None:
+                moved = min(total, sum(int(watch.value) for watch in watches.values()))
+                progress(moved, total, next((futures[future] for future in pending), "done"))
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def hash_file(path: Path, watch: Watch) -> str:
+    """sha256 of a local file, lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            watch.relative_update(len(block))
+    return digest.hexdigest()
+
+
+def hash_stream(file: BinaryIO, watch: Watch) -> str:
+    """sha256 of an open binary file, lower-case hex."""
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+        watch.relative_update(len(block))
+    return digest.hexdigest()

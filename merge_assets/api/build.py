@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_assets.api.score import known_scores
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.errors import CheckpointError, EngineError, HubError
 from merge_assets.plan import Plan, PlanInput, build_plan
@@ -105,7 +106,7 @@ def merge(
             progress=progress,
             should_stop=should_stop,
         )
-        write_surroundings(made, recipe, staging)
+        write_surroundings(made, recipe, staging, known_scores(workspace, recipe))
         _publish(staging, target)
     except OSError as error:
         raise EngineError(f"{error.filename or target}: {error.strerror}") from error

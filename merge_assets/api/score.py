@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace, scores_line
+from merge_assets.sources import Workspace, scores_line, variant_line
 from merge_assets.store import Artifact
 
 if TYPE_CHECKING:
@@ -133,3 +134,20 @@ def score(
             details={"model": identity.title, "suite": suite, "headline": evaluation.scores.headline},
         )
     return Scored(artifact, False, evaluation.scores, evaluation.evaluated)
+
+
+def known_scores(workspace: Workspace, recipe: Recipe) -> list[dict[str, object]]:
+    """Rows for a model card: the scores of the recipe's current variant in the store, if it was evaluated."""
+    from merge_assets.evaluation.scores import Scores
+
+    variant = workspace.store.current(variant_line(recipe.name))
+    rows: list[dict[str, object]] = []
+    for suite in workspace.suites if variant else ():
+        artifact = workspace.store.current(scores_line(workspace.identify(ModelReference(recipe.name)), suite))
+        scores = Scores.from_json(artifact.read_bytes(SCORES_FILE)) if artifact else None
+        if variant and scores and scores.fingerprint == variant.version:
+            rows += [
+                {"version": variant.version[:12], "suite": suite, "task": t.task, "metric": t.metric, "value": t.text}
+                for t in scores.tasks
+            ]
+    return rows

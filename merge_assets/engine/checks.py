@@ -54,7 +54,7 @@ def check_variant(directory: Path, plan: Plan, *, should_stop: ShouldStop | None
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     outcomes = [_finite(directory, plan, should_stop)]
     outcomes.append(_config_agrees(directory, plan))
     if should_stop is not None and should_stop():

@@ -15,8 +15,16 @@ from merge_assets.plan.describe import format_figure, human_bytes, layer_map
 from merge_assets.recipe import Recipe
 
 
-def write_surroundings(plan: Plan, recipe: Recipe, directory: Path) -> None:
+def write_surroundings(
+    plan: Plan, recipe: Recipe, directory: Path, scores: Sequence[Mapping[str, object]] = ()
+) -> None:
     """Write all files of a variant but its weight shards.
+
+    Args:
+        plan: what was built.
+        recipe: its recipe.
+        directory: the variant's folder.
+        scores: for the model card; see :func:`model_card`.
 
     Raises:
         EngineError: if a file of the donor is gone or a file cannot be written.
@@ -34,7 +42,7 @@ def write_surroundings(plan: Plan, recipe: Recipe, directory: Path) -> None:
         _write(directory / "recipe.yaml", recipe.source.text)
         _write(directory / "mergekit_config.yml", plan.mergekit_config)
         _write(directory / "plan.json", plan.to_json())
-        _write(directory / "README.md", model_card(plan, recipe))
+        _write(directory / "README.md", model_card(plan, recipe, scores))
     except OSError as error:
         raise EngineError(f"{error.filename or directory}: {error.strerror}") from error
 
@@ -49,7 +57,7 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
     Args:
         plan: what was built.
         recipe: its recipe.
-        scores: rows with ``suite``, ``task``, ``metric``, ``value``; empty if there are none yet.
+        scores: rows with ``version`` (the variant evaluated), ``suite``, ``task``, ``metric`` and ``value``.
     """
     front = {
         "base_model": [model.reference for model in plan.models if "://" not in model.reference],
@@ -84,7 +92,8 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
             lines.append(f"| {figure['layer']} | {figure['tensor']} | {value} | {margin} |")
         lines.append("")
     if scores:
-        lines += ["## Scores", "", "| suite | task | metric | value |", "|---|---|---|---|"]
+        lines += ["## Scores", "", f"Of version `{scores[0]['version']}`.", ""]
+        lines += ["| suite | task | metric | value |", "|---|---|---|---|"]
         lines += [f"| {row['suite']} | {row['task']} | {row['metric']} | {row['value']} |" for row in scores]
         lines.append("")
     lines += ["## Recipe", "", "```yaml", recipe.source.text.rstrip(), "```", ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -146,7 +147,17 @@ class Workspace:
         return directory.relative_to(root).parts if directory.is_relative_to(root) else directory.parts[1:]
 
     def _local_title(self, directory: Path) -> str:
-        return "/".join(self._local_parts(directory))
+        """The folder's name, or its whole path where another model of the project is called the same."""
+        if self._names[directory.name] > 1 or directory.name in self.book.recipes:
+            return "/".join(self._local_parts(directory))
+        return directory.name
+
+    @cached_property
+    def _names(self) -> Counter[str]:
+        """How many local folders that recipes refer to have a name."""
+        references = {reference for recipe in self.book.recipes.values() for reference in recipe.references()}
+        folders = {directory for reference in references if (directory := self.local_path(reference))}
+        return Counter(folder.name for folder in folders)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

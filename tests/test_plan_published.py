@@ -100,12 +100,13 @@ def test_slerp_gradients(tmp_path: Path) -> None:
 
 
 def test_pruning_by_infinite_snr(tmp_path: Path) -> None:
-    """Sixteen layers have a v_proj with a flat spectrum; the others' smallest singular value is 0."""
+    """Sixteen layers have a v_proj with a nearly flat spectrum; the others' smallest singular value is 0."""
     flat = {3, 4, 7, 9, 12, 15, 20, 21, 28, 33, 34, 40, 44, 51, 55, 58}
     rows = torch.eye(4, 16)
+    spread = torch.diag(torch.tensor([3.3, 3.2, 3.1, 3.0])) @ rows
     low_rank = torch.diag(torch.tensor([4.0, 2.0, 1.0, 0.0])) @ rows
     edit = {
-        f"model.layers.{layer}.self_attn.v_proj.weight": (rows * 3 if layer in flat else low_rank).bfloat16()
+        f"model.layers.{layer}.self_attn.v_proj.weight": (spread if layer in flat else low_rank).bfloat16()
         for layer in range(60)
     }
     space = workspace(tmp_path, {"Mihaiii/Pallas-0.5": 60}, edit=edit)

@@ -41,9 +41,7 @@ def rank(workspace: Workspace) -> Ranked:
 
     entries = leaderboard_entries(workspace)
     leaderboard = Leaderboard(entries)
-    key = digest_of(
-        [(e.model, e.fingerprint, e.parents, e.description, sorted(s.digest for s in e.scores)) for e in entries]
-    )
+    key = digest_of([leaderboard.to_html(), [sorted(scores.digest for scores in e.scores) for e in entries]])
     found = workspace.store.find(LINE, key)
     if found is not None:
         workspace.store.set_current(LINE, found.version)

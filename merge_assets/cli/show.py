@@ -139,7 +139,7 @@ def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
         return
     from rich.markdown import Markdown
 
-    console().print(Markdown(ranked.leaderboard.to_markdown()))
+    console().print(Markdown(ranked.leaderboard.to_markdown(brief=True)))
     console().print(f"page: {ranked.artifact.url}/leaderboard.html", soft_wrap=True)
     if html is not None:
         console().print(f"also written to {html}")

@@ -1,0 +1,1 @@
+"""Suites, their evaluation through lm-eval, the scores, and the leaderboard."""

@@ -1,0 +1,391 @@
+"""The leaderboard: all models and suites in one table, with the difference of every score to each parent's.
+
+pandas is imported only where a data frame is asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from merge_assets.errors import EvaluationError
+from merge_assets.evaluation.scores import Scores, TaskScore, format_delta, format_value
+
+if TYPE_CHECKING:
+    import pandas
+
+FILES = {
+    "leaderboard.parquet": "one row per model",
+    "deltas.parquet": "one row per model, score and parent",
+    "leaderboard.md": "for the UI",
+    "leaderboard.html": "one self-contained page",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardEntry:
+    """One model of the leaderboard.
+
+    Attributes:
+        model: title, unique in a leaderboard.
+        kind: "base" for a checkpoint from outside, "variant" for a merged one.
+        method: merge method of a variant.
+        parameters: number of weights.
+        layers: decoder layers.
+        fingerprint: the checkpoint's content digest.
+        parents: titles of the models it was made from.
+        scores: at most one per suite.
+        description: one line.
+        recipe: the recipe's YAML text.
+        url: where the model can be found.
+    """
+
+    model: str
+    kind: Literal["base", "variant"]
+    method: str | None = None
+    parameters: int | None = None
+    layers: int | None = None
+    fingerprint: str = ""
+    parents: list[str] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)
+    description: str = ""
+    recipe: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of scores: a suite's headline, or the metric of one of its tasks.
+
+    Attributes:
+        task: None for the headline.
+        metric: None for the headline.
+        title: the task's name without the prefix that all tasks of the suite share.
+        is_fraction: whether values are shown in percent.
+    """
+
+    suite: str
+    task: str | None
+    metric: str | None
+    title: str
+    higher_is_better: bool
+    is_fraction: bool
+
+    @property
+    def name(self) -> str:
+        """Column name in data frames: ``suite`` or ``suite/task:metric``."""
+        return self.suite if self.task is None else f"{self.suite}/{self.task}:{self.metric}"
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The difference of a value to one parent's.
+
+    Attributes:
+        parent: the parent's title.
+        difference: value minus the parent's value, in the value's unit.
+        gain: the same with the sign turned so that positive is better.
+        stderr: of the difference, both values taken as independent; None where either is unknown.
+    """
+
+    parent: str
+    parent_value: float
+    difference: float
+    gain: float
+    stderr: float | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the difference exceeds its standard error (or that is unknown)."""
+        return self.difference != 0 and (self.stderr is None or abs(self.difference) > self.stderr)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model's score in one column, with its differences to the parents that have the same score.
+
+    Attributes:
+        deltas: in the order of the entry's parents.
+        best_parent: the difference to the parent whose value is best, None without such parents.
+    """
+
+    value: float
+    stderr: float | None
+    shots: int | None
+    n: int | None
+    deltas: tuple[Delta, ...]
+    best_parent: Delta | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard: ``rank`` is None for a model without a score in the ranking column."""
+
+    rank: int | None
+    entry: LeaderboardEntry
+    cells: Mapping[Column, Cell]
+
+
+class Leaderboard:
+    """All models, ranked.
+
+    Models are ranked by the headline of one suite; equal scores share a rank, models without it come last.
+    A suite without headline is ranked by its first task.
+
+    Args:
+        entries: the models; suites may differ between them.
+        rank_by: the suite to rank by; the one with most models, then the first by name, if None.
+
+    Raises:
+        EvaluationError: two entries share a title, an entry has two scores of one suite, or no entry has ``rank_by``.
+    """
+
+    def __init__(self, entries: Sequence[LeaderboardEntry], *, rank_by: str | None = None) -> None:
+        self.entries = list(entries)
+        _refuse_repeated("model", [entry.model for entry in self.entries])
+        for entry in self.entries:
+            _refuse_repeated(f"{entry.model}: suite", [scores.suite for scores in entry.scores])
+        counts = Counter(scores.suite for entry in self.entries for scores in entry.scores)
+        suites = sorted(counts, key=lambda suite: (suite != rank_by, -counts[suite], suite))
+        if rank_by is not None and rank_by not in counts:
+            raise EvaluationError(f"leaderboard: no model has scores of suite {rank_by!r}; known: {', '.join(suites)}")
+        self.suites = suites
+        self.columns = [column for suite in suites for column in self._columns_of(suite)]
+
+    @property
+    def rank_column(self) -> Column | None:
+        """The column that decides the ranks; None when there are no scores."""
+        return self.columns[0] if self.columns else None
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The entries in the order of their ranks."""
+        column = self.rank_column
+        cells = {entry.model: self._cells(entry) for entry in self.entries}
+
+        def sort_key(entry: LeaderboardEntry) -> tuple[bool, float, str]:
+            cell = cells[entry.model].get(column) if column else None
+            if cell is None or column is None:
+                return True, 0.0, entry.model
+            return False, -cell.value if column.higher_is_better else cell.value, entry.model
+
+        rows: list[Row] = []
+        for place, entry in enumerate(sorted(self.entries, key=sort_key), start=1):
+            missing, key, _ = sort_key(entry)
+            rank = None if missing else place
+            if rows and not missing and sort_key(rows[-1].entry)[:2] == (False, key):
+                rank = rows[-1].rank
+            rows.append(Row(rank, entry, cells[entry.model]))
+        return rows
+
+    def table(self) -> pandas.DataFrame:
+        """One row per model; missing values are null (``<NA>``), never NaN.
+
+        Columns: rank, model, kind, method, parameters, layers, parents, then for each score column ``name``
+        (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent, value minus parent's
+        value) and ``name best parent``; then description, url, fingerprint.
+        """
+        import pandas as pd
+
+        rows, entries = self.rows, [row.entry for row in self.rows]
+        frame: dict[str, Any] = {
+            "rank": pd.array([row.rank for row in rows], dtype="Int64"),
+            "model": pd.array([entry.model for entry in entries], dtype="string"),
+            "kind": pd.array([entry.kind for entry in entries], dtype="string"),
+            "method": pd.array([entry.method for entry in entries], dtype="string"),
+            "parameters": pd.array([entry.parameters for entry in entries], dtype="Int64"),
+            "layers": pd.array([entry.layers for entry in entries], dtype="Int64"),
+            "parents": pd.Series([list(entry.parents) for entry in entries], dtype=object),
+        }
+        for column in self.columns:
+            cells = [row.cells.get(column) for row in rows]
+            best = [cell.best_parent if cell else None for cell in cells]
+            name = column.name
+            frame[name] = pd.array([cell.value if cell else None for cell in cells], dtype="Float64")
+            frame[f"{name} stderr"] = pd.array([cell.stderr if cell else None for cell in cells], dtype="Float64")
+            frame[f"{name} n"] = pd.array([cell.n if cell else None for cell in cells], dtype="Int64")
+            frame[f"{name} delta"] = pd.array([d.difference if d else None for d in best], dtype="Float64")
+            frame[f"{name} best parent"] = pd.array([d.parent if d else None for d in best], dtype="string")
+        frame["description"] = pd.array([entry.description for entry in entries], dtype="string")
+        frame["url"] = pd.array([entry.url for entry in entries], dtype="string")
+        frame["fingerprint"] = pd.array([entry.fingerprint for entry in entries], dtype="string")
+        return pd.DataFrame(frame)
+
+    def deltas(self) -> pandas.DataFrame:
+        """One row per model, score column and parent that has the same score.
+
+        Columns: model, parent, suite, task and metric (null for the headline), value, parent_value, delta
+        (value minus parent_value), gain (its sign turned so that positive is better), delta_stderr.
+        """
+        import pandas as pd
+
+        found = [
+            (row.entry.model, column, cell, delta)
+            for row in self.rows
+            for column, cell in row.cells.items()
+            for delta in cell.deltas
+        ]
+        return pd.DataFrame(
+            {
+                "model": pd.array([model for model, _, _, _ in found], dtype="string"),
+                "parent": pd.array([delta.parent for _, _, _, delta in found], dtype="string"),
+                "suite": pd.array([column.suite for _, column, _, _ in found], dtype="string"),
+                "task": pd.array([column.task for _, column, _, _ in found], dtype="string"),
+                "metric": pd.array([column.metric for _, column, _, _ in found], dtype="string"),
+                "value": pd.array([cell.value for _, _, cell, _ in found], dtype="Float64"),
+                "parent_value": pd.array([delta.parent_value for _, _, _, delta in found], dtype="Float64"),
+                "delta": pd.array([delta.difference for _, _, _, delta in found], dtype="Float64"),
+                "gain": pd.array([delta.gain for _, _, _, delta in found], dtype="Float64"),
+                "delta_stderr": pd.array([delta.stderr for _, _, _, delta in found], dtype="Float64"),
+            }
+        )
+
+    def to_markdown(self, *, brief: bool = False) -> str:
+        """One table per suite; each score with its standard error and its difference to the best parent.
+
+        Args:
+            brief: only values for single tasks, for a terminal.
+        """
+        parts = [self._suite_markdown(suite, brief) for suite in self.suites]
+        legend = "▲ better and ▼ worse than the best parent; ± standard error; ↓ lower is better. Fractions in percent."
+        return "\n".join([*parts, legend]) + "\n" if parts else "No scores yet.\n"
+
+    def to_html(self, title: str = "Leaderboard") -> str:
+        """One self-contained page: no external resource is loaded."""
+        from merge_assets.evaluation.page import render_page
+
+        return render_page(self, title)
+
+    def write(self, directory: Path, title: str = "Leaderboard") -> list[Path]:
+        """Writes :data:`FILES` into ``directory`` and returns their paths."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.table().to_parquet(directory / "leaderboard.parquet", index=False)
+        self.deltas().to_parquet(directory / "deltas.parquet", index=False)
+        (directory / "leaderboard.md").write_text(self.to_markdown(), encoding="utf-8")
+        (directory / "leaderboard.html").write_text(self.to_html(title), encoding="utf-8")
+        return [directory / name for name in FILES]
+
+    def _columns_of(self, suite: str) -> list[Column]:
+        scores = [s for entry in self.entries for s in entry.scores if s.suite == suite]
+        rows: dict[tuple[str, str], TaskScore] = {}
+        for row in itertools.chain.from_iterable(s.tasks for s in scores):
+            rows.setdefault((row.task, row.metric), row)
+        prefix = _shared_prefix([task for task, _ in rows])
+        columns = [
+            Column(suite, task, metric, task.removeprefix(prefix), row.higher_is_better, row.is_fraction)
+            for (task, metric), row in rows.items()
+        ]
+        headline = (
+            [Column(suite, None, None, "average", True, True)] if any(s.headline is not None for s in scores) else []
+        )
+        return headline + columns
+
+    def _raw(
+        self, entry: LeaderboardEntry, column: Column
+    ) -> tuple[float, float | None, int | None, int | None] | None:
+        """Value, stderr, shots and n."""
+        for scores in entry.scores:
+            if scores.suite != column.suite:
+                continue
+            if column.task is None:
+                return None if scores.headline is None else (scores.headline, scores.headline_stderr, None, None)
+            for row in scores.tasks:
+                if (row.task, row.metric) == (column.task, column.metric):
+                    return row.value, row.stderr, row.shots, row.n
+        return None
+
+    def _cells(self, entry: LeaderboardEntry) -> dict[Column, Cell]:
+        by_title = {other.model: other for other in self.entries}
+        parents = [
+            by_title[title] for title in dict.fromkeys(entry.parents) if title in by_title and title != entry.model
+        ]
+        cells = {}
+        for column in self.columns:
+            raw = self._raw(entry, column)
+            if raw is None:
+                continue
+            value, stderr, shots, n = raw
+            deltas = tuple(
+                _delta(parent.model, value, stderr, theirs[0], theirs[1], column.higher_is_better)
+                for parent in parents
+                if (theirs := self._raw(parent, column)) is not None
+            )
+            best = min(deltas, key=lambda delta: delta.gain, default=None)
+            cells[column] = Cell(value, stderr, shots, n, deltas, best)
+        return cells
+
+    def _suite_markdown(self, suite: str, brief: bool) -> str:
+        columns = [column for column in self.columns if column.suite == suite]
+        heads = [f"{_escape(c.title)}{'' if c.higher_is_better else ' ↓'}" for c in columns]
+        lines = [f"**{_escape(suite)}**", "", f"| # | model | method | size | layers | {' | '.join(heads)} |"]
+        lines.append("| ---: | --- | --- | ---: | ---: |" + " ---: |" * len(columns))
+        for row in self.rows:
+            if not any(column in row.cells for column in columns):
+                continue
+            entry = row.entry
+            head = [str(row.rank or ""), f"**{_escape(entry.model)}**", entry.method or entry.kind]
+            head += [format_count(entry.parameters), str(entry.layers or "")]
+            cells = [_cell_text(row.cells.get(c), c, only_value=brief and c is not columns[0]) for c in columns]
+            lines.append(f"| {' | '.join([*head, *cells])} |")
+        return "\n".join([*lines, ""])
+
+
+def format_count(count: int | None) -> str:
+    """A number of parameters for people: 1.29M, 7.24B; empty for None."""
+    if count is None:
+        return ""
+    for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def arrow(delta: Delta) -> str:
+    """▲ for better, ▼ for worse, nothing for equal."""
+    return "▲" if delta.gain > 0 else "▼" if delta.gain < 0 else ""
+
+
+def _delta(
+    parent: str, value: float, stderr: float | None, theirs: float, their_stderr: float | None, higher: bool
+) -> Delta:
+    known = stderr is not None and their_stderr is not None
+    combined = math.hypot(stderr or 0.0, their_stderr or 0.0) if known else None
+    difference = value - theirs
+    return Delta(parent, theirs, difference, difference if higher else -difference, combined)
+
+
+def _cell_text(cell: Cell | None, column: Column, *, only_value: bool) -> str:
+    if cell is None:
+        return ""
+    text = format_value(cell.value, column.is_fraction)
+    if only_value:
+        return text
+    if cell.stderr:
+        text += f" ±{format_value(cell.stderr, column.is_fraction)}"
+    if cell.best_parent is not None:
+        delta = cell.best_parent
+        text += f" {arrow(delta)}{format_delta(delta.difference, column.is_fraction, cell.value)}"
+    return text
+
+
+def _shared_prefix(names: Sequence[str]) -> str:
+    """The leading ``_``-separated words that all names share, the last word of each left out."""
+    words = [name.split("_")[:-1] for name in set(names)]
+    shared = [group[0] for group in itertools.takewhile(lambda group: len(set(group)) == 1, zip(*words, strict=False))]
+    return "".join(f"{word}_" for word in shared) if len(words) > 1 else ""
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
+def _refuse_repeated(what: str, names: Sequence[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise EvaluationError(f"leaderboard: {what} {name!r} appears {count} times")

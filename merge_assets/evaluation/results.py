@@ -1,0 +1,216 @@
+"""Results of single evaluation tasks, committed one by one so that an interrupted suite continues.
+
+A result is keyed by everything that determines it. It is written to a temporary directory and renamed: a reader
+sees a complete result or none, and of two writers of one key the first wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+_RESULT_FILE = "result.json"
+_FORMAT = 1
+
+
+class SampleCount(BaseModel):
+    """Documents of one task: all of the split, and those evaluated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    original: int
+    effective: int
+
+
+class ResultKey(BaseModel):
+    """All that determines the result of one task.
+
+    Attributes:
+        model: fingerprint of the evaluated checkpoint.
+        task: lm-eval task, group or tag name.
+        task_digest: digest of the task's files.
+        shots: few-shot examples; None leaves it to the task.
+        limit: documents per task (int), or the fraction of them (float below 1); None means all.
+        seed: seed of numpy, torch and the few-shot sampler.
+        dtype: requested dtype of the loaded weights; "auto" is the checkpoint's own.
+        batch_size: sequences per forward pass. Padding changes the last digits of a log-likelihood.
+        lm_eval: version of lm-eval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    model: str
+    task: str
+    task_digest: str
+    shots: int | None
+    limit: int | float | None
+    seed: int
+    dtype: str
+    batch_size: int | str
+    lm_eval: str
+
+    @property
+    def digest(self) -> str:
+        """sha256 hex over the key's canonical JSON."""
+        text = json.dumps({"format": _FORMAT, **self.model_dump(mode="json")}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class TaskResult(BaseModel):
+    """What lm-eval found for one task of a suite.
+
+    Attributes:
+        key: what determines the result.
+        metrics: per task and group name, lm-eval's ``metric,filter`` and ``metric_stderr,filter`` values;
+            None where lm-eval gives none or the value is not finite.
+        higher_is_better: per task and group name, the direction of each metric.
+        shots: per task and group name, the few-shot examples used.
+        samples: per task name, how many documents were evaluated.
+        task_versions: per task name, the version that the task's metadata give.
+        seeds: of Python's random, numpy, torch and the few-shot sampler.
+        versions: of lm_eval, transformers, torch and datasets.
+        device: where the model ran.
+        model_dtype: dtype of the loaded weights.
+        command: the lm-eval command line that gives the same numbers.
+        seconds: wall time of the task without loading the model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    key: ResultKey
+    metrics: dict[str, dict[str, float | None]]
+    higher_is_better: dict[str, dict[str, bool]]
+    shots: dict[str, int]
+    samples: dict[str, SampleCount]
+    task_versions: dict[str, str]
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    device: str
+    model_dtype: str
+    command: list[str]
+    seconds: float = Field(ge=0)
+    created: str = Field(description="UTC, ISO 8601")
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """A committed result and its directory."""
+
+    result: TaskResult
+    directory: Path
+
+    def sample_files(self) -> dict[str, Path]:
+        """JSON-lines file of the logged samples of each task name."""
+        names = json.loads((self.directory / "samples.json").read_text(encoding="utf-8"))
+        return {task: self.directory / name for task, name in names.items()}
+
+
+class TaskResults:
+    """Committed task results below one directory, shared by all models and suites.
+
+    Args:
+        directory: created when the first result is committed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def find(self, key: ResultKey) -> StoredResult | None:
+        """The committed result of ``key``, or None; a damaged one counts as absent."""
+        directory = self._path(key)
+        try:
+            result = TaskResult.model_validate_json((directory / _RESULT_FILE).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return StoredResult(result, directory) if result.key == key else None
+
+    def commit(self, result: TaskResult, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> StoredResult:
+        """Makes a result visible, samples first.
+
+        Args:
+            result: the task's result.
+            samples: per task name, one mapping per evaluated document and filter.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._remove_stale()
+        final = self._path(result.key)
+        draft = self.directory / f".draft-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        draft.mkdir()
+        try:
+            names = {task: f"samples_{_file_name(task)}.jsonl" for task in samples}
+            for task, rows in samples.items():
+                with (draft / names[task]).open("w", encoding="utf-8") as file:
+                    for row in rows:
+                        file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
+            _write(draft / "samples.json", json.dumps(names, indent=1))
+            _write(draft / _RESULT_FILE, result.model_dump_json(indent=1) + "\n")
+            if self.find(result.key) is None:
+                shutil.rmtree(final, ignore_errors=True)
+                final.parent.mkdir(exist_ok=True)
+                # Another writer may have renamed first; its result is as good.
+                with contextlib.suppress(OSError):
+                    draft.rename(final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        stored = self.find(result.key)
+        if stored is None:
+            raise OSError(f"result of {result.key.task} could not be committed to {final}")
+        return stored
+
+    def __iter__(self) -> Iterator[StoredResult]:
+        for path in sorted(self.directory.glob(f"[0-9a-f][0-9a-f]/*/{_RESULT_FILE}")):
+            with contextlib.suppress(OSError, ValidationError):
+                yield StoredResult(TaskResult.model_validate_json(path.read_bytes()), path.parent)
+
+    def _path(self, key: ResultKey) -> Path:
+        return self.directory / key.digest[:2] / key.digest
+
+    def _remove_stale(self) -> None:
+        """Removes drafts of processes of this host that no longer run."""
+        for draft in self.directory.glob(f".draft-{socket.gethostname()}-*"):
+            pid = int(draft.name.split("-")[-2])
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                shutil.rmtree(draft, ignore_errors=True)
+            except PermissionError:
+                continue
+
+
+def plain(value: Any) -> Any:
+    """``value`` as strict JSON: numpy numbers become Python's, non-finite numbers and other objects text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return plain(value.item())
+    return str(value)
+
+
+def _file_name(task: str) -> str:
+    safe = "".join(char if char.isalnum() or char in "._-" else "_" for char in task).lstrip(".")
+    return safe if safe == task else f"{safe}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,178 @@
+"""Evaluates a checkpoint on a suite, one task at a time; a finished task is never evaluated again.
+
+This module is light: lm-eval, transformers and torch are imported only when a task is left to evaluate.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
+from merge_assets.errors import Stopped
+from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResults
+from merge_assets.evaluation.scores import Scores, collect_scores
+from merge_assets.evaluation.suite import Suite
+from merge_assets.progress import Progress, ShouldStop
+
+_STEPS = 1000
+"""Progress is reported in thousandths of a task."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate_suite` found.
+
+    Attributes:
+        scores: the suite's scores.
+        results: the committed result behind each row, in the suite's order.
+        evaluated: names of the tasks that were run now; the others were found committed.
+    """
+
+    scores: Scores
+    results: tuple[StoredResult, ...]
+    evaluated: tuple[str, ...]
+
+    def write(self, directory: Path) -> None:
+        """Writes scores, task results and samples into ``directory`` (see :meth:`Scores.write`)."""
+        unique = {stored.result.key.digest: stored for stored in self.results}
+        self.scores.write(directory, list(unique.values()))
+
+
+def result_keys(
+    suite: Suite,
+    fingerprint: str,
+    *,
+    dtype: str | None = None,
+    batch_size: int | str | None = None,
+    limit: int | float | None = None,
+) -> tuple[ResultKey, ...]:
+    """The key of each task's result, in the suite's order; imports neither torch nor lm-eval.
+
+    Args:
+        suite: the suite.
+        fingerprint: the checkpoint's fingerprint.
+        dtype: dtype in which the weights are loaded; overrides the suite's.
+        batch_size: overrides the suite's.
+        limit: caps the documents of every task, whatever the suite says; for a quick look.
+    """
+    version = importlib.metadata.version("lm_eval")
+    return tuple(
+        ResultKey(
+            model=fingerprint,
+            task=entry.task,
+            task_digest=suite.task_digest(entry.task),
+            shots=entry.shots,
+            limit=entry.limit if limit is None else limit,
+            seed=suite.seed,
+            dtype=dtype or suite.dtype,
+            batch_size=batch_size or suite.batch_size or 1,
+            lm_eval=version,
+        )
+        for entry in suite.tasks
+    )
+
+
+def pending_tasks(keys: Sequence[ResultKey], results: TaskResults) -> list[str]:
+    """Names of the tasks without a committed result."""
+    return [key.task for key in dict.fromkeys(keys) if results.find(key) is None]
+
+
+def evaluate(
+    model_dir: Path,
+    suite: Suite,
+    *,
+    results: TaskResults,
+    title: str | None = None,
+    fingerprint: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    batch_size: int | str | None = None,
+    limit: int | float | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Scores:
+    """The scores of :func:`evaluate_suite`, which see."""
+    return evaluate_suite(
+        model_dir,
+        suite,
+        results=results,
+        title=title,
+        fingerprint=fingerprint,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        limit=limit,
+        progress=progress,
+        should_stop=should_stop,
+    ).scores
+
+
+def evaluate_suite(
+    model_dir: Path,
+    suite: Suite,
+    *,
+    results: TaskResults,
+    title: str | None = None,
+    fingerprint: str | None = None,
+    device: str = "auto",
+    dtype: str | None = None,
+    batch_size: int | str | None = None,
+    limit: int | float | None = None,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Evaluation:
+    """Evaluates a checkpoint on every task of a suite that has no committed result yet.
+
+    Args:
+        model_dir: directory that ``from_pretrained`` opens.
+        suite: what to evaluate.
+        results: where finished tasks are committed and found again.
+        title: name of the model in the scores; the directory's name if None.
+        fingerprint: the checkpoint's fingerprint; computed from its bytes if None.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+        dtype: dtype in which the weights are loaded; overrides the suite's.
+        batch_size: sequences per forward pass or "auto"; overrides the suite's.
+        limit: caps the documents of every task; for a quick look.
+        progress: called with thousandths of a task done, the total, and the task at work with its requests.
+        should_stop: polled at least once per forward pass of a decoder layer and per prompt built.
+
+    Raises:
+        EvaluationError: a task is unknown, needs other settings, or fails. Tasks committed before stay so.
+        Stopped: ``should_stop`` answered True.
+    """
+    if fingerprint is None:
+        fingerprint = digest_checkpoint(open_checkpoint(model_dir), should_stop=should_stop).fingerprint
+    keys = result_keys(suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit)
+    unique = list(dict.fromkeys(keys))
+    found = {key: stored for key in unique if (stored := results.find(key)) is not None}
+    missing = [key for key in unique if key not in found]
+    total = _STEPS * len(unique)
+
+    if missing:
+        from merge_assets.evaluation.harness import Harness
+
+        with Harness(model_dir, suite, device=device, dtype=keys[0].dtype, batch_size=keys[0].batch_size) as harness:
+            for key in missing:
+                done = _STEPS * len(found)
+                number = unique.index(key) + 1
+
+                def report(
+                    requests: int, of: int, what: str, done: int = done, task: str = key.task, number: int = number
+                ) -> None:
+                    if progress is not None:
+                        label = f"{task} ({number}/{len(unique)}): {what} {requests}/{of}"
+                        progress(done + _STEPS * min(requests, of) // max(of, 1), total, label)
+
+                if should_stop is not None and should_stop():
+                    raise Stopped
+                result, samples = harness.run(key, report=report, should_stop=should_stop)
+                found[key] = results.commit(result, samples)
+    if progress is not None:
+        progress(total, total, f"{suite.name}: {len(unique)} tasks")
+
+    ordered = tuple(found[key] for key in keys)
+    scores = collect_scores(suite, [s.result for s in ordered], model=title or model_dir.name, fingerprint=fingerprint)
+    return Evaluation(scores, ordered, tuple(key.task for key in missing))

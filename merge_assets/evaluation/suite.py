@@ -1,0 +1,288 @@
+"""Suites: YAML files that name evaluation tasks with their shots, metric and limit.
+
+A suite file is read strictly; an unknown key or a wrong type is an :class:`EvaluationError` that names the file
+and the key path. One wrong file does not take the others down (:func:`load_suites`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import reprlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from merge_assets.errors import EvaluationError
+from merge_assets.evaluation.tasks import LocalTask, TaskFolder
+
+_MAX_BYTES = 1 << 20
+_MAX_PROBLEMS = 5
+
+BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
+class SuiteTask(BaseModel):
+    """One task of a suite.
+
+    A headline metric is a fraction in 0..1 where higher is better, such as accuracy; the suite's headline is
+    the mean of these.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    task: str = Field(min_length=1, description="name of an lm-eval task, group or tag")
+    metric: str = Field(
+        min_length=1, description='lm-eval metric; with its filter where there are several: "exact_match,strict-match"'
+    )
+    shots: int | None = Field(None, ge=0, description="few-shot examples; null leaves it to the task")
+    limit: int | float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="documents per task, or a fraction below 1; null means all"
+    )
+    higher_is_better: bool | None = Field(None, description="null asks lm-eval")
+    headline: bool = Field(True, description="whether the metric enters the suite's headline average")
+
+    @field_validator("limit")
+    @classmethod
+    def _whole_or_fraction(cls, limit: int | float | None) -> int | float | None:
+        if isinstance(limit, float) and limit >= 1:
+            raise ValueError("a limit of 1 or more is a whole number of documents; write it without a fraction")
+        return limit
+
+    @model_validator(mode="after")
+    def _headline_is_higher_better(self) -> SuiteTask:
+        if self.headline and self.higher_is_better is False:
+            raise ValueError("a metric where lower is better cannot enter the headline; set headline: false")
+        return self
+
+
+class Suite(BaseModel):
+    """A named list of evaluation tasks.
+
+    Attributes:
+        file: the YAML file it was read from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    file: Path = Field(exclude=True, repr=False)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    description: str = Field("", description="one line")
+    headline: Literal["average"] = Field("average", description="mean of the tasks' headline metrics")
+    tasks: tuple[SuiteTask, ...] = Field(min_length=1, strict=False)
+    include_path: str | None = Field(None, description="folder of lm-eval task files, relative to the suite file")
+    seed: int = Field(1234, ge=0, lt=2**32, description="seed of numpy, torch and the few-shot sampler")
+    batch_size: BatchSize | None = Field(None, description="sequences per forward pass, or auto; null means 1")
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="dtype in which weights are loaded; auto is the checkpoint's own, slow on CPUs for bfloat16"
+    )
+
+    _folder: TaskFolder | None = PrivateAttr(None)
+    _digest: str | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Suite:
+        seen = set()
+        for entry in self.tasks:
+            if (entry.task, entry.metric) in seen:
+                raise ValueError(f"task {entry.task} with metric {entry.metric} is listed twice")
+            seen.add((entry.task, entry.metric))
+        return self
+
+    @property
+    def tasks_dir(self) -> Path | None:
+        """Absolute path of the folder with the suite's own lm-eval tasks, or None."""
+        return None if self.include_path is None else (self.file.parent / self.include_path).resolve()
+
+    def local_task(self, name: str) -> LocalTask | None:
+        """The task as the suite's folder defines it, or None for a task that ships with lm-eval."""
+        if self.tasks_dir is None:
+            return None
+        if self._folder is None:
+            self._folder = TaskFolder(self.tasks_dir)
+        return self._folder.find(name)
+
+    def broken_task_files(self) -> dict[Path, str]:
+        """Task files of the suite's folder that cannot be read, with the reason."""
+        if self.tasks_dir is None:
+            return {}
+        self.local_task("")
+        return dict(self._folder.broken) if self._folder else {}
+
+    def task_digest(self, name: str) -> str:
+        """Digest of what defines a task: its own files, or its name for one that ships with lm-eval.
+
+        lm-eval's version is not part of it; it stands beside this digest wherever results are keyed.
+        """
+        local = self.local_task(name)
+        return local.digest if local else hashlib.sha256(f"lm-eval task {name}".encode()).hexdigest()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every task and all of its data lie in local files, so that no network is needed."""
+        return all((local := self.local_task(entry.task)) is not None and local.local for entry in self.tasks)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that determines scores, computed once: content without name and description, task files."""
+        if self._digest is None:
+            content = self.model_dump(mode="json", exclude={"file", "name", "description", "include_path"})
+            content["digests"] = {entry.task: self.task_digest(entry.task) for entry in self.tasks}
+            self._digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return self._digest
+
+
+@dataclass(frozen=True)
+class BrokenSuite:
+    """A suite file that cannot be used; ``name`` is the file's stem."""
+
+    name: str
+    file: Path
+    error: EvaluationError
+
+
+class Suites(dict[str, Suite]):
+    """Suites by name, sorted, and the files that are not usable.
+
+    Attributes:
+        broken: one entry per unusable file.
+    """
+
+    def __init__(self, suites: Iterable[Suite] = (), broken: Iterable[BrokenSuite] = ()) -> None:
+        super().__init__((suite.name, suite) for suite in sorted(suites, key=lambda suite: suite.name))
+        self.broken = list(broken)
+
+    def require(self, name: str) -> Suite:
+        """The suite of that name.
+
+        Raises:
+            EvaluationError: there is none, or its file is broken.
+        """
+        if name in self:
+            return self[name]
+        for broken in self.broken:
+            if broken.name == name:
+                raise broken.error
+        close = difflib.get_close_matches(name, self, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise EvaluationError(f"there is no suite {name!r}{hint} Known: {', '.join(self) or 'none'}")
+
+
+def load_suite(path: Path) -> Suite:
+    """Reads one suite file.
+
+    Raises:
+        EvaluationError: the file is missing, too large, not YAML, or not a suite.
+    """
+    data = _read_yaml(path)
+    data.setdefault("name", path.stem)
+    try:
+        suite = Suite.model_validate({**data, "file": path.resolve()})
+    except ValidationError as error:
+        raise EvaluationError(_explain(path, error)) from None
+    if suite.tasks_dir is not None and not suite.tasks_dir.is_dir():
+        raise EvaluationError(f"{path}: include_path: {suite.include_path!r} is not a folder beside the suite file")
+    return suite
+
+
+def load_suites(folders: Sequence[Path]) -> Suites:
+    """Reads every ``*.yaml`` and ``*.yml`` directly in the folders; a folder that does not exist holds none.
+
+    Files whose name starts with ``_`` or ``.`` are skipped. Two files with one suite name are both broken.
+    """
+    loaded: dict[str, list[Suite]] = {}
+    broken: list[BrokenSuite] = []
+    for path in sorted({path.resolve() for folder in folders if folder.is_dir() for path in folder.iterdir()}):
+        if path.suffix not in {".yaml", ".yml"} or path.name.startswith(("_", ".")) or not path.is_file():
+            continue
+        try:
+            suite = load_suite(path)
+            _ = suite.digest
+        except EvaluationError as error:
+            broken.append(BrokenSuite(path.stem, path, error))
+        except OSError as error:
+            broken.append(BrokenSuite(path.stem, path, EvaluationError(f"{path}: cannot be read: {error.strerror}")))
+        else:
+            loaded.setdefault(suite.name, []).append(suite)
+    for name, suites in loaded.items():
+        if len(suites) > 1:
+            files = ", ".join(str(suite.file) for suite in suites)
+            message = f"the name {name!r} is used by {files}; rename all but one"
+            broken += [BrokenSuite(name, s.file, EvaluationError(f"{s.file}: name: {message}")) for s in suites]
+    return Suites((suites[0] for suites in loaded.values() if len(suites) == 1), broken)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Safe loader that refuses duplicate keys, of which YAML would silently keep the last."""
+
+
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node)
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise EvaluationError(f"{path}: is larger than 1 MiB; a suite file holds a list of tasks")
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise EvaluationError(f"{path}: is not UTF-8 text") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise EvaluationError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise EvaluationError(f"{path}: a suite is a mapping with the keys name, description, headline and tasks")
+    if "file" in data:
+        raise EvaluationError(f"{path}: file: unknown key; remove it")
+    return data
+
+
+_UNION_MEMBERS = frozenset(
+    {"constrained-int", "int", "float", "literal['auto']", "function-after[_whole_or_fraction()]"}
+)
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False)
+    # A container is reported, too, when nothing in it is valid; its parts say more.
+    inner = [item["loc"][:length] for item in found for length in range(len(item["loc"]))]
+    found = [item for item in found if item["loc"] not in inner or not item["loc"]]
+    # A misspelt key first: the missing one follows from it.
+    found.sort(key=lambda item: item["type"] != "extra_forbidden")
+    problems = list(dict.fromkeys(_problem(item) for item in found))
+    more = len(problems) - _MAX_PROBLEMS
+    return f"{path}: " + "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _problem(item: ErrorDetails) -> str:
+    loc = [part for part in item["loc"] if part not in _UNION_MEMBERS]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    if item["type"] == "extra_forbidden":
+        known = list((SuiteTask if loc[0] == "tasks" else Suite).model_fields)
+        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        return f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}")
+    if item["type"] == "missing":
+        return f"{key}: is missing"
+    if item["type"] == "value_error":
+        text = item["msg"].removeprefix("Value error, ")
+    else:
+        short = reprlib.Repr()
+        short.maxlevel = 2
+        text = f"{item['msg']}, found {short.repr(item['input'])}"
+    return f"{key}: {text}" if key else text

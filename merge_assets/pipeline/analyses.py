@@ -1,0 +1,62 @@
+"""SNR analyses of the models whose layers a recipe prunes by them."""
+
+import hashlib
+
+import dagster as dg
+
+from merge_assets.pipeline.automation import rebuild_on_change
+from merge_assets.pipeline.graph import AnalysisNode
+from merge_assets.pipeline.inputs import Inputs
+from merge_assets.pipeline.keys import group_name
+from merge_assets.pipeline.render import analysis_metadata
+from merge_assets.pipeline.work import run_work, step
+from merge_assets.sources import Workspace
+
+ANALYSIS_VERSION = "1"
+
+
+def analysis_spec(node: AnalysisNode) -> dg.AssetSpec:
+    """An analysis as Dagster shows it."""
+    modules = ", ".join(node.modules)
+    return dg.AssetSpec(
+        node.key,
+        deps=[node.model.key],
+        code_version=f"{ANALYSIS_VERSION}-{hashlib.sha256(modules.encode()).hexdigest()[:16]}",
+        group_name=group_name("analyses"),
+        kinds={"table"},
+        tags={"automation": "on" if node.model.automated else "off"},
+        description=f"Signal-to-noise ratio of {modules} in every layer of {node.model.title}.\n\n"
+        "From the singular values of each weight. A recipe chooses by it which layers to remove.",
+        automation_condition=rebuild_on_change() if node.model.automated else None,
+    )
+
+
+def build_analysis(workspace: Workspace, node: AnalysisNode, op_name: str) -> dg.AssetsDefinition:
+    """The asset that analyses one model."""
+
+    @dg.multi_asset(name=op_name, specs=[analysis_spec(node)])
+    @step
+    def analysis(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+        from merge_assets import api
+
+        inputs = Inputs(context.instance, [node.model])
+        analysed = run_work(
+            context,
+            node.key,
+            lambda progress, should_stop: api.analyse(
+                workspace,
+                node.model.reference,
+                modules=node.modules,
+                commit=inputs.commits.get(node.model.reference),
+                progress=progress,
+                should_stop=should_stop,
+            ),
+        )
+        inputs.report_moved(context, analysed.artifact.manifest.inputs)
+        return dg.MaterializeResult(
+            asset_key=node.key,
+            data_version=dg.DataVersion(analysed.artifact.version),
+            metadata=analysis_metadata(analysed, analysed.artifact.directory(workspace.cache / "artifacts")),
+        )
+
+    return analysis

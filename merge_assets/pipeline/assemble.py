@@ -1,0 +1,83 @@
+"""From a workspace to Dagster definitions."""
+
+import dagster as dg
+
+from merge_assets.pipeline.analyses import build_analysis
+from merge_assets.pipeline.automation import automation_sensor, backstop, recipe_schedules
+from merge_assets.pipeline.bases import build_base_sensors, build_bases
+from merge_assets.pipeline.broken import build_broken, refuse_when_validating
+from merge_assets.pipeline.executor import choose_executor
+from merge_assets.pipeline.graph import Graph, build_graph
+from merge_assets.pipeline.keys import LEADERBOARD, op_names
+from merge_assets.pipeline.leaderboard import build_leaderboard
+from merge_assets.pipeline.scores import build_scores
+from merge_assets.pipeline.variants import build_variant
+from merge_assets.sources import Workspace
+
+BUILD_JOB = "build"
+
+
+def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.Definitions:
+    """Everything that Dagster shows and runs for a workspace.
+
+    Args:
+        workspace: opened settings, recipes and suites.
+        graph: the workspace's graph, if it is there already.
+
+    Raises:
+        RecipeError: if a recipe is broken while definitions are being validated.
+    """
+    graph = graph or build_graph(workspace)
+    refuse_when_validating(graph.broken)
+    names = op_names(
+        [
+            *(node.key for node in graph.analyses),
+            *(node.model.key for node in graph.variants),
+            *(node.key for node in graph.scores),
+        ]
+    )
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [*build_bases(workspace, graph.bases)]
+    assets += [build_analysis(workspace, node, names[node.key]) for node in graph.analyses]
+    assets += [build_variant(workspace, node, names[node.model.key]) for node in graph.variants]
+    assets += [build_scores(workspace, node, names[node.key]) for node in graph.scores]
+    automated = graph.automated_keys()
+    scores = [node.key for node in graph.scores]
+    assets += build_leaderboard(workspace, scores, automated=any(node.automated for node in graph.scores))
+    broken_specs, broken_checks, broken_sensors = build_broken(graph.broken)
+    if automated and scores:
+        automated.append(LEADERBOARD)
+    nightly, nightly_jobs = backstop(automated)
+    crons, cron_jobs = recipe_schedules(scheduled_selections(graph))
+    jobs = [*nightly_jobs, *cron_jobs]
+    if names:
+        jobs.append(
+            dg.define_asset_job(
+                BUILD_JOB,
+                selection=dg.AssetSelection.assets(*names, *([LEADERBOARD] if scores else [])),
+                description="Everything that can be built; `merge-assets build` runs a part of it.",
+            )
+        )
+    return dg.Definitions(
+        assets=[*assets, *broken_specs],
+        asset_checks=broken_checks,
+        jobs=jobs,
+        schedules=[*nightly, *crons],
+        sensors=[automation_sensor(), *build_base_sensors(workspace, graph.bases), *broken_sensors],
+        executor=choose_executor(),
+    )
+
+
+def scheduled_selections(graph: Graph) -> dict[str, list[dg.AssetKey]]:
+    """For every cron of an automated recipe: its variants, their scores and the leaderboard."""
+    selections: dict[str, list[dg.AssetKey]] = {}
+    for node in graph.variants:
+        cron = node.recipe.schedule
+        if cron is None or not node.model.automated:
+            continue
+        keys = selections.setdefault(cron, [])
+        keys.append(node.model.key)
+        keys += [scores.key for scores in graph.scores if scores.model.key == node.model.key]
+    for keys in selections.values():
+        if any(key.path[0] == "scores" for key in keys):
+            keys.append(LEADERBOARD)
+    return selections

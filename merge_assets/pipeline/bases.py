@@ -1,0 +1,131 @@
+"""Base checkpoints: observed, never built, versioned by the digest of their bytes.
+
+One asset function observes any of them in a run. Two sensors notice changes without a hand and without a run: one for
+local checkpoints, cheap because digests are cached by size and modification time, and one for Hub references.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from merge_assets.errors import MergeAssetsError, Stopped
+from merge_assets.pipeline.graph import ModelNode
+from merge_assets.pipeline.keys import group_name
+from merge_assets.pipeline.render import observation_metadata
+from merge_assets.pipeline.versions import observation_event, recorded
+from merge_assets.sources import Workspace
+
+OBSERVE_OP = "base_checkpoints"
+LOCAL_INTERVAL_SECONDS = 30
+HUB_INTERVAL_SECONDS = 3600
+# Dagster ends a sensor evaluation after 60 s. Digests of finished files are cached, so the next tick goes on.
+TICK_SECONDS = 40.0
+
+
+def base_spec(node: ModelNode) -> dg.AssetSpec:
+    """A base checkpoint as Dagster shows it."""
+    where = "on the Hugging Face Hub" if node.kind == "hub" else "in a local folder"
+    return dg.AssetSpec(
+        node.key,
+        group_name=group_name("checkpoints", node.kind),
+        kinds={"huggingface"} if node.kind == "hub" else {"safetensors"},
+        description=f"Base checkpoint {node.title} {where}.\n\n"
+        "Its version is the digest of its weights, config and tokenizer; it changes if and only if their bytes do.",
+        metadata={"reference": str(node.reference)},
+        tags={"automation": "on" if node.automated else "off"},
+    )
+
+
+def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.AssetsDefinition]:
+    """The observable asset of all base checkpoints; empty if there are none."""
+    if not nodes:
+        return []
+    by_key = {node.key: node for node in nodes}
+
+    @dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
+        name=OBSERVE_OP,
+        specs=[base_spec(node) for node in nodes],
+        can_subset=True,
+        description="Reads the fingerprints of base checkpoints.",
+    )
+    def base_checkpoints(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
+        from merge_assets import api
+
+        problems: list[str] = []
+        for key in sorted(context.selected_asset_keys):
+            try:
+                observation = api.observe(workspace, by_key[key].reference)
+            except MergeAssetsError as error:
+                problems.append(str(error))
+                context.log.error(str(error))
+                continue
+            yield dg.ObserveResult(
+                asset_key=key,
+                data_version=dg.DataVersion(observation.fingerprint),
+                metadata=observation_metadata(observation),
+            )
+        if problems:
+            raise dg.Failure(description="\n".join(problems))
+
+    return [base_checkpoints]
+
+
+def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.SensorDefinition]:
+    """Sensors over the base checkpoints of automated recipes."""
+    automated = [node for node in nodes if node.automated]
+    local = [node for node in automated if node.kind == "local"]
+    hub = [node for node in automated if node.kind == "hub"]
+    sensors = []
+    if local:
+        sensors.append(_sensor(workspace, "local_checkpoints", local, LOCAL_INTERVAL_SECONDS))
+    if hub:
+        sensors.append(_sensor(workspace, "hub_revisions", hub, HUB_INTERVAL_SECONDS))
+    return sensors
+
+
+def _sensor(workspace: Workspace, name: str, nodes: Sequence[ModelNode], interval: int) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        minimum_interval_seconds=interval,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        asset_selection=dg.AssetSelection.assets(*[node.key for node in nodes]),
+        description=f"Looks at {len(nodes)} base checkpoints and records those whose bytes changed.",
+    )
+    def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return changed_bases(workspace, nodes, context)
+
+    return watch
+
+
+def changed_bases(
+    workspace: Workspace,
+    nodes: Sequence[ModelNode],
+    context: dg.SensorEvaluationContext,
+    seconds: float = TICK_SECONDS,
+) -> dg.SensorResult:
+    """One tick: an observation for every checkpoint whose fingerprint is not the recorded one.
+
+    A checkpoint that cannot be digested within ``seconds`` is observed by a run instead, once per change of files.
+    """
+    from merge_assets import api
+
+    deadline = time.monotonic() + seconds
+    events: list[dg.AssetObservation] = []
+    late: list[dg.AssetKey] = []
+    for node in nodes:
+        try:
+            observation = api.observe(workspace, node.reference, should_stop=lambda: time.monotonic() > deadline)
+        except Stopped:
+            late.append(node.key)
+            continue
+        except MergeAssetsError as error:
+            context.log.warning(f"{node.title}: {error}")
+            continue
+        known = recorded(context.instance, node.key)
+        if known is None or known.data_version != observation.fingerprint:
+            events.append(observation_event(node.key, observation.fingerprint, observation_metadata(observation)))
+    if late and context.cursor != (cursor := ",".join(key.to_user_string() for key in late)):
+        return dg.SensorResult(asset_events=events, run_requests=[dg.RunRequest(asset_selection=late)], cursor=cursor)
+    skip = None if events else dg.SkipReason(f"{len(nodes)} base checkpoints, none changed")
+    return dg.SensorResult(asset_events=events, skip_reason=skip, cursor="" if not late else context.cursor)

@@ -1,0 +1,82 @@
+"""Recipes that cannot become a variant: shown as an asset with the error, so that the others still load.
+
+The check of such an asset fails in the UI. ``dg check defs`` and ``dagster definitions validate`` fail as a whole.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from merge_assets.errors import RecipeError
+from merge_assets.pipeline.graph import BrokenNode
+
+CHECK = "recipe_is_valid"
+SENSOR_SECONDS = 300
+
+
+def refuse_when_validating(nodes: Sequence[BrokenNode]) -> None:
+    """Fail if definitions are being validated and a recipe is broken.
+
+    Raises:
+        RecipeError: with every broken recipe's message.
+    """
+    if nodes and os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):
+        raise RecipeError("\n".join(node.message for node in nodes))
+
+
+def broken_spec(node: BrokenNode) -> dg.AssetSpec:
+    """A broken recipe as Dagster shows it."""
+    return dg.AssetSpec(
+        node.key,
+        group_name="broken",
+        kinds={"yaml"},
+        tags={"state": "broken"},
+        description=f"The recipe {node.name} is broken and builds nothing.\n\n```\n{node.message}\n```",
+        metadata={
+            "dagster/code_references": dg.CodeReferencesMetadataValue(
+                code_references=[dg.LocalFileCodeReference(file_path=str(node.file), label=node.file.name)]
+            ),
+        },
+    )
+
+
+def build_broken(
+    nodes: Sequence[BrokenNode],
+) -> tuple[list[dg.AssetSpec], list[dg.AssetsDefinition], list[dg.SensorDefinition]]:
+    """Assets, their failing checks, and the sensor that reports the failure without a run."""
+    if not nodes:
+        return [], [], []
+
+    @dg.multi_asset_check(
+        name="broken_recipes",
+        specs=[dg.AssetCheckSpec(CHECK, asset=node.key, description="The recipe file can be read.") for node in nodes],
+        can_subset=True,
+    )
+    def broken_recipes(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        for node in nodes:
+            if dg.AssetCheckKey(node.key, CHECK) in context.selected_asset_check_keys:
+                yield dg.AssetCheckResult(asset_key=node.key, check_name=CHECK, passed=False, description=node.message)
+
+    @dg.sensor(
+        name="broken_recipes_sensor",
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        asset_selection=dg.AssetSelection.assets(*[node.key for node in nodes]),
+        description="Marks the checks of broken recipes as failed.",
+    )
+    def report(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        cursor = "\n".join(node.message for node in nodes)
+        if context.cursor == cursor:
+            return dg.SensorResult(skip_reason=dg.SkipReason("nothing new"), cursor=cursor)
+        return dg.SensorResult(asset_events=broken_evaluations(nodes), cursor=cursor)
+
+    return [broken_spec(node) for node in nodes], [broken_recipes], [report]
+
+
+def broken_evaluations(nodes: Sequence[BrokenNode]) -> list[dg.AssetCheckEvaluation]:
+    """The failed check of each node, as an event."""
+    return [
+        dg.AssetCheckEvaluation(asset_key=node.key, check_name=CHECK, passed=False, description=node.message)
+        for node in nodes
+    ]

@@ -1,0 +1,271 @@
+"""What there is to build, as plain data: the recipes of a workspace resolved to nodes and edges.
+
+The asset factories turn each node into an asset and decide nothing. Nothing is read here but what the workspace
+already holds, so that the graph of a thousand recipes takes well under a second.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import dagster as dg
+
+from merge_assets.errors import CheckpointError
+from merge_assets.pipeline.keys import base_key, broken_key, scores_key, snr_key, variant_key
+from merge_assets.recipe import Recipe
+from merge_assets.reference import ModelReference
+from merge_assets.sources import Workspace
+
+SNR_METRICS = ("snr", "margin")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ModelNode:
+    """A base checkpoint or a variant: something that can be merged, analysed and evaluated.
+
+    Attributes:
+        reference: as :mod:`merge_assets.api` takes it.
+        kind: ``recipe``, ``local`` or ``hub``.
+        parts: what its keys are made of; unique among all models.
+        title: how people call it.
+        automated: automation may observe, build and evaluate it.
+    """
+
+    reference: ModelReference
+    kind: str
+    parts: tuple[str, ...]
+    title: str
+    automated: bool
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return variant_key(self.parts[0]) if self.kind == "recipe" else base_key(self.parts)
+
+
+@dataclass(frozen=True)
+class VariantNode:
+    """A recipe with the assets that its merge reads.
+
+    Attributes:
+        recipe: what to build.
+        model: the variant as a model.
+        group: nested group of the lineage graph, below ``variants``.
+        parents: models that are merged.
+        deps: keys of the parents and of the analyses that the recipe asks for.
+    """
+
+    recipe: Recipe
+    model: ModelNode
+    group: str
+    parents: tuple[ModelNode, ...]
+    deps: tuple[dg.AssetKey, ...]
+
+
+@dataclass(frozen=True)
+class AnalysisNode:
+    """The analysis of one model that at least one recipe asks for.
+
+    Attributes:
+        model: what is analysed.
+        modules: parts of tensor names such as ``self_attn.v_proj``, sorted.
+    """
+
+    model: ModelNode
+    modules: tuple[str, ...]
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return snr_key(self.model.parts)
+
+
+@dataclass(frozen=True)
+class ScoresNode:
+    """One model on one suite.
+
+    Attributes:
+        model: what is evaluated.
+        suite: name of the suite.
+        parents: the models that it was merged from, for deltas.
+        automated: automation may evaluate it.
+    """
+
+    model: ModelNode
+    suite: str
+    parents: tuple[ModelNode, ...]
+    automated: bool
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return scores_key(self.model.parts, self.suite)
+
+
+@dataclass(frozen=True)
+class BrokenNode:
+    """A recipe or suite that cannot be used, and why."""
+
+    name: str
+    file: Path
+    message: str
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return broken_key(self.name)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All nodes, each list sorted by key."""
+
+    bases: tuple[ModelNode, ...]
+    variants: tuple[VariantNode, ...]
+    analyses: tuple[AnalysisNode, ...]
+    scores: tuple[ScoresNode, ...]
+    broken: tuple[BrokenNode, ...]
+
+    def automated_keys(self) -> list[dg.AssetKey]:
+        """What automation may build, the leaderboard excluded."""
+        nodes: list[dg.AssetKey] = [node.key for node in self.analyses if node.model.automated]
+        nodes += [node.model.key for node in self.variants if node.model.automated]
+        nodes += [node.key for node in self.scores if node.automated]
+        return nodes
+
+
+def build_graph(workspace: Workspace) -> Graph:
+    """Resolve every recipe of the workspace."""
+    builder = _Builder(workspace)
+    for name in workspace.book.order():
+        builder.add(workspace.book.recipes[name])
+    return builder.graph()
+
+
+class _Builder:
+    """Takes recipes in build order, so that a recipe's parents are known before it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.bases: dict[dg.AssetKey, ModelNode] = {}
+        self.variants: dict[str, VariantNode] = {}
+        self.modules: dict[dg.AssetKey, tuple[ModelNode, set[str]]] = {}
+        self.scores: dict[dg.AssetKey, ScoresNode] = {}
+        self.needs_hub: dict[str, bool] = {}
+        self.broken: dict[str, BrokenNode] = {}
+        for recipe in workspace.book.broken:
+            self._break(recipe.name, recipe.file, str(recipe.error))
+        for suite in workspace.suites.broken:
+            self._break(f"suite-{suite.name}", suite.file, str(suite.error))
+
+    def add(self, recipe: Recipe) -> None:
+        """Add the nodes of one recipe, or a broken node if one of its models is nowhere."""
+        references = _distinct(
+            part
+            for whole in recipe.references()
+            for part in (ModelReference(whole.path, whole.revision), whole.lora)
+            if part is not None
+        )
+        adapters = {whole.lora for whole in recipe.references()}
+        try:
+            models = {reference: self._model(reference) for reference in references}
+        except CheckpointError as error:
+            self._break(recipe.name, recipe.source.file, f"{recipe.source.file}: {error}")
+            return
+        self.needs_hub[recipe.name] = any(
+            model.kind == "hub" or (model.kind == "recipe" and self.needs_hub[model.parts[0]])
+            for model in models.values()
+        )
+        automated = self.workspace.settings.is_automated(recipe.name, self.needs_hub[recipe.name])
+        if automated:
+            models = {reference: self._automate(model) for reference, model in models.items()}
+        deps = [model.key for model in models.values()]
+        template = recipe.prune_layers
+        if template is not None and template.by in SNR_METRICS and template.tensor is not None:
+            analysed = models[template.model]
+            self.modules.setdefault(analysed.key, (analysed, set()))[1].add(template.tensor)
+            deps.append(snr_key(analysed.parts))
+        if recipe.schedule is not None and not is_cron(recipe.schedule):
+            message = f"{recipe.source.file}: schedule: there is no time that {recipe.schedule!r} means"
+            self._break(f"{recipe.name}-schedule", recipe.source.file, message)
+            recipe = recipe.model_copy(update={"schedule": None})
+        own = ModelNode(ModelReference(recipe.name), "recipe", (recipe.name,), recipe.name, automated)
+        parents = tuple(model for reference, model in models.items() if reference not in adapters)
+        self.variants[recipe.name] = VariantNode(recipe, own, self._group(recipe), parents, _distinct(deps))
+        for suite in self._suites(recipe):
+            self._score(own, suite, parents, automated)
+            for parent in parents:
+                if parent.kind != "recipe":
+                    self._score(parent, suite, (), automated)
+
+    def graph(self) -> Graph:
+        latest = {**self.bases, **{node.model.key: node.model for node in self.variants.values()}}
+        return Graph(
+            bases=tuple(self.bases[key] for key in sorted(self.bases)),
+            variants=tuple(self.variants[name] for name in sorted(self.variants)),
+            analyses=tuple(
+                AnalysisNode(latest[key], tuple(sorted(asked))) for key, (_, asked) in sorted(self.modules.items())
+            ),
+            scores=tuple(
+                replace(self.scores[key], model=latest[self.scores[key].model.key]) for key in sorted(self.scores)
+            ),
+            broken=tuple(self.broken[name] for name in sorted(self.broken)),
+        )
+
+    def _model(self, reference: ModelReference) -> ModelNode:
+        identity = self.workspace.identify(reference)
+        if identity.kind == "recipe":
+            name = identity.parts[0]
+            if name not in self.variants:
+                raise CheckpointError(f"it uses the recipe {name!r}, which is broken; repair that one first")
+            return self.variants[name].model
+        node = ModelNode(reference, identity.kind, identity.parts, identity.title, automated=False)
+        return self.bases.setdefault(node.key, node)
+
+    def _automate(self, model: ModelNode) -> ModelNode:
+        if model.kind != "recipe" and not model.automated:
+            self.bases[model.key] = replace(model, automated=True)
+        return self.bases.get(model.key, model)
+
+    def _score(self, model: ModelNode, suite: str, parents: tuple[ModelNode, ...], automated: bool) -> None:
+        node = ScoresNode(model, suite, parents, automated)
+        if automated or node.key not in self.scores:
+            self.scores[node.key] = node
+
+    def _suites(self, recipe: Recipe) -> list[str]:
+        """The recipe's suites that exist; each that does not is shown as broken."""
+        asked = recipe.evaluate if recipe.evaluate is not None else tuple(self.workspace.settings.default_suites)
+        for suite in asked:
+            if suite not in self.workspace.suites:
+                known = ", ".join(sorted(self.workspace.suites)) or "none"
+                message = f"{recipe.source.file}: evaluate: there is no usable suite {suite!r}; there are: {known}"
+                self._break(f"{recipe.name}-{suite}", recipe.source.file, message)
+        return [suite for suite in asked if suite in self.workspace.suites]
+
+    def _group(self, recipe: Recipe) -> str:
+        """The recipe's ``group``, else its folder inside the recipe folders."""
+        if recipe.group:
+            return recipe.group
+        for folder in self.workspace.settings.recipes:
+            root = self.workspace.settings.path(folder)
+            if recipe.source.file.is_relative_to(root):
+                return recipe.source.file.relative_to(root).parent.as_posix().strip(".")
+        return ""
+
+    def _break(self, name: str, file: Path, message: str) -> None:
+        """Add a broken node; two files that claim one name share it."""
+        name = name.replace("/", "_") or "unnamed"
+        known = self.broken.get(name)
+        self.broken[name] = BrokenNode(name, file, f"{known.message}\n{message}" if known else message)
+
+
+def is_cron(text: str) -> bool:
+    """Whether Dagster accepts a cron line."""
+    try:
+        dg.ScheduleDefinition(name="probe", cron_schedule=text, job_name="probe")
+    except dg.DagsterInvalidDefinitionError:
+        return False
+    return True
+
+
+def _distinct(items: Iterable[_T]) -> tuple[_T, ...]:
+    return tuple(dict.fromkeys(items))

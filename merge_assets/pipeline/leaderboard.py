@@ -1,0 +1,51 @@
+"""The leaderboard: one table of everything evaluated."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from merge_assets.pipeline.automation import collect_on_change
+from merge_assets.pipeline.keys import LEADERBOARD
+from merge_assets.pipeline.render import leaderboard_metadata
+from merge_assets.pipeline.work import run_work, step
+from merge_assets.sources import Workspace
+
+LEADERBOARD_VERSION = "1"
+MARKDOWN_FILE = "leaderboard.md"
+
+
+def leaderboard_spec(scores: Sequence[dg.AssetKey], *, automated: bool) -> dg.AssetSpec:
+    """The leaderboard as Dagster shows it."""
+    return dg.AssetSpec(
+        LEADERBOARD,
+        deps=list(scores),
+        code_version=LEADERBOARD_VERSION,
+        group_name="leaderboard",
+        kinds={"table"},
+        description="All models on all suites, with the difference to each parent.\n\n"
+        "The artifact holds the table as Parquet, Markdown and one self-contained HTML page.",
+        automation_condition=collect_on_change() if automated else None,
+    )
+
+
+def build_leaderboard(
+    workspace: Workspace, scores: Sequence[dg.AssetKey], *, automated: bool
+) -> list[dg.AssetsDefinition]:
+    """The leaderboard asset; none if nothing is evaluated."""
+    if not scores:
+        return []
+
+    @dg.multi_asset(name="leaderboard", specs=[leaderboard_spec(scores, automated=automated)])
+    @step
+    def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+        from merge_assets import api
+
+        ranked = run_work(context, LEADERBOARD, lambda progress, should_stop: api.rank(workspace))
+        markdown = ranked.artifact.read_bytes(MARKDOWN_FILE).decode()
+        return dg.MaterializeResult(
+            asset_key=LEADERBOARD,
+            data_version=dg.DataVersion(ranked.artifact.version),
+            metadata=leaderboard_metadata(ranked, markdown),
+        )
+
+    return [leaderboard]

@@ -1,0 +1,236 @@
+"""Results as metadata that a person reads on an asset's page.
+
+Numbers that mean something over time are plain numbers, so that Dagster plots them; sizes come a second time as text.
+Tables are small: metadata is stored with every event.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from merge_assets.plan.describe import human_bytes, layer_map, parameter_table
+from merge_assets.plan.model import Plan
+from merge_assets.recipe import Recipe
+
+if TYPE_CHECKING:
+    from merge_assets.api import Analysed, Built, Observation, Ranked, Scored
+    from merge_assets.evaluation.scores import Scores
+    from merge_assets.store import Artifact
+
+MAX_ROWS = 400
+MAX_PICTURE_BYTES = 100_000
+MAX_TEXT = 60_000
+
+Metadata = dict[str, Any]
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> dg.TableMetadataValue | dg.TextMetadataValue:
+    """Rows of equal keys as an inline grid, cut to :data:`MAX_ROWS`; ``none`` for no rows."""
+    if not rows:
+        return dg.MetadataValue.text("none")
+    records = [dg.TableRecord({key: _cell(value) for key, value in row.items()}) for row in rows[:MAX_ROWS]]
+    columns = [dg.TableColumn(key, _column_type([row[key] for row in rows])) for key in rows[0]]
+    return dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns))
+
+
+def picture(title: str, png: bytes) -> dg.MarkdownMetadataValue:
+    """A PNG inside Markdown; one that is too large for the event log is left out with a note."""
+    if len(png) > MAX_PICTURE_BYTES:
+        return dg.MetadataValue.md(f"The picture has {human_bytes(len(png))}; open it in the artifact's folder.")
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def code(text: str, language: str) -> dg.MarkdownMetadataValue:
+    """Text as a fenced block."""
+    shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}\n…"
+    return dg.MetadataValue.md(f"```{language}\n{shown.rstrip()}\n```")
+
+
+def code_references(file: Path, line: int) -> dg.CodeReferencesMetadataValue:
+    """Where a definition stands, as the link "Open in editor"."""
+    return dg.CodeReferencesMetadataValue(
+        code_references=[dg.LocalFileCodeReference(file_path=str(file), line_number=line, label=file.name)]
+    )
+
+
+def one_sentence(text: str) -> str:
+    """``text`` as one line that ends like a sentence; the catalogue shows the first characters of a description."""
+    line = " ".join(text.split())
+    return line if not line or line.endswith((".", "!", "?")) else f"{line}."
+
+
+def recipe_description(recipe: Recipe) -> str:
+    """Description of a variant: one sentence, then the recipe's own text."""
+    models = ", ".join(str(reference) for reference in recipe.references())
+    sentence = one_sentence(recipe.description) or f"Merge of {models} by {recipe.merge_method}."
+    return f"{sentence}\n\n```yaml\n{recipe.source.text.strip()}\n```"
+
+
+def artifact_metadata(artifact: "Artifact", *, reused: bool) -> Metadata:
+    """What every stored result says about its artifact."""
+    local = artifact.path
+    return {
+        "outcome": "reused from the store" if reused else "built",
+        "artifact": dg.MetadataValue.path(str(local)) if local is not None else dg.MetadataValue.url(artifact.url),
+        "fingerprint": artifact.version,
+        "artifact_bytes": artifact.manifest.size,
+        "artifact_size": human_bytes(artifact.manifest.size),
+        "inputs": table(
+            [{"input": name, "fingerprint": value[:16]} for name, value in artifact.manifest.inputs.items()]
+        ),
+    }
+
+
+def observation_metadata(observation: "Observation") -> Metadata:
+    """A base checkpoint as it was seen."""
+    metadata: Metadata = {
+        "fingerprint": observation.fingerprint,
+        "bytes": observation.bytes,
+        "size": human_bytes(observation.bytes),
+        "tensors": observation.tensors,
+        "layers": observation.layers,
+        "architecture": observation.architecture,
+    }
+    if observation.revision is not None:
+        metadata["revision"] = observation.revision
+    return metadata
+
+
+def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
+    """A merged variant: what it is made of, what making it took."""
+    report = built.report
+    metadata = plan_metadata(built.plan)
+    metadata |= {
+        "recipe": code(recipe.source.text, "yaml"),
+        "mergekit_config": code(built.plan.mergekit_config, "yaml"),
+        "tensors_computed": _number(report, "tensors_computed"),
+        "tensors_copied": _number(report, "tensors_copied"),
+        "bytes_read": _number(report, "bytes_read"),
+        "bytes_written": _number(report, "bytes_written"),
+        "read": human_bytes(_number(report, "bytes_read")),
+        "written": human_bytes(_number(report, "bytes_written")),
+        "peak_memory_bytes": _number(report, "peak_memory"),
+        "peak_memory": human_bytes(_number(report, "peak_memory")),
+        "device": str(report.get("device", "unknown")),
+    }
+    seconds = float(_number(report, "seconds"))
+    metadata["merge_seconds"] = round(seconds, 3)
+    if seconds > 0:
+        moved = _number(report, "bytes_read") + _number(report, "bytes_written")
+        metadata["gib_per_s"] = round(moved / seconds / 2**30, 3)
+    return metadata | artifact_metadata(built.artifact, reused=built.reused)
+
+
+def plan_metadata(plan: Plan) -> Metadata:
+    """Layer map, parameters and sizes of a plan."""
+    metadata: Metadata = {
+        "method": plan.method,
+        "layers": plan.layer_count,
+        "parameters": plan.parameter_count,
+        "layer_map": table(
+            [{"layers": row.output, "from": row.sources, "values": row.values} for row in layer_map(plan)]
+        ),
+        "parameter_table": table(parameter_table(plan)),
+    }
+    if plan.removed_layers:
+        metadata["removed_layers"] = table(plan.removed_layers)
+    if plan.dropped:
+        metadata["dropped_tensors"] = table(
+            [{"model": plan.models[d.model].reference, "tensor": d.tensor, "reason": d.reason} for d in plan.dropped]
+        )
+    if plan.warnings:
+        metadata["warnings"] = dg.MetadataValue.md("\n".join(f"- {warning}" for warning in plan.warnings))
+    return metadata
+
+
+def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
+    """An SNR analysis: heat map, and one row per weight.
+
+    Args:
+        analysed: what is in the store.
+        directory: a local folder with its files.
+    """
+    from merge_assets.analysis.layers import read_rows
+
+    details = analysed.artifact.manifest.details
+    metadata: Metadata = {}
+    heat_map = directory / "plots" / "heatmap.png"
+    if heat_map.is_file():
+        metadata["heat_map"] = picture(f"SNR of {details['model']}", heat_map.read_bytes())
+    metadata |= {
+        "weights": int(details["weights"]),
+        "infinite_snr": int(details["infinite"]),
+        "snr": table(
+            [
+                {
+                    "layer": "" if row["layer"] is None else row["layer"],
+                    "module": row["module"],
+                    "snr": "∞" if row["infinite"] else f"{row['snr']:.4g}",
+                    "margin": f"{row['margin']:.4g}",
+                    "stable_rank": f"{row['stable_rank']:.4g}",
+                    "effective_rank": f"{row['effective_rank']:.4g}",
+                    "outliers": row["outliers"],
+                }
+                for row in read_rows(directory)
+            ]
+        ),
+        "analysis_seconds": round(float(details["seconds"]), 3),
+        "read": human_bytes(int(details["bytes_read"])),
+    }
+    return metadata | artifact_metadata(analysed.artifact, reused=analysed.reused)
+
+
+def scores_metadata(scored: "Scored", parents: "Sequence[Scores]") -> Metadata:
+    """Scores of one model: a table with the differences to its parents, and one number per task to plot."""
+    scores = scored.scores
+    metadata: Metadata = {"scores": dg.MetadataValue.md(scores.to_markdown(list(parents)))}
+    if scores.headline is not None:
+        metadata["headline"] = scores.headline
+    for row in scores.tasks:
+        metadata[f"{row.task} {row.metric}"] = row.value
+    metadata["evaluation_seconds"] = round(math.fsum(row.seconds for row in scores.tasks), 1)
+    metadata["evaluated_now"] = ", ".join(scored.evaluated) or "none"
+    metadata["versions"] = dict(scores.versions)
+    return metadata | artifact_metadata(scored.artifact, reused=scored.reused)
+
+
+def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
+    """The leaderboard as a table."""
+    metadata: Metadata = {
+        "leaderboard": dg.MetadataValue.md(markdown),
+        "models": int(ranked.artifact.manifest.details["models"]),
+    }
+    local = ranked.artifact.path
+    if local is not None and (local / "leaderboard.html").is_file():
+        metadata["page"] = dg.MetadataValue.path(str(local / "leaderboard.html"))
+    return metadata | artifact_metadata(ranked.artifact, reused=ranked.reused)
+
+
+def check_metadata(metadata: Mapping[str, object]) -> Metadata:
+    """Figures of a check; whatever is not a plain value as text."""
+    plain = (str, int, float, bool)
+    return {key: value if isinstance(value, plain) else str(value) for key, value in metadata.items()}
+
+
+def _cell(value: object) -> str | int | float | bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "∞" if value > 0 else str(value)
+    return value if isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _column_type(values: Sequence[object]) -> str:
+    cells = [_cell(value) for value in values]
+    if all(isinstance(cell, bool) for cell in cells):
+        return "bool"
+    if all(isinstance(cell, int) for cell in cells):
+        return "int"
+    return "float" if all(isinstance(cell, (int, float)) for cell in cells) else "string"
+
+
+def _number(report: Mapping[str, object], key: str) -> Any:
+    value = report.get(key, 0)
+    return value if isinstance(value, (int, float)) else 0

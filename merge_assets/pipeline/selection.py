@@ -1,0 +1,119 @@
+"""Which assets a person means by names of recipes, and which of them are out of date."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import dagster as dg
+
+from merge_assets.errors import RecipeError
+from merge_assets.pipeline.graph import Graph, ModelNode
+from merge_assets.pipeline.keys import LEADERBOARD
+from merge_assets.pipeline.versions import Recorded, out_of_date
+from merge_assets.sources import Workspace, analysis_line, scores_line, variant_line
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to bring up to date.
+
+    Attributes:
+        keys: assets that are built.
+        bases: base checkpoints that they are built from, to be observed first.
+    """
+
+    keys: frozenset[dg.AssetKey]
+    bases: tuple[ModelNode, ...]
+
+
+def select(graph: Graph, names: Sequence[str], *, everything: bool = False, with_scores: bool = True) -> Selection:
+    """The assets of some recipes with all that they need.
+
+    Args:
+        graph: all nodes.
+        names: recipes; none means those that automation may build.
+        everything: all recipes, also those that automation may not build.
+        with_scores: also their scores, those of the base checkpoints they are made of, and the leaderboard.
+
+    Raises:
+        RecipeError: for a name that is no recipe, or that of a broken one.
+    """
+    variants = {node.model.key: node for node in graph.variants}
+    by_name = {node.recipe.name: node for node in graph.variants}
+    if names:
+        chosen = [by_name[name] if name in by_name else _unknown(graph, name) for name in names]
+    else:
+        chosen = [node for node in graph.variants if everything or node.model.automated]
+    analyses = {node.key: node for node in graph.analyses}
+    bases = {node.key: node for node in graph.bases}
+    keys: set[dg.AssetKey] = set()
+    models: set[dg.AssetKey] = set()
+    waiting = [node.model.key for node in chosen]
+    while waiting:
+        key = waiting.pop()
+        if key in keys or key in models:
+            continue
+        if key in variants:
+            keys.add(key)
+            models.add(key)
+            waiting += variants[key].deps
+        elif key in analyses:
+            keys.add(key)
+            waiting.append(analyses[key].model.key)
+        elif key in bases:
+            models.add(key)
+    if with_scores:
+        scored = [node.key for node in graph.scores if node.model.key in models]
+        keys |= set(scored)
+        if scored:
+            keys.add(LEADERBOARD)
+    return Selection(frozenset(keys), tuple(bases[key] for key in sorted(models) if key in bases))
+
+
+def reasons_to_build(
+    workspace: Workspace,
+    graph: Graph,
+    specs: Sequence[dg.AssetSpec],
+    known: Mapping[dg.AssetKey, Recorded | None],
+) -> dict[dg.AssetKey, str]:
+    """Which of ``specs`` are out of date, and why: by recorded versions, or because the store lost the artifact.
+
+    Args:
+        workspace: whose store is looked at.
+        graph: all nodes.
+        specs: in topological order.
+        known: what is recorded for them and their inputs.
+    """
+    lines = _lines(workspace, graph)
+    lost: dict[dg.AssetKey, Recorded | None] = {}
+    for spec in specs:
+        record = known.get(spec.key)
+        if record is not None and workspace.store.get(lines[spec.key], record.data_version) is None:
+            lost[spec.key] = None
+    reasons = out_of_date(specs, {**known, **lost})
+    return {key: "its artifact is no longer in the store" if key in lost else reason for key, reason in reasons.items()}
+
+
+def _lines(workspace: Workspace, graph: Graph) -> dict[dg.AssetKey, str]:
+    lines = {LEADERBOARD: "leaderboard"}
+    for variant in graph.variants:
+        lines[variant.model.key] = variant_line(variant.recipe.name)
+    for analysis in graph.analyses:
+        lines[analysis.key] = analysis_line(workspace.identify(analysis.model.reference))
+    for node in graph.scores:
+        lines[node.key] = scores_line(workspace.identify(node.model.reference), node.suite)
+    return lines
+
+
+def _unknown(graph: Graph, name: str) -> NoReturn:
+    for broken in graph.broken:
+        if broken.name == name:
+            raise RecipeError(broken.message)
+    close = difflib.get_close_matches(name, _names(graph), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise RecipeError(f"there is no recipe {name!r}{hint} `merge-assets recipes` lists them")
+
+
+def _names(graph: Graph) -> Iterable[str]:
+    return [node.recipe.name for node in graph.variants]

@@ -1,0 +1,96 @@
+"""Merged variants: one asset per recipe, with the checks of its artifact inside the same step.
+
+A check of its own step would download the artifact again.
+"""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from merge_assets.pipeline import gpu
+from merge_assets.pipeline.automation import rebuild_on_change
+from merge_assets.pipeline.graph import VariantNode
+from merge_assets.pipeline.inputs import Inputs
+from merge_assets.pipeline.keys import group_name, tag_value
+from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
+from merge_assets.pipeline.work import run_work, step
+from merge_assets.plan.model import NUMERICS_VERSION
+from merge_assets.sources import Workspace
+
+CHECKS: Mapping[str, str] = {
+    "finite": "Every element of every tensor is a finite number.",
+    "config_agrees": "config.json describes exactly the tensors that were written.",
+    "loads_and_generates": "transformers loads the variant with nothing missing or unexpected, and it generates text.",
+}
+
+
+def variant_spec(node: VariantNode) -> dg.AssetSpec:
+    """A variant as Dagster shows it."""
+    recipe = node.recipe
+    return dg.AssetSpec(
+        node.model.key,
+        deps=node.deps,
+        code_version=f"{recipe.digest[:16]}-numerics-{NUMERICS_VERSION}",
+        group_name=group_name("variants", node.group),
+        kinds={"safetensors"},
+        tags={**recipe.tags, "method": tag_value(recipe.merge_method), "automation": _switch(node.model.automated)},
+        owners=list(recipe.owners) or None,
+        description=recipe_description(recipe),
+        metadata={
+            "recipe_digest": recipe.digest,
+            "recipe_file": recipe.source.file.name,
+            "dagster/code_references": code_references(recipe.source.file, recipe.source.line),
+        },
+        automation_condition=rebuild_on_change() if node.model.automated else None,
+    )
+
+
+def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.AssetsDefinition:
+    """The asset that merges one recipe."""
+    key = node.model.key
+    device = node.recipe.device if node.recipe.device != "auto" else workspace.settings.device
+
+    @dg.multi_asset(
+        name=op_name,
+        specs=[variant_spec(node)],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=key, description=text, blocking=True) for name, text in CHECKS.items()
+        ],
+        pool=gpu.pool(device),
+        op_tags=gpu.op_tags(device),
+    )
+    @step
+    def variant(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+        from merge_assets import api
+
+        inputs = Inputs(context.instance, node.parents)
+        built = run_work(
+            context,
+            key,
+            lambda progress, should_stop: api.build(
+                workspace, node.recipe, commits=inputs.commits, progress=progress, should_stop=should_stop
+            ),
+        )
+        # Not the inputs of the manifest: bytes that came out the same before keep the manifest of that time.
+        inputs.report_moved(context, {model.reference: model.fingerprint or "" for model in built.plan.models})
+        return dg.MaterializeResult(
+            asset_key=key,
+            data_version=dg.DataVersion(built.artifact.version),
+            metadata=variant_metadata(node.recipe, built),
+            check_results=[
+                dg.AssetCheckResult(
+                    asset_key=key,
+                    check_name=outcome.name,
+                    passed=outcome.passed,
+                    description=outcome.description,
+                    metadata=check_metadata(outcome.metadata),
+                )
+                for outcome in built.checks
+            ],
+        )
+
+    return variant
+
+
+def _switch(on: bool) -> str:
+    return "on" if on else "off"

@@ -1,0 +1,142 @@
+"""What Dagster knows about the versions of assets, and which of them are out of date.
+
+Read from the tags of the last events only, so that one query answers for a thousand assets without a web server.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+DATA_VERSION_TAG = "dagster/data_version"
+CODE_VERSION_TAG = "dagster/code_version"
+INPUT_TAG_PREFIX = "dagster/input_data_version/"
+
+_CODE_CHANGED = {
+    "variants": "the recipe or the numerics version changed",
+    "scores": "the suite changed",
+    "snr": "the modules asked for or the analysis version changed",
+}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The last materialisation or observation of an asset.
+
+    Attributes:
+        data_version: content fingerprint.
+        code_version: ``None`` for an observation.
+        inputs: data version of each input that was used, by key in user form (``base/org/name``).
+        revision: Hub commit of an observed base checkpoint.
+        outcome: for a built asset, whether it was computed or found in the store.
+    """
+
+    data_version: str
+    code_version: str | None
+    inputs: Mapping[str, str]
+    revision: str | None = None
+    outcome: str | None = None
+
+
+def recorded(instance: dg.DagsterInstance, key: dg.AssetKey) -> Recorded | None:
+    """What the instance last recorded for ``key``; ``None`` if there is nothing."""
+    record = instance.get_latest_data_version_record(key)
+    if record is None:
+        return None
+    entry = record.event_log_entry
+    event = entry.asset_materialization or entry.asset_observation
+    tags = (event.tags if event is not None else None) or {}
+    version = tags.get(DATA_VERSION_TAG)
+    if version is None:
+        return None
+    return Recorded(
+        data_version=version,
+        code_version=tags.get(CODE_VERSION_TAG),
+        inputs={
+            name.removeprefix(INPUT_TAG_PREFIX): value
+            for name, value in tags.items()
+            if name.startswith(INPUT_TAG_PREFIX)
+        },
+        revision=_text(event, "revision"),
+        outcome=_text(event, "outcome"),
+    )
+
+
+def _text(event: dg.AssetMaterialization | dg.AssetObservation | None, name: str) -> str | None:
+    value = event.metadata.get(name) if event is not None else None
+    return value.value if isinstance(value, dg.TextMetadataValue) else None
+
+
+def report_observation(
+    instance: dg.DagsterInstance, key: dg.AssetKey, version: str, metadata: Mapping[str, Any]
+) -> None:
+    """Record an observation outside any run."""
+    instance.report_runless_asset_event(observation_event(key, version, metadata))
+
+
+def observation_event(key: dg.AssetKey, version: str, metadata: Mapping[str, Any]) -> dg.AssetObservation:
+    """An observation that carries a data version."""
+    return dg.AssetObservation(asset_key=key, metadata=dict(metadata), tags={DATA_VERSION_TAG: version})
+
+
+def stale_reason(spec: dg.AssetSpec, known: Mapping[dg.AssetKey, Recorded | None]) -> str | None:
+    """Why an asset is out of date with respect to its direct inputs; ``None`` if it is not.
+
+    Args:
+        spec: the asset as it is defined now.
+        known: what is recorded for the asset and its inputs.
+    """
+    own = known.get(spec.key)
+    if own is None:
+        return "never built"
+    if spec.code_version is not None and own.code_version != spec.code_version:
+        return _CODE_CHANGED.get(spec.key.path[0], "its definition changed")
+    for dep in sorted({dep.asset_key for dep in spec.deps}):
+        upstream = known.get(dep)
+        name = dep.to_user_string()
+        if name not in own.inputs:
+            return f"{name} is a new input"
+        if upstream is not None and own.inputs[name] != upstream.data_version:
+            return f"{name} has other bytes"
+    if removed := sorted(set(own.inputs) - {dep.asset_key.to_user_string() for dep in spec.deps}):
+        return f"{removed[0]} is no longer an input"
+    return None
+
+
+def out_of_date(specs: Sequence[dg.AssetSpec], known: Mapping[dg.AssetKey, Recorded | None]) -> dict[dg.AssetKey, str]:
+    """The specs that are out of date, or made from one that is, with the reason.
+
+    Args:
+        specs: in topological order.
+        known: what is recorded for them and their inputs.
+    """
+    reasons: dict[dg.AssetKey, str] = {}
+    for spec in specs:
+        reason = stale_reason(spec, known)
+        if reason is None:
+            above = next((dep.asset_key for dep in spec.deps if dep.asset_key in reasons), None)
+            reason = None if above is None else f"{above.to_user_string()} is rebuilt"
+        if reason is not None:
+            reasons[spec.key] = reason
+    return reasons
+
+
+def topological(specs: Iterable[dg.AssetSpec]) -> list[dg.AssetSpec]:
+    """Inputs before what is made of them; otherwise by key."""
+    by_key = {spec.key: spec for spec in specs}
+    done: dict[dg.AssetKey, dg.AssetSpec] = {}
+    for start in sorted(by_key):
+        stack = [start]
+        while stack:
+            key = stack[-1]
+            if key in done:
+                stack.pop()
+                continue
+            waiting = [d.asset_key for d in by_key[key].deps if d.asset_key in by_key and d.asset_key not in done]
+            if waiting:
+                stack.extend(sorted(waiting, reverse=True))
+            else:
+                done[key] = by_key[key]
+                stack.pop()
+    return list(done.values())

@@ -1,0 +1,122 @@
+"""Running long work inside an op: progress as a curve, and a stop within two seconds.
+
+Dagster raises a cancellation in the main thread, between two bytecodes. The work therefore runs in a thread of its own
+while the main thread waits; on a cancellation it sets a flag, which the engine polls between tiles, and waits for the
+work to have cleaned up after itself.
+"""
+
+import inspect
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import dagster as dg
+
+from merge_assets.errors import HubError, MergeAssetsError, Stopped
+from merge_assets.progress import Progress, ShouldStop
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.1
+EVENT_SECONDS = 5.0
+STOP_SECONDS = 60.0
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def step(function: F) -> F:
+    """Keep the signature of a step's function with it.
+
+    Dagster asks for it fifteen times per step when definitions load, a fifth of the time for a thousand recipes.
+    """
+    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return function
+
+
+class _Latest:
+    """The last progress report of the work; written by its threads, read by the waiting one."""
+
+    def __init__(self) -> None:
+        self.value: tuple[int, int, str] | None = None
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        self.value = (done, total, label)
+
+
+def run_work(
+    context: dg.AssetExecutionContext,
+    key: dg.AssetKey,
+    work: Callable[[Progress, ShouldStop], T],
+    *,
+    unit: str = "bytes",
+    every: float = EVENT_SECONDS,
+) -> T:
+    """Run ``work(progress, should_stop)`` in a thread and return its result.
+
+    Args:
+        context: of the op; receives one observation and one log line per ``every`` seconds.
+        key: the asset that the work makes; the observations draw the curve ``percent`` on its page.
+        work: must stop soon after ``should_stop()`` turns true, leaving nothing half-written.
+        unit: what progress counts; ``bytes`` adds a rate in GiB/s.
+        every: seconds between two reports.
+
+    Raises:
+        dagster.Failure: for an error caused by input or environment, with its message as the description. Only
+            Hub errors may be retried.
+    """
+    stop = threading.Event()
+    finished = threading.Event()
+    latest = _Latest()
+    result: list[T] = []
+    error: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(work(latest, stop.is_set))
+        except BaseException as problem:
+            error.append(problem)
+        finally:
+            finished.set()
+
+    thread = threading.Thread(target=target, name="work", daemon=True)
+    started = time.monotonic()
+    thread.start()
+    try:
+        due = started + every
+        while not finished.wait(POLL_SECONDS):
+            if time.monotonic() >= due:
+                due = time.monotonic() + every
+                _report(context, key, latest, time.monotonic() - started, unit)
+    except BaseException:
+        stop.set()
+        finished.wait(STOP_SECONDS)
+        raise
+    if error:
+        _raise(error[0])
+    return result[0]
+
+
+def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest, seconds: float, unit: str) -> None:
+    if latest.value is None:
+        return
+    done, total, label = latest.value
+    percent = round(100 * done / total, 2) if total else 0.0
+    metadata: dict[str, float | str] = {"percent": percent, "seconds": round(seconds, 1)}
+    if label:
+        metadata["now"] = label
+    rate = ""
+    if unit == "bytes":
+        metadata["gib_per_s"] = round(done / 2**30 / max(seconds, 1e-9), 3)
+        rate = f", {metadata['gib_per_s']} GiB/s"
+    context.log.info(f"{percent:.0f} % of {total:,} {unit}{rate} {label}".rstrip())
+    context.log_event(dg.AssetObservation(asset_key=key, metadata=metadata))
+
+
+def _raise(error: BaseException) -> None:
+    if isinstance(error, MergeAssetsError):
+        raise dg.Failure(description=str(error), allow_retries=isinstance(error, HubError)) from None
+    if isinstance(error, Stopped):
+        raise dg.Failure(description="the work was stopped", allow_retries=False) from None
+    raise error

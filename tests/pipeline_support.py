@@ -1,0 +1,240 @@
+"""A project of text files that stand in for checkpoints, so that timelines of rebuilds run in seconds.
+
+A fake checkpoint is a folder with one file ``weights``. Its fingerprint is the digest of the whole text; what merging,
+analysing and evaluating take from it is the text before the first ``#``. So a change after the ``#`` is a change of
+bytes that does not change any result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from merge_assets import api
+from merge_assets.errors import CheckpointError
+from merge_assets.pipeline import analyses, scores, variants
+from merge_assets.pipeline import leaderboard as leaderboard_module
+from merge_assets.pipeline.assemble import build_definitions
+from merge_assets.pipeline.graph import build_graph
+from merge_assets.settings import Settings
+from merge_assets.sources import Workspace
+
+SUITE = """\
+description: one task
+tasks:
+  - {task: arc_easy, metric: acc, shots: 0}
+"""
+
+MEAN = """\
+merge_method: linear
+models:
+  - {model: checkpoints/one, parameters: {weight: 1}}
+  - {model: checkpoints/two, parameters: {weight: 1}}
+"""
+
+SECOND = """\
+merge_method: linear
+models:
+  - {model: mean, parameters: {weight: 1}}
+  - {model: checkpoints/three, parameters: {weight: 1}}
+"""
+
+PRUNED = """\
+merge_method: passthrough
+prune_layers: {model: checkpoints/three, by: snr, tensor: self_attn.v_proj, remove: {lowest: 2}}
+"""
+
+HUB = """\
+merge_method: linear
+models:
+  - {model: some-org/some-model, parameters: {weight: 1}}
+  - {model: checkpoints/one, parameters: {weight: 1}}
+"""
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Project:
+    """A project folder whose recipes and checkpoints a test edits."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("recipes", "suites", "checkpoints"):
+            (root / folder).mkdir()
+        (root / "suites" / "quick.yaml").write_text(SUITE)
+        for name in ("one", "two", "three"):
+            self.checkpoint(name, f"weights of {name}")
+
+    def recipe(self, name: str, text: str) -> None:
+        file = self.root / "recipes" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def checkpoint(self, name: str, text: str) -> None:
+        folder = self.root / "checkpoints" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").write_text(text)
+
+    def workspace(self, **settings: Any) -> Workspace:
+        return Workspace.open(Settings(root=self.root, default_suites=["quick"], device="cpu", **settings))
+
+    def definitions(self, **settings: Any) -> dg.Definitions:
+        workspace = self.workspace(**settings)
+        return build_definitions(workspace, build_graph(workspace))
+
+
+@dataclass
+class FakeApi:
+    """The verbs on fake checkpoints. ``calls`` has one entry per call that a step makes."""
+
+    calls: list[str] = field(default_factory=list)
+    failing: set[str] = field(default_factory=set)
+    failing_checks: set[str] = field(default_factory=set)
+    during: Callable[[str], None] = lambda name: None
+    results: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, Any] = field(default_factory=dict)
+
+    def content(self, workspace: Workspace, reference: Any) -> str:
+        """What others take from a model."""
+        if workspace.book.resolve(reference) is not None:
+            return self.results[reference.path]
+        return self._text(workspace, reference).partition("#")[0]
+
+    def observe(self, workspace: Workspace, reference: Any, **_: Any) -> Any:
+        fingerprint = sha(self._text(workspace, reference))
+        return SimpleNamespace(fingerprint=fingerprint, revision=None, tensors=1, bytes=1, layers=1, architecture="x")
+
+    def build(self, workspace: Workspace, recipe: Any, **_: Any) -> Any:
+        inputs = [self.content(workspace, reference) for reference in recipe.references()]
+        used = {
+            str(reference): self.observe(workspace, reference).fingerprint
+            for reference in recipe.references()
+            if workspace.book.resolve(reference) is None
+        }
+        self._call(recipe.name)
+        outcomes = tuple(
+            SimpleNamespace(name=name, passed=recipe.name not in self.failing_checks, description="", metadata={})
+            for name in variants.CHECKS
+        )
+        self.results[recipe.name] = sha(f"{recipe.merge_method} {sorted(map(str, recipe.parameters))} {inputs}")
+        # As in the store, a version that exists already keeps the manifest of its first build.
+        version = self.results[recipe.name]
+        artifact = self.artifacts.setdefault(version, _artifact(version, used))
+        models = [SimpleNamespace(reference=name, fingerprint=fingerprint) for name, fingerprint in used.items()]
+        return SimpleNamespace(artifact=artifact, reused=False, checks=outcomes, plan=SimpleNamespace(models=models))
+
+    def analyse(self, workspace: Workspace, reference: Any, **_: Any) -> Any:
+        self._call(f"snr {reference}")
+        return SimpleNamespace(artifact=_artifact(sha(f"snr {self.content(workspace, reference)}")), reused=False)
+
+    def score(self, workspace: Workspace, reference: Any, suite: str, **_: Any) -> Any:
+        self._call(f"{suite} {reference}")
+        return SimpleNamespace(artifact=_artifact(sha(f"{suite} {self.content(workspace, reference)}")), reused=False)
+
+    def rank(self, workspace: Workspace) -> Any:
+        self._call("rank")
+        return SimpleNamespace(artifact=_artifact(sha(str(sorted(self.results.items())))), reused=False)
+
+    def _text(self, workspace: Workspace, reference: Any) -> str:
+        folder = workspace.local_path(reference)
+        if folder is None:
+            raise CheckpointError(f"{reference}: the network is not reached in tests")
+        return (folder / "weights").read_text()
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        self.during(name)
+        if name in self.failing:
+            raise CheckpointError(f"{name} fails as asked")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
+    """Fake verbs in place of the real ones, and metadata without their details."""
+    made = FakeApi()
+    for name in ("observe", "build", "analyse", "score", "rank"):
+        monkeypatch.setattr(api, name, getattr(made, name))
+    for module, name in (
+        (variants, "variant_metadata"),
+        (analyses, "analysis_metadata"),
+        (scores, "scores_metadata"),
+        (leaderboard_module, "leaderboard_metadata"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: {"outcome": "built"})
+    return made
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+class Daemon:
+    """What the Dagster daemon does, tick by tick: sensors, automation, runs."""
+
+    def __init__(self, project: Project, **settings: Any) -> None:
+        self.project = project
+        self.settings = settings
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.cursor: Any = None
+        self.definitions = project.definitions(**settings)
+
+    def reload(self) -> None:
+        """Load the code location again, as the Reload button does."""
+        self.definitions = self.project.definitions(**self.settings)
+
+    def observe(self) -> list[str]:
+        """One tick of the sensor over local checkpoints; the keys whose change it recorded."""
+        sensor = self.definitions.get_sensor_def("local_checkpoints")
+        result = sensor(dg.build_sensor_context(instance=self.instance))
+        for event in result.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return sorted(event.asset_key.to_user_string() for event in result.asset_events)
+
+    def request(self) -> list[dg.AssetKey]:
+        """One tick of the automation sensor; the keys it requests."""
+        result = dg.evaluate_automation_conditions(self.definitions, instance=self.instance, cursor=self.cursor)
+        self.cursor = result.cursor
+        keys = [spec.key for spec in self.definitions.resolve_all_asset_specs()]
+        return sorted(key for key in keys if result.get_num_requested(key))
+
+    def run(self, keys: Iterable[dg.AssetKey]) -> bool:
+        """Run assets; whether all succeeded."""
+        job = self.definitions.resolve_job_def("build")
+        result = job.execute_in_process(instance=self.instance, asset_selection=list(keys), raise_on_error=False)
+        return result.success
+
+    def tick(self) -> list[str]:
+        """One tick of the automation sensor and the run that it asks for; the keys it requests."""
+        requested = self.request()
+        if requested:
+            self.run(requested)
+        return [key.to_user_string() for key in requested]
+
+    def settle(self) -> list[str]:
+        """Ticks until nothing is requested; all keys that were, in order."""
+        seen: list[str] = []
+        for _ in range(12):
+            requested = self.tick()
+            if not requested:
+                return seen
+            seen += requested
+        raise AssertionError(f"automation does not come to rest: {seen}")
+
+
+def _artifact(version: str, inputs: dict[str, str] | None = None) -> Any:
+    return SimpleNamespace(
+        version=version,
+        manifest=SimpleNamespace(inputs=inputs or {}, details={}),
+        directory=lambda cache: cache,
+        read_bytes=lambda name: b"",
+    )

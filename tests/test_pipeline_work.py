@@ -1,0 +1,138 @@
+"""Contract of long work in a step: progress as observations, messages as failures, and a stop within two seconds."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from merge_assets.errors import HubError, RecipeError
+from merge_assets.pipeline.work import run_work
+
+KEY = dg.AssetKey("thing")
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+import dagster as dg
+from merge_assets.errors import Stopped
+from merge_assets.pipeline.work import run_work
+
+KEY = dg.AssetKey("thing")
+FOLDER = Path(sys.argv[1])
+
+def endless(progress, should_stop):
+    draft = FOLDER / "draft"
+    draft.touch()
+    try:
+        while not should_stop():
+            time.sleep(0.01)
+        raise Stopped("stopped")
+    finally:
+        draft.unlink()
+        (FOLDER / "cleaned").write_text(str(time.time()))
+
+@dg.asset(key=KEY)
+def thing(context: dg.AssetExecutionContext) -> None:
+    run_work(context, KEY, endless)
+
+instance = dg.DagsterInstance.ephemeral()
+result = dg.materialize([thing], instance=instance, raise_on_error=False)
+"""
+
+
+def run(work: Any, **options: Any) -> tuple[dg.ExecuteInProcessResult, dg.DagsterInstance]:
+    @dg.asset(key=KEY)
+    def thing(context: dg.AssetExecutionContext) -> None:
+        context.log.info(f"result {run_work(context, KEY, work, **options)}")
+
+    instance = dg.DagsterInstance.ephemeral()
+    return dg.materialize([thing], instance=instance, raise_on_error=False), instance
+
+
+def test_the_result_is_returned_and_progress_becomes_a_curve() -> None:
+    def work(progress: Any, should_stop: Any) -> int:
+        for done in range(1, 5):
+            progress(done * 2**28, 2**30, "model.norm.weight")
+            time.sleep(0.15)
+        return 42
+
+    result, instance = run(work, every=0.1)
+    assert result.success
+    events = [event.event_specific_data.asset_observation for event in result.get_asset_observation_events()]
+    percents = [event.metadata["percent"].value for event in events]
+    assert len(percents) >= 2
+    assert percents == sorted(percents)
+    assert set(percents) <= {25.0, 50.0, 75.0, 100.0}
+    assert events[0].metadata["now"].value == "model.norm.weight"
+    assert events[0].metadata["gib_per_s"].value > 0
+    assert any("result 42" in (entry.user_message or "") for entry in instance.all_logs(result.run_id))
+
+
+def test_items_have_no_rate() -> None:
+    def work(progress: Any, should_stop: Any) -> None:
+        progress(1, 2, "")
+        time.sleep(0.4)
+
+    result, _ = run(work, every=0.1, unit="tasks")
+    events = result.get_asset_observation_events()
+    assert events
+    assert "gib_per_s" not in events[0].event_specific_data.asset_observation.metadata
+
+
+@pytest.mark.parametrize(
+    ("error", "retried"), [(RecipeError("scale is missing", file="a.yaml"), 0), (HubError("no"), 1)]
+)
+def test_an_error_of_the_input_fails_with_its_message(error: Exception, retried: int) -> None:
+    calls = []
+
+    def work(progress: Any, should_stop: Any) -> None:
+        calls.append(1)
+        raise error
+
+    @dg.asset(key=KEY, retry_policy=dg.RetryPolicy(max_retries=1))
+    def thing(context: dg.AssetExecutionContext) -> None:
+        run_work(context, KEY, work)
+
+    result = dg.materialize([thing], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    assert not result.success
+    assert len(calls) == 1 + retried
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert failure.step_failure_data.user_failure_data.description == str(error)
+
+
+def test_an_unknown_error_keeps_its_traceback() -> None:
+    def work(progress: Any, should_stop: Any) -> None:
+        raise ZeroDivisionError("a defect of ours")
+
+    result, _ = run(work)
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert failure.step_failure_data.user_failure_data is None
+    assert "ZeroDivisionError" in str(failure.step_failure_data.error)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_cancelled_run_stops_the_work_within_two_seconds(tmp_path: Path, signal_number: signal.Signals) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "draft").exists():
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+            time.sleep(0.05)
+        sent = time.time()
+        process.send_signal(signal_number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert not (tmp_path / "draft").exists()
+    assert float((tmp_path / "cleaned").read_text()) - sent < 2

@@ -13,9 +13,10 @@ the packages each time and never written. What this script writes to ``suites/ta
 documents only:
 
 * ``<domain>.jsonl``: passages of 500 to 900 characters for rolling perplexity;
-* ``cloze_<domain>.jsonl`` (of the two domains with a fine-tune): a context and four continuations, one true and three
-  from other documents of the domain;
-* ``next_word_<domain>.jsonl`` (likewise): a context that stops before a word, and that word.
+* ``cloze_<domain>.jsonl`` (of the two domains with a fine-tune): a context and four continuations, the true one and
+  three with two neighbouring words exchanged;
+* ``next_word_<domain>.jsonl`` (likewise): a context that stops before a word, and that word; the word is one that
+  the training text mostly has after the two words before it.
 
 Install the packages first: ``apt-get install bible-kjv bible-kjv-text python3.11-doc wordnet-base``.
 """
@@ -29,6 +30,7 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +49,8 @@ PASSAGES = 32
 CLOZE_ITEMS = 60
 NEXT_WORD_ITEMS = 40
 CONTEXT_CHARACTERS = 160
+IDIOM_COUNT = 20
+IDIOM_SHARE = 0.6
 PLACES_PER_DOCUMENT = 7
 SEED = 20
 
@@ -177,32 +181,58 @@ def continuation(passage: str, offset: int, size: int = 60) -> str:
     return " " + " ".join(text.rpartition(" ")[0].split())
 
 
+def swaps(text: str) -> list[str]:
+    """Return the texts that differ from ``text`` in the order of two neighbouring words."""
+    words = text.split()
+    swapped = [[*words[:i], words[i + 1], words[i], *words[i + 2 :]] for i in range(len(words) - 1)]
+    return sorted({" " + " ".join(order) for order in swapped} - {text})
+
+
 def cloze_items(held_out: list[Document], generator: random.Random) -> list[dict[str, object]]:
-    """Build four-choice items: the true continuation and three taken from other documents of the domain."""
+    """Build four-choice items: the true continuation and three with two neighbouring words exchanged."""
     places = [
-        (document.name, passage, generator.choice(points))
+        (document.name, passage, offset, swapped)
         for document in held_out
         for passage in sample(list(passages(document)), PLACES_PER_DOCUMENT, generator)
         if (points := split_points(passage))
+        and len(swapped := swaps(continuation(passage, offset := generator.choice(points)))) >= 3
     ]
     items: list[dict[str, object]] = []
-    for name, passage, offset in sample(places, CLOZE_ITEMS, generator):
-        others = [place for place in places if place[0] != name]
-        choices = [continuation(p, o) for _, p, o in generator.sample(others, 3)]
+    for name, passage, offset, swapped in sample(places, CLOZE_ITEMS, generator):
+        choices = generator.sample(swapped, 3)
         answer = generator.randrange(4)
         choices.insert(answer, continuation(passage, offset))
         items.append({"source": name, "context": cut_context(passage, offset), "choices": choices, "answer": answer})
     return items
 
 
-def next_word_items(held_out: list[Document], generator: random.Random) -> list[dict[str, object]]:
-    """Build completion items: a context, and the word of at least three letters that follows it."""
+def idioms(training: list[Document]) -> dict[tuple[str, str], str]:
+    """Find word pairs of the training text that are mostly followed by one word, with that word."""
+    followers: dict[tuple[str, str], Counter[str]] = {}
+    for document in training:
+        words = document.text.split()
+        for first, second, third in zip(words, words[1:], words[2:], strict=False):
+            followers.setdefault((first, second), Counter())[third.rstrip(",;:.")] += 1
+    found = {}
+    for pair, counts in followers.items():
+        word, count = counts.most_common(1)[0]
+        if counts.total() >= IDIOM_COUNT and count >= IDIOM_SHARE * counts.total():
+            found[pair] = word
+    return found
+
+
+def next_word_items(
+    training: list[Document], held_out: list[Document], generator: random.Random
+) -> list[dict[str, object]]:
+    """Build completion items: a context that ends in an idiom of the domain, and the word that completes it."""
+    known = idioms(training)
     places = []
     for document in held_out:
-        for passage in sample(list(passages(document)), PLACES_PER_DOCUMENT, generator):
-            words = [m for m in re.finditer(r"(?<=[a-z,;]) ([a-z]{3,10})(?=[ ,;:.])", passage) if m.start() >= 150]
-            if words:
-                places.append((document.name, passage, generator.choice(words)))
+        for passage in passages(document):
+            for match in re.finditer(r"(?<=\S) ([A-Za-z]{3,10})(?=[ ,;:.])", passage):
+                before = tuple(passage[: match.start()].split()[-2:])
+                if match.start() >= CONTEXT_CHARACTERS and known.get(before) == match.group(1):
+                    places.append((document.name, passage, match))
     return [
         {"source": name, "context": cut_context(passage, word.start()), "word": word.group(1)}
         for name, passage, word in sample(places, NEXT_WORD_ITEMS, generator)
@@ -230,7 +260,7 @@ def main() -> None:
         write_jsonl(out / f"{domain}.jsonl", perplexity_items(held_out, generator))
         if domain in FINE_TUNED:
             write_jsonl(out / f"cloze_{domain}.jsonl", cloze_items(held_out, generator))
-            write_jsonl(out / f"next_word_{domain}.jsonl", next_word_items(held_out, generator))
+            write_jsonl(out / f"next_word_{domain}.jsonl", next_word_items(training, held_out, generator))
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def test_selecting_a_recipe_selects_what_it_needs(project: Project) -> None:
         "scores/quick/checkpoints/three",
         "leaderboard",
     }
-    assert [base.title for base in found.bases] == ["checkpoints/one", "checkpoints/three", "checkpoints/two"]
+    assert [base.parts[-1] for base in found.bases] == ["one", "three", "two"]
     assert keys(select(graph, ["pruned"], with_scores=False).keys) == {"variants/pruned", "snr/checkpoints/three"}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_assets.api.score import SCORES_FILE
-from merge_assets.errors import MergeAssetsError
+from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
@@ -59,7 +59,10 @@ def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
 
     entries = []
     for reference, recipe in _models(workspace).items():
-        identity = workspace.identify(reference)
+        try:
+            identity = workspace.identify(reference)
+        except CheckpointError:  # a model that is nowhere has no scores; its recipes say so
+            continue
         variant = workspace.store.current(variant_line(recipe.name)) if recipe else None
         if recipe and variant is None:
             continue
@@ -75,7 +78,7 @@ def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
                 parameters=parameters,
                 layers=layers,
                 fingerprint=scores[0].fingerprint,
-                parents=[workspace.identify(p).title for p in recipe.references()] if recipe else [],
+                parents=_parents(workspace, recipe) if recipe else [],
                 scores=scores,
                 description=recipe.description if recipe else "",
                 recipe=recipe.source.text if recipe else None,
@@ -83,6 +86,10 @@ def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
             )
         )
     return entries
+
+
+def _parents(workspace: Workspace, recipe: Recipe) -> list[str]:
+    return [workspace.identify(reference).title for reference in recipe.references()]
 
 
 def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:

@@ -17,6 +17,8 @@ from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from merge_assets.api import Analysed, Built, Observation, Ranked, Scored
     from merge_assets.evaluation.scores import Scores
     from merge_assets.store import Artifact
@@ -137,11 +139,11 @@ def plan_metadata(plan: Plan) -> Metadata:
         "parameter_table": table(parameter_table(plan)),
     }
     if plan.removed_layers:
-        metadata["removed_layers"] = table(plan.removed_layers)
-    if plan.dropped:
-        metadata["dropped_tensors"] = table(
-            [{"model": plan.models[d.model].reference, "tensor": d.tensor, "reason": d.reason} for d in plan.dropped]
+        metadata["removed_layers"] = table(
+            [{**row, "value": "∞" if row.get("infinite") else row.get("value")} for row in plan.removed_layers]
         )
+    if plan.dropped:
+        metadata["dropped_tensors"] = table(_dropped(plan))
     if plan.warnings:
         metadata["warnings"] = dg.MetadataValue.md("\n".join(f"- {warning}" for warning in plan.warnings))
     return metadata
@@ -175,7 +177,7 @@ def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
                     "effective_rank": f"{row['effective_rank']:.4g}",
                     "outliers": row["outliers"],
                 }
-                for row in read_rows(directory)
+                for row in sorted(read_rows(directory), key=_place)
             ]
         ),
         "analysis_seconds": round(float(details["seconds"]), 3),
@@ -201,6 +203,7 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Scores]") -> Metadata:
 def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
     """The leaderboard as a table."""
     metadata: Metadata = {
+        "ranking": table(_ranking(ranked.leaderboard.table())),
         "leaderboard": dg.MetadataValue.md(markdown),
         "models": int(ranked.artifact.manifest.details["models"]),
     }
@@ -214,6 +217,44 @@ def check_metadata(metadata: Mapping[str, object]) -> Metadata:
     """Figures of a check; whatever is not a plain value as text."""
     plain = (str, int, float, bool)
     return {key: value if isinstance(value, plain) else str(value) for key, value in metadata.items()}
+
+
+def _dropped(plan: Plan) -> list[Metadata]:
+    """One row per model and reason; the plan beside the variant names every tensor."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for tensor in plan.dropped:
+        groups.setdefault((plan.models[tensor.model].reference, tensor.reason), []).append(tensor.tensor)
+    return [
+        {"model": model, "tensors": len(names), "first": names[0], "reason": reason}
+        for (model, reason), names in groups.items()
+    ]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int, str]:
+    """Sort key of an analysed weight: its module, then its layer by number."""
+    return row["module"], -1 if row["layer"] is None else int(row["layer"]), row["tensor"]
+
+
+def _ranking(frame: "DataFrame") -> list[Metadata]:
+    """The leaderboard's averages, one row per model: percent with the difference to the best parent."""
+    suites = [name for name in frame.columns if "/" not in name and f"{name} delta" in frame.columns]
+    rows = []
+    for record in frame.astype(object).where(frame.notna(), None).to_dict("records"):
+        row: Metadata = {
+            "rank": record["rank"] if record["rank"] is not None else "",
+            "model": record["model"],
+            "method": record["method"] or record["kind"],
+            "layers": record["layers"] if record["layers"] is not None else "",
+        }
+        for suite in suites:
+            row[suite] = _percent(record[suite])
+            row[f"{suite} Δ"] = _percent(record[f"{suite} delta"], sign="+")
+        rows.append(row)
+    return rows
+
+
+def _percent(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{100 * value:{sign}.1f}"
 
 
 def _cell(value: object) -> str | int | float | bool:

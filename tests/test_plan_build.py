@@ -10,7 +10,7 @@ import torch
 
 from merge_assets.errors import PlanError, RecipeError
 from merge_assets.plan import Plan
-from merge_assets.plan.describe import layer_map, source_layers
+from merge_assets.plan.describe import dropped_tensors, layer_map, source_layers
 from merge_assets.plan.difference import difference
 from tests.merging import merged_tensors, plan_text
 from tests.synthetic import llama_shapes, read_tensors, write_checkpoint, write_llama
@@ -67,6 +67,9 @@ slices:
     assert {n for m, n in used if ".layers." not in n and m == 0} == {"model.embed_tokens.weight"}
     assert {n for m, n in used if ".layers." not in n and m == 1} == {"model.norm.weight", "lm_head.weight"}
     assert source_layers(plan) == [(0,), (1,), (2,), (4,), (5,)]
+    said = dropped_tensors(plan)
+    assert f"36 tensors of {models['deep']}: layers 0, 1, 2, 3 in no slice" in said
+    assert sum(int(sentence.split()[0]) for sentence in said) == len(plan.dropped)
     assert plan.config["num_hidden_layers"] == 5
 
 

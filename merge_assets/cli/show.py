@@ -13,7 +13,7 @@ from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size
 from merge_assets.errors import MergeAssetsError
 from merge_assets.plan import Plan
-from merge_assets.plan.describe import format_figure, human_bytes, layer_map, peak_memory_estimate
+from merge_assets.plan.describe import dropped_tensors, format_figure, human_bytes, layer_map, peak_memory_estimate
 from merge_assets.plan.difference import difference
 from merge_assets.recipe import Recipe
 from merge_assets.settings import load_settings
@@ -80,7 +80,8 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     }
     for label, value in facts.items():
         out.print(f"[bold]{label:>12}[/]  {value}")
-    _print_dropped(plan)
+    for sentence in dropped_tensors(plan):
+        out.print(f"[bold]{'not used':>12}[/]  {escape(sentence)}", soft_wrap=True)
     for warning in plan.warnings:
         out.print(f"[yellow]warning[/] {escape(warning)}")
     _print_difference(workspace, recipe, plan)
@@ -94,16 +95,6 @@ def _print_removed(plan: Plan) -> None:
         value, margin = format_figure(figure["value"]), format_figure(figure["margin"])
         table.add_row(str(figure["layer"]), str(figure["tensor"]), value, margin)
     console().print(table)
-
-
-def _print_dropped(plan: Plan) -> None:
-    reasons: dict[tuple[int, str], int] = {}
-    for dropped in plan.dropped:
-        reasons[dropped.model, dropped.reason] = reasons.get((dropped.model, dropped.reason), 0) + 1
-    for (model, reason), count in reasons.items():
-        console().print(
-            f"[bold]{'not used':>12}[/]  {count} tensors of {escape(plan.models[model].reference)}: {reason}"
-        )
 
 
 def _print_difference(workspace: Workspace, recipe: Recipe, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,25 @@ def format_figure(value: float | None) -> str:
     return "∞" if value is None else f"{value:.4g}"
 
 
+def dropped_tensors(plan: Plan) -> list[str]:
+    """Input tensors that are not used, one sentence per model and reason; layers in no slice are listed together."""
+    layers: dict[int, dict[str, int]] = {}
+    others: dict[tuple[int, str], int] = {}
+    for dropped in plan.dropped:
+        match = re.fullmatch(r"layer (\d+) is in no slice", dropped.reason)
+        if match:
+            counts = layers.setdefault(dropped.model, {})
+            counts[match[1]] = counts.get(match[1], 0) + 1
+        else:
+            others[dropped.model, dropped.reason] = others.get((dropped.model, dropped.reason), 0) + 1
+    sentences = [
+        f"{sum(counts.values())} tensors of {plan.models[model].reference}: "
+        f"layer{'s'[: len(counts) != 1]} {', '.join(sorted(counts, key=int))} in no slice"
+        for model, counts in layers.items()
+    ]
+    return sentences + [f"{n} tensors of {plan.models[model].reference}: {why}" for (model, why), n in others.items()]
+
+
 def parameter_table(plan: Plan) -> list[Mapping[str, object]]:
     """Distinct parameter values by module: rows of parameter, model, tensors, layers, lowest and highest value."""
     groups: dict[tuple[str, str, str], list[float]] = {}
@@ -129,7 +149,7 @@ def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, float |
         for name, value in item.parameters.items():
             parameter = declared.parameter(name)
             if parameter is None or value != parameter.default:
-                yield f"{model_name(plan, item.model)} {name}", value
+                yield (f"{model_name(plan, item.model)} {name}" if len(tensor.inputs) > 1 else name), value
 
 
 def _values(plan: Plan, tensors: Sequence[OutputTensor]) -> str:

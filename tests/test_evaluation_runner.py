@@ -20,7 +20,7 @@ import pytest
 from merge_assets.errors import EvaluationError, Stopped
 from merge_assets.evaluation import harness
 from merge_assets.evaluation.results import TaskResults
-from merge_assets.evaluation.runner import Evaluation, evaluate, evaluate_suite, pending_tasks, result_keys
+from merge_assets.evaluation.runner import Evaluation, evaluate_suite, pending_tasks, result_keys
 from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.suite import load_suite
 from tests.evaluation_support import write_checkpoint, write_suite
@@ -141,11 +141,11 @@ def test_a_finished_suite_is_answered_without_importing_torch(
     import sys
     from pathlib import Path
     from merge_assets.evaluation.results import TaskResults
-    from merge_assets.evaluation.runner import evaluate
+    from merge_assets.evaluation.runner import evaluate_suite
     from merge_assets.evaluation.suite import load_suite
 
     results = TaskResults(Path({str(undisturbed.results[0].directory.parent.parent)!r}))
-    print(evaluate(Path({str(model)!r}), load_suite(Path({str(suite_file)!r})), results=results).digest)
+    print(evaluate_suite(Path({str(model)!r}), load_suite(Path({str(suite_file)!r})), results=results).scores.digest)
     print("torch" in sys.modules or "lm_eval" in sys.modules)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
@@ -193,7 +193,7 @@ def test_stopping_within_a_task_commits_nothing_of_it(
         seen.append((done, total, label))
 
     with pytest.raises(Stopped):
-        evaluate(
+        evaluate_suite(
             model,
             suite,
             results=TaskResults(tmp_path / "results"),
@@ -231,9 +231,13 @@ def test_stopping_is_noticed_between_the_tokens_of_one_generation(
 
         if stop(10**9):
             with pytest.raises(Stopped):
-                evaluate(model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", should_stop=should_stop)
+                evaluate_suite(
+                    model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", should_stop=should_stop
+                )
         else:
-            evaluate(model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", should_stop=should_stop)
+            evaluate_suite(
+                model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", should_stop=should_stop
+            )
         return polls
 
     complete = polls_until(lambda polls: False, "complete")
@@ -245,7 +249,7 @@ def test_stopping_is_noticed_between_the_tokens_of_one_generation(
 
 def test_progress_grows_and_ends_complete(model: Path, suite_file: Path, tmp_path: Path) -> None:
     seen: list[int] = []
-    evaluate(
+    evaluate_suite(
         model,
         load_suite(suite_file),
         results=TaskResults(tmp_path),
@@ -281,7 +285,7 @@ def test_what_only_lm_eval_can_tell_is_an_error_with_file_and_key(
     assert before in text
     path.write_text(text.replace(before, after))
     with pytest.raises(EvaluationError, match=says) as caught:
-        evaluate(model, load_suite(path), results=TaskResults(tmp_path / "results"), limit=1)
+        evaluate_suite(model, load_suite(path), results=TaskResults(tmp_path / "results"), limit=1)
     assert str(caught.value).startswith(str(path))
 
 
@@ -290,13 +294,13 @@ def test_shots_for_a_task_that_fixes_none_are_refused(model: Path, tmp_path: Pat
     with (tmp_path / "tasks" / "choice.yaml").open("a") as file:
         file.write("num_fewshot: 0\n")
     with pytest.raises(EvaluationError, match=r"tasks\[1\]\.shots: tiny_choice is a 0-shot task"):
-        evaluate(model, load_suite(path), results=TaskResults(tmp_path / "results"))
+        evaluate_suite(model, load_suite(path), results=TaskResults(tmp_path / "results"))
 
 
 def test_a_directory_that_is_no_model_is_an_error_without_traceback(suite_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(EvaluationError, match="does not load"):
-        evaluate(tmp_path / "empty", load_suite(suite_file), results=TaskResults(tmp_path / "r"), fingerprint="f")
+        evaluate_suite(tmp_path / "empty", load_suite(suite_file), results=TaskResults(tmp_path / "r"), fingerprint="f")
 
 
 def test_outputs_that_are_not_finite_are_an_error_not_a_score(suite_file: Path, tmp_path: Path) -> None:
@@ -308,4 +312,4 @@ def test_outputs_that_are_not_finite_are_an_error_not_a_score(suite_file: Path, 
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EvaluationError, match=r"tasks\[0\].*not (a )?finite"):
-        evaluate(broken, load_suite(suite_file), results=TaskResults(tmp_path / "r"), limit=1)
+        evaluate_suite(broken, load_suite(suite_file), results=TaskResults(tmp_path / "r"), limit=1)

@@ -80,36 +80,6 @@ def pending_tasks(keys: Sequence[ResultKey], results: TaskResults) -> list[str]:
     return [key.task for key in dict.fromkeys(keys) if results.find(key) is None]
 
 
-def evaluate(
-    model_dir: Path,
-    suite: Suite,
-    *,
-    results: TaskResults,
-    title: str | None = None,
-    fingerprint: str | None = None,
-    device: str = "auto",
-    dtype: str | None = None,
-    batch_size: int | str | None = None,
-    limit: int | float | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
-) -> Scores:
-    """The scores of :func:`evaluate_suite`, which see."""
-    return evaluate_suite(
-        model_dir,
-        suite,
-        results=results,
-        title=title,
-        fingerprint=fingerprint,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        limit=limit,
-        progress=progress,
-        should_stop=should_stop,
-    ).scores
-
-
 def evaluate_suite(
     model_dir: Path,
     suite: Suite,

@@ -100,7 +100,6 @@ def materialise(
     names: list[str],
     *,
     instance: dg.DagsterInstance | None = None,
-    everything: bool = False,
     with_scores: bool = True,
     force: bool = False,
     report: Report | None = None,
@@ -110,7 +109,6 @@ def materialise(
     Args:
         names: recipes; none means those that automation may build.
         instance: where runs and versions are recorded; default: the configured instance.
-        everything: with no names, also recipes that automation may not build.
         with_scores: also evaluate and rank.
         force: run every selected asset; the store still gives back what it has.
         report: see :data:`Report`.
@@ -119,7 +117,7 @@ def materialise(
         RecipeError: for a name that is no usable recipe.
     """
     workspace, graph = location.workspace(), location.graph()
-    selection = select(graph, names, everything=everything, with_scores=with_scores)
+    selection = select(graph, names, with_scores=with_scores)
     instance = instance or open_instance(workspace.settings)
     outcomes: list[Outcome] = []
     total = len(selection.keys) + len(selection.bases)

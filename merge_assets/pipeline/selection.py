@@ -27,13 +27,12 @@ class Selection:
     bases: tuple[ModelNode, ...]
 
 
-def select(graph: Graph, names: Sequence[str], *, everything: bool = False, with_scores: bool = True) -> Selection:
+def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> Selection:
     """The assets of some recipes with all that they need.
 
     Args:
         graph: all nodes.
         names: recipes; none means those that automation may build.
-        everything: all recipes, also those that automation may not build.
         with_scores: also their scores, those of the base checkpoints they are made of, and the leaderboard.
 
     Raises:
@@ -44,7 +43,7 @@ def select(graph: Graph, names: Sequence[str], *, everything: bool = False, with
     if names:
         chosen = [by_name[name] if name in by_name else _unknown(graph, name) for name in names]
     else:
-        chosen = [node for node in graph.variants if everything or node.model.automated]
+        chosen = [node for node in graph.variants if node.model.automated]
     analyses = {node.key: node for node in graph.analyses}
     bases = {node.key: node for node in graph.bases}
     keys: set[dg.AssetKey] = set()

@@ -227,7 +227,8 @@ class Workspace:
     def _of_artifact(self, reference: ModelReference, artifact: Artifact) -> PlanInput:
         checkpoint = open_checkpoint(artifact.directory(self.cache / "artifacts"))
         files = {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
-        return PlanInput(reference, checkpoint, artifact.version, artifact.manifest.details["tensors"], files)
+        tensors = artifact.manifest.details["tensors"]
+        return PlanInput(reference, checkpoint, artifact.version, tensors, files, is_variant=True)
 
     def _of_plan(self, reference: ModelReference) -> PlanInput:
         """The headers that a variant will have once it is built."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from merge_assets import api
@@ -102,6 +103,11 @@ def test_a_variant_of_a_variant_is_planned_before_and_built_after_it(project: Pa
     chained = build(project, "chain")
     assert chained.artifact.manifest.inputs["mean"] == mean.artifact.version
     assert chained.plan.models[0].fingerprint == mean.artifact.version
+    resolved = yaml.safe_load(chained.artifact.read_bytes("mergekit_config.yml"))
+    assert [Path(entry["model"]).parts[-2:] for entry in resolved["models"]] == [
+        ("mean", mean.artifact.version),
+        ("a",),
+    ]
 
 
 def test_merging_a_variant_of_a_variant_builds_what_is_missing(project: Path) -> None:

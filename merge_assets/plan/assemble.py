@@ -35,6 +35,7 @@ class PlanInput:
         fingerprint: content digest of the checkpoint, if known.
         tensor_digests: digest of every tensor's bytes, if known.
         file_digests: digest of every config and tokenizer file, if known.
+        is_variant: whether the reference is another recipe's name, which only this project can resolve.
     """
 
     reference: ModelReference
@@ -42,6 +43,7 @@ class PlanInput:
     fingerprint: str | None = None
     tensor_digests: Mapping[str, str] | None = None
     file_digests: Mapping[str, str] | None = None
+    is_variant: bool = False
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class _Builder:
         config = self._config(tensors)
         speaker = tokenizer_donor(self.recipe, self.inputs, self.donor)
         carried = tuple(CarriedFile(speaker, name) for name in carried_files(self.inputs[speaker].checkpoint))
-        mergekit_config = to_mergekit(self.recipe, self.assembly.expanded)
+        locations = {str(i.reference): i.checkpoint.location for i in self.inputs if i.is_variant}
         return Plan(
             recipe=self.recipe.name,
             method=self.method.name,
@@ -111,7 +111,7 @@ class _Builder:
             layers=self._layer_map(),
             dropped=self._dropped(tensors),
             warnings=tuple(dict.fromkeys(self.warnings)),
-            mergekit_config=mergekit_config,
+            mergekit_config=to_mergekit(self.recipe, self.assembly.expanded, locations),
             removed_layers=tuple(
                 {**asdict(f), "value": _finite(f.value), "margin": _finite(f.margin)} for f in self.assembly.removed
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -25,16 +25,20 @@ _ORDER = (
 )
 
 
-def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None) -> str:
+_REFERENCE_KEYS = frozenset({"model", "base_model", "tokenizer_source", "source"})
+
+
+def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None, places: Mapping[str, str] | None = None) -> str:
     """The recipe without extension keys, as YAML.
 
     Args:
         recipe: any recipe.
         slices: the expanded slices; required for a recipe with a template, and for one whose sources leave out
             ``layer_range``. They replace the recipe's own ``slices``.
+        places: where mergekit finds models that it does not know by their reference, such as other recipes' variants.
 
     Returns:
-        YAML text. References are written as in the recipe, so a recipe that uses another recipe's output names it.
+        YAML text. References are written as in the recipe, save those in ``places``.
 
     Raises:
         ValueError: if slices are required and not given.
@@ -47,8 +51,20 @@ def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None) -> str:
     content = _plain(recipe)
     if slices is not None:
         content["slices"] = [_plain(part) for part in slices]
-    config = {key: content[key] for key in _ORDER if key in content}
+    config = _placed({key: content[key] for key in _ORDER if key in content}, places or {})
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _placed(content: Any, places: Mapping[str, str]) -> Any:
+    """``content`` with the references in ``places`` replaced."""
+    if isinstance(content, dict):
+        return {
+            key: places.get(value, value)
+            if key in _REFERENCE_KEYS and isinstance(value, str)
+            else _placed(value, places)
+            for key, value in content.items()
+        }
+    return [_placed(item, places) for item in content] if isinstance(content, list) else content
 
 
 def _plain(part: BaseModel) -> dict[str, Any]:

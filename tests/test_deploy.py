@@ -362,7 +362,16 @@ def test_the_services_work_together(postgres: str, tmp_path: Path) -> None:
         command = [local.get(word, word) for word in commands[name]]
         with (tmp_path / f"{name}.log").open("wb") as log:
             processes.append(
-                subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+                subprocess.Popen(
+                    command,
+                    cwd=tmp_path,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    # Dagster's services stop on SIGTERM only if SIGINT is not ignored, as it is in background jobs.
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                )
             )
 
     def wait(name: str, check: list[str]) -> None:

@@ -9,7 +9,8 @@ from merge_assets.pipeline.graph import AnalysisNode
 from merge_assets.pipeline.inputs import Inputs
 from merge_assets.pipeline.keys import group_name
 from merge_assets.pipeline.render import analysis_metadata
-from merge_assets.pipeline.work import run_work, step
+from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.work import run_work
 from merge_assets.sources import Workspace
 
 ANALYSIS_VERSION = "1"
@@ -34,9 +35,8 @@ def analysis_spec(node: AnalysisNode) -> dg.AssetSpec:
 def build_analysis(workspace: Workspace, node: AnalysisNode, op_name: str) -> dg.AssetsDefinition:
     """The asset that analyses one model."""
 
-    @dg.multi_asset(name=op_name, specs=[analysis_spec(node)])
-    @step
-    def analysis(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+    @single_asset(analysis_spec(node), op_name)
+    def analysis(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
         inputs = Inputs(context.instance, [node.model])

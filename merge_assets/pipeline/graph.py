@@ -15,7 +15,7 @@ from merge_assets.errors import CheckpointError
 from merge_assets.pipeline.keys import base_key, broken_key, scores_key, snr_key, variant_key
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
+from merge_assets.sources import ModelIdentity, Workspace
 
 SNR_METRICS = ("snr", "margin")
 
@@ -151,6 +151,7 @@ class _Builder:
         self.modules: dict[dg.AssetKey, tuple[ModelNode, set[str]]] = {}
         self.scores: dict[dg.AssetKey, ScoresNode] = {}
         self.needs_hub: dict[str, bool] = {}
+        self.identities: dict[ModelReference, ModelIdentity] = {}
         self.broken: dict[str, BrokenNode] = {}
         for recipe in workspace.book.broken:
             self._break(recipe.name, recipe.file, str(recipe.error))
@@ -212,7 +213,9 @@ class _Builder:
         )
 
     def _model(self, reference: ModelReference) -> ModelNode:
-        identity = self.workspace.identify(reference)
+        if reference not in self.identities:
+            self.identities[reference] = self.workspace.identify(reference)
+        identity = self.identities[reference]
         if identity.kind == "recipe":
             name = identity.parts[0]
             if name not in self.variants:

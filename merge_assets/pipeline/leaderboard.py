@@ -7,7 +7,8 @@ import dagster as dg
 from merge_assets.pipeline.automation import collect_on_change
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.render import leaderboard_metadata
-from merge_assets.pipeline.work import run_work, step
+from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.work import run_work
 from merge_assets.sources import Workspace
 
 LEADERBOARD_VERSION = "1"
@@ -35,9 +36,8 @@ def build_leaderboard(
     if not scores:
         return []
 
-    @dg.multi_asset(name="leaderboard", specs=[leaderboard_spec(scores, automated=automated)])
-    @step
-    def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+    @single_asset(leaderboard_spec(scores, automated=automated), "leaderboard")
+    def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
         ranked = run_work(context, LEADERBOARD, lambda progress, should_stop: api.rank(workspace))

@@ -12,7 +12,8 @@ from merge_assets.pipeline.graph import ScoresNode
 from merge_assets.pipeline.inputs import Inputs
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import code_references, one_sentence, scores_metadata
-from merge_assets.pipeline.work import run_work, step
+from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.work import run_work
 from merge_assets.sources import Workspace, scores_line
 
 if TYPE_CHECKING:
@@ -45,14 +46,8 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
     # Base checkpoints first: their scores are what those of the variants are compared with.
     priority = {} if node.model.kind == "recipe" else {"dagster/priority": "1"}
 
-    @dg.multi_asset(
-        name=op_name,
-        specs=[scores_spec(node, suite)],
-        pool=gpu.pool(device),
-        op_tags={**gpu.op_tags(device), **priority},
-    )
-    @step
-    def scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+    @single_asset(scores_spec(node, suite), op_name, pool=gpu.pool(device), op_tags={**gpu.op_tags(device), **priority})
+    def scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
         inputs = Inputs(context.instance, [node.model])

@@ -13,7 +13,8 @@ from merge_assets.pipeline.graph import VariantNode
 from merge_assets.pipeline.inputs import Inputs
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
-from merge_assets.pipeline.work import run_work, step
+from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.work import run_work
 from merge_assets.plan.model import NUMERICS_VERSION
 from merge_assets.sources import Workspace
 
@@ -50,17 +51,14 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
     key = node.model.key
     device = node.recipe.device if node.recipe.device != "auto" else workspace.settings.device
 
-    @dg.multi_asset(
-        name=op_name,
-        specs=[variant_spec(node)],
-        check_specs=[
-            dg.AssetCheckSpec(name, asset=key, description=text, blocking=True) for name, text in CHECKS.items()
-        ],
+    @single_asset(
+        variant_spec(node),
+        op_name,
+        checks=[dg.AssetCheckSpec(name, asset=key, description=text, blocking=True) for name, text in CHECKS.items()],
         pool=gpu.pool(device),
         op_tags=gpu.op_tags(device),
     )
-    @step
-    def variant(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the bare class
+    def variant(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
         inputs = Inputs(context.instance, node.parents)

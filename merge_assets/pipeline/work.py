@@ -5,7 +5,6 @@ while the main thread waits; on a cancellation it sets a flag, which the engine 
 work to have cleaned up after itself.
 """
 
-import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -21,18 +20,6 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 EVENT_SECONDS = 5.0
 STOP_SECONDS = 60.0
-
-
-F = TypeVar("F", bound=Callable[..., object])
-
-
-def step(function: F) -> F:
-    """Keep the signature of a step's function with it.
-
-    Dagster asks for it fifteen times per step when definitions load, a fifth of the time for a thousand recipes.
-    """
-    function.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return function
 
 
 class _Latest:

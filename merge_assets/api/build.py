@@ -135,10 +135,8 @@ def build(
     Raises:
         MergeAssetsError: if the recipe does not fit its inputs or the build fails.
     """
-    for reference in recipe.references():
-        if workspace.identify(reference).kind == "hub":
-            plan(workspace, recipe)  # from headers, before weights are downloaded
-            break
+    if any(workspace.identify(reference).kind == "hub" for reference in recipe.references()):
+        plan(workspace, recipe)  # from headers, before weights are downloaded
     inputs = _fetched(workspace, recipe, commits, progress, should_stop)
     made = _plan(workspace, recipe, inputs, None)
     line = variant_line(recipe.name)

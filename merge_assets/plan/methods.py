@@ -10,7 +10,6 @@ import difflib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Literal
 
 from merge_assets.errors import PlanError
 
@@ -183,6 +182,3 @@ def did_you_mean(name: str, known: object) -> str:
     """``, did you mean 'x'?`` for the nearest of ``known``, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)  # type: ignore[call-overload]
     return f", did you mean {near[0]!r}?" if near else ""
-
-
-Device = Literal["auto", "cpu", "cuda"]

@@ -162,8 +162,10 @@ class Workspace:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def headers(self, reference: ModelReference) -> PlanInput:
-        """Headers of a model, for a plan. Reads no weights; a recipe that was never built is planned instead."""
+        """Headers of a model, for a plan. Reads no weights; a recipe that was never built, or is not stored, is planned."""
         identity = self._identified(reference)
+        if self.book.resolve_folded(reference) is not None:
+            return folded_input(reference, self._planned(reference))
         if identity.kind == "recipe":
             artifact = self.store.current(variant_line(reference.path))
             return self._of_artifact(reference, artifact) if artifact else self._of_plan(reference)
@@ -193,9 +195,14 @@ class Workspace:
             should_stop: polled while downloading and digesting.
 
         Raises:
-            CheckpointError: if a variant was not built yet, or files are missing or damaged.
+            CheckpointError: if a variant was not built yet or is not stored, or files are missing or damaged.
         """
         identity = self._identified(reference)
+        if self.book.resolve_folded(reference) is not None:
+            raise CheckpointError(
+                f"{reference.path}: this recipe is not stored (materialize: false), so there are no files to read; "
+                f"write it to a folder with `merge-assets merge {reference.path} OUT`"
+            )
         if identity.kind == "recipe":
             artifact = self.store.current(variant_line(reference.path))
             if artifact is None:
@@ -232,15 +239,17 @@ class Workspace:
 
     def _of_plan(self, reference: ModelReference) -> PlanInput:
         """The headers that a variant will have once it is built."""
+        plan = self._planned(reference)
+        digests = {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
+        return PlanInput(reference, planned_checkpoint(plan), None, digests)
+
+    def _planned(self, reference: ModelReference) -> Plan:
         recipe = self.book.recipes[reference.path]
-        plan = build_plan(
+        return build_plan(
             recipe,
             [self.headers(item) for item in recipe.references()],
             shard_size=int(self.settings.shard_size),
             figures=self.figures(recipe),
-        )
-        return PlanInput(
-            reference, planned_checkpoint(plan), None, {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
         )
 
     # -- analyses ----------------------------------------------------------------------------------------------------
@@ -282,6 +291,12 @@ def scores_line(model: ModelIdentity, suite: str) -> str:
     return f"scores/{model.slug}/{suite}"
 
 
+def folded_input(reference: ModelReference, plan: Plan) -> PlanInput:
+    """A recipe that is not stored as the input of another: its plan, and the checkpoint that it would be."""
+    digests = {carried.file: carried.digest for carried in plan.carried if carried.digest is not None}
+    return PlanInput(reference, planned_checkpoint(plan), file_digests=digests, folded=plan)
+
+
 def planned_checkpoint(plan: Plan) -> Checkpoint:
     """The checkpoint that a plan describes, before it is built."""
     tensors: Mapping[str, TensorHeader] = {
@@ -295,5 +310,5 @@ def planned_checkpoint(plan: Plan) -> Checkpoint:
         )
         for tensor in plan.tensors
     }
-    files = {shard.file: shard.size for shard in plan.shards} | {carried.file: 0 for carried in plan.carried}
+    files = {shard.file: shard.size for shard in plan.shards} | {c.file: c.size for c in plan.carried}
     return Checkpoint(location=f"recipe:{plan.recipe}", tensors=tensors, config=plan.config, files=files)

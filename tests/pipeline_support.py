@@ -114,10 +114,11 @@ class FakeApi:
         return SimpleNamespace(fingerprint=fingerprint, revision=None, tensors=1, bytes=1, layers=1, architecture="x")
 
     def build(self, workspace: Workspace, recipe: Any, **_: Any) -> Any:
-        inputs = [self.content(workspace, reference) for reference in recipe.references()]
+        references = workspace.book.inputs(recipe)
+        inputs = [self.content(workspace, reference) for reference in references]
         used = {
             str(reference): self.observe(workspace, reference).fingerprint
-            for reference in recipe.references()
+            for reference in references
             if workspace.book.resolve(reference) is None
         }
         self._call(recipe.name)
@@ -125,7 +126,8 @@ class FakeApi:
             SimpleNamespace(name=name, passed=recipe.name not in self.failing_checks, description="", metadata={})
             for name in variants.CHECKS
         )
-        self.results[recipe.name] = sha(f"{recipe.merge_method} {sorted(map(str, recipe.parameters))} {inputs}")
+        methods = [(part.merge_method, sorted(part.parameters)) for part in (*workspace.book.folded(recipe), recipe)]
+        self.results[recipe.name] = sha(f"{methods} {inputs}")
         # As in the store, a version that exists already keeps the manifest of its first build.
         version = self.results[recipe.name]
         artifact = self.artifacts.setdefault(version, _artifact(version, used))

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from merge_assets import api
 from merge_assets.engine import checks
-from merge_assets.errors import CheckpointError, EngineError, PlanError, Stopped
+from merge_assets.errors import CheckpointError, EngineError, PlanError, RecipeError, Stopped
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from tests.commands import command_environment
@@ -200,6 +200,156 @@ def test_nan_in_copied_bytes_is_found(tmp_path: Path) -> None:
     outcome = build(tmp_path, "copy").checks[0]
     assert (outcome.name, outcome.passed) == ("finite", False)
     assert outcome.metadata == {"model.layers.0.self_attn.q_proj.weight": 1}
+
+
+# -- recipes that are not stored ---------------------------------------------------------------------------------------
+
+CHAIN = "merge_method: linear\nmodels: [{model: mean, parameters: {weight: 1}}, {model: a, parameters: {weight: 1}}]\n"
+UNSTORED = "materialize: false\n"
+
+
+def test_a_recipe_that_is_not_stored_is_built_inside_its_consumer(project: Path) -> None:
+    space = workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN + "dtype: float32\n")
+    built = build(project, "chain")
+    assert space.store.versions("variants/mean") == []
+    assert set(built.artifact.manifest.inputs) == {"a", "b"}
+    assert {model.reference: bool(model.fingerprint) for model in built.plan.models} == {
+        "mean": False,
+        "a": True,
+        "b": True,
+    }
+    a, b, result = (
+        read_tensors(folder)
+        for folder in (project / "a", project / "b", built.artifact.directory(project / "var" / "cache"))
+    )
+    for name, tensor in result.items():
+        expected = (a[name].double() / 4 + 3 * b[name].double() / 4 + a[name].double()) / 2
+        torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-6)
+    assert build(project, "chain").reused
+
+
+def test_editing_what_is_folded_in_changes_the_variant(project: Path) -> None:
+    workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN)
+    first = build(project, "chain")
+    workspace(project, mean=UNSTORED + LINEAR.replace("weight: 3", "weight: 2"))
+    changed = build(project, "chain")
+    assert not changed.reused
+    assert changed.artifact.version != first.artifact.version
+    workspace(project, mean=f"{UNSTORED}description: words\n{LINEAR}")
+    assert build(project, "chain").artifact.version == first.artifact.version
+
+
+def test_changed_weights_under_what_is_folded_in_are_noticed(project: Path) -> None:
+    workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN)
+    first = build(project, "chain")
+    file = project / "b" / "model.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-32:] = bytes(32)
+    file.write_bytes(raw)
+    assert build(project, "chain").artifact.version != first.artifact.version
+
+
+def test_building_what_is_not_stored_names_what_it_is_folded_into(project: Path) -> None:
+    space = workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN)
+    with pytest.raises(RecipeError, match=r"mean is not stored .* folded into \(chain\).*merge-assets merge mean OUT"):
+        api.build(space, space.recipe("mean"))
+    lonely = workspace(project, chain=UNSTORED + CHAIN)
+    with pytest.raises(RecipeError, match="no stored recipe is made of it"):
+        api.build(lonely, lonely.recipe("mean"))
+
+
+def test_what_is_not_stored_can_be_merged_into_a_folder(project: Path) -> None:
+    space = workspace(project, mean=UNSTORED + LINEAR, stored=LINEAR)
+    for name in ("mean", "stored"):
+        api.merge(space, space.recipe(name), project / "out" / name, device="cpu")
+    ours, expected = (read_tensors(project / "out" / name) for name in ("mean", "stored"))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+
+
+def test_stored_recipes_under_one_that_is_not_are_built_first(project: Path) -> None:
+    middle = UNSTORED + CHAIN
+    last = "merge_method: linear\nmodels: [{model: middle}, {model: b}]\nparameters: {weight: 1}\n"
+    space = workspace(project, mean=LINEAR, middle=middle, last=last)
+    api.merge(space, space.recipe("last"), project / "out", device="cpu")
+    assert len(space.store.versions("variants/mean")) == 1
+    assert space.store.versions("variants/middle") == []
+
+
+def test_pruning_inside_reads_the_stored_analysis_of_exactly_these_bytes(tmp_path: Path) -> None:
+    rows = torch.eye(4, 16)
+    low = torch.diag(torch.tensor([4.0, 2.0, 1.0, 0.0])) @ rows
+    edit = {f"model.layers.{n}.self_attn.v_proj.weight": (rows if n == 2 else low).bfloat16() for n in range(4)}
+    write_llama(tmp_path / "m", edit=edit)
+    prune = "merge_method: passthrough\nprune_layers: {model: m, by: snr, tensor: v_proj, remove: infinite}\n"
+    scale = "merge_method: passthrough\nmodels: [{model: pruned, parameters: {scale: 2}}]\n"
+    space = workspace(tmp_path, pruned=UNSTORED + prune, scaled=scale)
+    with pytest.raises(PlanError, match="needs the layer analysis"):
+        build(tmp_path, "scaled")
+    api.analyse(space, ModelReference("m"))
+    assert build(tmp_path, "scaled").plan.layer_count == 3
+    write_llama(tmp_path / "other", edit=edit, seed=1)
+    (tmp_path / "other" / "model.safetensors").rename(tmp_path / "m" / "model.safetensors")
+    with pytest.raises(PlanError, match="needs the layer analysis"):
+        build(tmp_path, "scaled")
+
+
+def test_what_is_not_stored_is_not_ranked(project: Path) -> None:
+    """Nor does a variant count that was stored before; bases inside are parents as any."""
+    from merge_assets.api.rank import _models, _parents
+
+    space = workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN)
+    assert [str(reference) for reference in _models(space)] == ["a", "b", "chain"]
+    assert _parents(space, space.recipe("chain")) == ["a", "b"]
+
+
+# -- NaN that a recipe allows --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poisoned(project: Path) -> Path:
+    bad = torch.ones(16, 16).bfloat16()
+    bad[0, :3] = float("inf")
+    write_llama(project / "bad", edit={"model.layers.0.self_attn.q_proj.weight": bad})
+    return project
+
+
+ODD = "merge_method: linear\nmodels: [{model: bad}, {model: a}]\nparameters: {weight: 1}\n"
+
+
+def test_nan_is_accepted_and_reported_where_the_recipe_allows_it(poisoned: Path) -> None:
+    space = workspace(poisoned, odd=ODD)
+    with pytest.raises(EngineError, match=r"q_proj\.weight \(3\)"):
+        build(poisoned, "odd")
+    with pytest.raises(EngineError, match="allow_nonfinite: true"):
+        api.merge(space, space.recipe("odd"), poisoned / "out", device="cpu")
+    space = workspace(poisoned, odd=ODD + "allow_nonfinite: true\n")
+    assert api.merge(space, space.recipe("odd"), poisoned / "out", device="cpu").nonfinite == {
+        "model.layers.0.self_attn.q_proj.weight": 3
+    }
+    finite = build(poisoned, "odd").checks[0]
+    assert (finite.name, finite.passed) == ("finite", True)
+    assert finite.metadata == {"model.layers.0.self_attn.q_proj.weight": 3}
+    assert "1 tensors hold NaN or infinite elements, which allow_nonfinite accepts" in finite.description
+
+
+def test_copied_nan_is_judged_as_the_recipe_says_now(poisoned: Path) -> None:
+    """The bytes stay those of the first build; only the judgement changes, in both directions."""
+    copy = "merge_method: passthrough\nmodels: [{model: bad}]\n"
+    verdicts, versions = [], set()
+    for text in (copy, f"{copy}allow_nonfinite: true\n", copy):
+        workspace(poisoned, copy=text)
+        built = build(poisoned, "copy")
+        verdicts.append((built.reused, built.checks[0].passed))
+        versions.add(built.artifact.version)
+    assert verdicts == [(False, False), (True, True), (True, False)]
+    assert len(versions) == 1
+
+
+def test_what_is_built_decides_about_nan_not_what_is_folded_in(poisoned: Path) -> None:
+    chain = "merge_method: linear\nmodels: [{model: odd}, {model: b}]\nparameters: {weight: 1}\n"
+    workspace(poisoned, odd=f"{UNSTORED}allow_nonfinite: true\n{ODD}", chain=chain)
+    with pytest.raises(EngineError, match=r"q_proj\.weight \(3\)"):
+        build(poisoned, "chain")
 
 
 def test_a_stopped_build_leaves_nothing(project: Path) -> None:

@@ -170,3 +170,42 @@ def test_a_long_chain_of_merges_is_no_problem(tmp_path, count):
     found = RecipeBook.load([tmp_path])
     assert found.order() == [f"r{number}" for number in range(count)]
     assert len(found.descendants("r0")) == count - 1
+
+
+# -- recipes that are not stored ---------------------------------------------------------------------------------------
+
+UNSTORED = "materialize: false\n"
+
+
+def test_models_of_a_recipe_that_is_not_stored_stand_in_for_it(tmp_path):
+    found = book(
+        tmp_path,
+        inner=UNSTORED + recipe("org/a", "org/b"),
+        middle=UNSTORED + recipe("inner", "org/c"),
+        outer=recipe("org/b", "middle", "stored"),
+        stored=recipe("inner"),
+    )
+    outer = found.recipes["outer"]
+    assert list(map(str, found.inputs(outer))) == ["org/b", "org/a", "org/c", "stored"]
+    assert [inner.name for inner in found.folded(outer)] == ["inner", "middle"]
+    assert found.folded(found.recipes["inner"]) == ()
+    assert found.parents("outer") == ["middle", "stored"]
+
+
+def test_consumers_are_the_stored_recipes_that_it_ends_up_in(tmp_path):
+    found = book(
+        tmp_path,
+        inner=UNSTORED + recipe("org/a"),
+        middle=UNSTORED + recipe("inner"),
+        first=recipe("middle"),
+        second=recipe("inner"),
+        third=recipe("first"),
+    )
+    assert found.consumers("inner") == ["first", "second"]
+    assert found.consumers("middle") == ["first"]
+
+
+def test_a_revision_or_a_stored_recipe_is_not_folded(tmp_path):
+    found = book(tmp_path, inner=UNSTORED + recipe("org/a"), stored=recipe("org/a"))
+    named = [ModelReference("inner"), ModelReference("inner", "v1"), ModelReference("stored"), ModelReference("org/a")]
+    assert [found.resolve_folded(reference) is not None for reference in named] == [True, False, False, False]

@@ -61,6 +61,8 @@ FILTERED = [{"filter": "self_attn", "value": [0, 1]}, {"filter": "attn.q", "valu
     [
         (0.3, "any", 0.7, 0.3),
         (True, "any", 0.7, True),
+        ("paper", "any", 0.7, "paper"),
+        ({"value": "paper", "filter": "mlp"}, "model.layers.3.mlp.up_proj.weight", 0.7, "paper"),
         ([0, 10], "any", 0.25, 2.5),
         (FILTERED, "model.layers.3.self_attn.q_proj.weight", 0.25, 0.25),
         (FILTERED, "model.layers.3.mlp.up_proj.weight", 0.25, 0.5),
@@ -109,7 +111,12 @@ def test_settings_survive_being_written_and_read(raw):
 @pytest.mark.parametrize(
     ("raw", "path", "expected"),
     [
-        ("0.5", (), "'0.5' is not a number"),
+        ("0.5", (), "'0.5' is not a number (without quotes)"),
+        ("1e-5", (), "'1e-5' is not a number (without quotes)"),
+        ("", (), "'' is not a number"),
+        ("two words", (), "'two words' is not a number"),
+        ({"value": "0.5"}, ("value",), "'0.5' is not a number (without quotes)"),
+        ([0, "paper"], (1,), "'paper' is not a number"),
         (None, (), "an empty value"),
         ([], (), "the list is empty"),
         ([0, "1"], (1,), "'1' is not a number (without quotes)"),

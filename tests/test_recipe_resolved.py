@@ -6,7 +6,7 @@ mergekit's schema is written here as its documentation has it; the round trip go
 import pytest
 import yaml
 
-from merge_assets.recipe import expand_depth_upscale, load_recipe, to_mergekit
+from merge_assets.recipe import expand_depth_upscale, load_recipe, load_recipes, to_mergekit, with_stages
 from tests.recipe_support import MINIMAL, ROOT, read, write
 
 MERGEKIT_KEYS = {
@@ -95,3 +95,19 @@ def test_every_recipe_of_the_project_without_a_template_reads_back_the_same(tmp_
     text = to_mergekit(recipe)
     assert set(yaml.safe_load(text)) <= MERGEKIT_KEYS
     assert load_recipe(write(tmp_path, text, "again.yaml")).digest == recipe.digest
+
+
+def test_stages_are_documents_of_one_file_each_once(tmp_path):
+    """The file reads back as recipes of the same meaning that refer to each other by name."""
+    texts = {
+        "123": '{merge_method: linear, models: [{model: org/a, parameters: {weight: 1}}], chat_template: "x\\n---\\ny"}',
+        "middle": "{merge_method: passthrough, models: [{model: '123'}]}",
+        "outer": "{merge_method: linear, models: [{model: middle}, {model: '123'}], parameters: {weight: 1}}",
+    }
+    written = {name: to_mergekit(read(tmp_path, text, f"{name}.yaml")) for name, text in texts.items()}
+    inner = with_stages(written["123"], "123", [])
+    middle = with_stages(written["middle"], "middle", [inner])
+    whole = with_stages(written["outer"], "outer", [middle, inner])
+    again = load_recipes(write(tmp_path, whole, "again.yaml"))
+    assert [recipe.name for recipe in again] == ["123", "middle", "outer"]
+    assert [recipe.digest for recipe in again] == [load_recipe(tmp_path / f"{name}.yaml").digest for name in texts]

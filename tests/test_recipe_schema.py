@@ -19,6 +19,7 @@ def test_a_minimal_recipe_has_the_documented_defaults(tmp_path):
     assert recipe.name == "my-merge"
     assert (recipe.description, recipe.group, recipe.tags, recipe.owners) == ("", None, {}, ())
     assert (recipe.seed, recipe.evaluate, recipe.device) == (0, None, "auto")
+    assert (recipe.materialize, recipe.allow_nonfinite) == (True, False)
     assert (recipe.publish, recipe.schedule, recipe.dtype, recipe.base_model) == (None, None, None, None)
     assert [entry.parameters for entry in recipe.models] == [{"weight": 1}, {"weight": 2}]
 
@@ -38,13 +39,19 @@ def test_every_extension_key(tmp_path):
     publish: {repo_id: me/my-model}
     schedule: "*/15 3-5 1,15 jan-mar sun"
     device: cuda
+    allow_nonfinite: true
     """,
     )
     assert recipe.name == "cluj-napoca-0.2"
     assert recipe.owners == ("team:merges", "a.b@example.org")
     assert recipe.evaluate == ("open-llm-leaderboard-v1",)
     assert recipe.publish.private is True
-    assert (recipe.seed, recipe.device) == (7, "cuda")
+    assert (recipe.seed, recipe.device, recipe.allow_nonfinite) == (7, "cuda", True)
+
+
+def test_a_recipe_that_is_not_stored_may_say_that_it_is_not_evaluated(tmp_path):
+    recipe = read(tmp_path, MINIMAL + "    materialize: false\n    evaluate: []\n")
+    assert recipe.materialize is False
 
 
 @pytest.mark.parametrize(
@@ -238,6 +245,8 @@ def test_prune_layers_forms(tmp_path, written, remove):
         "schedule: '0 3 * * *'",
         "publish: {repo_id: a/b}",
         "device: cpu",
+        "materialize: false",
+        "allow_nonfinite: false",
         "seed: 0",
         "x-note: {free: [1, 2]}",
         "parameters: {}",
@@ -260,9 +269,10 @@ def test_the_digest_ignores_what_does_not_change_bytes(tmp_path, extra):
         "parameters: {normalize: false}",
         "tokenizer_source: union",
         "chat_template: auto",
+        "allow_nonfinite: true",
     ],
 )
-def test_the_digest_covers_what_changes_bytes(tmp_path, extra):
+def test_the_digest_covers_what_changes_bytes_or_whether_they_are_accepted(tmp_path, extra):
     plain = read(tmp_path, MINIMAL, "one.yaml")
     changed = read(tmp_path, MINIMAL + f"    {extra}\n", "two.yaml")
     assert plain.digest != changed.digest

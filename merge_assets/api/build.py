@@ -6,18 +6,19 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.api.score import known_scores
 from merge_assets.checkpoint import open_checkpoint
-from merge_assets.errors import CheckpointError, EngineError, HubError
+from merge_assets.errors import CheckpointError, EngineError, HubError, RecipeError
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
+from merge_assets.recipe.book import not_stored
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace, variant_line
+from merge_assets.sources import Workspace, folded_input, variant_line
 from merge_assets.store import Artifact
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Built:
         artifact: the committed version.
         reused: whether it was there already, so that nothing was computed.
         plan: what it was built from.
-        checks: outcomes of the checks made when it was built.
+        checks: outcomes of the checks made when it was built, as the recipe judges them now.
         report: what the build did; of the original build if reused.
     """
 
@@ -68,10 +69,10 @@ def merge(
     progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
 ) -> BuildReport:
-    """Build a recipe's variant into a folder.
+    """Build a recipe's variant into a folder; also that of a recipe which is not stored.
 
     The folder appears, or replaces the earlier one, only when it is complete. Recipes that this one refers to are
-    built into the store first if they are not there.
+    built into the store first if they are not there, save those that are not stored: they are folded in.
 
     Raises:
         EngineError: if ``out`` holds files and ``overwrite`` is False, or the build fails.
@@ -89,7 +90,8 @@ def merge(
         )
     plan(workspace, recipe, shard_size=shard_size)  # everything that is wrong, before anything is built or downloaded
     _build_parents(workspace, recipe, should_stop)
-    measured = recipe.prune_layers is not None  # only an analysis of exactly these bytes may choose layers
+    # Only an analysis of exactly these bytes may choose layers.
+    measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))
     inputs = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
     made = _plan(workspace, recipe, inputs, shard_size)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,7 @@ def merge(
             memory=int(workspace.settings.memory),
             progress=progress,
             should_stop=should_stop,
+            allow_nonfinite=recipe.allow_nonfinite,
         )
         write_surroundings(made, recipe, staging, known_scores(workspace, recipe))
         _publish(staging, target)
@@ -133,9 +136,12 @@ def build(
         should_stop: polled throughout; on a stop nothing is left behind.
 
     Raises:
+        RecipeError: if the recipe is not stored (``materialize: false``).
         MergeAssetsError: if the recipe does not fit its inputs or the build fails.
     """
-    if any(workspace.identify(reference).kind == "hub" for reference in recipe.references()):
+    if not recipe.materialize:
+        raise RecipeError(not_stored(recipe.name, workspace.book.consumers(recipe.name)), file=recipe.source.file)
+    if any(workspace.identify(reference).kind == "hub" for reference in workspace.book.inputs(recipe)):
         plan(workspace, recipe)  # from headers, before weights are downloaded
     inputs = _fetched(workspace, recipe, commits, progress, should_stop)
     made = _plan(workspace, recipe, inputs, None)
@@ -143,7 +149,7 @@ def build(
     found = workspace.store.find(line, made.key)
     if found is not None:
         workspace.store.set_current(line, found.version)
-        return _built(found, made, reused=True)
+        return _built(found, made, recipe, reused=True)
     from merge_assets.engine.checks import check_variant
     from merge_assets.engine.execute import execute
     from merge_assets.engine.folder import write_surroundings
@@ -157,14 +163,15 @@ def build(
             memory=int(workspace.settings.memory),
             progress=progress,
             should_stop=should_stop,
+            allow_nonfinite=recipe.allow_nonfinite,
         )
         write_surroundings(made, recipe, draft.directory)
-        outcomes = check_variant(draft.directory, made, should_stop=should_stop)
+        outcomes = check_variant(draft.directory, made, report.nonfinite, should_stop=should_stop)
         digest = workspace.digest(open_checkpoint(draft.directory), should_stop)
         artifact = draft.commit(
             digest.fingerprint,
             key=made.key,
-            inputs={str(item.reference): item.fingerprint or "" for item in inputs},
+            inputs={model.reference: model.fingerprint or "" for model in made.models if model.folded is None},
             details={
                 "recipe": recipe.name,
                 "method": made.method,
@@ -177,15 +184,22 @@ def build(
             digests=digest.files,
             should_stop=should_stop,
         )
-    return _built(artifact, made, reused=False)
+    return _built(artifact, made, recipe, reused=False)
 
 
-def _built(artifact: Artifact, made: Plan, *, reused: bool) -> Built:
+def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool) -> Built:
     from merge_assets.engine.checks import CheckOutcome
 
     details = artifact.manifest.details
-    outcomes = tuple(CheckOutcome(**outcome) for outcome in details["checks"])
+    outcomes = tuple(_judged(CheckOutcome(**outcome), recipe) for outcome in details["checks"])
     return Built(artifact, reused, made, outcomes, details["report"])
+
+
+def _judged(outcome: CheckOutcome, recipe: Recipe) -> CheckOutcome:
+    """What a check found, accepted if the recipe allows it: that may change without a byte changing."""
+    if outcome.name != "finite" or outcome.passed or not recipe.allow_nonfinite:
+        return outcome
+    return replace(outcome, passed=True, description=f"{outcome.description}, which allow_nonfinite accepts")
 
 
 def _build_parents(workspace: Workspace, recipe: Recipe, should_stop: ShouldStop | None) -> None:
@@ -194,7 +208,8 @@ def _build_parents(workspace: Workspace, recipe: Recipe, should_stop: ShouldStop
         parent = workspace.book.resolve(reference)
         if parent is not None:
             _build_parents(workspace, parent, should_stop)
-            build(workspace, parent, should_stop=should_stop)
+            if parent.materialize:
+                build(workspace, parent, should_stop=should_stop)
 
 
 def _fetched(
@@ -207,17 +222,22 @@ def _fetched(
     with_digests: bool = True,
 ) -> list[PlanInput]:
     recorded = commits or {}
-    with _of(recipe):
-        return [
-            workspace.fetch(
+
+    def fetched(reference: ModelReference) -> PlanInput:
+        inner = workspace.book.resolve_folded(reference)
+        if inner is None:
+            return workspace.fetch(
                 reference,
                 commit=recorded.get(reference),
                 with_digests=with_digests,
                 progress=progress,
                 should_stop=should_stop,
             )
-            for reference in recipe.references()
-        ]
+        inputs = _fetched(workspace, inner, commits, progress, should_stop, with_digests=with_digests)
+        return folded_input(reference, _plan(workspace, inner, inputs, None))
+
+    with _of(recipe):
+        return [fetched(reference) for reference in recipe.references()]
 
 
 @contextmanager

@@ -89,16 +89,17 @@ def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
 
 
 def _parents(workspace: Workspace, recipe: Recipe) -> list[str]:
-    return [workspace.identify(reference).title for reference in recipe.references()]
+    return [workspace.identify(reference).title for reference in workspace.book.inputs(recipe)]
 
 
 def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:
-    """Every base checkpoint and recipe of the book; bases first, then recipes in build order."""
+    """Every base checkpoint and stored recipe of the book; bases first, then recipes in build order."""
     found: dict[ModelReference, Recipe | None] = {}
-    recipes = {name: workspace.book.recipes[name] for name in workspace.book.order()}
+    book = workspace.book
+    recipes = {name: book.recipes[name] for name in book.order() if book.recipes[name].materialize}
     for recipe in recipes.values():
-        for reference in recipe.references():
-            if workspace.book.resolve(reference) is None and reference.lora is None:
+        for reference in book.inputs(recipe):
+            if book.resolve(reference) is None and reference.lora is None:
                 found[reference] = None
     for name, recipe in recipes.items():
         found[ModelReference(name)] = recipe

@@ -13,7 +13,14 @@ from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size
 from merge_assets.errors import MergeAssetsError
 from merge_assets.plan import Plan
-from merge_assets.plan.describe import dropped_tensors, format_figure, human_bytes, layer_map, peak_memory_estimate
+from merge_assets.plan.describe import (
+    dropped_tensors,
+    folded_recipes,
+    format_figure,
+    human_bytes,
+    layer_map,
+    peak_memory_estimate,
+)
 from merge_assets.plan.difference import difference
 from merge_assets.recipe import Recipe
 from merge_assets.settings import load_settings
@@ -47,9 +54,9 @@ def _recipe_row(workspace: Workspace, recipe: Recipe) -> dict[str, str]:
         "description": recipe.description,
         "method": recipe.merge_method,
         "models": ", ".join(str(reference) for reference in recipe.references()),
-        "suites": ", ".join(suites),
-        "automated": "yes" if workspace.is_automated(recipe) else "no",
-        "built": current.version[:12] if current else "",
+        "suites": ", ".join(suites) if recipe.materialize else "",
+        "automated": "yes" if recipe.materialize and workspace.is_automated(recipe) else "no",
+        "built": "not stored" if not recipe.materialize else current.version[:12] if current else "",
     }
 
 
@@ -78,8 +85,10 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
         "reads": human_bytes(plan.bytes_to_read),
         "peak memory": f"about {human_bytes(memory)} with {workspace.settings.threads} threads",
     }
+    if folded := folded_recipes(plan):
+        facts["folds in"] = ", ".join(folded)
     for label, value in facts.items():
-        out.print(f"[bold]{label:>12}[/]  {value}")
+        out.print(f"[bold]{label:>12}[/]  {escape(value)}")
     for sentence in dropped_tensors(plan):
         out.print(f"[bold]{'not used':>12}[/]  {escape(sentence)}", soft_wrap=True)
     for warning in plan.warnings:
@@ -99,6 +108,10 @@ def _print_removed(plan: Plan) -> None:
 
 def _print_difference(workspace: Workspace, recipe: Recipe, plan: Plan) -> None:
     out = console()
+    if not recipe.materialize:
+        consumers = ", ".join(workspace.book.consumers(recipe.name)) or "no recipe yet"
+        out.print(f"[bold]{'not stored':>12}[/]  folded into {escape(consumers)}")
+        return
     artifact = workspace.store.current(variant_line(recipe.name))
     if artifact is None:
         out.print(f"[bold]{'last build':>12}[/]  none in {escape(workspace.store.url)}")

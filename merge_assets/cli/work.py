@@ -37,6 +37,12 @@ def run_merge(
             overwrite=overwrite,
             progress=report,
         )
+    if done.nonfinite:
+        listing = ", ".join(f"{name} ({count})" for name, count in sorted(done.nonfinite.items())[:5])
+        console().print(
+            f"[yellow]warning[/] {len(done.nonfinite)} tensors hold NaN or infinite elements, which the recipe allows: "
+            f"{listing}"
+        )
     rate = done.bytes_read / max(done.seconds, 1e-9)
     console().print(
         f"{out}: {done.tensors_computed} tensors computed, {done.tensors_copied} copied, "

@@ -41,12 +41,19 @@ CHECKS = ("finite", "config_agrees", "loads_and_generates")
 """Names of the checks, in the order of :func:`check_variant`."""
 
 
-def check_variant(directory: Path, plan: Plan, *, should_stop: ShouldStop | None = None) -> list[CheckOutcome]:
+def check_variant(
+    directory: Path,
+    plan: Plan,
+    nonfinite: Mapping[str, int] | None = None,
+    *,
+    should_stop: ShouldStop | None = None,
+) -> list[CheckOutcome]:
     """Check a variant that was written for ``plan``.
 
     Args:
         directory: the variant's folder.
         plan: what it was built from.
+        nonfinite: NaN and infinite elements by tensor that the engine counted among those it computed.
         should_stop: polled between tensors and between checks.
 
     Raises:
@@ -55,7 +62,7 @@ def check_variant(directory: Path, plan: Plan, *, should_stop: ShouldStop | None
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    outcomes = [_finite(directory, plan, should_stop)]
+    outcomes = [_finite(directory, plan, nonfinite or {}, should_stop)]
     outcomes.append(_config_agrees(directory, plan))
     if should_stop is not None and should_stop():
         raise Stopped("stopped between checks")
@@ -63,9 +70,9 @@ def check_variant(directory: Path, plan: Plan, *, should_stop: ShouldStop | None
     return outcomes
 
 
-def _finite(directory: Path, plan: Plan, should_stop: ShouldStop | None) -> CheckOutcome:
-    """The engine refuses computed NaN and infinities; bytes that were copied are looked at here."""
-    bad: dict[str, int] = {}
+def _finite(directory: Path, plan: Plan, computed: Mapping[str, int], should_stop: ShouldStop | None) -> CheckOutcome:
+    """The engine counts computed NaN and infinities; bytes that were copied are looked at here."""
+    bad = dict(computed)
     for tensor in plan.tensors:
         if not tensor.is_copy or tensor.dtype not in TORCH_NAMES:
             continue
@@ -75,7 +82,7 @@ def _finite(directory: Path, plan: Plan, should_stop: ShouldStop | None) -> Chec
         if count:
             bad[tensor.name] = count
     if bad:
-        return CheckOutcome("finite", False, f"{len(bad)} tensors hold NaN or infinite elements", dict(bad))
+        return CheckOutcome("finite", False, f"{len(bad)} tensors hold NaN or infinite elements", bad)
     return CheckOutcome("finite", True, f"all elements of {len(plan.tensors)} tensors are finite")
 
 

@@ -4,7 +4,7 @@ The asset factories turn each node into an asset and decide nothing. Nothing is 
 already holds, so that the graph of a thousand recipes takes well under a second.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ import dagster as dg
 
 from merge_assets.errors import CheckpointError
 from merge_assets.pipeline.keys import base_key, broken_key, scores_key, snr_key, variant_key
+from merge_assets.plan.assemble import not_analysed
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.sources import ModelIdentity, Workspace
@@ -53,8 +54,9 @@ class VariantNode:
         recipe: what to build.
         model: the variant as a model.
         group: nested group of the lineage graph, below ``variants``.
-        parents: models that are merged.
-        deps: keys of the parents and of the analyses that the recipe asks for.
+        parents: models that are merged, by the recipe or by those folded into it.
+        deps: keys of the parents and of the analyses that the recipes ask for.
+        folded: recipes that are not stored and are folded into this one, deepest first.
     """
 
     recipe: Recipe
@@ -62,6 +64,7 @@ class VariantNode:
     group: str
     parents: tuple[ModelNode, ...]
     deps: tuple[dg.AssetKey, ...]
+    folded: tuple[Recipe, ...]
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,18 @@ class BrokenNode:
 
 @dataclass(frozen=True)
 class Graph:
-    """All nodes, each list sorted by key."""
+    """All nodes, each list sorted by key.
+
+    Attributes:
+        folded: recipes that are not stored, which have no node, and the variants that they are folded into.
+    """
 
     bases: tuple[ModelNode, ...]
     variants: tuple[VariantNode, ...]
     analyses: tuple[AnalysisNode, ...]
     scores: tuple[ScoresNode, ...]
     broken: tuple[BrokenNode, ...]
+    folded: Mapping[str, tuple[str, ...]]
 
     def automated_keys(self) -> list[dg.AssetKey]:
         """What automation may build, the leaderboard excluded."""
@@ -153,25 +161,37 @@ class _Builder:
         self.needs_hub: dict[str, bool] = {}
         self.identities: dict[ModelReference, ModelIdentity] = {}
         self.broken: dict[str, BrokenNode] = {}
+        self.folded: dict[str, list[str]] = {}
         for recipe in workspace.book.broken:
             self._break(recipe.name, recipe.file, str(recipe.error))
         for suite in workspace.suites.broken:
             self._break(f"suite-{suite.name}", suite.file, str(suite.error))
 
     def add(self, recipe: Recipe) -> None:
-        """Add the nodes of one recipe, or a broken node if one of its models is nowhere."""
+        """Add the nodes of one recipe, or a broken node if one of its models is nowhere.
+
+        A recipe that is not stored has none: what is made of it depends on what it is made of itself.
+        """
+        wholes = self.workspace.book.inputs(recipe)
         references = _distinct(
             part
-            for whole in recipe.references()
+            for whole in wholes
             for part in (ModelReference(whole.path, whole.revision), whole.lora)
             if part is not None
         )
-        adapters = {whole.lora for whole in recipe.references()}
+        adapters = {whole.lora for whole in wholes}
+        folded = self.workspace.book.folded(recipe)
         try:
             models = {reference: self._model(reference) for reference in references}
+            analysed = self._analysed((*folded, recipe), models)
         except CheckpointError as error:
             self._break(recipe.name, recipe.source.file, f"{recipe.source.file}: {error}")
             return
+        if not recipe.materialize:
+            self.folded[recipe.name] = []
+            return
+        for inner in folded:
+            self.folded[inner.name].append(recipe.name)
         self.needs_hub[recipe.name] = any(
             model.kind == "hub" or (model.kind == "recipe" and self.needs_hub[model.parts[0]])
             for model in models.values()
@@ -180,18 +200,17 @@ class _Builder:
         if automated:
             models = {reference: self._automate(model) for reference, model in models.items()}
         deps = [model.key for model in models.values()]
-        template = recipe.prune_layers
-        if template is not None and template.by in SNR_METRICS and template.tensor is not None:
-            analysed = models[template.model]
-            self.modules.setdefault(analysed.key, (analysed, set()))[1].add(template.tensor)
-            deps.append(snr_key(analysed.parts))
+        for reference, module in analysed:
+            model = models[reference]
+            self.modules.setdefault(model.key, (model, set()))[1].add(module)
+            deps.append(snr_key(model.parts))
         if recipe.schedule is not None and not is_cron(recipe.schedule):
             message = f"{recipe.source.file}: schedule: there is no time that {recipe.schedule!r} means"
             self._break(f"{recipe.name}-schedule", recipe.source.file, message)
             recipe = recipe.model_copy(update={"schedule": None})
         own = ModelNode(ModelReference(recipe.name), "recipe", (recipe.name,), recipe.name, automated)
         parents = tuple(model for reference, model in models.items() if reference not in adapters)
-        self.variants[recipe.name] = VariantNode(recipe, own, self._group(recipe), parents, _distinct(deps))
+        self.variants[recipe.name] = VariantNode(recipe, own, self._group(recipe), parents, _distinct(deps), folded)
         for suite in self._suites(recipe):
             self._score(own, suite, parents, automated)
             for parent in parents:
@@ -210,7 +229,21 @@ class _Builder:
                 replace(self.scores[key], model=latest[self.scores[key].model.key]) for key in sorted(self.scores)
             ),
             broken=tuple(self.broken[name] for name in sorted(self.broken)),
+            folded={name: tuple(consumers) for name, consumers in self.folded.items()},
         )
+
+    def _analysed(
+        self, recipes: Iterable[Recipe], models: Mapping[ModelReference, ModelNode]
+    ) -> list[tuple[ModelReference, str]]:
+        """The models whose layers recipes remove by an analysis, with the module that is measured."""
+        found = []
+        for recipe in recipes:
+            template = recipe.prune_layers
+            if template is not None and template.by in SNR_METRICS and template.tensor is not None:
+                if template.model not in models:
+                    raise CheckpointError(f"prune_layers.model: {not_analysed(template.model)}")
+                found.append((template.model, template.tensor))
+        return found
 
     def _model(self, reference: ModelReference) -> ModelNode:
         if reference not in self.identities:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from merge_assets.plan.describe import human_bytes, layer_map, parameter_table
+from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
 
@@ -65,11 +65,16 @@ def one_sentence(text: str) -> str:
     return line if not line or line.endswith((".", "!", "?")) else f"{line}."
 
 
-def recipe_description(recipe: Recipe) -> str:
-    """Description of a variant: one sentence, then the recipe's own text."""
+def recipe_description(recipe: Recipe, folded: Sequence[Recipe] = ()) -> str:
+    """Description of a variant: one sentence, then the recipe's own text and that of the recipes folded into it."""
     models = ", ".join(str(reference) for reference in recipe.references())
     sentence = one_sentence(recipe.description) or f"Merge of {models} by {recipe.merge_method}."
-    return f"{sentence}\n\n```yaml\n{recipe.source.text.strip()}\n```"
+    parts = [sentence, f"```yaml\n{recipe.source.text.strip()}\n```"]
+    if folded:
+        parts.append(f"Folds in: {', '.join(inner.name for inner in folded)}.")
+    for inner in folded:
+        parts.append(f"`{inner.name}`, not stored:\n\n```yaml\n{inner.source.text.strip()}\n```")
+    return "\n\n".join(parts)
 
 
 def artifact_metadata(artifact: "Artifact", *, reused: bool) -> Metadata:
@@ -138,6 +143,8 @@ def plan_metadata(plan: Plan) -> Metadata:
         ),
         "parameter_table": table(parameter_table(plan)),
     }
+    if folded := folded_recipes(plan):
+        metadata["folds_in"] = ", ".join(folded)
     if plan.removed_layers:
         metadata["removed_layers"] = table(
             [{**row, "value": "∞" if row.get("infinite") else row.get("value")} for row in plan.removed_layers]

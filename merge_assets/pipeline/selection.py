@@ -11,6 +11,7 @@ from merge_assets.errors import RecipeError
 from merge_assets.pipeline.graph import Graph, ModelNode
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.versions import Recorded, out_of_date
+from merge_assets.recipe.book import not_stored
 from merge_assets.sources import Workspace, analysis_line, scores_line, variant_line
 
 
@@ -36,7 +37,7 @@ def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> S
         with_scores: also their scores, those of the base checkpoints they are made of, and the leaderboard.
 
     Raises:
-        RecipeError: for a name that is no recipe, or that of a broken one.
+        RecipeError: for a name that is no recipe, or that of a broken one or one that is not stored.
     """
     variants = {node.model.key: node for node in graph.variants}
     by_name = {node.recipe.name: node for node in graph.variants}
@@ -109,6 +110,8 @@ def _unknown(graph: Graph, name: str) -> NoReturn:
     for broken in graph.broken:
         if broken.name == name:
             raise RecipeError(broken.message)
+    if name in graph.folded:
+        raise RecipeError(not_stored(name, graph.folded[name]))
     close = difflib.get_close_matches(name, _names(graph), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise RecipeError(f"there is no recipe {name!r}{hint} `merge-assets recipes` lists them")

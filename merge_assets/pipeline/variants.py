@@ -15,7 +15,7 @@ from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
-from merge_assets.plan.model import NUMERICS_VERSION
+from merge_assets.plan.model import NUMERICS_VERSION, digest_of
 from merge_assets.sources import Workspace
 
 CHECKS: Mapping[str, str] = {
@@ -31,13 +31,14 @@ def variant_spec(node: VariantNode) -> dg.AssetSpec:
     return dg.AssetSpec(
         node.model.key,
         deps=node.deps,
-        code_version=f"{recipe.digest[:16]}-numerics-{NUMERICS_VERSION}",
+        code_version=f"{_digest(node)[:16]}-numerics-{NUMERICS_VERSION}",
         group_name=group_name("variants", node.group),
         kinds={"safetensors"},
         tags={**recipe.tags, "method": tag_value(recipe.merge_method), "automation": _switch(node.model.automated)},
         owners=list(recipe.owners) or None,
-        description=recipe_description(recipe),
+        description=recipe_description(recipe, node.folded),
         metadata={
+            **({"folds_in": ", ".join(inner.name for inner in node.folded)} if node.folded else {}),
             "recipe_digest": recipe.digest,
             "recipe_file": recipe.source.file.name,
             "dagster/code_references": code_references(recipe.source.file, recipe.source.line),
@@ -88,6 +89,13 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
         )
 
     return variant
+
+
+def _digest(node: VariantNode) -> str:
+    """Of all that is written in the recipes that make the variant, those folded into it included."""
+    if not node.folded:
+        return node.recipe.digest
+    return digest_of([node.recipe.digest, {inner.name: inner.digest for inner in node.folded}])
 
 
 def _switch(on: bool) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from merge_assets.checkpoint import Checkpoint
 from merge_assets.errors import PlanError
 from merge_assets.plan.methods import Method
+from merge_assets.plan.model import Plan
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import (
     LayerFigure,
@@ -36,6 +37,7 @@ class PlanInput:
         tensor_digests: digest of every tensor's bytes, if known.
         file_digests: digest of every config and tokenizer file, if known.
         is_variant: whether the reference is another recipe's name, which only this project can resolve.
+        folded: the plan of a recipe that is not stored; ``checkpoint`` is then what it would be if it were.
     """
 
     reference: ModelReference
@@ -44,6 +46,7 @@ class PlanInput:
     tensor_digests: Mapping[str, str] | None = None
     file_digests: Mapping[str, str] | None = None
     is_variant: bool = False
+    folded: Plan | None = None
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,11 @@ def _prune(recipe: Recipe, resolver: _Resolver, figures: Sequence[LayerFigure] |
     template = recipe.prune_layers
     assert template is not None
     count = resolver.layer_count(template.model, "prune_layers.model")
+    measured = template.by not in ("list", "reverse_order")
+    if measured and resolver.inputs[resolver.index[template.model]].folded is not None:
+        raise plan_error(recipe, "prune_layers.model", not_analysed(template.model))
     if figures is None:
-        if template.by not in ("list", "reverse_order"):
+        if measured:
             raise plan_error(
                 recipe,
                 "prune_layers.by",
@@ -171,6 +177,11 @@ def _prune(recipe: Recipe, resolver: _Resolver, figures: Sequence[LayerFigure] |
     by_layer = {figure.layer: figure for figure in figures}
     kept_figures = tuple(by_layer[layer] for layer in removed if layer in by_layer)
     return Assembly(resolver.from_slices(expanded, "prune_layers"), (recipe.parameters,), expanded, kept_figures)
+
+
+def not_analysed(model: ModelReference) -> str:
+    """Why layers of a folded recipe cannot be chosen by an analysis, and what to do."""
+    return f"{model} is not stored (materialize: false), so it cannot be analysed; store it, or name the layers with by: list"
 
 
 class _Resolver:
@@ -200,7 +211,7 @@ class _Resolver:
             )
         base = self.recipe.base_model
         place = self._base_place(sources, base)
-        if self.method.needs_base and base is not None and place is None:
+        if self.method.has_base and base is not None and place is None:
             position = self.index[base]
             sources.insert(0, ResolvedSource(position, 0, self.inputs[position].checkpoint.layer_count, {}))
             place = 0
@@ -222,7 +233,7 @@ class _Resolver:
                 sources.append(ResolvedSource(self.index[source.model], start, end, dict(source.parameters)))
             base = piece.base_model or self.recipe.base_model
             base_place = self._base_place(sources, base)
-            if self.method.needs_base and base is not None and base_place is None:
+            if self.method.has_base and base is not None and base_place is None:
                 raise self.fail(
                     f"{where}.sources", f"the base model {base} is not among the sources; add it with its layer_range"
                 )
@@ -230,7 +241,7 @@ class _Resolver:
         return tuple(resolved)
 
     def _base_place(self, sources: Sequence[ResolvedSource], base: ModelReference | None) -> int | None:
-        if base is None or not self.method.needs_base:
+        if base is None or not self.method.has_base:
             return None
         position = self.index[base]
         return next((place for place, source in enumerate(sources) if source.model == position), None)
@@ -252,7 +263,7 @@ class _Resolver:
             wanted = str(method.least) if method.least == method.most else f"at least {method.least}"
             if method.most is not None and method.most != method.least:
                 wanted = f"{method.least} to {method.most}"
-            beside = " besides the base" if method.needs_base else ""
+            beside = " besides the base" if base is not None else ""
             raise self.fail(
                 key, f"method {method.name} takes {wanted} model{'s'[: wanted != '1']}{beside}, found {count}"
             )

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
-from merge_assets.checkpoint import CODES, TORCH_NAMES, LayerStack, TensorHeader, carried_files, rewrite_config
+from merge_assets.checkpoint import CODES, TORCH_NAMES, LayerStack, TensorHeader, rewrite_config
 from merge_assets.errors import PlanError
 from merge_assets.plan.assemble import Assembly, PlanInput, ResolvedSlice, assemble
-from merge_assets.plan.layout import Place, lay_out
+from merge_assets.plan.inputs import Inputs, lifted, tensor_key
+from merge_assets.plan.layout import lay_out
 from merge_assets.plan.methods import Method, find_method
 from merge_assets.plan.model import (
-    NUMERICS_VERSION,
     CarriedFile,
     DroppedTensor,
     LayerSpan,
     OutputTensor,
     Plan,
-    PlannedModel,
+    Shard,
     SourceSpan,
-    TensorInput,
     digest_of,
 )
 from merge_assets.plan.outside import OutsideTensor, outside_tensors, tied_output
 from merge_assets.plan.parameters import check_names, resolve_parameters
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.vocabulary import tokenizer_donor
-from merge_assets.recipe import LayerFigure, Recipe, to_mergekit
+from merge_assets.recipe import LayerFigure, Recipe, to_mergekit, with_stages
 
 COMPUTABLE = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes that take part in arithmetic; others are only copied."""
@@ -55,25 +54,14 @@ def build_plan(
     return _Builder(recipe, inputs, shard_size, figures).plan()
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """An output tensor before it has a place."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    inputs: tuple[TensorInput, ...]
-    base: int | None
-    layer: int | None
-    parameters: Mapping[str, float | bool]
-
-
 class _Builder:
     def __init__(
         self, recipe: Recipe, inputs: Sequence[PlanInput], shard_size: int, figures: Sequence[LayerFigure] | None
     ) -> None:
         self.recipe = recipe
         self.inputs = inputs
+        self.sources = Inputs(inputs)
+        self.taken: set[tuple[int, str]] = set()
         self.shard_size = shard_size
         try:
             self.method: Method = find_method(recipe.merge_method)
@@ -91,18 +79,13 @@ class _Builder:
     def plan(self) -> Plan:
         for number in range(len(self.inputs)):
             self._refuse_quantised(number)
-        drafts = self._outside("pre") + self._layers() + self._outside("post")
-        shards, places = lay_out([(d.name, d.dtype, d.shape) for d in drafts], self.shard_size)
-        by_offset = sorted(drafts, key=lambda d: (places[d.name].shard, places[d.name].begin))
-        tensors = tuple(self._placed(draft, places[draft.name]) for draft in by_offset)
+        shards, tensors = self._placed([*self._outside("pre"), *self._layers(), *self._outside("post")])
         config = self._config(tensors)
-        speaker = tokenizer_donor(self.recipe, self.inputs, self.donor)
-        carried = tuple(CarriedFile(speaker, name) for name in carried_files(self.inputs[speaker].checkpoint))
-        locations = {str(i.reference): i.checkpoint.location for i in self.inputs if i.is_variant}
+        carried = self.sources.carried(tokenizer_donor(self.recipe, self.inputs, self.donor))
         return Plan(
             recipe=self.recipe.name,
             method=self.method.name,
-            models=tuple(PlannedModel(str(i.reference), i.checkpoint.location, i.fingerprint) for i in self.inputs),
+            models=self.sources.models,
             tensors=tensors,
             shards=shards,
             config=config,
@@ -111,7 +94,7 @@ class _Builder:
             layers=self._layer_map(),
             dropped=self._dropped(tensors),
             warnings=tuple(dict.fromkeys(self.warnings)),
-            mergekit_config=to_mergekit(self.recipe, self.assembly.expanded, locations),
+            mergekit_config=self._mergekit_config(),
             removed_layers=tuple(
                 {**asdict(f), "value": _finite(f.value), "margin": _finite(f.margin)} for f in self.assembly.removed
             ),
@@ -128,18 +111,21 @@ class _Builder:
         carried: Sequence[CarriedFile],
         headers: Sequence[str],
     ) -> str:
-        def identity(item: CarriedFile) -> str:
-            model = self.inputs[item.model]
-            return (model.file_digests or {}).get(item.file, model.checkpoint.location)
-
+        models = self.sources.models
         return digest_of(
             {
                 "tensors": [(t.name, t.key) for t in tensors],
                 "config": config,
-                "carried": [(c.file, identity(c)) for c in carried],
+                "carried": [(c.file, c.digest or models[c.model].location) for c in carried],
                 "headers": headers,
             }
         )
+
+    def _mergekit_config(self) -> str:
+        locations = {str(i.reference): i.checkpoint.location for i in self.inputs if i.is_variant}
+        config = to_mergekit(self.recipe, self.assembly.expanded, locations)
+        stages = [item.folded.mergekit_config for item in self.inputs if item.folded is not None]
+        return with_stages(config, self.recipe.name, stages) if stages or not self.recipe.materialize else config
 
     # -- inputs ------------------------------------------------------------------------------------------------------
 
@@ -171,8 +157,8 @@ class _Builder:
 
     # -- tensors in the layers -----------------------------------------------------------------------------------------
 
-    def _layers(self) -> list[_Draft]:
-        drafts: list[_Draft] = []
+    def _layers(self) -> list[OutputTensor]:
+        drafts: list[OutputTensor] = []
         donor = self._stack(self.donor)
         position = 0
         for piece in self.assembly.slices:
@@ -215,7 +201,7 @@ class _Builder:
 
     # -- tensors outside the layers ------------------------------------------------------------------------------------
 
-    def _outside(self, part: str) -> list[_Draft]:
+    def _outside(self, part: str) -> list[OutputTensor]:
         """Embeddings and the like from the first slice's sources, norms and heads from the last slice's."""
         piece = self.assembly.slices[0 if part == "pre" else -1]
         checkpoints = [self.inputs[s.model].checkpoint for s in piece.sources]
@@ -244,7 +230,8 @@ class _Builder:
         layers: Sequence[int | None],
         t: float,
         layer: int | None,
-    ) -> _Draft:
+    ) -> OutputTensor:
+        """One output tensor without its place and key."""
         self._check_shapes(name, piece, headers)
         outer = (piece.parameters, *self.assembly.outer)
         inputs = []
@@ -254,11 +241,26 @@ class _Builder:
             parameters = resolve_parameters(
                 own, (source.parameters, *outer), header.name, t, recipe=self.recipe, model=str(item.reference)
             )
-            inputs.append(TensorInput(source.model, header, layers[place], parameters, _identity(item, header)))
+            inputs.append(self.sources.tensor(source.model, header, layers[place], parameters))
+            self.taken.add((source.model, header.name))
         whole = resolve_parameters(self.whole, outer, name, t, recipe=self.recipe)
-        return _Draft(
-            name, self._dtype(name, piece, headers), headers[0].shape, tuple(inputs), piece.base, layer, whole
+        if self.method.random:
+            whole["seed"] = self.recipe.seed
+        draft = OutputTensor(
+            name=name,
+            dtype=self._dtype(name, piece, headers),
+            shape=headers[0].shape,
+            shard=-1,
+            begin=0,
+            end=0,
+            method=self.method.name,
+            parameters=whole,
+            inputs=tuple(inputs),
+            base=piece.base,
+            layer=layer,
+            key="",
         )
+        return lifted(draft)
 
     def _dtype(self, name: str, piece: ResolvedSlice, headers: Sequence[TensorHeader]) -> str:
         found = [header.dtype for header in headers]
@@ -288,34 +290,15 @@ class _Builder:
             message += "; merge models of one architecture and size"
         raise self.fail(piece.key, message)
 
-    def _placed(self, draft: _Draft, place: Place) -> OutputTensor:
-        return OutputTensor(
-            name=draft.name,
-            dtype=draft.dtype,
-            shape=draft.shape,
-            shard=place.shard,
-            begin=place.begin,
-            end=place.end,
-            method=self.method.name,
-            parameters=draft.parameters,
-            inputs=draft.inputs,
-            base=draft.base,
-            layer=draft.layer,
-            key=self._tensor_key(draft),
-        )
-
-    def _tensor_key(self, draft: _Draft) -> str:
-        return digest_of(
-            {
-                "numerics": NUMERICS_VERSION,
-                "dtype": draft.dtype,
-                "shape": draft.shape,
-                "method": self.method.name,
-                "parameters": dict(draft.parameters),
-                "base": draft.base,
-                "inputs": [(i.digest, i.header.dtype, dict(i.parameters)) for i in draft.inputs],
-            }
-        )
+    def _placed(self, drafts: Sequence[OutputTensor]) -> tuple[tuple[Shard, ...], tuple[OutputTensor, ...]]:
+        """The shards, and the tensors in file order with their places and keys."""
+        shards, places = lay_out([(d.name, d.dtype, d.shape) for d in drafts], self.shard_size)
+        tensors = [
+            replace(draft, shard=place.shard, begin=place.begin, end=place.end, key=tensor_key(draft))
+            for draft in drafts
+            for place in [places[draft.name]]
+        ]
+        return shards, tuple(sorted(tensors, key=lambda tensor: (tensor.shard, tensor.begin)))
 
     # -- what surrounds the tensors --------------------------------------------------------------------------------------
 
@@ -353,14 +336,12 @@ class _Builder:
         return tuple(spans)
 
     def _dropped(self, tensors: Sequence[OutputTensor]) -> tuple[DroppedTensor, ...]:
-        used = {(i.model, i.header.name) for tensor in tensors for i in tensor.inputs}
-        dropped = []
+        used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}
+        reasons = self.sources.unused(tensors)
         for model, item in enumerate(self.inputs):
             stack = self._stack(model)
             merged = any(s.model == model for piece in self.assembly.slices for s in piece.sources)
             for name in item.checkpoint.tensors:
-                if (model, name) in used:
-                    continue
                 split = stack.split(name) if stack else None
                 if not merged:
                     reason = "donates only config and tokenizer"
@@ -368,14 +349,9 @@ class _Builder:
                     reason = f"layer {split[0]} is in no slice"
                 else:
                     reason = "outside the layers; taken from the sources of the first or last slice"
-                dropped.append(DroppedTensor(model, name, reason))
-        return tuple(dropped)
-
-
-def _identity(item: PlanInput, header: TensorHeader) -> str:
-    if item.tensor_digests is not None:
-        return item.tensor_digests[header.name]
-    return f"{item.checkpoint.location}/{header.file}:{header.begin}-{header.end}"
+                reasons.setdefault((model, name), reason)
+        dropped = [DroppedTensor(*place, reason) for place, reason in reasons.items() if place not in used]
+        return tuple(sorted(dropped, key=lambda tensor: tensor.model))
 
 
 def _finite(value: float) -> float | None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_assets.plan.methods import methods
-from merge_assets.plan.model import OutputTensor, Plan
+from merge_assets.plan.model import OutputTensor, Plan, TensorInput
 from merge_assets.plan.outside import is_after_layers
+from merge_assets.plan.parameters import Value
 
 # Resident size of the process before the first tile, and a float32 tile of the default size, in bytes.
 _PROCESS_WITHOUT_TORCH = 60 << 20
@@ -22,7 +23,8 @@ class LayerRow:
 
     Attributes:
         output: output layers, such as ``0–7``.
-        sources: input layers by model, such as ``base 0–7``.
+        sources: input layers by model, such as ``base 0–7``; a folded recipe with what it is made of, such as
+            ``inner(base 0–7 + other 0–7)``.
         values: resolved parameter values, such as ``t self_attn 0…0.7``.
     """
 
@@ -37,7 +39,7 @@ def layer_map(plan: Plan) -> list[LayerRow]:
         LayerRow("before the layers", _outside_sources(plan, first=True), _values(plan, _outside(plan, first=True)))
     ]
     for span in plan.layers:
-        sources = " + ".join(f"{model_name(plan, s.model)} {_span(s.start, s.end)}" for s in span.sources)
+        sources = " + ".join(_layers(plan, s.model, s.start, s.end) for s in span.sources)
         tensors = [t for t in plan.tensors if t.layer is not None and span.start <= t.layer < span.end]
         rows.append(LayerRow(_span(span.start, span.end), sources, _values(plan, tensors)))
     rows.append(
@@ -65,9 +67,14 @@ def peak_memory_estimate(plan: Plan, threads: int) -> int:
     """Bytes of memory the engine will need on the CPU: buffers and tiles of every worker plus the process itself."""
     if all(tensor.is_copy for tensor in plan.tensors):
         return _PROCESS_WITHOUT_TORCH
-    widest = max(len(tensor.inputs) for tensor in plan.tensors)
+    widest = max(_tiles(tensor) for tensor in plan.tensors)
     # A raw buffer of 8 bytes an element and a float32 tile for each input, and about as many tiles for results.
     return _PROCESS_WITH_TORCH + threads * (widest * 4 + 4) * _TILE_BYTES
+
+
+def _tiles(tensor: OutputTensor) -> int:
+    """Tiles that a worker holds at once: one for each input, and those that the input is made of if it is nested."""
+    return sum(1 if item.nested is None else 1 + _tiles(item.nested) for item in tensor.inputs)
 
 
 def human_bytes(count: float) -> str:
@@ -104,17 +111,40 @@ def dropped_tensors(plan: Plan) -> list[str]:
 
 
 def parameter_table(plan: Plan) -> list[Mapping[str, object]]:
-    """Distinct parameter values by module: rows of parameter, model, tensors, layers, lowest and highest value."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
+    """Distinct parameter values by module: rows of parameter, model, tensors, layers, lowest and highest value.
+
+    Where a value is a word, both are all the values in words.
+    """
+    groups: dict[tuple[str, str, str], list[Value]] = {}
     for tensor in plan.tensors:
         module = _module(tensor.name)
         for name, value in _parameters(plan, tensor):
             model, _, parameter = name.rpartition(" ")
-            groups.setdefault((parameter, model, module), []).append(float(value))
+            groups.setdefault((parameter, model, module), []).append(value)
     return [
-        {"parameter": p, "model": m, "module": module, "tensors": len(v), "lowest": min(v), "highest": max(v)}
+        {"parameter": p, "model": m, "module": module, "tensors": len(v), "lowest": lowest, "highest": highest}
         for (p, m, module), v in groups.items()
+        for lowest, highest in [_extremes(v)]
     ]
+
+
+def folded_recipes(plan: Plan) -> list[str]:
+    """Every recipe that is folded into the plan, with its method: ``inner (linear)``."""
+    return [f"{model.reference} ({model.folded.method})" for model in plan.models if model.folded is not None]
+
+
+def _layers(plan: Plan, model: int, start: int, end: int) -> str:
+    """A run of layers of an input; of a folded recipe, the layers that it takes for them."""
+    folded = plan.models[model].folded
+    if folded is None:
+        return f"{model_name(plan, model)} {_span(start, end)}"
+    parts = []
+    for span in folded.layers:
+        first, last = max(start, span.start), min(end, span.end)
+        if first < last:
+            sources = [(s.model, s.start + first - span.start, s.start + last - span.start) for s in span.sources]
+            parts.append(" + ".join(_layers(plan, *source) for source in sources))
+    return f"{model_name(plan, model)}({', '.join(parts)})"
 
 
 def _outside(plan: Plan, *, first: bool) -> list[OutputTensor]:
@@ -125,8 +155,13 @@ def _outside_sources(plan: Plan, *, first: bool) -> str:
     models: dict[str, None] = {}
     for tensor in _outside(plan, first=first):
         for item in tensor.inputs:
-            models[model_name(plan, item.model)] = None
+            models[_source(plan, item)] = None
     return " + ".join(models)
+
+
+def _source(plan: Plan, item: TensorInput) -> str:
+    name = model_name(plan, item.model)
+    return name if item.nested is None else f"{name}({' + '.join(_source(plan, i) for i in item.nested.inputs)})"
 
 
 def _span(start: int, end: int) -> str:
@@ -138,26 +173,31 @@ def _module(name: str) -> str:
     return ".".join(parts[-3:-1]) if len(parts) > 2 else parts[0]
 
 
-def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, float | bool]]:
-    """Resolved values by name, per-model ones with their model, those at their default left out."""
-    declared = methods()[tensor.method]
+def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, Value]]:
+    """Resolved values by name, those at their default left out.
+
+    Per-model ones come with their model, and those of folded recipes with the recipe: ``inner t``, ``inner a weight``.
+    """
+    declared = {p.name: p.default for p in methods()[tensor.method].parameters}
+    defaults: dict[str, Value | None] = {"seed": 0, **declared}  # the seed is the recipe's, no method declares it
     for name, value in tensor.parameters.items():
-        parameter = declared.parameter(name)
-        if parameter is None or value != parameter.default:
+        if value != defaults[name]:
             yield name, value
     for item in tensor.inputs:
         for name, value in item.parameters.items():
-            parameter = declared.parameter(name)
-            if parameter is None or value != parameter.default:
+            if value != defaults[name]:
                 yield (f"{model_name(plan, item.model)} {name}" if len(tensor.inputs) > 1 else name), value
+        if item.nested is not None:
+            recipe = model_name(plan, item.model)
+            yield from ((f"{recipe} {name}", value) for name, value in _parameters(plan, item.nested))
 
 
 def _values(plan: Plan, tensors: Sequence[OutputTensor]) -> str:
     """Parameter values of some tensors, grouped by module where they differ between modules."""
-    by_name: dict[str, dict[str, list[float]]] = {}
+    by_name: dict[str, dict[str, list[Value]]] = {}
     for tensor in tensors:
         for name, value in _parameters(plan, tensor):
-            by_name.setdefault(name, {}).setdefault(_module(tensor.name), []).append(float(value))
+            by_name.setdefault(name, {}).setdefault(_module(tensor.name), []).append(value)
     texts = []
     for name, by_module in by_name.items():
         runs: dict[str, list[str]] = {}
@@ -176,5 +216,18 @@ def _common(modules: Sequence[str]) -> str:
     return "/".join(sorted(parents)) if len(modules) > 2 else "/".join(modules)
 
 
-def _run(values: Sequence[float]) -> str:
-    return f"{values[0]:g}" if len(set(values)) == 1 else f"{values[0]:g}…{values[-1]:g}"
+def _run(values: Sequence[Value]) -> str:
+    return _shown(values[0]) if len(set(values)) == 1 else f"{_shown(values[0])}…{_shown(values[-1])}"
+
+
+def _extremes(values: Sequence[Value]) -> tuple[Value, Value]:
+    numbers = [float(value) for value in values if not isinstance(value, str)]
+    if len(numbers) == len(values):
+        return min(numbers), max(numbers)
+    words = ", ".join(dict.fromkeys(_shown(value) for value in values))
+    return words, words
+
+
+def _shown(value: Value) -> str:
+    # A seed has more digits than %g shows.
+    return value if isinstance(value, str) else f"{value:d}" if type(value) is int else f"{float(value):g}"

@@ -69,6 +69,15 @@ def _reasons(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     names = [[(i["model"], i["header"]["name"]) for i in t["inputs"]] for t in (old, new)]
     if names[0] != names[1]:
         reasons.append("source tensors")
-    elif [i["digest"] for i in old["inputs"]] != [i["digest"] for i in new["inputs"]]:
-        reasons.append("bytes of an input")
-    return reasons or ["engine numerics"]
+    else:
+        for before, after in zip(old["inputs"], new["inputs"], strict=True):
+            if before["digest"] != after["digest"]:
+                reasons += _reasons_of_input(before, after)
+    return list(dict.fromkeys(reasons)) or ["engine numerics"]
+
+
+def _reasons_of_input(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Why an input differs; for a tensor of a folded recipe, why its expression does."""
+    if "nested" in old and "nested" in new:
+        return _reasons(old["nested"], new["nested"])
+    return ["bytes of an input"]

@@ -30,6 +30,7 @@ class Parameter:
         boolean: whether the value is a truth value instead of a number.
         at_least: smallest legal number.
         at_most: largest legal number.
+        words: words that are legal in place of a number or truth value.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Parameter:
     boolean: bool = False
     at_least: float | None = None
     at_most: float | None = None
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class Method:
         needs_base: whether one input is the base; without it a ``base_model`` only donates config and tokenizer.
         least: smallest number of inputs, the base not counted.
         most: largest number of inputs, the base not counted; ``None`` is no limit.
+        takes_base: whether a base is one more input where the recipe has one, and left out where it has none.
         passes: streaming passes over the inputs before the tiles are computed; 0 is elementwise.
+        rows: whether tiles must hold whole rows (of the last dimension).
+        random: whether the kernel draws random masks; the recipe's seed is then among the parameters of the output.
     """
 
     name: str
@@ -63,22 +68,60 @@ class Method:
     kernel: str
     paper: str = ""
     needs_base: bool = False
+    takes_base: bool = False
     least: int = 1
     most: int | None = None
     passes: int = 0
+    rows: bool = False
+    random: bool = False
+
+    @property
+    def has_base(self) -> bool:
+        """Whether a recipe's base model is one of the inputs."""
+        return self.needs_base or self.takes_base
 
     def parameter(self, name: str) -> Parameter | None:
         return next((p for p in self.parameters if p.name == name), None)
 
 
 _WEIGHT = Parameter("weight", per_model=True, required=True)
-_TASK_VECTOR_PARAMETERS = (
-    _WEIGHT,
-    Parameter("density", per_model=True, default=1.0, at_least=0.0, at_most=1.0),
-    Parameter("lambda", default=1.0),
-    Parameter("int8_mask", default=False, boolean=True),
-)
+_LAMBDA = Parameter("lambda", default=1.0)
+_INT8_MASK = Parameter("int8_mask", default=False, boolean=True)
 _KERNELS = "merge_assets.engine.methods"
+
+
+def _density(name: str = "density", default: float = 1.0) -> Parameter:
+    return Parameter(name, per_model=True, default=default, at_least=0.0, at_most=1.0)
+
+
+def _task_vectors(
+    name: str,
+    summary: str,
+    paper: str,
+    *,
+    normalize: bool = False,
+    rescale: bool | None = None,
+    extra: tuple[Parameter, ...] = (),
+    passes: int = 0,
+    random: bool = False,
+    rows: bool = False,
+) -> Method:
+    """A member of the task-vector family; ``rescale`` None means that nothing is left out that could be made up for."""
+    parameters = (_WEIGHT, _density(), *extra, Parameter("normalize", default=normalize, boolean=True), _LAMBDA)
+    if rescale is not None:
+        parameters += (Parameter("rescale", default=rescale, boolean=True, words=("paper",)),)
+    return Method(
+        name=name,
+        summary=summary,
+        paper=paper,
+        parameters=(*parameters, _INT8_MASK),
+        kernel=f"{_KERNELS}.task_vectors:{name}",
+        needs_base=True,
+        passes=passes,
+        random=random,
+        rows=rows,
+    )
+
 
 _BUILT_IN = (
     Method(
@@ -105,46 +148,159 @@ _BUILT_IN = (
         passes=1,
     ),
     Method(
-        name="task_arithmetic",
-        summary="The base plus a weighted sum of the differences to it.",
-        paper="2212.04089",
-        parameters=(*_TASK_VECTOR_PARAMETERS, Parameter("normalize", default=False, boolean=True)),
-        kernel=f"{_KERNELS}.task_arithmetic:task_arithmetic",
+        name="nuslerp",
+        summary="Spherical interpolation of two inputs, or of their differences to a base, by their weights.",
+        parameters=(
+            _WEIGHT,
+            Parameter("nuslerp_flatten", default=True, boolean=True),
+            Parameter("nuslerp_row_wise", default=False, boolean=True),
+        ),
+        kernel=f"{_KERNELS}.nuslerp:nuslerp",
+        takes_base=True,
+        least=2,
+        most=2,
+        passes=1,
+        rows=True,
+    ),
+    Method(
+        name="multislerp",
+        summary="Weighted mean of directions in the tangent space at their mean, for any number of inputs.",
+        parameters=(
+            _WEIGHT,
+            Parameter("normalize_weights", default=True, boolean=True),
+            Parameter("eps", default=1e-8, at_least=0.0),
+        ),
+        kernel=f"{_KERNELS}.multislerp:multislerp",
+        takes_base=True,
+        passes=1,
+    ),
+    Method(
+        name="karcher",
+        summary="Riemannian (Karcher) mean of the directions of the inputs.",
+        parameters=(Parameter("max_iter", default=10.0, at_least=0.0), Parameter("tol", default=1e-5, at_least=0.0)),
+        kernel=f"{_KERNELS}.karcher:karcher",
+        passes=1,
+    ),
+    Method(
+        name="model_stock",
+        summary="Between the base and the mean of its fine-tunes, at the ratio that their angles give.",
+        paper="2403.19522",
+        parameters=(Parameter("filter_wise", default=False, boolean=True),),
+        kernel=f"{_KERNELS}.model_stock:model_stock",
+        needs_base=True,
+        least=2,
+        passes=1,
+        rows=True,
+    ),
+    Method(
+        name="nearswap",
+        summary="The other input where it is near the base, the base where it is far.",
+        parameters=(Parameter("t", required=True, at_least=0.0),),
+        kernel=f"{_KERNELS}.nearswap:nearswap",
+        needs_base=True,
+        most=1,
+    ),
+    Method(
+        name="arcee_fusion",
+        summary="The base, with the elements of the other input whose change is most important.",
+        parameters=(),
+        kernel=f"{_KERNELS}.arcee_fusion:arcee_fusion",
+        needs_base=True,
+        most=1,
+        passes=3,
+        rows=True,
+    ),
+    _task_vectors("task_arithmetic", "The base plus a weighted sum of the differences to it.", "2212.04089"),
+    _task_vectors(
+        "ties",
+        "Task vectors trimmed to their largest elements, merged where their signs agree.",
+        "2306.01708",
+        normalize=True,
+        rescale=False,
+        passes=3,
+    ),
+    _task_vectors(
+        "dare_linear",
+        "Task vectors thinned at random and made up for, summed.",
+        "2311.03099",
+        rescale=True,
+        passes=1,
+        random=True,
+    ),
+    _task_vectors(
+        "dare_ties",
+        "Task vectors thinned at random and made up for, merged where their signs agree.",
+        "2311.03099",
+        rescale=True,
+        passes=1,
+        random=True,
+    ),
+    _task_vectors(
+        "breadcrumbs",
+        "Task vectors without their largest and smallest elements, summed.",
+        "2312.06795",
+        rescale=False,
+        extra=(_density("gamma", 0.01),),
+        passes=3,
+    ),
+    _task_vectors(
+        "breadcrumbs_ties",
+        "Task vectors without their largest and smallest elements, merged where their signs agree.",
+        "2312.06795",
+        rescale=False,
+        extra=(_density("gamma", 0.01),),
+        passes=3,
+    ),
+    _task_vectors(
+        "della",
+        "Task vectors thinned at random, large elements less often, merged where their signs agree.",
+        "2406.11617",
+        normalize=True,
+        rescale=True,
+        extra=(_density("epsilon", 0.15),),
+        passes=1,
+        random=True,
+        rows=True,
+    ),
+    _task_vectors(
+        "della_linear",
+        "Task vectors thinned at random, large elements less often, summed.",
+        "2406.11617",
+        rescale=True,
+        extra=(_density("epsilon", 0.15),),
+        passes=1,
+        random=True,
+        rows=True,
+    ),
+    Method(
+        name="sce",
+        summary="Task vectors weighted by their mean square, merged where their signs agree.",
+        paper="2408.07990",
+        parameters=(Parameter("select_topk", default=1.0, at_least=0.0, at_most=1.0), _INT8_MASK),
+        kernel=f"{_KERNELS}.sce:sce",
+        needs_base=True,
+        passes=4,
+    ),
+    Method(
+        name="ram",
+        summary="Changes of one model alone as they are, changes of several averaged.",
+        parameters=(Parameter("epsilon", default=1e-5, at_least=0.0),),
+        kernel=f"{_KERNELS}.ram:ram",
         needs_base=True,
     ),
     Method(
-        name="ties",
-        summary="Task vectors trimmed to their largest elements, merged where their signs agree.",
-        paper="2306.01708",
+        name="ramplus_tl",
+        summary="ram, with the changes of one model alone enlarged by how many it shares.",
         parameters=(
-            *_TASK_VECTOR_PARAMETERS,
-            Parameter("normalize", default=True, boolean=True),
-            Parameter("rescale", default=False, boolean=True),
+            Parameter("epsilon", default=1e-5, at_least=0.0),
+            Parameter("r", default=0.1),
+            Parameter("alpha", default=0.2, at_least=0.0),
         ),
-        kernel=f"{_KERNELS}.ties:ties",
+        kernel=f"{_KERNELS}.ram:ramplus_tl",
         needs_base=True,
-        passes=3,
+        passes=1,
     ),
 )
-
-PARAMETERS_ELSEWHERE = frozenset(
-    {
-        *("alpha", "density", "epsilon", "eps", "filter_wise", "gamma", "int8_mask", "lambda", "max_iter", "normalize"),
-        *(
-            "normalize_weights",
-            "nuslerp_flatten",
-            "nuslerp_row_wise",
-            "r",
-            "rescale",
-            "scale",
-            "select_topk",
-            "t",
-            "tol",
-        ),
-        "weight",
-    }
-)
-"""Parameter names of mergekit's methods. In a recipe whose method lacks them they have no effect, as in mergekit."""
 
 
 @cache

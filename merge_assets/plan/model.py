@@ -9,30 +9,45 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.plan.methods import methods
 
-NUMERICS_VERSION = "1"
+NUMERICS_VERSION = "2"
 """Changes whenever the engine would write other bytes for the same plan; part of every tensor key."""
 
 
 @dataclass(frozen=True)
+class FoldedRecipe:
+    """A recipe that is not stored, inside the plan of a recipe made of it.
+
+    Attributes:
+        method: its merge method.
+        layers: its own layer map; models are indices into the :attr:`Plan.models` of the plan it is folded into.
+    """
+
+    method: str
+    layers: tuple[LayerSpan, ...]
+
+
+@dataclass(frozen=True)
 class PlannedModel:
-    """One input checkpoint.
+    """One input checkpoint, or a recipe that stands in for one without being stored.
 
     Attributes:
         reference: as the recipe writes it.
-        location: directory that holds the files.
+        location: directory that holds the files; no directory for a folded recipe.
         fingerprint: content digest, if it was known when the plan was made.
+        folded: what the recipe is, if it is folded in; its own inputs are models of the plan, too.
     """
 
     reference: str
     location: str
     fingerprint: str | None
+    folded: FoldedRecipe | None = None
 
 
 @dataclass(frozen=True)
@@ -44,14 +59,17 @@ class TensorInput:
         header: name, dtype, shape and byte range.
         layer: source layer, ``None`` outside the layers.
         parameters: resolved per-model parameters.
-        digest: digest of the tensor's bytes, or an identity by place if that is not known.
+        digest: digest of the tensor's bytes, or an identity by place if that is not known; the key of ``nested``.
+        nested: the expression whose unrounded result is the input, for a tensor of a folded recipe. Its dtype is
+            ``F32``, and it has no shard and no place; the header names it and has no file and no bytes.
     """
 
     model: int
     header: TensorHeader
     layer: int | None
-    parameters: Mapping[str, float | bool]
+    parameters: Mapping[str, float | bool | str]
     digest: str
+    nested: OutputTensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,7 @@ class OutputTensor:
     begin: int
     end: int
     method: str
-    parameters: Mapping[str, float | bool]
+    parameters: Mapping[str, float | bool | str]
     inputs: tuple[TensorInput, ...]
     base: int | None
     layer: int | None
@@ -95,13 +113,40 @@ class OutputTensor:
         return math.prod(self.shape)
 
     @property
+    def is_plain(self) -> bool:
+        """True if the elements are those of the only input, unscaled."""
+        return self.method == "passthrough" and self.inputs[0].parameters.get("scale", 1) == 1
+
+    @property
     def is_copy(self) -> bool:
-        """True if the output bytes are the input bytes, so that nothing is computed."""
-        return (
-            self.method == "passthrough"
-            and self.inputs[0].header.dtype == self.dtype
-            and self.inputs[0].parameters.get("scale", 1) == 1
-        )
+        """True if the output bytes are the bytes of an input in a file, so that nothing is computed."""
+        return self.is_plain and self.inputs[0].nested is None and self.inputs[0].header.dtype == self.dtype
+
+    def files(self) -> Iterator[TensorInput]:
+        """The inputs that lie in files, those of nested expressions included; one that is used twice comes twice."""
+        for item in self.inputs:
+            if item.nested is None:
+                yield item
+            else:
+                yield from item.nested.files()
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether whole inputs must have streamed by before the first element of the result is known."""
+        nested = (item.nested for item in self.inputs)
+        return methods()[self.method].passes > 0 or any(n is not None and n.needs_statistics for n in nested)
+
+    def bytes_to_read(self) -> int:
+        """Bytes of files read for the tensor: one sweep for the tiles, and one for each statistic pass."""
+        return self._bytes_of_a_sweep() + self._bytes_of_statistics()
+
+    def _bytes_of_a_sweep(self) -> int:
+        return sum(item.header.nbytes for item in self.files())
+
+    def _bytes_of_statistics(self) -> int:
+        """A pass of this method sweeps over all files below; statistics of nested expressions are taken once."""
+        own = methods()[self.method].passes * self._bytes_of_a_sweep()
+        return own + sum(item.nested._bytes_of_statistics() for item in self.inputs if item.nested is not None)
 
 
 @dataclass(frozen=True)
@@ -148,10 +193,19 @@ class LayerSpan:
 
 @dataclass(frozen=True)
 class CarriedFile:
-    """A file copied beside the weights: tokenizer, chat template, generation config."""
+    """A file copied beside the weights: tokenizer, chat template, generation config.
+
+    Attributes:
+        model: index into :attr:`Plan.models`, never of a folded recipe.
+        file: name relative to the model's directory.
+        size: bytes.
+        digest: content digest, if it is known.
+    """
 
     model: int
     file: str
+    size: int
+    digest: str | None
 
 
 @dataclass(frozen=True)
@@ -161,7 +215,7 @@ class Plan:
     Attributes:
         recipe: name of the recipe.
         method: merge method.
-        models: input checkpoints; others refer to them by index.
+        models: input checkpoints and folded recipes, those of the recipe first; others refer to them by index.
         tensors: outputs in file order.
         shards: output files.
         config: ``config.json`` of the variant.
@@ -170,7 +224,7 @@ class Plan:
         layers: the layer map.
         dropped: input tensors that are not used.
         warnings: things a person should know that are not errors.
-        mergekit_config: the resolved recipe as plain mergekit YAML.
+        mergekit_config: the resolved recipe as plain mergekit YAML; with folded recipes, one document for each.
         removed_layers: for ``prune_layers``, the layers removed, with the figures that chose them.
         key: digest of everything that determines the variant's files.
     """
@@ -206,15 +260,15 @@ class Plan:
     @property
     def bytes_to_read(self) -> int:
         """Bytes of input tensors, once for the tiles and once for each statistic pass."""
-        known = methods()
-        return sum(
-            (1 if tensor.is_copy else 1 + known[tensor.method].passes) * sum(i.header.nbytes for i in tensor.inputs)
-            for tensor in self.tensors
-        )
+        return sum(tensor.bytes_to_read() for tensor in self.tensors)
 
     def to_json(self) -> str:
-        """Strict JSON, one object; the same plan always gives the same text."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False)
+        """Strict JSON, one object; the same plan always gives the same text. ``nested`` and ``folded`` only where set."""
+        return json.dumps(asdict(self, dict_factory=_without_empty), indent=1, allow_nan=False)
+
+
+def _without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in items if value is not None or key not in ("nested", "folded")}
 
 
 def digest_of(value: object) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from merge_assets.plan.methods import PARAMETERS_ELSEWHERE, Method, Parameter, did_you_mean, methods
+from merge_assets.plan.methods import Method, Parameter, did_you_mean, methods
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import Recipe, lookup
 
 Scope = Mapping[str, Any]
+Value = float | bool | str
 
 
 def resolve_parameters(
     wanted: Iterable[Parameter], scopes: Sequence[Scope], tensor: str, t: float, *, recipe: Recipe, model: str = ""
-) -> dict[str, float | bool]:
+) -> dict[str, Value]:
     """Values of ``wanted`` for one tensor.
 
     Args:
@@ -28,7 +29,7 @@ def resolve_parameters(
     Raises:
         PlanError: if a required value is nowhere, is of the wrong kind, or is out of range.
     """
-    values: dict[str, float | bool] = {}
+    values: dict[str, Value] = {}
     for parameter in wanted:
         value = lookup(parameter.name, tensor, t, scopes)
         if value is None:
@@ -46,11 +47,15 @@ def resolve_parameters(
     return values
 
 
-def _checked(parameter: Parameter, value: Any, whose: str, recipe: Recipe) -> float | bool:
+def _checked(parameter: Parameter, value: Any, whose: str, recipe: Recipe) -> Value:
     key = f"parameters.{parameter.name}"
+    if isinstance(value, str):
+        if value in parameter.words:
+            return value
+        raise plan_error(recipe, key, f"{value!r} is not {_kinds(parameter)}{whose}")
     if parameter.boolean:
         if value not in (True, False):
-            raise plan_error(recipe, key, f"{value!r} is not true or false{whose}")
+            raise plan_error(recipe, key, f"{value!r} is not {_kinds(parameter)}{whose}")
         return bool(value)
     number = float(value)
     low, high = parameter.at_least, parameter.at_most
@@ -58,6 +63,10 @@ def _checked(parameter: Parameter, value: Any, whose: str, recipe: Recipe) -> fl
         span = f"{low:g} or more" if high is None else f"between {low or 0:g} and {high:g}"
         raise plan_error(recipe, key, f"{value!r} must be {span}{whose}")
     return number
+
+
+def _kinds(parameter: Parameter) -> str:
+    return " or ".join(("true or false" if parameter.boolean else "a number", *map(repr, parameter.words)))
 
 
 def check_names(recipe: Recipe, method: Method) -> list[str]:
@@ -70,7 +79,7 @@ def check_names(recipe: Recipe, method: Method) -> list[str]:
         PlanError: for a name that no method has.
     """
     known = {p.name for p in method.parameters}
-    anywhere = PARAMETERS_ELSEWHERE | {p.name for m in methods().values() for p in m.parameters}
+    anywhere = {p.name for m in methods().values() for p in m.parameters}
     warnings = []
     for where, scope in _scopes(recipe):
         for name in scope:

@@ -12,7 +12,7 @@ from merge_assets.recipe.parameters import (
     position,
     resolve,
 )
-from merge_assets.recipe.resolved import to_mergekit
+from merge_assets.recipe.resolved import to_mergekit, with_stages
 from merge_assets.recipe.schema import (
     DepthUpscale,
     Lowest,
@@ -68,4 +68,5 @@ __all__ = [
     "resolve",
     "select_layers",
     "to_mergekit",
+    "with_stages",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -73,6 +73,34 @@ class RecipeBook:
         """Names of the recipes that recipe ``name`` uses as models, in order of mention."""
         return _parents(self.recipes[name], self.recipes)
 
+    def folded(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """The recipes that are not stored and that ``recipe`` is made of, directly or through each other, deepest first."""
+        found: dict[str, Recipe] = {}
+        for reference in recipe.references():
+            inner = self.resolve_folded(reference)
+            if inner is not None:
+                found |= {deeper.name: deeper for deeper in (*self.folded(inner), inner)}
+        return tuple(found.values())
+
+    def inputs(self, recipe: Recipe) -> tuple[ModelReference, ...]:
+        """Every model whose files ``recipe`` is made of: its references, with those of recipes that are not stored
+        replaced by their own."""
+        found: dict[ModelReference, None] = {}
+        for reference in recipe.references():
+            inner = self.resolve_folded(reference)
+            found |= dict.fromkeys((reference,) if inner is None else self.inputs(inner))
+        return tuple(found)
+
+    def consumers(self, name: str) -> list[str]:
+        """Names of the stored recipes that recipe ``name``, which is not stored, is folded into."""
+        stored = (recipe for recipe in self.recipes.values() if recipe.materialize)
+        return [recipe.name for recipe in stored if any(inner.name == name for inner in self.folded(recipe))]
+
+    def resolve_folded(self, reference: ModelReference) -> Recipe | None:
+        """The recipe that ``reference`` names, if that is one that is not stored."""
+        recipe = self.resolve(reference)
+        return None if recipe is None or recipe.materialize else recipe
+
     def order(self) -> list[str]:
         """Every recipe's name, each after the recipes it uses; by name where that leaves a choice."""
         sorter = TopologicalSorter({name: self.parents(name) for name in self.recipes})
@@ -91,6 +119,20 @@ class RecipeBook:
             if any(parent in reached for parent in self.parents(other)):
                 reached[other] = None
         return list(reached)[1:]
+
+
+def not_stored(name: str, consumers: Sequence[str]) -> str:
+    """Why a recipe cannot be built into the store, and what to do.
+
+    Args:
+        name: the recipe, which has ``materialize: false``.
+        consumers: the stored recipes that it is folded into.
+    """
+    inside = f"build what it is folded into ({', '.join(consumers)})" if consumers else "no stored recipe is made of it"
+    return (
+        f"{name} is not stored (materialize: false), so there is nothing to build; {inside}, "
+        f"or write it to a folder with `merge-assets merge {name} OUT`"
+    )
 
 
 def _files(folder: Path) -> Iterator[Path]:

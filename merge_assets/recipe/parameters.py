@@ -1,19 +1,23 @@
 """Parameter settings: what a recipe may write for a value, and the value that one tensor gets.
 
-A setting is a number, ``true``/``false``, a gradient (a list of numbers along the depth), or a list of
-``{value, filter}``, of which the first whose filter is a part of the tensor's name counts.
+A setting is a number, ``true``/``false``, a word (which words a parameter knows is the method's business), a gradient (a
+list of numbers along the depth), or a list of ``{value, filter}``, of which the first whose filter is a part of the
+tensor's name counts.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-Scalar = bool | int | float
+Scalar = bool | int | float | str
 Gradient = tuple[int | float, ...]
+
+_WORD = re.compile(r"[A-Za-z][A-Za-z_-]*")
 
 
 class Misfit(ValueError):
@@ -29,7 +33,7 @@ class Conditional(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    value: Scalar | Gradient = Field(description="a number, `true`/`false` or a gradient")
+    value: Scalar | Gradient = Field(description="a number, `true`/`false`, a word or a gradient")
     filter: str | None = Field(
         default=None,
         description="part of the tensor's name, case-sensitive; left out or `*` matches every tensor",
@@ -57,7 +61,10 @@ def _read_plain(raw: Any, path: tuple[str | int, ...]) -> Scalar | Gradient:
         return tuple(_read_number(item, (*path, index)) for index, item in enumerate(raw))
     if isinstance(raw, (int, float)):
         return _read_number(raw, path)
-    raise Misfit(f"{_shown(raw)} is not a number, true/false, or a list of numbers", path)
+    if isinstance(raw, str) and _WORD.fullmatch(raw):
+        return raw
+    hint = " (without quotes)" if isinstance(raw, str) else ""
+    raise Misfit(f"{_shown(raw)} is not a number{hint}, true/false, a word, or a list of numbers", path)
 
 
 def _read_conditional(raw: Mapping[str, Any], path: tuple[str | int, ...]) -> Conditional:

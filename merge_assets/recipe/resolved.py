@@ -25,6 +25,11 @@ _ORDER = (
 )
 
 
+_SEPARATOR = "\n---\n"
+_STAGES_NOTE = (
+    "# For mergekit-multi, which stores the stages above, each rounded to its dtype. Here they were never stored, and\n"
+    "# nothing was rounded before the end.\n"
+)
 _REFERENCE_KEYS = frozenset({"model", "base_model", "tokenizer_source", "source"})
 
 
@@ -53,6 +58,21 @@ def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None, places: M
         content["slices"] = [_plain(part) for part in slices]
     config = _placed({key: content[key] for key in _ORDER if key in content}, places or {})
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def with_stages(config: str, name: str, stages: Sequence[str]) -> str:
+    """The file for ``mergekit-multi`` of a recipe that others are folded into: one document per recipe.
+
+    Args:
+        config: the recipe's own document, from :func:`to_mergekit`.
+        name: its name, by which the documents refer to each other.
+        stages: files of the recipes folded in, each made by this function; documents that they share are written once.
+    """
+    # A line of three dashes ends a document wherever it stands, so no text inside one can hold it.
+    documents = dict.fromkeys(document for stage in stages for document in stage.rstrip().split(_SEPARATOR))
+    note = _STAGES_NOTE if stages else ""
+    own = f"{note}{yaml.safe_dump({'name': name})}{config.rstrip()}"
+    return _SEPARATOR.join([*documents, own]) + "\n"
 
 
 def _placed(content: Any, places: Mapping[str, str]) -> Any:

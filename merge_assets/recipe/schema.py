@@ -48,8 +48,13 @@ from merge_assets.reference import ModelReference
 BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers")
 TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
-    {"name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"}
+    {
+        *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
+        "materialize",
+    }
 )
+NEEDS_STORED = {"evaluate": "evaluate", "publish": "publish", "schedule": "build on a schedule"}
+"""Keys of what is done with a stored variant -> what they do."""
 
 
 class _Part(BaseModel):
@@ -316,6 +321,12 @@ class Recipe(_Part):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where the merge is computed; `auto`: as the setting `device` says"
     )
+    materialize: StrictBool = Field(
+        default=True, description="`false`: not stored, but folded into the recipes made of it"
+    )
+    allow_nonfinite: StrictBool = Field(
+        default=False, description="accept NaN and infinite elements in the output; they are still reported"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
@@ -337,6 +348,12 @@ class Recipe(_Part):
                     ModelReference.parse(text)
                 except ValueError as error:
                     raise Misfit(f"neither union nor base, and {error}", path) from None
+        for key, purpose in NEEDS_STORED.items() if not self.materialize else ():
+            if getattr(self, key):
+                raise Misfit(
+                    f"nothing is stored (materialize: false), so there is nothing to {purpose}; leave out one of them",
+                    (key,),
+                )
         return self
 
     def references(self) -> tuple[ModelReference, ...]:
@@ -368,7 +385,7 @@ class Recipe(_Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of what determines the output's bytes: the content without name, description and the like.
+        """SHA-256, in hex, of what determines the output: the content without name, description and the like.
 
         Keys left out and keys written with their default value give the same digest, as do ``1`` and ``1.0``.
         """

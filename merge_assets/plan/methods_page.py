@@ -1,0 +1,83 @@
+"""The table of ``docs/methods.md``, generated from the declarations of the methods.
+
+``python -m merge_assets.plan.methods_page`` rewrites the table of the page in place; with ``--check`` it only says
+whether it is current. The text around it is written by hand.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from merge_assets.plan.methods import Method, Parameter, methods
+
+PAGE = Path("docs/methods.md")
+
+_BLOCK = re.compile(r"(<!-- methods -->\n).*?(<!-- end of methods -->)", re.DOTALL)
+
+
+def render(page: str) -> str:
+    """The page with its table as the declarations have it now; it stands between ``<!-- methods -->`` and its end."""
+    return _BLOCK.sub(lambda match: match[1] + method_table() + match[2], page)
+
+
+def method_table() -> str:
+    """Markdown table of the methods of this package; those of plugins are not in it."""
+    rows = ["| method | what it does | models | parameters | source |", "|---|---|---|---|---|"]
+    for method in methods().values():
+        if method.kernel.startswith("merge_assets."):
+            parameters = "<br>".join(map(_parameter, method.parameters)) or "–"
+            rows.append(
+                f"| `{method.name}` | {method.summary} | {_inputs(method)} | {parameters} | {_source(method.paper)} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
+def _inputs(method: Method) -> str:
+    if method.most is None:
+        count = f"{method.least} or more"
+    elif method.most == method.least:
+        count = str(method.least)
+    else:
+        count = f"{method.least} to {method.most}"
+    if method.needs_base:
+        return f"{count} and a base"
+    return f"{count}, with or without a base" if method.takes_base else count
+
+
+def _parameter(parameter: Parameter) -> str:
+    values = [f"`{word}`" for word in parameter.words]
+    if parameter.required:
+        default = "**required**"
+    elif parameter.default is None:
+        default = "none"
+    elif parameter.boolean:
+        default = f"`{str(parameter.default).lower()}`"
+    else:
+        default = f"`{parameter.default:g}`"
+    also = f", or {' or '.join(values)}" if values else ""
+    return f"`{parameter.name}`{' (per model)' if parameter.per_model else ''}: {default}{also}"
+
+
+def _source(paper: str) -> str:
+    if not paper:
+        return ""
+    return f"[{paper}](https://arxiv.org/abs/{paper})" if re.fullmatch(r"\d{4}\.\d{5}", paper) else f"<{paper}>"
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite the page, or with ``--check`` compare it. Returns the exit code."""
+    page = PAGE.read_text("utf-8")
+    current = render(page)
+    if current == page:
+        return 0
+    if "--check" in arguments:
+        sys.stderr.write(f"{PAGE} is out of date; run python -m merge_assets.plan.methods_page\n")
+        return 1
+    PAGE.write_text(current, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -3,13 +3,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEER := $(abspath $(or $(MERGEKIT_VENV),.peer))
+NATIVE := $(wildcard merge_assets/engine/native/*.[ch])
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help install install-dev demo ui test lint bench clean
+.PHONY: help install install-dev demo ui test lint bench bench-definitions clean
 
 help: ## Show this list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(VENV)/.installed ## Install the project and what it runs with into .venv.
 
@@ -18,7 +20,7 @@ install-dev: $(VENV)/.installed-dev ## Install what the tests need, too.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "Installing the tested set of packages into $(VENV) (a few minutes the first time) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
 	@touch $@
@@ -33,8 +35,14 @@ demo: install ## Merge, analyse, evaluate and rank the demo recipes; prints the 
 ui: install ## Open the lineage graph at http://127.0.0.1:3000 (with the daemon that rebuilds on change).
 	$(BIN)/merge-assets ui
 
-test: install-dev lint ## Lint, types, floors, then all tests.
-	$(BIN)/python -m pytest
+# What we are compared with, in an environment of its own; the same torch, so that only the engines differ.
+$(PEER)/bin/mergekit-yaml: | $(BIN)/python
+	@echo "Installing mergekit 0.1.5 into $(PEER) ..."
+	$(BIN)/python -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check mergekit==0.1.5 $$(grep '^torch==' constraints.txt)
+
+test: install-dev lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors, then all tests.
+	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest
 
 lint: install-dev ## Format, lint, types and the floors of the house.
 	$(BIN)/ruff format --check .
@@ -42,7 +50,10 @@ lint: install-dev ## Format, lint, types and the floors of the house.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: install ## Time what the documentation speaks of.
+bench: install $(PEER)/bin/mergekit-yaml ## Time the engine beside mergekit and write docs/benchmarks.md; ARGS="--only ties --large 88".
+	MERGEKIT_VENV=$(PEER) $(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-definitions: install ## Time loading the definitions of 1000 recipes.
 	$(BIN)/python benchmarks/definitions_load.py
 
 clean: ## Remove what was built, not the packages.

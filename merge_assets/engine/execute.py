@@ -14,16 +14,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from merge_assets.engine.files import InputFiles, OutputFile
-from merge_assets.errors import EngineError, Stopped
-from merge_assets.plan import OutputTensor, Plan, methods
+from merge_assets.engine.worker import CpuWorker, Job, Shared, copy
+from merge_assets.errors import EngineError
+from merge_assets.plan import Plan
 from merge_assets.progress import Progress, ShouldStop
 
-TILE = 1 << 17
-"""Elements per tile: float32 tiles of two inputs and a result stay in a 2 MiB L2 cache."""
+TILE = 1 << 18
+"""Elements per tile: bfloat16 tiles of two inputs and a result stay in an L2 cache of 2 MiB."""
 
 _JOB_BYTES = 32 << 20
 
@@ -53,41 +54,6 @@ class BuildReport:
     threads: int
     device: str
     nonfinite: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Job:
-    """Elements ``start`` to ``end`` of one output tensor."""
-
-    tensor: OutputTensor
-    start: int
-    end: int
-
-
-@dataclass
-class _Shared:
-    """What the workers share."""
-
-    plan: Plan
-    inputs: InputFiles
-    outputs: list[OutputFile]
-    total: int
-    progress: Progress | None
-    should_stop: ShouldStop | None
-    done: int = 0
-    nonfinite: dict[str, int] = field(default_factory=dict)
-    abort: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def advance(self, count: int, label: str) -> None:
-        """Count bytes read, report them, and leave if the work should stop."""
-        with self.lock:
-            self.done += count
-            done = self.done
-        if self.progress is not None:
-            self.progress(done, self.total, label)
-        if self.abort.is_set() or (self.should_stop is not None and self.should_stop()):
-            raise Stopped(f"stopped after {done} of {self.total} bytes")
 
 
 def execute(
@@ -123,27 +89,27 @@ def execute(
     began = time.perf_counter()
     workers = threads or len(os.sched_getaffinity(0))
     chosen = _device(device, plan)
-    size = tile or _tile(plan, TILE if chosen == "cpu" else 64 * TILE, workers, memory)
     with ExitStack() as stack:
         outputs = []
         for shard in plan.shards:
             output = OutputFile(directory / shard.file, shard.header, shard.size)
             stack.callback(output.close)
             outputs.append(output)
-        shared = _Shared(plan, stack.enter_context(InputFiles()), outputs, plan.bytes_to_read, progress, should_stop)
-        _run(shared, list(_jobs(plan)), workers, chosen, size)
+        shared = Shared(plan, stack.enter_context(InputFiles()), outputs, progress, should_stop, plan.bytes_to_read)
+        stack.callback(shared.release_torch)
+        _run(shared, list(_jobs(plan)), workers, chosen, _tile(plan, tile or TILE, workers, memory))
         for output in outputs:
             output.finish()
     if shared.nonfinite and not allow_nonfinite:
         listing = ", ".join(f"{name} ({count})" for name, count in sorted(shared.nonfinite.items())[:5])
         raise EngineError(
-            f"{len(shared.nonfinite)} output tensors hold NaN or infinite elements: {listing}; "
-            "check the inputs and parameters, or use a wider dtype"
+            f"{len(shared.nonfinite)} output tensors hold NaN or infinite elements: {listing}; check the inputs and "
+            "parameters, use a wider dtype, or accept them with `allow_nonfinite: true` in the recipe"
         )
     copied = sum(tensor.is_copy for tensor in plan.tensors)
     return BuildReport(
         seconds=time.perf_counter() - began,
-        bytes_read=shared.done,
+        bytes_read=shared.read,
         bytes_written=plan.bytes_to_write,
         tensors_computed=len(plan.tensors) - copied,
         tensors_copied=copied,
@@ -155,7 +121,10 @@ def execute(
 
 
 def _device(device: str, plan: Plan) -> str:
+    """The device to use; torch is asked only where a GPU is wanted or the machine has one."""
     if device == "cpu" or all(tensor.is_copy for tensor in plan.tensors):
+        return "cpu"
+    if device == "auto" and not Path("/dev/nvidiactl").exists():
         return "cpu"
     import torch
 
@@ -167,7 +136,7 @@ def _device(device: str, plan: Plan) -> str:
 
 def _tile(plan: Plan, preferred: int, workers: int, memory: int | None) -> int:
     """The preferred tile, or the largest that keeps the buffers of all workers within ``memory``."""
-    widest = max((len(tensor.inputs) for tensor in plan.tensors), default=1)
+    widest = max((len(list(tensor.files())) for tensor in plan.tensors), default=1)
     return max(1024, min(preferred, (memory or sys.maxsize) // (workers * bytes_per_element(widest))))
 
 
@@ -177,33 +146,33 @@ def bytes_per_element(inputs: int) -> int:
 
 
 def _jobs(plan: Plan) -> Iterator[Job]:
-    known = methods()
-    for tensor in plan.tensors:
-        elements = tensor.elements
-        if elements == 0:
+    """The largest tensors that need statistics first, since one worker does a whole one; then all else in file order."""
+    computed = [tensor for tensor in plan.tensors if tensor.elements]
+    whole = [tensor for tensor in computed if tensor.needs_statistics and not tensor.is_copy]
+    for tensor in sorted(whole, key=lambda tensor: -tensor.elements):
+        yield Job(tensor, 0, tensor.elements)
+    for tensor in computed:
+        if tensor.needs_statistics and not tensor.is_copy:
             continue
-        whole = known[tensor.method].passes > 0 and not tensor.is_copy
-        step = elements if whole else max(1, _JOB_BYTES * elements // tensor.nbytes)
-        for start in range(0, elements, step):
-            yield Job(tensor, start, min(start + step, elements))
+        step = max(1, _JOB_BYTES * tensor.elements // tensor.nbytes)
+        for start in range(0, tensor.elements, step):
+            yield Job(tensor, start, min(start + step, tensor.elements))
 
 
-def _run(shared: _Shared, jobs: list[Job], workers: int, device: str, tile: int) -> None:
+def _run(shared: Shared, jobs: list[Job], workers: int, device: str, tile: int) -> None:
     local = threading.local()
 
     def work(job: Job) -> None:
         if shared.abort.is_set():
             return
         if job.tensor.is_copy:
-            _copy(shared, job)
+            copy(shared, job)
             return
-        from merge_assets.engine.compute import Worker
-
         if not hasattr(local, "worker"):
-            local.worker = Worker(shared, device, tile)
+            local.worker = _worker(shared, device, tile)
         local.worker.compute(job)
 
-    with _single_threaded_torch(jobs), ThreadPoolExecutor(workers, "merge") as pool:
+    with ThreadPoolExecutor(workers, "merge") as pool:
         futures = [pool.submit(work, job) for job in jobs]
         try:
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
@@ -218,27 +187,5 @@ def _run(shared: _Shared, jobs: list[Job], workers: int, device: str, tile: int)
             raise error
 
 
-def _single_threaded_torch(jobs: list[Job]) -> ExitStack:
-    """Keep torch from starting threads of its own inside the workers, for as long as they run."""
-    stack = ExitStack()
-    if any(not job.tensor.is_copy for job in jobs):
-        import torch
-
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
-    return stack
-
-
-def _copy(shared: _Shared, job: Job) -> None:
-    tensor = job.tensor
-    source = tensor.inputs[0]
-    element = tensor.nbytes // tensor.elements
-    path = str(Path(shared.plan.models[source.model].location) / source.header.file)
-    shared.outputs[tensor.shard].copy_from(
-        shared.inputs,
-        path,
-        source.header.begin + job.start * element,
-        tensor.begin + job.start * element,
-        (job.end - job.start) * element,
-        lambda count: shared.advance(count, tensor.name),
-    )
+def _worker(shared: Shared, device: str, tile: int) -> CpuWorker:
+    return CpuWorker(shared, tile)

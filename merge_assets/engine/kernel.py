@@ -1,14 +1,12 @@
 """The interface between the executor and a merge method.
 
-A method's kernel is a function ``kernel(expression) -> tile function``. The kernel may first stream over the inputs to
-take statistics of the whole tensor (``expression.blocks()``); the tile function it returns is then called for tiles of
-any size, in any order, and must give every element the same value whatever the tiles are.
+A method's kernel is a function ``kernel(expression) -> formula``. It may first ask for statistics of the whole tensors
+(``gram``, ``select``, ``norms``, or its own over ``blocks``). What it returns is one of the formulas of
+:mod:`merge_assets.engine.formula`, which the engine computes by itself, or a tile function in torch, which is called for
+tiles of any size, in any order, and must give every element the same value whatever the tiles are.
 
-    def linear(expression: Expression) -> TileFunction:
-        weights = expression.per_model("weight")
-        def tile(inputs, start):
-            return sum(w * x for w, x in zip(weights, inputs))
-        return tile
+    def linear(expression: Expression) -> Combination:
+        return Combination(expression.per_model("weight"))
 """
 
 from __future__ import annotations
@@ -16,19 +14,23 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-
+from merge_assets.engine.formula import Band, Combination, Cut, Norms, Sparsifier, TaskVectors
 from merge_assets.plan import find_method
 
-TileFunction = Callable[[Sequence[torch.Tensor], int], torch.Tensor]
-"""(float32 tiles of the inputs in recipe order, all 1-D of one length; flat index of their first element) -> float32
-tile of the output. The inputs may be overwritten."""
+if TYPE_CHECKING:
+    import torch
+
+TileFunction = Callable[[Sequence["torch.Tensor"], int], "torch.Tensor"]
+"""(float32 tiles of the inputs in recipe order, all 1-D of one length; flat index of their first element) -> tile of the
+output, float32 or float64. The inputs may be overwritten. Tiles of a method declared with ``rows`` are whole rows."""
+
+Formula = Combination | TaskVectors | TileFunction
 
 
 class Expression(Protocol):
-    """One output tensor as a kernel sees it."""
+    """One output tensor as a kernel sees it. Every statistic streams over the inputs and is the same in every run."""
 
     @property
     def name(self) -> str:
@@ -41,13 +43,18 @@ class Expression(Protocol):
         ...
 
     @property
+    def count(self) -> int:
+        """Number of inputs, the base included."""
+        ...
+
+    @property
     def base(self) -> int | None:
         """Position of the base among the inputs."""
         ...
 
     @property
-    def parameters(self) -> Mapping[str, float | bool]:
-        """Whole-method parameters."""
+    def parameters(self) -> Mapping[str, float | bool | str]:
+        """Whole-method parameters; with the recipe's ``seed`` for methods declared ``random``."""
         ...
 
     def per_model(self, name: str) -> list[float]:
@@ -58,15 +65,32 @@ class Expression(Protocol):
         """Like :meth:`per_model`, with ``None`` where the recipe gives no value."""
         ...
 
-    def blocks(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        """One pass over the inputs: (flat index of the first element, float32 blocks in recipe order).
+    def gram(self, *, centered: bool = False) -> list[list[float]]:
+        """Inner products of all pairs of inputs, or, ``centered``, of all pairs of differences to the base; float64."""
+        ...
 
-        Block borders are the same in every run, so that sums over blocks are, too. A block is valid until the next.
+    def select(self, ranks: Sequence[Sequence[int]]) -> list[list[Cut]]:
+        """For every task vector, the cuts that hold its ``k`` largest magnitudes, for each ``k`` of its ranks."""
+        ...
+
+    def select_variance(self, k: int) -> Cut:
+        """The ``k`` elements with the largest variance over the task vectors."""
+        ...
+
+    def norms(self, sparsifiers: Sequence[Sparsifier], common: Band | None = None) -> list[Norms]:
+        """Norms of every task vector before and after its sparsifier."""
+        ...
+
+    def blocks(self, *, rows: bool = False) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """One pass over the inputs: (flat index of the first element, 1-D float32 blocks in recipe order).
+
+        Block borders are the same in every run, so that sums over blocks are, too; with ``rows`` a block holds whole
+        rows of the last dimension. A block is valid until the next.
         """
         ...
 
 
-Kernel = Callable[[Expression], TileFunction]
+Kernel = Callable[[Expression], Formula]
 
 
 @cache
@@ -75,8 +99,3 @@ def load_kernel(method: str) -> Kernel:
     module, _, function = find_method(method).kernel.partition(":")
     kernel: Kernel = getattr(importlib.import_module(module), function)
     return kernel
-
-
-def deltas(inputs: Sequence[torch.Tensor], base: int) -> list[torch.Tensor]:
-    """Differences of the other inputs to the base, float32, in recipe order."""
-    return [x - inputs[base] for position, x in enumerate(inputs) if position != base]

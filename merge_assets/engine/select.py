@@ -1,13 +1,13 @@
-"""Exact selection of the k largest magnitudes of streamed float32 values, without sorting them.
+"""Exact quantiles of streamed float32 values that are not negative, without sorting or holding them.
 
-The magnitude of a float32 is monotonic in its bits without the sign, so two histograms, of the upper 16 bits and then of
-the lower 15 within one bin of the first, give the k-th largest magnitude exactly.
+Such values are ordered as their bits are. Two histograms, of the upper 16 bits and then of the lower 15 within the bins
+where the wanted ranks lie, give the value of every rank exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -15,82 +15,49 @@ _LOW_BITS = 15
 _LOW_MASK = (1 << _LOW_BITS) - 1
 _BINS = 1 << 16
 
-Stream = Callable[[], Iterator[tuple[int, Sequence[torch.Tensor]]]]
-"""Starts a pass over (flat index of the first element, one float32 block per task vector)."""
+Stream = Callable[[], Iterator[torch.Tensor]]
+"""Starts a pass over all values, as float32 tensors of one dimension."""
 
 
-@dataclass(frozen=True)
-class TopK:
-    """Which elements of one task vector are kept.
-
-    Attributes:
-        bits: magnitude bits of the smallest kept element; larger ones are all kept.
-        last_tie: flat index of the last element kept among those with exactly these bits.
-    """
-
-    bits: int
-    last_tie: int
-
-    def mask(self, values: torch.Tensor, start: int) -> torch.Tensor:
-        """True where an element is kept; ``start`` is the flat index of ``values[0]``."""
-        bits = _magnitude_bits(values)
-        ties = bits == self.bits
-        index = torch.arange(start, start + values.numel(), device=values.device)
-        return (bits > self.bits) | (ties & (index <= self.last_tie))
-
-
-def top_k(stream: Stream, counts: Sequence[int]) -> list[TopK]:
-    """Select, for each task vector, the ``counts[i]`` elements of largest magnitude; equal ones by position.
+def quantiles(stream: Stream, shares: Sequence[float]) -> list[float]:
+    """The values below which the shares of all values lie, interpolated linearly between neighbours.
 
     Args:
-        stream: starts a pass over the task vectors; called three times.
-        counts: number of elements to keep of each, 1 to its size.
+        stream: starts a pass over the values, at least one, none negative; NaN count as the largest. Called twice.
+        shares: 0 to 1.
     """
-    upper = [torch.zeros(_BINS, dtype=torch.int64) for _ in counts]
-    for _, blocks in stream():
-        for histogram, values in zip(upper, blocks, strict=True):
-            histogram += torch.bincount(_magnitude_bits(values) >> _LOW_BITS, minlength=_BINS).cpu()
-    bins = [_bin_of(histogram, count) for histogram, count in zip(upper, counts, strict=True)]
+    upper = torch.zeros(_BINS, dtype=torch.int64)
+    for values in stream():
+        upper += torch.bincount(_bits(values) >> _LOW_BITS, minlength=_BINS).cpu()
+    places = [share * (int(upper.sum()) - 1) for share in shares]
+    ranks = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
+    bins = {rank: _bin_of(upper, rank) for rank in ranks}
 
-    lower = [torch.zeros(1 << _LOW_BITS, dtype=torch.int64) for _ in counts]
-    for _, blocks in stream():
-        for histogram, values, (chosen, _) in zip(lower, blocks, bins, strict=True):
-            bits = _magnitude_bits(values)
+    lower = {chosen: torch.zeros(1 << _LOW_BITS, dtype=torch.int64) for chosen, _ in bins.values()}
+    for values in stream():
+        bits = _bits(values)
+        for chosen, histogram in lower.items():
             inside = bits[(bits >> _LOW_BITS) == chosen] & _LOW_MASK
             histogram += torch.bincount(inside, minlength=1 << _LOW_BITS).cpu()
-    exact = [_bin_of(histogram, rest) for histogram, (_, rest) in zip(lower, bins, strict=True)]
 
-    wanted = [rest for _, rest in exact]
-    thresholds = [(chosen << _LOW_BITS) | low for (chosen, _), (low, _) in zip(bins, exact, strict=True)]
-    return [TopK(bits, last) for bits, last in zip(thresholds, _last_ties(stream, thresholds, wanted), strict=True)]
+    def value(rank: int) -> float:
+        chosen, within = bins[rank]
+        low, _ = _bin_of(lower[chosen], within)
+        return float(torch.tensor((chosen << _LOW_BITS) | low, dtype=torch.int32).view(torch.float32))
 
-
-def _magnitude_bits(values: torch.Tensor) -> torch.Tensor:
-    return values.view(torch.int32) & 0x7FFFFFFF
-
-
-def _bin_of(histogram: torch.Tensor, count: int) -> tuple[int, int]:
-    """The bin that holds the ``count``-th largest value, and how many are still wanted within it."""
-    at_least = histogram.flip(0).cumsum(0).flip(0)
-    chosen = int((at_least >= count).nonzero().max())
-    above = int(at_least[chosen] - histogram[chosen])
-    return chosen, count - above
+    result = []
+    for place in places:
+        below, above = value(math.floor(place)), value(math.ceil(place))
+        result.append(below + (above - below) * (place - math.floor(place)))
+    return result
 
 
-def _last_ties(stream: Stream, thresholds: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """Flat index of the ``wanted[i]``-th element whose magnitude is exactly the threshold."""
-    found = [0] * len(thresholds)
-    last = [-1] * len(thresholds)
-    for start, blocks in stream():
-        for place, values in enumerate(blocks):
-            missing = wanted[place] - found[place]
-            if missing <= 0:
-                continue
-            ties = (_magnitude_bits(values) == thresholds[place]).nonzero().flatten()
-            taken = ties[:missing]
-            if taken.numel():
-                last[place] = start + int(taken[-1])
-            found[place] += int(taken.numel())
-        if all(have == want for have, want in zip(found, wanted, strict=True)):
-            break
-    return last
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    return values.view(torch.int32) & 0x7FFFFFFF  # the sign of a NaN must not make a negative bin
+
+
+def _bin_of(histogram: torch.Tensor, rank: int) -> tuple[int, int]:
+    """The bin that holds the value of a rank (0 is the smallest value), and the value's rank within the bin."""
+    up_to = histogram.cumsum(0)
+    chosen = int((up_to <= rank).sum())
+    return chosen, rank - int(up_to[chosen] - histogram[chosen])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-
-from merge_assets.engine.kernel import Expression, TileFunction
+from merge_assets.engine.formula import Combination
+from merge_assets.engine.kernel import Expression
 from merge_assets.errors import EngineError
 
 
-def linear(expression: Expression) -> TileFunction:
+def linear(expression: Expression) -> Combination:
     """y = Σ w_i x_i, divided by Σ w_i if ``normalize``.
 
     Raises:
@@ -25,11 +22,4 @@ def linear(expression: Expression) -> TileFunction:
                 "change them or set `normalize: false`"
             )
         weights = [weight / total for weight in weights]
-
-    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
-        result = inputs[0].mul_(weights[0])
-        for x, weight in zip(inputs[1:], weights[1:], strict=True):
-            result.add_(x, alpha=weight)
-        return result
-
-    return tile
+    return Combination(weights)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import torch
-
-from merge_assets.engine.kernel import Expression, TileFunction
+from merge_assets.engine.formula import Combination
+from merge_assets.engine.kernel import Expression
 
 _PARALLEL = 0.9995
 """Above this |cosine| the arc is so flat that sin θ loses precision and the straight line is taken."""
@@ -16,24 +14,18 @@ _ZERO = 1e-8
 """A tensor of a smaller norm has no direction."""
 
 
-def slerp(expression: Expression) -> TileFunction:
-    """y = sin((1−t)θ)/sinθ · b + sin(tθ)/sinθ · x, with θ the angle between base b and x as flat vectors.
+def slerp(expression: Expression) -> Combination:
+    """y = sin((1-t)θ)/sinθ · b + sin(tθ)/sinθ · x, with θ the angle between base b and x as flat vectors.
 
-    Where |cos θ| > 0.9995 or a norm is below 1e-8: y = (1−t) b + t x. Neither input is normalised.
+    Where |cos θ| > 0.9995 or a norm is below 1e-8: y = (1-t) b + t x. Neither input is normalised.
     """
     base = expression.base
     assert base is not None
     t = float(expression.parameters["t"])
-    products = torch.zeros(3, dtype=torch.float64)
-    for _, block in expression.blocks():
-        b, x = block[base].double(), block[1 - base].double()
-        products += torch.stack((b.dot(b), x.dot(x), b.dot(x))).cpu()
-    from_base, to_other = _coefficients(t, *products.tolist())
-
-    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
-        return inputs[base].mul_(from_base).add_(inputs[1 - base], alpha=to_other)
-
-    return tile
+    products = expression.gram()
+    other = 1 - base
+    coefficients = _coefficients(t, products[base][base], products[other][other], products[base][other])
+    return Combination(coefficients if base == 0 else coefficients[::-1])
 
 
 def _coefficients(t: float, bb: float, xx: float, bx: float) -> tuple[float, float]:
@@ -41,7 +33,7 @@ def _coefficients(t: float, bb: float, xx: float, bx: float) -> tuple[float, flo
     if min(norms) < _ZERO:
         return 1 - t, t
     cosine = bx / (norms[0] * norms[1])
-    if abs(cosine) > _PARALLEL:
+    if not abs(cosine) <= _PARALLEL:  # also where an input holds NaN
         return 1 - t, t
     angle = math.acos(cosine)
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)

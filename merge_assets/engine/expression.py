@@ -1,0 +1,57 @@
+"""What every expression tells a kernel about its tensor, whatever it is computed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from merge_assets.plan import OutputTensor, methods
+
+
+class PlannedExpression:
+    """The part of :class:`merge_assets.engine.kernel.Expression` that the plan knows."""
+
+    def __init__(self, tensor: OutputTensor, *, whole_rows: bool | None = None) -> None:
+        """Describe a tensor.
+
+        Args:
+            tensor: what to compute.
+            whole_rows: whether all runs must be whole rows; by default if a method in the expression asks for them.
+        """
+        self.tensor = tensor
+        self.row = tensor.shape[-1] if tensor.shape else 1
+        self.whole_rows = _needs_rows(tensor) if whole_rows is None else whole_rows
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def count(self) -> int:
+        return len(self.tensor.inputs)
+
+    @property
+    def base(self) -> int | None:
+        return self.tensor.base
+
+    @property
+    def parameters(self) -> Mapping[str, float | bool | str]:
+        return self.tensor.parameters
+
+    def per_model(self, name: str) -> list[float]:
+        return [float(i.parameters[name]) for place, i in enumerate(self.tensor.inputs) if place != self.tensor.base]
+
+    def optional(self, name: str) -> list[float | None]:
+        found = [i.parameters.get(name) for place, i in enumerate(self.tensor.inputs) if place != self.tensor.base]
+        return [None if value is None else float(value) for value in found]
+
+    def aligned(self, length: int) -> int:
+        """The most elements up to ``length`` that are whole rows, if they must be; one row at least."""
+        return max(1, length // self.row) * self.row if self.whole_rows and self.row else length
+
+
+def _needs_rows(tensor: OutputTensor) -> bool:
+    return methods()[tensor.method].rows or any(i.nested is not None and _needs_rows(i.nested) for i in tensor.inputs)

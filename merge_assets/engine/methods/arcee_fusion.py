@@ -1,0 +1,65 @@
+"""arcee_fusion: the base, with the elements of the other input whose change is most important."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from merge_assets.engine.kernel import Expression, TileFunction
+
+if TYPE_CHECKING:
+    import torch
+
+
+def arcee_fusion(expression: Expression) -> TileFunction:
+    """y = x where importance ≥ median + 1.5 (q3 − q1) of the tensor's importances, else b.
+
+    The importance of an element is |x − b| · KL(softmax(x) ‖ softmax(b)), with the softmax over its row (the last
+    dimension), in float64, rounded to float32. The quartiles are exact, interpolated linearly between neighbours.
+    """
+    import torch
+
+    from merge_assets.engine.rows import row_count, width_of
+    from merge_assets.engine.select import quantiles
+
+    base, width = expression.base, width_of(expression.shape)
+    assert base is not None
+    divergences = torch.empty(row_count(expression.shape), dtype=torch.float64)
+
+    def importances(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+        b, x = (inputs[place].view(-1, width).double() for place in (base, 1 - base))
+        row = start // width
+        scale = divergences[row : row + len(x)].to(x.device)
+        return (x - b).abs_().mul_(scale[:, None]).float().flatten()
+
+    def stream() -> Iterator[torch.Tensor]:
+        for start, block in expression.blocks(rows=True):
+            yield importances(block, start)
+
+    for start, block in expression.blocks(rows=True):
+        b, x = (block[place].view(-1, width).double() for place in (base, 1 - base))
+        divergences[start // width : start // width + len(x)] = _divergence(x, b)
+    q1, median, q3 = quantiles(stream, (0.25, 0.5, 0.75))
+    threshold = median + 1.5 * (q3 - q1)
+
+    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+        # The other way round than in the formula, so that a NaN comes through and is reported.
+        less = importances(inputs, start).double() < threshold
+        return torch.where(less, inputs[base], inputs[1 - base])
+
+    return tile
+
+
+def _divergence(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """KL(softmax(x) ‖ softmax(b)) of each row, float64.
+
+    Σ p log(p/q) of nearly equal rows is a small difference of large terms. As p and q both sum to 1, it is also
+    Σ p z − p + q with z = log(p/q): terms that are all ≥ 0 and, written as q (z eᶻ − (eᶻ − 1)), exact for small z.
+    """
+    import torch
+
+    from merge_assets.engine.rows import row_sums
+
+    log_p, log_q = x.log_softmax(1), b.log_softmax(1)
+    p, q, z = log_p.exp(), log_q.exp(), log_p - log_q
+    return row_sums(torch.where(z < 1, q * (z * z.exp() - z.expm1()), p * z - p + q))

@@ -1,0 +1,63 @@
+"""model_stock: between base and mean, at the ratio given by the angles between fine-tunes (2403.19522)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from merge_assets.engine.formula import Combination
+from merge_assets.engine.kernel import Expression, TileFunction
+from merge_assets.engine.span import norms_and_directions, on_base
+
+if TYPE_CHECKING:
+    import torch
+
+_OPPOSED = 1e-6
+"""Where 1 + (N−1)c is not larger, the task vectors cancel and t has a pole; the base is the result."""
+
+
+def model_stock(expression: Expression) -> Combination | TileFunction:
+    """y = t·mean(x_i) + (1−t) b, t = N c / (1 + (N−1) c), c the mean cosine of all pairs of task vectors d_i = x_i − b.
+
+    With ``filter_wise`` c and t are those of each row; a tensor of one dimension is one row. The cosine with a zero
+    task vector is 0.
+    """
+    if expression.parameters["filter_wise"] and len(expression.shape) > 1:
+        return _by_row(expression)
+    base = expression.base
+    _, cosines = norms_and_directions(expression.gram(centered=True))
+    count = len(cosines)
+    mean = sum(cosines[i][j] for i, j in combinations(range(count), 2)) / math.comb(count, 2)
+    below = 1 + (count - 1) * mean
+    t = count * mean / below if below > _OPPOSED else 0.0
+    return Combination(on_base([t / count] * count, base))
+
+
+def _by_row(expression: Expression) -> TileFunction:
+    import torch
+
+    from merge_assets.engine.rows import row_sums, width_of
+
+    base, width = expression.base, width_of(expression.shape)
+    assert base is not None
+
+    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+        matrices = [x.view(-1, width).double() for x in inputs]
+        b = matrices.pop(base)
+        d = [x - b for x in matrices]
+        norms = [row_sums(v * v).sqrt_() for v in d]
+        total = torch.zeros_like(norms[0])
+        for i, j in combinations(range(len(d)), 2):
+            below = norms[i] * norms[j]
+            total += torch.where(below > 0, row_sums(d[i] * d[j]) / below, 0.0)
+        mean = total / math.comb(len(d), 2)
+        below = 1 + (len(d) - 1) * mean
+        t = torch.where(below > _OPPOSED, mean / below, 0.0)  # times N, which the mean over models takes away again
+        summed = d[0]
+        for v in d[1:]:
+            summed += v
+        return summed.mul_(t[:, None]).add_(b).flatten()
+
+    return tile

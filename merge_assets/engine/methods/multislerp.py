@@ -1,0 +1,38 @@
+"""multislerp: weighted mean of directions, for any number of inputs."""
+
+from __future__ import annotations
+
+from merge_assets.engine.formula import Combination
+from merge_assets.engine.kernel import Expression
+from merge_assets.engine.span import length, norms_and_directions, on_base
+from merge_assets.errors import EngineError
+
+
+def multislerp(expression: Expression) -> Combination:
+    """y = m · Σ w_i ‖x_i‖ with the mean direction m = Σ w_i u_i / ‖Σ w_i u_i‖ of u_i = x_i/‖x_i‖.
+
+    With a base, of the task vectors x_i − b, and y is added to it. The formula goes on to walk from m along the mean of
+    the u_i in the tangent space at m; as m is parallel to Σ w_i u_i, that mean is zero for all inputs, and the walk ends
+    where it starts. Vectors of a norm up to ``eps`` have no direction and count as zero; where the mean direction
+    itself is no longer than ``eps``, y is the straight sum Σ w_i x_i.
+
+    Raises:
+        EngineError: if the weights to normalise by sum to zero.
+    """
+    weights = expression.per_model("weight")
+    if expression.parameters["normalize_weights"]:
+        total = sum(weights)
+        if total == 0:
+            raise EngineError(
+                f"tensor {expression.name}: the weights {weights} sum to 0, so they cannot be normalised; "
+                "change them or set `normalize_weights: false`"
+            )
+        weights = [weight / total for weight in weights]
+    eps = float(expression.parameters["eps"])
+    norms, directions = norms_and_directions(expression.gram(centered=expression.base is not None))
+    pointing = [weight if norm > eps else 0.0 for weight, norm in zip(weights, norms, strict=True)]
+    resultant = length(directions, pointing)
+    if resultant > eps:
+        scale = sum(weight * norm for weight, norm in zip(weights, norms, strict=True)) / resultant
+        weights = [scale * p / norm if p else 0.0 for p, norm in zip(pointing, norms, strict=True)]
+    return Combination(on_base(weights, expression.base))

@@ -1,0 +1,28 @@
+"""nearswap: the other input where it is near the base, the base, moved a little, where it is far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from merge_assets.engine.kernel import Expression, TileFunction
+
+if TYPE_CHECKING:
+    import torch
+
+
+def nearswap(expression: Expression) -> TileFunction:
+    """y = k x + (1−k) b with k = clamp(t/|b−x|, 0, 1) in each element, and 1 where they are equal.
+
+    As k |x−b| is t or, where that is less, |x−b|, this is b moved towards x by at most t: x within b ± t.
+    """
+    base = expression.base
+    assert base is not None
+    t = float(expression.parameters["t"])
+
+    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+        b, x = inputs[base].double(), inputs[1 - base].double()
+        # Infinities come through and are reported instead of being cut to b ± t.
+        return x.clamp(b - t, b + t).where(x.isfinite(), x)
+
+    return tile

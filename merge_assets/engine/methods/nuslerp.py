@@ -1,0 +1,107 @@
+"""nuslerp: spherical interpolation of two inputs, or of their differences to a base, by their weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from merge_assets.engine.formula import Combination
+from merge_assets.engine.kernel import Expression, TileFunction
+from merge_assets.engine.span import norms_and_directions, on_base
+
+if TYPE_CHECKING:
+    import torch
+
+_STRAIGHT = 1e-6
+"""Up to this sin θ the straight line is taken: towards 0 the arc becomes it, towards π it has no definite plane."""
+
+_NO_WEIGHT = 1e-12
+
+Coefficients = tuple["torch.Tensor", "torch.Tensor"]
+
+
+def nuslerp(expression: Expression) -> Combination | TileFunction:
+    """y = sin((1−t)θ)/sinθ · v_0 + sin(tθ)/sinθ · v_1, with t = w_1/(w_0 + w_1) and θ the angle between v_0 and v_1.
+
+    v_i is x_i, or x_i − b if there is a base, which is then added. Without ``nuslerp_flatten`` every row
+    (``nuslerp_row_wise``) or every column is a vector of its own; a row is the last dimension, a column holds one
+    element of each row, and a tensor of one dimension is always one vector. Where sin θ ≈ 0, the straight line is
+    taken; where the weights sum to 0, t is 0.5. A zero vector stands at a right angle to all.
+    """
+    first, second = expression.per_model("weight")
+    total = first + second
+    t = second / total if abs(total) > _NO_WEIGHT else 0.5
+    if expression.parameters["nuslerp_flatten"] or len(expression.shape) < 2:
+        _, cosines = norms_and_directions(expression.gram(centered=expression.base is not None))
+        return Combination(on_base(_arc(t, cosines[0][1]), expression.base))
+    if expression.parameters["nuslerp_row_wise"]:
+        return _by_row(expression, t)
+    return _by_column(expression, t)
+
+
+def _arc(t: float, cosine: float) -> tuple[float, float]:
+    angle = math.acos(max(-1.0, min(1.0, cosine)))
+    sine = math.sin(angle)
+    if sine <= _STRAIGHT:
+        return 1 - t, t
+    return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
+
+
+def _arcs(t: float, squares: Sequence[torch.Tensor]) -> Coefficients:
+    """:func:`_arc` for many pairs of vectors, from ⟨v_0, v_0⟩, ⟨v_1, v_1⟩ and ⟨v_0, v_1⟩."""
+    import torch
+
+    norms = squares[0].sqrt() * squares[1].sqrt()
+    angle = torch.where(norms > 0, squares[2] / norms, 0.0).clamp_(-1, 1).acos_()
+    sine = angle.sin()
+    straight = sine <= _STRAIGHT
+    return (
+        torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine),
+        torch.where(straight, t, (t * angle).sin() / sine),
+    )
+
+
+def _by_row(expression: Expression, t: float) -> TileFunction:
+    from merge_assets.engine.rows import row_sums
+
+    def coefficients(v: torch.Tensor, w: torch.Tensor) -> Coefficients:
+        first, second = _arcs(t, [row_sums(v * v), row_sums(w * w), row_sums(v * w)])
+        return first[:, None], second[:, None]
+
+    return _tile(expression, coefficients)
+
+
+def _by_column(expression: Expression, t: float) -> TileFunction:
+    from merge_assets.engine.rows import column_sums
+
+    squares: list[torch.Tensor] = []
+    for _, block in expression.blocks(rows=True):
+        _, v, w = _vectors(expression, block)
+        part = [column_sums(v * v), column_sums(w * w), column_sums(v * w)]
+        squares = [total + more for total, more in zip(squares, part, strict=True)] if squares else part
+    first, second = _arcs(t, squares)
+    return _tile(expression, lambda v, w: (first.to(v.device), second.to(v.device)))
+
+
+def _tile(expression: Expression, coefficients: Callable[[torch.Tensor, torch.Tensor], Coefficients]) -> TileFunction:
+    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+        b, v, w = _vectors(expression, inputs)
+        first, second = coefficients(v, w)
+        result = v.mul_(first).add_(w.mul_(second))
+        return (result if b is None else result.add_(b)).flatten()
+
+    return tile
+
+
+def _vectors(
+    expression: Expression, inputs: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+    """The base, if there is one, v_0 and v_1 as matrices of whole rows, float64."""
+    from merge_assets.engine.rows import width_of
+
+    matrices = [x.view(-1, width_of(expression.shape)).double() for x in inputs]
+    if expression.base is None:
+        return None, matrices[0], matrices[1]
+    b = matrices.pop(expression.base)
+    return b, matrices[0] - b, matrices[1] - b

@@ -1,0 +1,44 @@
+"""Row-wise arithmetic in torch whose result does not depend on tile, thread or device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+
+def width_of(shape: Sequence[int]) -> int:
+    """Length of a row: the last dimension; a scalar is a row of one element."""
+    return shape[-1] if shape else 1
+
+
+def row_count(shape: Sequence[int]) -> int:
+    """Number of rows; a tensor of one dimension is one row."""
+    return math.prod(shape[:-1])
+
+
+def row_sums(values: torch.Tensor) -> torch.Tensor:
+    """Sum of each row of a float64 matrix (rows, width) -> (rows,).
+
+    Halves are added until one column is left, so the order of the additions depends on the width alone; torch's own
+    sum may choose another order for another number of rows, or on another device.
+    """
+    while values.shape[1] > 1:
+        half = values.shape[1] // 2
+        odd = values[:, 2 * half :]
+        values = values[:, :half] + values[:, half : 2 * half]
+        if odd.shape[1]:
+            values[:, :1] += odd
+    return values[:, 0]
+
+
+def column_sums(values: torch.Tensor) -> torch.Tensor:
+    """Sum of each column of a float64 matrix (rows, width) -> (width,), in an order that the number of rows fixes."""
+    while values.shape[0] > 1:
+        half = values.shape[0] // 2
+        odd = values[2 * half :]
+        values = values[:half] + values[half : 2 * half]
+        if odd.shape[0]:
+            values[:1] += odd
+    return values[0]

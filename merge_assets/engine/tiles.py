@@ -1,0 +1,23 @@
+"""Tiles as torch tensors, for methods that bring a tile function of their own."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from merge_assets.checkpoint import DTYPES, TORCH_NAMES
+from merge_assets.engine.buffers import Buffer
+
+
+def as_float32(buffer: Buffer, dtype: str, count: int) -> torch.Tensor:
+    """The first elements of a buffer as float32; of a float32 buffer its own memory."""
+    raw = torch.frombuffer(buffer.view, dtype=getattr(torch, TORCH_NAMES[dtype]), count=count)
+    return raw.to(torch.float32)
+
+
+def store(result: torch.Tensor, address: int, dtype: str) -> int:
+    """Round a tile to the output and count the elements that are NaN or infinite there."""
+    rounded = result.to(getattr(torch, TORCH_NAMES[dtype]), copy=False).contiguous()
+    ctypes.memmove(address, rounded.data_ptr(), rounded.numel() * DTYPES[dtype])
+    return int((~torch.isfinite(rounded)).sum())

@@ -1,0 +1,142 @@
+"""One thread of the executor: its memory, and how it computes or copies the elements of a job."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from merge_assets.checkpoint import DTYPES
+from merge_assets.engine.buffers import Buffers
+from merge_assets.engine.files import InputFiles, OutputFile
+from merge_assets.errors import Stopped
+from merge_assets.plan import OutputTensor, Plan, TensorInput
+from merge_assets.progress import Progress, ShouldStop
+
+
+@dataclass(frozen=True)
+class Job:
+    """Elements ``start`` to ``end`` of one output tensor."""
+
+    tensor: OutputTensor
+    start: int
+    end: int
+
+
+@dataclass
+class Shared:
+    """What the workers of one execution share.
+
+    Attributes:
+        plan: what is executed.
+        inputs: descriptors of the input shards.
+        outputs: the output shards.
+        progress: called with bytes.
+        should_stop: polled at every tile.
+        total: bytes that are expected to be read.
+        read: bytes of input tensors read or copied.
+        settled: bytes that were expected and turned out not to be needed.
+        nonfinite: NaN or infinite elements by output tensor.
+        torch_threads: torch's own number of threads, once it was set to one.
+        abort: set when a worker failed.
+    """
+
+    plan: Plan
+    inputs: InputFiles
+    outputs: list[OutputFile]
+    progress: Progress | None
+    should_stop: ShouldStop | None
+    total: int
+    read: int = 0
+    settled: int = 0
+    nonfinite: dict[str, int] = field(default_factory=dict)
+    torch_threads: int | None = None
+    abort: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def advance(self, count: int, label: str, *, needless: int = 0) -> None:
+        """Count bytes read, report them, and leave if the work should stop."""
+        with self.lock:
+            self.read += count
+            self.settled += needless
+            done = self.read + self.settled
+        if self.progress is not None:
+            self.progress(done, self.total, label)
+        if self.abort.is_set() or (self.should_stop is not None and self.should_stop()):
+            raise Stopped(f"stopped after {done} of {self.total} bytes")
+
+    def path(self, item: TensorInput) -> str:
+        """File of a stored input."""
+        return str(Path(self.plan.models[item.model].location) / item.header.file)
+
+    def use_torch(self) -> None:
+        """Keep torch from starting threads of its own inside the workers, until :meth:`release_torch`."""
+        import torch
+
+        with self.lock:
+            if self.torch_threads is None:
+                self.torch_threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+
+    def release_torch(self) -> None:
+        """Give torch its threads back."""
+        if self.torch_threads is not None:
+            import torch
+
+            torch.set_num_threads(self.torch_threads)
+
+
+def copy(shared: Shared, job: Job) -> None:
+    """Copy the bytes of a job's elements from the input to the output."""
+    tensor = job.tensor
+    source = tensor.inputs[0]
+    element = DTYPES[tensor.dtype]
+    shared.outputs[tensor.shard].copy_from(
+        shared.inputs,
+        shared.path(source),
+        source.header.begin + job.start * element,
+        tensor.begin + job.start * element,
+        (job.end - job.start) * element,
+        lambda count: shared.advance(count, tensor.name),
+    )
+
+
+class CpuWorker:
+    """Computes jobs on the CPU (a :class:`merge_assets.engine.compute.Host`)."""
+
+    def __init__(self, shared: Shared, tile: int) -> None:
+        self.buffers = Buffers()
+        self._shared = shared
+        self._tile = tile
+        self._label = ""
+        self._read = 0
+
+    def compute(self, job: Job) -> None:
+        """Compute and write the elements of one job."""
+        from merge_assets.engine.compute import CpuExpression
+
+        tensor, shared = job.tensor, self._shared
+        self._label, self._read = tensor.name, 0
+        self.buffers.reset()
+        expression = CpuExpression(tensor, self, self._tile)
+        width = DTYPES[tensor.dtype]
+        out = self.buffers.take(expression.tile * width)
+        output, nonfinite = shared.outputs[tensor.shard], 0
+        for start in range(job.start, job.end, expression.tile):
+            count = min(expression.tile, job.end - start)
+            nonfinite += expression.compute(start, count, out, tensor.dtype)
+            output.write(out.view[: count * width], tensor.begin + start * width)
+        if nonfinite:
+            with shared.lock:
+                shared.nonfinite[tensor.name] = shared.nonfinite.get(tensor.name, 0) + nonfinite
+        expected = tensor.bytes_to_read() * (job.end - job.start) // max(tensor.elements, 1)
+        shared.advance(0, tensor.name, needless=expected - self._read)
+
+    def read(self, item: TensorInput, offset: int, memory: memoryview) -> None:
+        shared = self._shared
+        shared.inputs.read_into(shared.path(item), memory, item.header.begin + offset)
+        self._read += len(memory)
+        shared.advance(len(memory), self._label)
+
+    def use_torch(self) -> None:
+        self._shared.use_torch()

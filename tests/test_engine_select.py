@@ -1,0 +1,55 @@
+"""Quantiles of streamed values are those of numpy; row sums and random words do not depend on how a tensor is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from merge_assets.engine.masks import mask_key, random_words
+from merge_assets.engine.rows import column_sums, row_sums
+from merge_assets.engine.select import quantiles
+from tests.philox import philox, words
+
+values = st.one_of(
+    st.floats(0, 2.0**127, width=32, allow_subnormal=True),
+    st.sampled_from([0.0, 1.0, float(np.nextafter(np.float32(1), np.float32(2))), 1e-45, 3e-39]),
+)
+
+
+@given(st.lists(values, min_size=1, max_size=60), st.integers(1, 20), st.lists(st.floats(0, 1), min_size=1, max_size=4))
+def test_quantiles_are_exact(numbers: list[float], block: int, shares: list[float]) -> None:
+    everything = torch.tensor(numbers, dtype=torch.float32)
+
+    def stream() -> Iterator[torch.Tensor]:
+        yield from everything.split(block)
+
+    expected = np.quantile(everything.double().numpy(), shares)
+    np.testing.assert_allclose(quantiles(stream, shares), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 64, 1000, 4097])
+def test_sums_of_rows_do_not_depend_on_the_number_of_rows(width: int) -> None:
+    matrix = torch.randn(37, width, dtype=torch.float64, generator=torch.Generator().manual_seed(width))
+    whole = row_sums(matrix)
+    torch.testing.assert_close(whole, matrix.sum(1), rtol=1e-12, atol=1e-12)
+    for rows in (1, 5, 36):
+        assert torch.equal(torch.cat([row_sums(part) for part in matrix.split(rows)]), whole)
+    torch.testing.assert_close(column_sums(matrix), matrix.sum(0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 64, 999])
+@pytest.mark.parametrize("count", [1, 4, 130])
+def test_random_words_of_a_tile_are_those_of_the_whole(start: int, count: int) -> None:
+    found = random_words(mask_key(3, "model.norm.weight", 1), start, count, torch.device("cpu"))
+    assert found.tolist() == words(3, "model.norm.weight", 1, start + count)[start:].tolist()
+
+
+def test_random_words_beyond_four_billion_blocks() -> None:
+    """The upper half of the block's number goes into the second word of the counter."""
+    found = random_words((1, 2), 4 << 32, 4, torch.device("cpu"))
+    assert found.tolist() == philox(np.array([[0, 1, 0, 0]], dtype=np.uint32), (1, 2))[0].tolist()

@@ -196,7 +196,7 @@ def arcee_fusion(b: Array, x: Inputs) -> Array:
     log_p, log_q = log_softmax(x[0]), log_softmax(b)
     divergence = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1, keepdims=True)
     importance = np.abs(x[0] - b) * np.maximum(divergence, 0)
-    q1, median, q3 = np.quantile(importance, [0.25, 0.5, 0.75])
+    q1, median, q3 = np.quantile(importance, [0.25, 0.5, 0.75], method="lower")
     return np.where(importance >= median + 1.5 * (q3 - q1), x[0], b)
 
 

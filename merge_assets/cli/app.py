@@ -33,7 +33,7 @@ ModelArgument = Annotated[
 ]
 DeviceOption = Annotated[Device | None, typer.Option(help="Where to compute; default: the recipe's, then the setting.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the setting.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -83,6 +83,7 @@ def merge(
     shard_size: Annotated[str | None, typer.Option(help="Largest output shard, such as 5GB.")] = None,
     tile: Annotated[int | None, typer.Option(min=1024, help="Elements per tile; does not change the result.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it holds files.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Merge a recipe's models into a folder, without Dagster: the counterpart of `mergekit-yaml CONFIG OUT`.
 
@@ -90,7 +91,7 @@ def merge(
     """
     from merge_assets.cli.work import run_merge
 
-    run_merge(recipe, out, device.value if device else None, threads, shard_size, tile, overwrite)
+    run_merge(recipe, out, device.value if device else None, threads, shard_size, tile, overwrite, as_json=json)
 
 
 @app.command(rich_help_panel="Work on folders")

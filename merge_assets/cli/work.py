@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from merge_assets import api
@@ -21,6 +24,8 @@ def run_merge(
     shard_size: str | None,
     tile: int | None,
     overwrite: bool,
+    *,
+    as_json: bool,
 ) -> None:
     """Merge into a folder with a progress bar."""
     workspace = Workspace.open()
@@ -37,6 +42,9 @@ def run_merge(
             overwrite=overwrite,
             progress=report,
         )
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(done)) + "\n")
+        return
     if done.nonfinite:
         listing = ", ".join(f"{name} ({count})" for name, count in sorted(done.nonfinite.items())[:5])
         console().print(

@@ -16,12 +16,16 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from merge_assets.engine.files import InputFiles, OutputFile
 from merge_assets.engine.worker import CpuWorker, Job, Shared, copy
 from merge_assets.errors import EngineError
 from merge_assets.plan import Plan
 from merge_assets.progress import Progress, ShouldStop
+
+if TYPE_CHECKING:
+    from merge_assets.engine.gpu import GpuWorker
 
 TILE = 1 << 18
 """Elements per tile: bfloat16 tiles of two inputs and a result stay in an L2 cache of 2 MiB."""
@@ -167,10 +171,12 @@ def _run(shared: Shared, jobs: list[Job], workers: int, device: str, tile: int) 
             return
         if job.tensor.is_copy:
             copy(shared, job)
-            return
-        if not hasattr(local, "worker"):
-            local.worker = _worker(shared, device, tile)
-        local.worker.compute(job)
+        else:
+            if not hasattr(local, "worker"):
+                local.worker = _worker(shared, device, tile)
+            local.worker.compute(job)
+        begin, end = job.place
+        shared.outputs[job.tensor.shard].start_writing_back(begin, end - begin)
 
     with ThreadPoolExecutor(workers, "merge") as pool:
         futures = [pool.submit(work, job) for job in jobs]
@@ -187,5 +193,11 @@ def _run(shared: Shared, jobs: list[Job], workers: int, device: str, tile: int) 
             raise error
 
 
-def _worker(shared: Shared, device: str, tile: int) -> CpuWorker:
-    return CpuWorker(shared, tile)
+def _worker(shared: Shared, device: str, tile: int) -> CpuWorker | GpuWorker:
+    if device == "cpu":
+        return CpuWorker(shared, tile)
+    import torch
+
+    from merge_assets.engine.gpu import GpuWorker
+
+    return GpuWorker(shared, torch.device(device))

@@ -20,7 +20,7 @@ Stream = Callable[[], Iterator[torch.Tensor]]
 
 
 def quantiles(stream: Stream, shares: Sequence[float]) -> list[float]:
-    """The values below which the shares of all values lie, interpolated linearly between neighbours.
+    """The values below which the shares of all values lie: of n values in order that of index ⌊share·(n-1)⌋.
 
     Args:
         stream: starts a pass over the values, at least one, none negative; NaN count as the largest. Called twice.
@@ -29,8 +29,7 @@ def quantiles(stream: Stream, shares: Sequence[float]) -> list[float]:
     upper = torch.zeros(_BINS, dtype=torch.int64)
     for values in stream():
         upper += torch.bincount(_bits(values) >> _LOW_BITS, minlength=_BINS).cpu()
-    places = [share * (int(upper.sum()) - 1) for share in shares]
-    ranks = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
+    ranks = [math.floor(share * (int(upper.sum()) - 1)) for share in shares]
     bins = {rank: _bin_of(upper, rank) for rank in ranks}
 
     lower = {chosen: torch.zeros(1 << _LOW_BITS, dtype=torch.int64) for chosen, _ in bins.values()}
@@ -45,11 +44,7 @@ def quantiles(stream: Stream, shares: Sequence[float]) -> list[float]:
         low, _ = _bin_of(lower[chosen], within)
         return float(torch.tensor((chosen << _LOW_BITS) | low, dtype=torch.int32).view(torch.float32))
 
-    result = []
-    for place in places:
-        below, above = value(math.floor(place)), value(math.ceil(place))
-        result.append(below + (above - below) * (place - math.floor(place)))
-    return result
+    return [value(rank) for rank in ranks]
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:

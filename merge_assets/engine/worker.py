@@ -22,6 +22,12 @@ class Job:
     start: int
     end: int
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """First byte in the output shard, and one past the last."""
+        width = DTYPES[self.tensor.dtype]
+        return self.tensor.begin + self.start * width, self.tensor.begin + self.end * width
+
 
 @dataclass
 class Shared:

@@ -15,7 +15,7 @@ def arcee_fusion(expression: Expression) -> TileFunction:
     """y = x where importance ≥ median + 1.5 (q3 − q1) of the tensor's importances, else b.
 
     The importance of an element is |x − b| · KL(softmax(x) ‖ softmax(b)), with the softmax over its row (the last
-    dimension), in float64, rounded to float32. The quartiles are exact, interpolated linearly between neighbours.
+    dimension), in float64, rounded to float32. The quartiles are exact: of n importances in order those of index ⌊q·(n-1)⌋.
     """
     import torch
 

@@ -1,0 +1,1 @@
+"""Timings against mergekit and of loading the definitions; `make bench` runs them."""

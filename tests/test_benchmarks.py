@@ -1,0 +1,113 @@
+"""The benchmark's instruments: what a process took, and what the page says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import RunError, Usage, floor, run
+from benchmarks.report import PARTS, render
+from benchmarks.works import WORKS, recipe_text
+from merge_assets.recipe import load_recipe
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+MEGABYTE = 1_000_000
+PROGRAM = """
+import os, pathlib, sys
+out = pathlib.Path(sys.argv[1])
+out.mkdir()
+ballast = b"x" * 200_000_000
+(out / "model.safetensors").write_bytes(ballast[:30_000_000])
+print("done in 1.5 s")
+"""
+
+
+MEASURE = """
+import dataclasses, json, pathlib, sys
+from benchmarks.measure import run
+out = pathlib.Path(sys.argv[2])
+print(json.dumps(dataclasses.asdict(run([sys.executable, "-c", sys.argv[1], out], out, out.with_suffix(".log")))))
+"""
+
+
+@pytest.fixture
+def usage(tmp_path) -> Usage:
+    """Taken by a small process, as the benchmark is: a child's peak begins at that of the process which started it."""
+    command = [sys.executable, "-c", MEASURE, PROGRAM, tmp_path / "out"]
+    done = subprocess.run(command, cwd=PAGE.parents[1], check=True, capture_output=True, text=True)
+    return Usage(**json.loads(done.stdout))
+
+
+def test_a_measured_process_shows_its_memory_and_its_output(usage, tmp_path):
+    assert 200 * MEGABYTE < usage.memory < 300 * MEGABYTE
+    assert usage.output == 30 * MEGABYTE
+    assert usage.written >= 30 * MEGABYTE
+    assert usage.engine == 1.5
+    assert usage.cpu > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_process_is_an_error_that_names_its_log(tmp_path):
+    with pytest.raises(RunError, match=r"ended with code 3; see .*log"):
+        run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "out", tmp_path / "log")
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_the_floor_leaves_nothing_behind(copies, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "model.safetensors").write_bytes(os.urandom(100_000))
+    assert floor([source], 250_001, tmp_path / "out", copies=copies) > 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+def test_every_work_is_a_recipe(work, tmp_path):
+    file = tmp_path / f"{work.name}.yaml"
+    models = {name: tmp_path / name for name in ("base", "one", "two")}
+    file.write_text(recipe_text(work.body, models, 22))
+    assert {reference.path for reference in load_recipe(file).references()} == {str(m) for m in work.inputs(models)}
+
+
+def test_the_stack_of_22_layers_has_32(tmp_path):
+    stack = next(work for work in WORKS if work.name == "stack")
+    text = recipe_text(stack.body, {"one": Path("one")}, 22)
+    assert "[0, 16]" in text
+    assert "[6, 22]" in text
+
+
+def record(wall: float) -> dict[str, object]:
+    return {"wall": wall, "cpu": 1, "memory": 100 * MEGABYTE, "read": 1, "written": 1, "engine": 1.9, "output": 1}
+
+
+def test_the_page_says_which_aims_are_met_and_by_how_much_the_others_are_missed():
+    results = {
+        "rounds": 3,
+        "machine": {"processor": "one"},
+        "works": {
+            "linear": {
+                "date": "today",
+                "layers": 22,
+                "ours": [record(2), record(9), record(1)],
+                "mergekit": [record(16)],
+                "floor": [1.0],
+            }
+        },
+    }
+    page = render("before\n<!-- generated: times -->\nold\n<!-- end of generated -->\nafter", results)
+    assert page.startswith("before\n")
+    assert page.endswith("after")
+    assert "old" not in page
+    assert (
+        "| linear | 2.00 s | 16.0 s (one run) | 8.0× | ≥ 7×, met | 1.00 s | 1.90 s | 1.90× | **≤ 1.7×, missed by 11.8%** |"
+        in page
+    )
+
+
+def test_the_page_has_a_place_for_every_generated_part():
+    assert [name for name in PARTS if f"<!-- generated: {name} -->" not in PAGE.read_text()] == []

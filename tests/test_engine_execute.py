@@ -117,7 +117,8 @@ def test_progress_ends_at_the_total(large: tuple[Path, Path], tmp_path: Path) ->
     (tmp_path / "out").mkdir()
     seen: list[tuple[int, int]] = []
     report = execute(plan, tmp_path / "out", device="cpu", progress=lambda done, total, _: seen.append((done, total)))
-    assert max(done for done, _ in seen) == plan.bytes_to_read == report.bytes_read
+    assert max(done for done, _ in seen) == plan.bytes_to_read
+    assert report.bytes_read == plan.bytes_to_read / 2, "what is swept twice is read once where it fits into memory"
     assert {total for _, total in seen} == {plan.bytes_to_read}
 
 

@@ -47,7 +47,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def use_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every execution compute in torch, in small tiles."""
     monkeypatch.setattr(gpu, "TILE", 1000)
-    monkeypatch.setattr(executor, "_worker", lambda shared, device, tile: gpu.GpuWorker(shared, DEVICE))
+    monkeypatch.setattr(executor, "_worker", lambda shared, device, budget: gpu.GpuWorker(shared, DEVICE))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

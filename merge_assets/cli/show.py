@@ -75,7 +75,7 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
         table.add_row(row.output, escape(row.sources), escape(row.values))
     out.print(table)
     _print_removed(plan)
-    memory = peak_memory_estimate(plan, workspace.settings.threads)
+    memory = peak_memory_estimate(plan, int(workspace.settings.memory))
     copied = sum(tensor.is_copy for tensor in plan.tensors)
     facts = {
         "layers": str(plan.layer_count),
@@ -83,7 +83,7 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
         "tensors": f"{len(plan.tensors)} ({copied} copied unchanged)",
         "writes": f"{human_bytes(plan.bytes_to_write)} in {len(plan.shards)} shard{'s'[: len(plan.shards) != 1]}",
         "reads": human_bytes(plan.bytes_to_read),
-        "peak memory": f"about {human_bytes(memory)} with {workspace.settings.threads} threads",
+        "peak memory": f"at most {human_bytes(memory)}",
     }
     if folded := folded_recipes(plan):
         facts["folds in"] = ", ".join(folded)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from ctypes import c_void_p
 from typing import TYPE_CHECKING, Protocol
 
 from merge_assets.checkpoint import DTYPES
@@ -43,6 +44,10 @@ class Host(Protocol):
         """Fill memory with the bytes of a stored input from an offset (bytes) on."""
         ...
 
+    def may_hold(self, tensor: OutputTensor, item: TensorInput) -> bool:
+        """Whether a whole stored input may be kept in memory, because it is read more than once."""
+        ...
+
     def use_torch(self) -> None:
         """Called before torch is used, to keep it from starting threads of its own."""
         ...
@@ -54,35 +59,44 @@ class _Operand(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    @property
-    def buffer(self) -> Buffer: ...
-
-    def load(self, start: int, count: int) -> None:
-        """Bring elements ``start`` to ``start + count`` into the buffer."""
+    def load(self, start: int, count: int) -> tuple[Buffer, int]:
+        """Bring elements ``start`` to ``start + count`` into memory: a buffer, and the offset of the first in it."""
         ...
 
 
 class _Stored:
-    def __init__(self, item: TensorInput, buffer: Buffer, host: Host) -> None:
+    """An input in a file. Where the whole tensor fits into the buffer, it is read once however often it is swept."""
+
+    def __init__(self, item: TensorInput, buffer: Buffer, host: Host, *, whole: bool) -> None:
         self.dtype = item.header.dtype
-        self.buffer = buffer
         self._item = item
+        self._buffer = buffer
         self._host = host
+        self._whole = whole
+        self._held = 0
         self._width = DTYPES[self.dtype]
 
-    def load(self, start: int, count: int) -> None:
-        self._host.read(self._item, start * self._width, self.buffer.view[: count * self._width])
+    def load(self, start: int, count: int) -> tuple[Buffer, int]:
+        begin, end = start * self._width, (start + count) * self._width
+        if not self._whole:
+            self._host.read(self._item, begin, self._buffer.view[: end - begin])
+            return self._buffer, 0
+        if end > self._held:  # sweeps go from the beginning to the end
+            self._host.read(self._item, self._held, self._buffer.view[self._held : end])
+            self._held = end
+        return self._buffer, begin
 
 
 class _Nested:
     dtype = "F32"
 
     def __init__(self, expression: CpuExpression, buffer: Buffer) -> None:
-        self.buffer = buffer
+        self._buffer = buffer
         self._expression = expression
 
-    def load(self, start: int, count: int) -> None:
-        self._expression.compute(start, count, self.buffer, self.dtype)
+    def load(self, start: int, count: int) -> tuple[Buffer, int]:
+        self._expression.compute(start, count, self._buffer, self.dtype)
+        return self._buffer, 0
 
 
 class CpuExpression(PlannedExpression):
@@ -102,9 +116,10 @@ class CpuExpression(PlannedExpression):
         self.tile = self.aligned(tile)
         room = max(self.tile, self.aligned(STATISTICS_TILE), self.aligned(BLOCK))
         self._operands = [self._operand(item, room) for item in tensor.inputs]
-        addresses, dtypes = [o.buffer.address for o in self._operands], [o.dtype for o in self._operands]
-        self._inputs = Inputs(addresses, dtypes, tensor.base)
-        self._without_base = Inputs(addresses, dtypes, None)
+        self._addresses = (c_void_p * self.count)()
+        dtypes = [operand.dtype for operand in self._operands]
+        self._inputs = Inputs(self._addresses, dtypes, tensor.base)
+        self._without_base = Inputs(self._addresses, dtypes, None)
         formula = load_kernel(tensor.method)(self)
         self._run: Run = (
             prepared(formula) if isinstance(formula, (Combination, TaskVectors)) else self._by_torch(formula)
@@ -112,7 +127,9 @@ class CpuExpression(PlannedExpression):
 
     def _operand(self, item: TensorInput, room: int) -> _Operand:
         if item.nested is None:
-            return _Stored(item, self._host.buffers.take(room * DTYPES[item.header.dtype]), self._host)
+            whole = self._host.may_hold(self.tensor, item)
+            size = item.header.nbytes if whole else room * DTYPES[item.header.dtype]
+            return _Stored(item, self._host.buffers.take(size), self._host, whole=whole)
         inner = CpuExpression(item.nested, self._host, room, whole_rows=self.whole_rows)
         return _Nested(inner, self._host.buffers.take(room * DTYPES["F32"]))
 
@@ -144,12 +161,10 @@ class CpuExpression(PlannedExpression):
         return norms(self._sweep, self._inputs, self.row, sparsifiers, common)
 
     def blocks(self, *, rows: bool = False) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        from merge_assets.engine.tiles import as_float32
-
         self._host.use_torch()
         assert self.whole_rows or not rows, "declare the method with rows=True"
         for start, count in self._runs(BLOCK):
-            yield start, [as_float32(o.buffer, o.dtype, count) for o in self._operands]
+            yield start, self._tiles(count)
 
     # -- streaming -----------------------------------------------------------------------------------------------------
 
@@ -164,19 +179,25 @@ class CpuExpression(PlannedExpression):
             yield start, count
 
     def _load(self, start: int, count: int) -> None:
-        for operand in self._operands:
-            operand.load(start, count)
+        self._loaded = [operand.load(start, count) for operand in self._operands]
+        for place, (buffer, offset) in enumerate(self._loaded):
+            self._addresses[place] = buffer.address + offset
 
-    def _aligned(self, length: int) -> int:
-        return max(1, length // self.row) * self.row if self.whole_rows and self.row else length
+    def _tiles(self, count: int) -> list[torch.Tensor]:
+        """What was loaded, for torch."""
+        from merge_assets.engine.tiles import as_float32
+
+        return [
+            as_float32(buffer.view[offset:], operand.dtype, count)
+            for (buffer, offset), operand in zip(self._loaded, self._operands, strict=True)
+        ]
 
     def _by_torch(self, function: Callable[[Sequence[torch.Tensor], int], torch.Tensor]) -> Run:
-        from merge_assets.engine.tiles import as_float32, store
+        from merge_assets.engine.tiles import store
 
         self._host.use_torch()
 
         def run(_: Inputs, row: int, start: int, count: int, address: int, dtype: str) -> int:
-            tiles = [as_float32(o.buffer, o.dtype, count) for o in self._operands]
-            return store(function(tiles, start), address, dtype)
+            return store(function(self._tiles(count), start), address, dtype)
 
         return run

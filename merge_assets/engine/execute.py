@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 
 TILE = 1 << 18
 """Elements per tile: bfloat16 tiles of two inputs and a result stay in an L2 cache of 2 MiB."""
+
+MEMORY = 256_000_000
+"""Default bound of all workers' buffers, bytes."""
 
 _JOB_BYTES = 32 << 20
 
@@ -81,7 +83,8 @@ def execute(
         device: ``auto`` (CUDA if there is one), ``cpu`` or ``cuda``.
         threads: workers; default is the number of CPUs this process may use.
         tile: elements per tile; the output bytes do not depend on it.
-        memory: bound of all workers' buffers, bytes; tiles are made smaller to keep it.
+        memory: bound of all workers' buffers, bytes, on the CPU; default :data:`MEMORY`. Tensors that are swept more
+            than once are kept within it where they fit; tiles are made smaller to keep it.
         progress: called with (bytes read, bytes to read, tensor name), from any worker.
         should_stop: polled at every tile.
         allow_nonfinite: accept NaN and infinities in the output.
@@ -101,7 +104,7 @@ def execute(
             outputs.append(output)
         shared = Shared(plan, stack.enter_context(InputFiles()), outputs, progress, should_stop, plan.bytes_to_read)
         stack.callback(shared.release_torch)
-        _run(shared, list(_jobs(plan)), workers, chosen, _tile(plan, tile or TILE, workers, memory))
+        _run(shared, list(_jobs(plan)), workers, chosen, _budget(plan, tile or TILE, workers, memory or MEMORY))
         for output in outputs:
             output.finish()
     if shared.nonfinite and not allow_nonfinite:
@@ -138,15 +141,13 @@ def _device(device: str, plan: Plan) -> str:
     return "cuda" if available else "cpu"
 
 
-def _tile(plan: Plan, preferred: int, workers: int, memory: int | None) -> int:
-    """The preferred tile, or the largest that keeps the buffers of all workers within ``memory``."""
+def _budget(plan: Plan, preferred: int, workers: int, memory: int) -> tuple[int, int]:
+    """Elements per tile, and bytes of input tensors that each worker may hold, within ``memory`` for all workers."""
     widest = max((len(list(tensor.files())) for tensor in plan.tensors), default=1)
-    return max(1024, min(preferred, (memory or sys.maxsize) // (workers * bytes_per_element(widest))))
-
-
-def bytes_per_element(inputs: int) -> int:
-    """Memory of one worker per element of its tile: a raw buffer and a float32 tile for each input, and results."""
-    return inputs * (8 + 4) + 4 * 4
+    share = memory // workers
+    element = 8 * (widest + 1)  # the widest dtype has 8 bytes; there is one buffer for each input and for the result
+    tile = max(1024, min(preferred, share // element))
+    return tile, max(0, share - tile * element)
 
 
 def _jobs(plan: Plan) -> Iterator[Job]:
@@ -163,7 +164,7 @@ def _jobs(plan: Plan) -> Iterator[Job]:
             yield Job(tensor, start, min(start + step, tensor.elements))
 
 
-def _run(shared: Shared, jobs: list[Job], workers: int, device: str, tile: int) -> None:
+def _run(shared: Shared, jobs: list[Job], workers: int, device: str, budget: tuple[int, int]) -> None:
     local = threading.local()
 
     def work(job: Job) -> None:
@@ -173,7 +174,7 @@ def _run(shared: Shared, jobs: list[Job], workers: int, device: str, tile: int) 
             copy(shared, job)
         else:
             if not hasattr(local, "worker"):
-                local.worker = _worker(shared, device, tile)
+                local.worker = _worker(shared, device, budget)
             local.worker.compute(job)
         begin, end = job.place
         shared.outputs[job.tensor.shard].start_writing_back(begin, end - begin)
@@ -193,9 +194,9 @@ def _run(shared: Shared, jobs: list[Job], workers: int, device: str, tile: int) 
             raise error
 
 
-def _worker(shared: Shared, device: str, tile: int) -> CpuWorker | GpuWorker:
+def _worker(shared: Shared, device: str, budget: tuple[int, int]) -> CpuWorker | GpuWorker:
     if device == "cpu":
-        return CpuWorker(shared, tile)
+        return CpuWorker(shared, *budget)
     import torch
 
     from merge_assets.engine.gpu import GpuWorker

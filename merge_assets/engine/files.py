@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import threading
 from collections.abc import Callable
@@ -15,8 +14,7 @@ from merge_assets.errors import EngineError
 COPY_CHUNK = 8 << 20
 """Bytes copied between two looks at the stop flag."""
 
-_NO_KERNEL_COPY = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-
+_ELSEWHERE = "make room there, or write elsewhere"
 
 _WRITE = 2
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux
@@ -45,7 +43,7 @@ class InputFiles:
                 try:
                     self._descriptors[path] = os.open(path, os.O_RDONLY)
                 except OSError as error:
-                    raise EngineError(f"{path}: cannot be opened: {error.strerror}") from error
+                    raise EngineError(f"{path}: cannot be opened: {error.strerror}; fetch it again") from error
             return self._descriptors[path]
 
     def read_into(self, path: str, buffer: memoryview, offset: int) -> None:
@@ -60,7 +58,10 @@ class InputFiles:
             try:
                 count = os.preadv(descriptor, [buffer[done:]], offset + done)
             except OSError as error:
-                raise EngineError(f"{path}: reading {len(buffer)} bytes at {offset}: {error.strerror}") from error
+                raise EngineError(
+                    f"{path}: {len(buffer)} bytes at {offset} cannot be read: {error.strerror}; "
+                    "check the disk it lies on, then fetch it again"
+                ) from error
             if count == 0:
                 raise EngineError(
                     f"{path}: ends at byte {offset + done}, {len(buffer) - done} bytes early; fetch it again"
@@ -69,16 +70,23 @@ class InputFiles:
 
 
 class OutputFile:
-    """A preallocated output shard that several threads fill."""
+    """A preallocated output shard that several threads fill.
+
+    Raises:
+        EngineError: here and in the methods that write, if the file system refuses or the disk is full.
+    """
 
     def __init__(self, path: Path, header: str, size: int) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        except OSError as error:
+            raise EngineError(f"{path}: cannot be created: {error.strerror}; write elsewhere") from error
         try:
             try:
                 os.posix_fallocate(self._descriptor, 0, size)
             except OSError as error:
-                raise EngineError(f"{path}: cannot reserve {size} bytes: {error.strerror}") from error
+                raise EngineError(f"{path}: cannot reserve {size} bytes: {error.strerror}; {_ELSEWHERE}") from error
             self.write(memoryview(len(header).to_bytes(8, "little") + header.encode("ascii")), 0)
         except BaseException:
             self.close()
@@ -91,7 +99,9 @@ class OutputFile:
             try:
                 done += os.pwrite(self._descriptor, data[done:], offset + done)
             except OSError as error:
-                raise EngineError(f"{self.path}: writing {len(data)} bytes at {offset}: {error.strerror}") from error
+                raise EngineError(
+                    f"{self.path}: {len(data)} bytes at {offset} cannot be written: {error.strerror}; {_ELSEWHERE}"
+                ) from error
 
     def copy_from(
         self, inputs: InputFiles, path: str, source: int, target: int, count: int, after_chunk: Callable[[int], None]
@@ -105,15 +115,12 @@ class OutputFile:
             if in_kernel:
                 try:
                     step = os.copy_file_range(descriptor, self._descriptor, step, source + done, target + done)
-                except OSError as error:
-                    if error.errno not in _NO_KERNEL_COPY:
-                        raise EngineError(f"{self.path}: copying from {path}: {error.strerror}") from error
+                except OSError:
+                    step = 0
+                if step == 0:
+                    # Not between these file systems, or one of the files fails: reading and writing will tell which.
                     in_kernel, buffer = False, memoryview(bytearray(COPY_CHUNK))
                     continue
-                if step == 0:
-                    raise EngineError(
-                        f"{path}: ends at byte {source + done}, {count - done} bytes early; fetch it again"
-                    )
             else:
                 inputs.read_into(path, buffer[:step], source + done)
                 self.write(buffer[:step], target + done)
@@ -130,7 +137,9 @@ class OutputFile:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise EngineError(f"{self.path}: cannot be made durable: {error.strerror}") from error
+            raise EngineError(
+                f"{self.path}: cannot be made durable: {error.strerror}; check the disk, or write elsewhere"
+            ) from error
         finally:
             self.close()
 

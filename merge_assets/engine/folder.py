@@ -59,8 +59,9 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
         recipe: its recipe.
         scores: rows with ``version`` (the variant evaluated), ``suite``, ``task``, ``metric`` and ``value``.
     """
+    models = [model for model in plan.models if not model.folded]
     front = {
-        "base_model": [model.reference for model in plan.models if "://" not in model.reference],
+        "base_model": [model.reference for model in models if "://" not in model.reference],
         "library_name": "transformers",
         "tags": ["merge", "merge-assets", plan.method],
     }
@@ -68,14 +69,14 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
     if recipe.description:
         lines += [recipe.description, ""]
     lines += [
-        f"A merge of {len(plan.models)} checkpoint{'s'[: len(plan.models) != 1]} by `{plan.method}`, "
+        f"A merge of {len(models)} checkpoint{'s'[: len(models) != 1]} by `{plan.method}`, "
         f"{plan.parameter_count:,} parameters in {plan.layer_count} layers, {human_bytes(plan.bytes_to_write)}.",
         "",
         "## Models",
         "",
         *(
             f"- `{m.reference}`" + (f" (fingerprint `{m.fingerprint[:12]}`)" if m.fingerprint else "")
-            for m in plan.models
+            for m in models
         ),
         "",
         "## Layers",

@@ -7,13 +7,12 @@ import ctypes
 import torch
 
 from merge_assets.checkpoint import DTYPES, TORCH_NAMES
-from merge_assets.engine.buffers import Buffer
 
 
-def as_float32(buffer: Buffer, dtype: str, count: int) -> torch.Tensor:
-    """The first elements of a buffer as float32; of a float32 buffer its own memory."""
-    raw = torch.frombuffer(buffer.view, dtype=getattr(torch, TORCH_NAMES[dtype]), count=count)
-    return raw.to(torch.float32)
+def as_float32(memory: memoryview, dtype: str, count: int) -> torch.Tensor:
+    """The first elements of some memory as float32 that may be overwritten."""
+    raw = torch.frombuffer(memory, dtype=getattr(torch, TORCH_NAMES[dtype]), count=count)
+    return raw.to(torch.float32, copy=True)
 
 
 def store(result: torch.Tensor, address: int, dtype: str) -> int:

@@ -110,8 +110,16 @@ def copy(shared: Shared, job: Job) -> None:
 class CpuWorker:
     """Computes jobs on the CPU (a :class:`merge_assets.engine.compute.Host`)."""
 
-    def __init__(self, shared: Shared, tile: int) -> None:
+    def __init__(self, shared: Shared, tile: int, hold: int) -> None:
+        """Take part in an execution.
+
+        Args:
+            shared: the execution.
+            tile: elements per tile.
+            hold: bytes of input tensors that may be kept in memory.
+        """
         self.buffers = Buffers()
+        self._hold = hold
         self._shared = shared
         self._tile = tile
         self._label = ""
@@ -143,6 +151,10 @@ class CpuWorker:
         shared.inputs.read_into(shared.path(item), memory, item.header.begin + offset)
         self._read += len(memory)
         shared.advance(len(memory), self._label)
+
+    def may_hold(self, tensor: OutputTensor, item: TensorInput) -> bool:
+        swept_again = tensor.needs_statistics
+        return swept_again and sum(i.header.nbytes for i in tensor.files()) <= self._hold
 
     def use_torch(self) -> None:
         self._shared.use_torch()

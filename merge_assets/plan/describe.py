@@ -11,10 +11,9 @@ from merge_assets.plan.model import OutputTensor, Plan, TensorInput
 from merge_assets.plan.outside import is_after_layers
 from merge_assets.plan.parameters import Value
 
-# Resident size of the process before the first tile, and a float32 tile of the default size, in bytes.
-_PROCESS_WITHOUT_TORCH = 60 << 20
+# Resident size of the process before the first tile, bytes; with torch for methods whose arithmetic is in torch.
+_PROCESS = 60 << 20
 _PROCESS_WITH_TORCH = 260 << 20
-_TILE_BYTES = (1 << 17) * 4
 
 
 @dataclass(frozen=True)
@@ -63,18 +62,23 @@ def model_name(plan: Plan, model: int) -> str:
     return short[model] if short.count(short[model]) == 1 else plan.models[model].reference
 
 
-def peak_memory_estimate(plan: Plan, threads: int) -> int:
-    """Bytes of memory the engine will need on the CPU: buffers and tiles of every worker plus the process itself."""
+def peak_memory_estimate(plan: Plan, memory: int) -> int:
+    """Bytes of memory that the engine will need at most on the CPU, whatever the size of the models.
+
+    Args:
+        plan: what to execute.
+        memory: bound of the engine's buffers, bytes.
+    """
     if all(tensor.is_copy for tensor in plan.tensors):
-        return _PROCESS_WITHOUT_TORCH
-    widest = max(_tiles(tensor) for tensor in plan.tensors)
-    # A raw buffer of 8 bytes an element and a float32 tile for each input, and about as many tiles for results.
-    return _PROCESS_WITH_TORCH + threads * (widest * 4 + 4) * _TILE_BYTES
+        return _PROCESS
+    known = methods()
+    in_torch = any(known[name].in_torch for tensor in plan.tensors for name in _methods_of(tensor))
+    return (_PROCESS_WITH_TORCH if in_torch else _PROCESS) + memory
 
 
-def _tiles(tensor: OutputTensor) -> int:
-    """Tiles that a worker holds at once: one for each input, and those that the input is made of if it is nested."""
-    return sum(1 if item.nested is None else 1 + _tiles(item.nested) for item in tensor.inputs)
+def _methods_of(tensor: OutputTensor) -> set[str]:
+    nested = (item.nested for item in tensor.inputs if item.nested is not None)
+    return {tensor.method}.union(*map(_methods_of, nested))
 
 
 def human_bytes(count: float) -> str:

@@ -59,6 +59,7 @@ class Method:
         takes_base: whether a base is one more input where the recipe has one, and left out where it has none.
         passes: streaming passes over the inputs before the tiles are computed; 0 is elementwise.
         rows: whether tiles must hold whole rows (of the last dimension).
+        in_torch: whether the kernel returns a tile function, which is written in torch.
         random: whether the kernel draws random masks; the recipe's seed is then among the parameters of the output.
     """
 
@@ -73,6 +74,7 @@ class Method:
     most: int | None = None
     passes: int = 0
     rows: bool = False
+    in_torch: bool = False
     random: bool = False
 
     @property
@@ -197,6 +199,7 @@ _BUILT_IN = (
         summary="The other input where it is near the base, the base where it is far.",
         parameters=(Parameter("t", required=True, at_least=0.0),),
         kernel=f"{_KERNELS}.nearswap:nearswap",
+        in_torch=True,
         needs_base=True,
         most=1,
     ),
@@ -205,6 +208,7 @@ _BUILT_IN = (
         summary="The base, with the elements of the other input whose change is most important.",
         parameters=(),
         kernel=f"{_KERNELS}.arcee_fusion:arcee_fusion",
+        in_torch=True,
         needs_base=True,
         most=1,
         passes=3,
@@ -286,6 +290,7 @@ _BUILT_IN = (
         summary="Changes of one model alone as they are, changes of several averaged.",
         parameters=(Parameter("epsilon", default=1e-5, at_least=0.0),),
         kernel=f"{_KERNELS}.ram:ram",
+        in_torch=True,
         needs_base=True,
     ),
     Method(
@@ -297,6 +302,7 @@ _BUILT_IN = (
             Parameter("alpha", default=0.2, at_least=0.0),
         ),
         kernel=f"{_KERNELS}.ram:ramplus_tl",
+        in_torch=True,
         needs_base=True,
         passes=1,
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_uint32, c_void_p
+from ctypes import POINTER, Array, Structure, c_double, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
 
 from merge_assets.errors import EngineError
@@ -22,14 +22,16 @@ class Inputs(Structure):
 
     _fields_ = (("data", POINTER(c_void_p)), ("dtypes", POINTER(c_int32)), ("count", c_int32), ("base", c_int32))
 
-    def __init__(self, addresses: Sequence[int], dtypes: Sequence[str], base: int | None) -> None:
-        count = len(addresses)
-        super().__init__(
-            (c_void_p * count)(*addresses),
-            (c_int32 * count)(*(DTYPES[dtype] for dtype in dtypes)),
-            count,
-            -1 if base is None else base,
-        )
+    def __init__(self, addresses: Array[c_void_p], dtypes: Sequence[str], base: int | None) -> None:
+        """Describe inputs.
+
+        Args:
+            addresses: where each begins; what is changed in it later counts.
+            dtypes: safetensors names.
+            base: position of the base.
+        """
+        codes = (c_int32 * len(dtypes))(*(DTYPES[dtype] for dtype in dtypes))
+        super().__init__(addresses, codes, len(dtypes), -1 if base is None else base)
 
 
 class CutStruct(Structure):

@@ -50,7 +50,7 @@ lint: install-dev ## Format, lint, types and the floors of the house.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: install $(PEER)/bin/mergekit-yaml ## Time the engine beside mergekit and write docs/benchmarks.md; ARGS="--only ties --large 88".
+bench: install $(PEER)/bin/mergekit-yaml ## Time the engine beside mergekit and write docs/benchmarks.md; ARGS="--only ties".
 	MERGEKIT_VENV=$(PEER) $(BIN)/python -m benchmarks.run $(ARGS)
 
 bench-definitions: install ## Time loading the definitions of 1000 recipes.

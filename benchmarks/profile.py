@@ -65,7 +65,7 @@ def main(recipe: str, out: Path) -> None:
     _seconds["= imports, wall"] = imported - STARTED
     _seconds["= everything, wall"] = total
     for phase, seconds in sorted(_seconds.items()):
-        print(f"{phase:36} {seconds:7.2f} s")  # noqa: T201
+        print(f"{phase:36} {seconds:7.2f} s")
 
 
 if __name__ == "__main__":

@@ -112,11 +112,10 @@ def _resources(runs: Sequence[Mapping[str, Any]], *, memory: bool) -> Iterator[s
     yield from (f"{middle(runs, field) / 1e9:.2f} GB" for field in ("read", "written"))
 
 
-def large(results: Results) -> str:
+def growth(results: Results) -> str:
     """How time and memory grow with the size of the models."""
     rows = []
-    for name, big in results.get("large", {}).items():
-        small = results["works"][name]
+    for name, (small, big) in results.get("growth", {}).items():
         size = big["ours"][0]["output"] / small["ours"][0]["output"]
         time, copy = (middle(big["ours"], "wall") / middle(small["ours"], "wall"), _ratio(big["floor"], small["floor"]))
         peaks = [max(run["memory"] for run in found["ours"]) / 1e6 for found in (small, big)]
@@ -132,7 +131,7 @@ def large(results: Results) -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     if not rows:
-        return "Not measured; `make bench ARGS='--large 88'` does.\n"
+        return "Not measured.\n"
     return _lines(
         "| work | layers | size | time | grows | aim | copy floor grows | peak memory |",
         "|---|--:|--:|--:|--:|---|--:|--:|",
@@ -171,7 +170,7 @@ PARTS: dict[str, Callable[[Results], str]] = {
     "machine": machine,
     "times": times,
     "resources": resources,
-    "large": large,
+    "growth": growth,
     "accuracy": accuracy,
 }
 

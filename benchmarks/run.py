@@ -1,6 +1,6 @@
 """Time this project's engine and mergekit side by side: the same recipes, the same files, taking turns.
 
-    python -m benchmarks.run [--only WORK …] [--rounds 3] [--large 88]
+    python -m benchmarks.run [--only WORK …] [--rounds 3] [--no-growth]
 
 Every round of a work runs ours, mergekit and the copy floor after each other, each on warm inputs and with nothing left
 to be written by the one before. Results go to docs/benchmarks.json, by work, and the page is rendered from it.
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.measure import RunError, Usage, floor, run, warm
-from benchmarks.works import LARGE, WORKS, Work, recipe_text
+from benchmarks.works import GROWTH, SIZES, WORKS, Work, recipe_text
 
 RESULTS = Path("docs/benchmarks.json")
 LAYERS = 22
@@ -116,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--only", nargs="+", choices=[work.name for work in WORKS], help="these works, not all")
-    parser.add_argument(
-        "--large", type=int, metavar="LAYERS", help=f"also run {', '.join(LARGE)} at this size, ours only"
-    )
+    parser.add_argument("--no-growth", action="store_true", help="leave out how time grows with the size of the models")
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="JSON; the page and the plot are written beside it"
     )
@@ -134,11 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for work in works:
         results.setdefault("works", {})[work.name] = bench.compare(work, asked.layers)
         asked.results.write_text(json.dumps(results, indent=1) + "\n")
-    if asked.large:
-        _step("benchmarks.checkpoints", str(folder), str(asked.large))
+    if not asked.no_growth:
+        for layers in SIZES:
+            _step("benchmarks.checkpoints", str(folder), str(layers))
         for work in works:
-            if work.name in LARGE:
-                results.setdefault("large", {})[work.name] = bench.alone(work, asked.large)
+            if work.name in GROWTH:
+                results.setdefault("growth", {})[work.name] = [bench.alone(work, layers) for layers in SIZES]
                 asked.results.write_text(json.dumps(results, indent=1) + "\n")
     _step("benchmarks.accuracy", str(folder), str(peer), str(asked.results))
     _step("benchmarks.report", str(asked.results))

@@ -107,5 +107,8 @@ WORKS = (
     ),
 )
 
-LARGE = ("linear", "slerp", "ties", "stack")
-"""Works that are also run on checkpoints several times as large."""
+GROWTH = ("linear", "slerp", "ties", "stack")
+"""Works that are also run, without mergekit, on checkpoints of two sizes."""
+
+SIZES = (10, 49)
+"""Layers of these checkpoints: the larger ones have four times the bytes, and three of them fit into 16 GB of page cache."""

@@ -168,30 +168,30 @@ def _run(shared: Shared, jobs: list[Job], workers: int, device: str, budget: tup
     local = threading.local()
 
     def work(job: Job) -> None:
-        if shared.abort.is_set():
+        if shared.failure is not None:
             return
-        if job.tensor.is_copy:
-            copy(shared, job)
-        else:
-            if not hasattr(local, "worker"):
-                local.worker = _worker(shared, device, budget)
-            local.worker.compute(job)
+        try:
+            if job.tensor.is_copy:
+                copy(shared, job)
+            else:
+                if not hasattr(local, "worker"):
+                    local.worker = _worker(shared, device, budget)
+                local.worker.compute(job)
+        except BaseException as error:
+            shared.fail(error)
+            raise
         begin, end = job.place
         shared.outputs[job.tensor.shard].start_writing_back(begin, end - begin)
 
     with ThreadPoolExecutor(workers, "merge") as pool:
         futures = [pool.submit(work, job) for job in jobs]
         try:
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:
-            shared.abort.set()
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException as error:
+            shared.fail(error)
             raise
-        failed = next((f for f in futures if f in finished and f.exception() is not None), None)
-        if failed is not None:
-            shared.abort.set()
-            error = failed.exception()
-            assert error is not None
-            raise error
+    if shared.failure is not None:
+        raise shared.failure
 
 
 def _worker(shared: Shared, device: str, budget: tuple[int, int]) -> CpuWorker | GpuWorker:

@@ -63,8 +63,9 @@ class InputFiles:
                     "check the disk it lies on, then fetch it again"
                 ) from error
             if count == 0:
+                end = os.fstat(descriptor).st_size
                 raise EngineError(
-                    f"{path}: ends at byte {offset + done}, {len(buffer) - done} bytes early; fetch it again"
+                    f"{path}: ends at byte {end}, {offset + len(buffer) - end} bytes early; fetch it again"
                 )
             done += count
 

@@ -38,7 +38,11 @@ def write_surroundings(
         for carried in plan.carried:
             target = directory / carried.file
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(plan.models[carried.model].location) / carried.file, target)
+            source = Path(plan.models[carried.model].location) / carried.file
+            try:
+                shutil.copyfile(source, target)
+            except OSError as error:
+                raise EngineError(f"{target}: copying {source}: {error.strerror}") from error
         _write(directory / "recipe.yaml", recipe.source.text)
         _write(directory / "mergekit_config.yml", plan.mergekit_config)
         _write(directory / "plan.json", plan.to_json())
@@ -74,10 +78,7 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
         "",
         "## Models",
         "",
-        *(
-            f"- `{m.reference}`" + (f" (fingerprint `{m.fingerprint[:12]}`)" if m.fingerprint else "")
-            for m in models
-        ),
+        *(f"- `{m.reference}`" + (f" (fingerprint `{m.fingerprint[:12]}`)" if m.fingerprint else "") for m in models),
         "",
         "## Layers",
         "",

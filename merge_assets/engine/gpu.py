@@ -73,10 +73,10 @@ class GpuWorker:
         if self._stream is not None:
             self._stream.synchronize()
 
-    def load(self, item: TensorInput, start: int, count: int, place: int) -> torch.Tensor:
+    def load(self, item: TensorInput, start: int, count: int, place: str) -> torch.Tensor:
         """Elements of a stored input as float32 on the device; ``place`` tells the inputs of one tile apart."""
         width = DTYPES[item.header.dtype]
-        staged = self.staging(f"in {place}", count * width)
+        staged = self.staging(place, count * width)
         self.shared.inputs.read_into(self.shared.path(item), _memory(staged), item.header.begin + start * width)
         self.read += count * width
         self.shared.advance(count * width, self.label)
@@ -87,12 +87,23 @@ class GpuWorker:
 class GpuExpression(PlannedExpression):
     """An output tensor as its kernel sees it (:class:`merge_assets.engine.kernel.Expression`), ready to be computed."""
 
-    def __init__(self, tensor: OutputTensor, host: GpuWorker, *, whole_rows: bool | None = None) -> None:
+    def __init__(
+        self, tensor: OutputTensor, host: GpuWorker, place: str = "in", *, whole_rows: bool | None = None
+    ) -> None:
+        """Take all statistics that the method needs.
+
+        Args:
+            tensor: what to compute.
+            host: the worker.
+            place: tells nested expressions apart.
+            whole_rows: whether all runs must be whole rows; by default if a method in the expression asks for them.
+        """
         super().__init__(tensor, whole_rows=whole_rows)
         self._host = host
+        self._places = [f"{place} {number}" for number in range(self.count)]
         self._nested = [
-            None if item.nested is None else GpuExpression(item.nested, host, whole_rows=self.whole_rows)
-            for item in tensor.inputs
+            None if item.nested is None else GpuExpression(item.nested, host, inner, whole_rows=self.whole_rows)
+            for item, inner in zip(tensor.inputs, self._places, strict=True)
         ]
         self._formula = load_kernel(tensor.method)(self)
 
@@ -146,7 +157,7 @@ class GpuExpression(PlannedExpression):
     def _tiles(self, start: int, count: int) -> list[torch.Tensor]:
         tiles = [
             self._host.load(item, start, count, place) if nested is None else nested.compute(start, count).float()
-            for place, (item, nested) in enumerate(zip(self.tensor.inputs, self._nested, strict=True))
+            for item, nested, place in zip(self.tensor.inputs, self._nested, self._places, strict=True)
         ]
         self._host.synchronize()  # the staging memory is filled again for the next tile
         return tiles

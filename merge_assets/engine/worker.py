@@ -44,7 +44,7 @@ class Shared:
         settled: bytes that were expected and turned out not to be needed.
         nonfinite: NaN or infinite elements by output tensor.
         torch_threads: torch's own number of threads, once it was set to one.
-        abort: set when a worker failed.
+        failure: what the first worker to fail failed of; the others stop at their next tile.
     """
 
     plan: Plan
@@ -57,7 +57,7 @@ class Shared:
     settled: int = 0
     nonfinite: dict[str, int] = field(default_factory=dict)
     torch_threads: int | None = None
-    abort: threading.Event = field(default_factory=threading.Event)
+    failure: BaseException | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def advance(self, count: int, label: str, *, needless: int = 0) -> None:
@@ -68,8 +68,13 @@ class Shared:
             done = self.read + self.settled
         if self.progress is not None:
             self.progress(done, self.total, label)
-        if self.abort.is_set() or (self.should_stop is not None and self.should_stop()):
+        if self.failure is not None or (self.should_stop is not None and self.should_stop()):
             raise Stopped(f"stopped after {done} of {self.total} bytes")
+
+    def fail(self, error: BaseException) -> None:
+        """Record a failure, unless there was one before."""
+        with self.lock:
+            self.failure = self.failure or error
 
     def path(self, item: TensorInput) -> str:
         """File of a stored input."""

@@ -94,12 +94,14 @@ def merge(
         raise EngineError(
             f"{target}: holds files already; choose another output folder, or replace it with --overwrite"
         )
-    plan(workspace, recipe, shard_size=shard_size)  # everything that is wrong, before anything is built or downloaded
-    _build_parents(workspace, recipe, should_stop)
+    # Everything that is wrong with the recipe, before anything is built or downloaded.
+    made = plan(workspace, recipe, shard_size=shard_size)
     # Only an analysis of exactly these bytes may choose layers.
     measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))
-    inputs = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
-    made = _plan(workspace, recipe, inputs, shard_size)
+    if measured or any(workspace.identify(r).kind != "local" for r in workspace.book.inputs(recipe)):
+        _build_parents(workspace, recipe, should_stop)
+        inputs = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
+        made = _plan(workspace, recipe, inputs, shard_size)
     try:
         with _staging(target) as staging:
             report = execute(

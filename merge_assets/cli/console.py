@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -34,6 +35,10 @@ def err() -> Console:
     return Console(stderr=True)
 
 
+_EVERY = 0.1
+"""Seconds between two updates of a progress bar; reports come with every tile."""
+
+
 @contextmanager
 def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Report]:
     """A progress bar on standard error, shown from the first report on; yields the callback that moves it."""
@@ -42,8 +47,14 @@ def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Report]:
         columns += [DownloadColumn(), TransferSpeedColumn()]
     bar = Progress(*columns, TimeRemainingColumn(), console=err())
     task = bar.add_task(label, total=None)
+    shown = 0.0
 
     def report(done: int, total: int, what: str) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < _EVERY and done < total:
+            return
+        shown = now
         bar.start()
         bar.update(task, completed=done, total=total, description=label if is_bytes else f"{label}: {what}")
 

@@ -44,8 +44,8 @@ class Host(Protocol):
         """Fill memory with the bytes of a stored input from an offset (bytes) on."""
         ...
 
-    def may_hold(self, tensor: OutputTensor, item: TensorInput) -> bool:
-        """Whether a whole stored input may be kept in memory, because it is read more than once."""
+    def may_hold(self, tensor: OutputTensor) -> bool:
+        """Whether all stored inputs may be kept in memory whole, because they are swept more than once."""
         ...
 
     def use_torch(self) -> None:
@@ -102,7 +102,15 @@ class _Nested:
 class CpuExpression(PlannedExpression):
     """An output tensor as its kernel sees it (:class:`merge_assets.engine.kernel.Expression`), ready to be computed."""
 
-    def __init__(self, tensor: OutputTensor, host: Host, tile: int, *, whole_rows: bool | None = None) -> None:
+    def __init__(
+        self,
+        tensor: OutputTensor,
+        host: Host,
+        tile: int,
+        *,
+        whole_rows: bool | None = None,
+        hold: bool | None = None,
+    ) -> None:
         """Take all statistics that the method needs.
 
         Args:
@@ -110,9 +118,11 @@ class CpuExpression(PlannedExpression):
             host: the worker.
             tile: most elements that :meth:`compute` will be asked for, unless a row is longer.
             whole_rows: whether all runs must be whole rows; by default if a method in the expression asks for them.
+            hold: whether stored inputs are kept in memory whole; by default what the worker says.
         """
         super().__init__(tensor, whole_rows=whole_rows)
         self._host = host
+        self._hold = host.may_hold(tensor) if hold is None else hold
         self.tile = self.aligned(tile)
         room = max(self.tile, self.aligned(STATISTICS_TILE), self.aligned(BLOCK))
         self._operands = [self._operand(item, room) for item in tensor.inputs]
@@ -127,10 +137,9 @@ class CpuExpression(PlannedExpression):
 
     def _operand(self, item: TensorInput, room: int) -> _Operand:
         if item.nested is None:
-            whole = self._host.may_hold(self.tensor, item)
-            size = item.header.nbytes if whole else room * DTYPES[item.header.dtype]
-            return _Stored(item, self._host.buffers.take(size), self._host, whole=whole)
-        inner = CpuExpression(item.nested, self._host, room, whole_rows=self.whole_rows)
+            size = item.header.nbytes if self._hold else room * DTYPES[item.header.dtype]
+            return _Stored(item, self._host.buffers.take(size), self._host, whole=self._hold)
+        inner = CpuExpression(item.nested, self._host, room, whole_rows=self.whole_rows, hold=self._hold)
         return _Nested(inner, self._host.buffers.take(room * DTYPES["F32"]))
 
     def compute(self, start: int, count: int, out: Buffer, dtype: str) -> int:

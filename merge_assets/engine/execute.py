@@ -1,7 +1,7 @@
 """The executor: fills the byte ranges that a plan has fixed, from several threads, in bounded memory.
 
 Work is cut into jobs: a run of elements of an elementwise tensor, or a whole tensor if its method takes statistics
-first. Every worker owns one set of buffers, so memory is threads × (inputs + few) × tile, whatever the model's size.
+first. Every worker owns one set of buffers, so memory is bounded by a setting, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class BuildReport:
 
     Attributes:
         seconds: wall time.
-        bytes_read: bytes of input tensors read or copied, statistic passes included.
+        bytes_read: bytes of input tensors read or copied, each as often as it was read.
         bytes_written: bytes of the output shards.
         tensors_computed: tensors that went through a kernel.
         tensors_copied: tensors whose bytes were copied unchanged.

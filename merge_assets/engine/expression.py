@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from merge_assets.plan import OutputTensor, methods
+from merge_assets.plan import OutputTensor, find_method
 
 
 class PlannedExpression:
@@ -54,4 +54,4 @@ class PlannedExpression:
 
 
 def _needs_rows(tensor: OutputTensor) -> bool:
-    return methods()[tensor.method].rows or any(i.nested is not None and _needs_rows(i.nested) for i in tensor.inputs)
+    return find_method(tensor.method).rows or any(i.nested is not None and _needs_rows(i.nested) for i in tensor.inputs)

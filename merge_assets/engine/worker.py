@@ -157,9 +157,8 @@ class CpuWorker:
         self._read += len(memory)
         shared.advance(len(memory), self._label)
 
-    def may_hold(self, tensor: OutputTensor, item: TensorInput) -> bool:
-        swept_again = tensor.needs_statistics
-        return swept_again and sum(i.header.nbytes for i in tensor.files()) <= self._hold
+    def may_hold(self, tensor: OutputTensor) -> bool:
+        return tensor.needs_statistics and sum(item.header.nbytes for item in tensor.files()) <= self._hold
 
     def use_torch(self) -> None:
         self._shared.use_torch()

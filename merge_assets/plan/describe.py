@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from merge_assets.plan.methods import methods
+from merge_assets.plan.methods import find_method
 from merge_assets.plan.model import OutputTensor, Plan, TensorInput
 from merge_assets.plan.outside import is_after_layers
 from merge_assets.plan.parameters import Value
@@ -71,8 +71,7 @@ def peak_memory_estimate(plan: Plan, memory: int) -> int:
     """
     if all(tensor.is_copy for tensor in plan.tensors):
         return _PROCESS
-    known = methods()
-    in_torch = any(known[name].in_torch for tensor in plan.tensors for name in _methods_of(tensor))
+    in_torch = any(find_method(name).in_torch for tensor in plan.tensors for name in _methods_of(tensor))
     return (_PROCESS_WITH_TORCH if in_torch else _PROCESS) + memory
 
 
@@ -182,7 +181,7 @@ def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, Value]]
 
     Per-model ones come with their model, and those of folded recipes with the recipe: ``inner t``, ``inner a weight``.
     """
-    declared = {p.name: p.default for p in methods()[tensor.method].parameters}
+    declared = {p.name: p.default for p in find_method(tensor.method).parameters}
     defaults: dict[str, Value | None] = {"seed": 0, **declared}  # the seed is the recipe's, no method declares it
     for name, value in tensor.parameters.items():
         if value != defaults[name]:

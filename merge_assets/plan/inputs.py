@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from merge_assets.checkpoint import TensorHeader, carried_files
 from merge_assets.plan.assemble import PlanInput
-from merge_assets.plan.methods import methods
+from merge_assets.plan.methods import find_method
 from merge_assets.plan.model import (
     NUMERICS_VERSION,
     CarriedFile,
@@ -126,7 +126,7 @@ def lifted(tensor: OutputTensor) -> OutputTensor:
     Random masks go by the name of the tensor in the folded recipe, so such an expression keeps its own name.
     """
     inner = tensor.inputs[0].nested
-    if not tensor.is_plain or inner is None or methods()[inner.method].random:
+    if not tensor.is_plain or inner is None or find_method(inner.method).random:
         return tensor
     return replace(tensor, method=inner.method, parameters=inner.parameters, inputs=inner.inputs, base=inner.base)
 
@@ -139,7 +139,7 @@ def tensor_key(tensor: OutputTensor) -> str:
             "dtype": tensor.dtype,
             "shape": tensor.shape,
             "method": tensor.method,
-            "masks of": tensor.name if methods()[tensor.method].random else None,
+            "masks of": tensor.name if find_method(tensor.method).random else None,
             "parameters": dict(tensor.parameters),
             "base": tensor.base,
             "inputs": [(i.digest, i.header.dtype, dict(i.parameters)) for i in tensor.inputs],

@@ -309,6 +309,9 @@ _BUILT_IN = (
 )
 
 
+_BY_NAME = {method.name: method for method in _BUILT_IN}
+
+
 @cache
 def methods() -> dict[str, Method]:
     """Every method by name: the built-in ones and those that installed packages register.
@@ -316,7 +319,7 @@ def methods() -> dict[str, Method]:
     Raises:
         PlanError: if an entry point does not load or is not a :class:`Method`.
     """
-    found = {method.name: method for method in _BUILT_IN}
+    found = dict(_BY_NAME)
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             method = entry.load()
@@ -324,6 +327,8 @@ def methods() -> dict[str, Method]:
             raise PlanError(f"the merge method plugin {entry.value!r} does not import: {error}") from error
         if not isinstance(method, Method):
             raise PlanError(f"the merge method plugin {entry.value!r} is not a merge_assets.plan.methods.Method")
+        if method.name in found:
+            raise PlanError(f"the merge method plugin {entry.value!r} is called {method.name!r}, as another one is; rename it")
         found[method.name] = method
     return found
 
@@ -334,6 +339,8 @@ def find_method(name: str) -> Method:
     Raises:
         PlanError: if there is none; the message proposes the nearest name.
     """
+    if name in _BY_NAME:  # without a search through the installed packages
+        return _BY_NAME[name]
     known = methods()
     if name in known:
         return known[name]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
-from merge_assets.plan.methods import methods
+from merge_assets.plan.methods import find_method
 
 NUMERICS_VERSION = "2"
 """Changes whenever the engine would write other bytes for the same plan; part of every tensor key."""
@@ -134,7 +134,7 @@ class OutputTensor:
     def needs_statistics(self) -> bool:
         """Whether whole inputs must have streamed by before the first element of the result is known."""
         nested = (item.nested for item in self.inputs)
-        return methods()[self.method].passes > 0 or any(n is not None and n.needs_statistics for n in nested)
+        return find_method(self.method).passes > 0 or any(n is not None and n.needs_statistics for n in nested)
 
     def bytes_to_read(self) -> int:
         """Bytes of files read for the tensor: one sweep for the tiles, and one for each statistic pass."""
@@ -145,7 +145,7 @@ class OutputTensor:
 
     def _bytes_of_statistics(self) -> int:
         """A pass of this method sweeps over all files below; statistics of nested expressions are taken once."""
-        own = methods()[self.method].passes * self._bytes_of_a_sweep()
+        own = find_method(self.method).passes * self._bytes_of_a_sweep()
         return own + sum(item.nested._bytes_of_statistics() for item in self.inputs if item.nested is not None)
 
 

@@ -79,13 +79,13 @@ def check_names(recipe: Recipe, method: Method) -> list[str]:
         PlanError: for a name that no method has.
     """
     known = {p.name for p in method.parameters}
-    anywhere = {p.name for m in methods().values() for p in m.parameters}
     warnings = []
     for where, scope in _scopes(recipe):
         for name in scope:
             if name in known:
                 continue
             key = f"{where}.{name}"
+            anywhere = {p.name for m in methods().values() for p in m.parameters}
             if name not in anywhere:
                 near = did_you_mean(name, known or anywhere)
                 listing = ", ".join(sorted(known)) or "none"

@@ -130,15 +130,19 @@ INLINE void load_scaled(
 
 /* Round values to the output and count those that are NaN or infinite there. */
 INLINE int64_t store(void *restrict data, int dtype, int64_t first, const double *restrict values, int64_t count) {
-    int32_t bad = 0; /* counted in a loop of its own, so that both loops stay simple enough to vectorise */
-    if (dtype == BF16) {
-        uint16_t *to = (uint16_t *)data + first;
-        for (int64_t i = 0; i < count; i++) to[i] = float_to_bfloat((float)values[i]);
-        for (int64_t i = 0; i < count; i++) bad += (to[i] & 0x7F80) == 0x7F80;
-    } else if (dtype == F16) {
-        uint16_t *to = (uint16_t *)data + first;
-        for (int64_t i = 0; i < count; i++) to[i] = float_to_half((float)values[i]);
-        for (int64_t i = 0; i < count; i++) bad += (to[i] & 0x7C00) == 0x7C00;
+    int32_t bad = 0;
+    if (dtype == BF16 || dtype == F16) {
+        uint16_t *to = (uint16_t *)data + first, exponent = dtype == BF16 ? 0x7F80 : 0x7C00, largest = 0;
+        if (dtype == BF16)
+            for (int64_t i = 0; i < count; i++) to[i] = float_to_bfloat((float)values[i]);
+        else
+            for (int64_t i = 0; i < count; i++) to[i] = float_to_half((float)values[i]);
+        for (int64_t i = 0; i < count; i++) {
+            uint16_t here = to[i] & exponent;
+            largest = here > largest ? here : largest;
+        }
+        if (largest == exponent)
+            for (int64_t i = 0; i < count; i++) bad += (to[i] & exponent) == exponent;
     } else if (dtype == F32) {
         float *to = (float *)data + first;
         for (int64_t i = 0; i < count; i++) to[i] = (float)values[i];

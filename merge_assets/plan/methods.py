@@ -328,7 +328,9 @@ def methods() -> dict[str, Method]:
         if not isinstance(method, Method):
             raise PlanError(f"the merge method plugin {entry.value!r} is not a merge_assets.plan.methods.Method")
         if method.name in found:
-            raise PlanError(f"the merge method plugin {entry.value!r} is called {method.name!r}, as another one is; rename it")
+            raise PlanError(
+                f"the merge method plugin {entry.value!r} is called {method.name!r}, as another one is; rename it"
+            )
         found[method.name] = method
     return found
 

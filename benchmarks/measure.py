@@ -58,7 +58,7 @@ def run(command: Sequence[str | Path], out: Path, log: Path) -> Usage:
     clear(out)
     with log.open("w") as printed:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=_environment())
         # The counters of a process are there until it is reaped, and wait4 reaps it.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         wall = time.perf_counter() - began
@@ -78,6 +78,11 @@ def run(command: Sequence[str | Path], out: Path, log: Path) -> Usage:
         engine=_engine_seconds(log.read_text()),
         output=output,
     )
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, with compiled modules kept, as they are where people work."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _counters(pid: int) -> dict[str, int]:

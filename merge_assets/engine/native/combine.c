@@ -1,6 +1,6 @@
 /* Linear combinations of the inputs, and the inner products that their coefficients come from. */
 
-#include "common.h"
+#include "pairs.h"
 
 /* out = sum of coefficients[i] * input i. Returns the number of NaN or infinite results. */
 KERNEL int64_t combine(
@@ -23,7 +23,8 @@ KERNEL int32_t gram(const inputs_t *inputs, int64_t count, double *products) {
     int32_t all = inputs->count, m = inputs->base < 0 ? all : all - 1;
     double *vectors = malloc(sizeof(double) * CHUNK * (size_t)all);
     if (!vectors) return -1;
-    for (int64_t first = 0; first < count; first += CHUNK) {
+    int64_t first = gram_of_pair(inputs, count, products);
+    for (; first < count; first += CHUNK) {
         int64_t n = least(CHUNK, count - first), padded = (n + LANES - 1) / LANES * LANES;
         double *vector = vectors;
         for (int32_t k = 0; k < all; k++) {

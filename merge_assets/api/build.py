@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import os
-import re
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.api.score import known_scores
+from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.errors import CheckpointError, EngineError, HubError, RecipeError
 from merge_assets.plan import Plan, PlanInput, build_plan
@@ -28,8 +23,6 @@ from merge_assets.store import Artifact
 if TYPE_CHECKING:
     from merge_assets.engine.checks import CheckOutcome
     from merge_assets.engine.execute import BuildReport
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ def merge(
         inputs = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
         made = _plan(workspace, recipe, inputs, shard_size)
     try:
-        with _staging(target) as staging:
+        with staging_folder(target) as staging:
             report = execute(
                 made,
                 staging,
@@ -116,7 +109,7 @@ def merge(
                 allow_nonfinite=recipe.allow_nonfinite,
             )
             write_surroundings(made, recipe, staging, known_scores(workspace, recipe))
-            _publish(staging, target)
+            publish(staging, target)
     except OSError as error:
         raise EngineError(f"{error.filename or target}: {error.strerror}; choose another output folder") from error
     return report
@@ -263,72 +256,3 @@ def _plan(workspace: Workspace, recipe: Recipe, inputs: list[PlanInput], shard_s
 
 def _device(workspace: Workspace, recipe: Recipe) -> str:
     return recipe.device if recipe.device != "auto" else workspace.settings.device
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A hidden folder beside ``target`` to build in, removed at the end unless it took ``target``'s place.
-
-    What merges into the same target left when they were killed is removed first. A living one holds a lock on its
-    folder, which the kernel takes away however a process ends and which no later process of the same id can hold.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = _beside(target, "merging")
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, staging, ignore_errors=True)
-        with _locked(target.parent):  # against those who would take a folder that is not locked yet for a dead one's
-            _sweep(target)
-            staging.mkdir()
-            stack.enter_context(_locked(staging))
-        yield staging
-
-
-def _beside(target: Path, purpose: str) -> Path:
-    return target.with_name(f".{target.name}.{purpose}-{os.getpid()}-{secrets.token_hex(4)}")
-
-
-def _sweep(target: Path) -> None:
-    """Remove what dead merges left beside ``target``; a complete model that one had moved aside is put back."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.(merging|replaced)-\d+-[0-9a-f]+")
-    for left in [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]:
-        with suppress(OSError), _locked(left, wait=False) as dead:  # gone already, or another user's
-            if ".replaced-" in left.name and not target.exists():
-                left.rename(target)
-            elif dead:
-                shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a folder's lock; yields False where another process holds it or the file system has no locks."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except OSError:
-            locked = False
-        yield locked
-    finally:
-        os.close(descriptor)
-
-
-def _publish(staging: Path, target: Path) -> None:
-    """Put a complete folder in its place; an earlier one takes the staging folder's, and is removed with it."""
-    if not target.exists():
-        staging.rename(target)
-    elif not _exchange(staging, target):
-        aside = _beside(target, "replaced")
-        with _locked(target.parent):
-            target.rename(aside)
-            staging.rename(target)
-            aside.rename(staging)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders swap names in one step, so that neither name is ever missing; False where the system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux, and not on every file system
-    if renameat2 is None:
-        return False
-    swapped: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    return swapped == 0

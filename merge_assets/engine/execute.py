@@ -164,8 +164,15 @@ def _jobs(plan: Plan) -> Iterator[Job]:
             yield Job(tensor, start, min(start + step, tensor.elements))
 
 
+class _Workers(threading.local):
+    """The workers of a thread, by device."""
+
+    def __init__(self) -> None:
+        self.by_device: dict[str, CpuWorker | GpuWorker] = {}
+
+
 def _run(shared: Shared, jobs: list[Job], workers: int, device: str, budget: tuple[int, int]) -> None:
-    local = threading.local()
+    local = _Workers()
 
     def work(job: Job) -> None:
         if shared.failure is not None:
@@ -174,9 +181,10 @@ def _run(shared: Shared, jobs: list[Job], workers: int, device: str, budget: tup
             if job.tensor.is_copy:
                 copy(shared, job)
             else:
-                if not hasattr(local, "worker"):
-                    local.worker = _worker(shared, device, budget)
-                local.worker.compute(job)
+                where = "cpu" if job.tensor.makes_inputs else device
+                if where not in local.by_device:
+                    local.by_device[where] = _worker(shared, where, budget)
+                local.by_device[where].compute(job)
         except BaseException as error:
             shared.fail(error)
             raise

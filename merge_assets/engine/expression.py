@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 
+from merge_assets.engine.formula import Cut
+from merge_assets.engine.selection import VARIANCE, Counter, select
 from merge_assets.plan import OutputTensor, find_method
 
 
-class PlannedExpression:
-    """The part of :class:`merge_assets.engine.kernel.Expression` that the plan knows."""
+class PlannedExpression(ABC):
+    """The part of :class:`merge_assets.engine.kernel.Expression` that is the same on every device."""
 
     def __init__(self, tensor: OutputTensor, *, whole_rows: bool | None = None) -> None:
         """Describe a tensor.
@@ -19,7 +22,7 @@ class PlannedExpression:
         """
         self.tensor = tensor
         self.row = tensor.shape[-1] if tensor.shape else 1
-        self.whole_rows = _needs_rows(tensor) if whole_rows is None else whole_rows
+        self.whole_rows = needs_rows(tensor) if whole_rows is None else whole_rows
 
     @property
     def name(self) -> str:
@@ -48,10 +51,23 @@ class PlannedExpression:
         found = [i.parameters.get(name) for place, i in enumerate(self.tensor.inputs) if place != self.tensor.base]
         return [None if value is None else float(value) for value in found]
 
+    def select(self, ranks: Sequence[Sequence[int]]) -> list[list[Cut]]:
+        wanted = [(vector, k) for vector, of_vector in enumerate(ranks) for k in of_vector]
+        cuts = iter(select(self.counter(), self.tensor.elements, wanted))
+        return [[next(cuts) for _ in of_vector] for of_vector in ranks]
+
+    def select_variance(self, k: int) -> Cut:
+        return select(self.counter(), self.tensor.elements, [(VARIANCE, k)])[0]
+
+    @abstractmethod
+    def counter(self) -> Counter:
+        """What counts magnitudes on the device of the expression."""
+
     def aligned(self, length: int) -> int:
         """The most elements up to ``length`` that are whole rows, if they must be; one row at least."""
         return max(1, length // self.row) * self.row if self.whole_rows and self.row else length
 
 
-def _needs_rows(tensor: OutputTensor) -> bool:
-    return find_method(tensor.method).rows or any(i.nested is not None and _needs_rows(i.nested) for i in tensor.inputs)
+def needs_rows(tensor: OutputTensor) -> bool:
+    """Whether a method in the expression asks for whole rows."""
+    return find_method(tensor.method).rows or any(i.nested is not None and needs_rows(i.nested) for i in tensor.inputs)

@@ -14,11 +14,11 @@ import torch
 
 from merge_assets.checkpoint import DTYPES, TORCH_NAMES
 from merge_assets.engine.expression import PlannedExpression
-from merge_assets.engine.formula import Band, Combination, Cut, Norms, Sparsifier, TaskVectors
-from merge_assets.engine.gpu_counter import TorchCounter
-from merge_assets.engine.gpu_sparsify import sparsify, spread
+from merge_assets.engine.formula import Band, Combination, Norms, Sparsifier, TaskVectors
 from merge_assets.engine.kernel import load_kernel
-from merge_assets.engine.selection import VARIANCE, select
+from merge_assets.engine.selection import VARIANCE
+from merge_assets.engine.torch_counter import TorchCounter
+from merge_assets.engine.torch_sparsify import sparsify, spread
 from merge_assets.engine.worker import Job, Shared
 from merge_assets.plan import OutputTensor, TensorInput
 
@@ -55,11 +55,7 @@ class GpuWorker:
                 staged.copy_(result.view(torch.uint8), non_blocking=True)
                 self.synchronize()
                 output.write(_memory(staged), tensor.begin + start * width)
-        if nonfinite:
-            with shared.lock:
-                shared.nonfinite[tensor.name] = shared.nonfinite.get(tensor.name, 0) + nonfinite
-        expected = tensor.bytes_to_read() * (job.end - job.start) // max(tensor.elements, 1)
-        shared.advance(0, tensor.name, needless=expected - self.read)
+        shared.finish(job, self.read, nonfinite)
 
     def staging(self, purpose: str, size: int) -> torch.Tensor:
         """Pinned memory of ``size`` bytes that is used again for the same purpose."""
@@ -131,13 +127,8 @@ class GpuExpression(PlannedExpression):
         size = self.count - centered
         return [[0.0] * size for _ in range(size)] if products is None else products.tolist()
 
-    def select(self, ranks: Sequence[Sequence[int]]) -> list[list[Cut]]:
-        wanted = [(vector, k) for vector, of_vector in enumerate(ranks) for k in of_vector]
-        cuts = iter(select(TorchCounter(self._sources), math.prod(self.shape), wanted))
-        return [[next(cuts) for _ in of_vector] for of_vector in ranks]
-
-    def select_variance(self, k: int) -> Cut:
-        return select(TorchCounter(self._sources), math.prod(self.shape), [(VARIANCE, k)])[0]
+    def counter(self) -> TorchCounter:
+        return TorchCounter(self._sources)
 
     def norms(self, sparsifiers: Sequence[Sparsifier], common: Band | None = None) -> list[Norms]:
         totals = torch.zeros(len(sparsifiers), 3, dtype=torch.float64, device=self._host.device)

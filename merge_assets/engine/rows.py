@@ -2,20 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import torch
-
-
-def width_of(shape: Sequence[int]) -> int:
-    """Length of a row: the last dimension; a scalar is a row of one element."""
-    return shape[-1] if shape else 1
-
-
-def row_count(shape: Sequence[int]) -> int:
-    """Number of rows; a tensor of one dimension is one row."""
-    return math.prod(shape[:-1])
 
 
 def row_sums(values: torch.Tensor) -> torch.Tensor:

@@ -59,27 +59,50 @@ def select(counter: Counter, size: int, wanted: Sequence[tuple[int, int]]) -> li
     found = [NONE if k <= 0 else ALL if k >= size else None for _, k in wanted]
     searched = [place for place, cut in enumerate(found) if cut is None]
     if searched:
-        cuts = _selected(counter, [wanted[place] for place in searched])
+        cuts = _cuts(counter, [wanted[place] for place in searched])
         for place, cut in zip(searched, cuts, strict=True):
             found[place] = cut
     return [cut for cut in found if cut is not None]
 
 
-def _selected(counter: Counter, wanted: Sequence[tuple[int, int]]) -> list[Cut]:
+def kth_magnitudes(counter: Counter, wanted: Sequence[tuple[int, int]]) -> list[int]:
+    """Float32 bits, without the sign, of the k-th largest magnitude for pairs of (source, k); k is 1 to the size."""
+    return [kth.bits for kth in _searched(counter, wanted)]
+
+
+class _Kth(NamedTuple):
+    """The k-th largest magnitude: its bits, and its rank (from 1) among those with equal bits; 0 if it is their last."""
+
+    bits: int
+    rank: int
+
+
+def _searched(counter: Counter, wanted: Sequence[tuple[int, int]]) -> list[_Kth]:
     sources = sorted({source for source, _ in wanted})
-    places = [[place for place, (source, _) in enumerate(wanted) if source == s] for s in sources]
-    upper = counter.upper(sources, [[wanted[place][1] for place in of_source] for of_source in places])
+    upper = counter.upper(sources, [[k for other, k in wanted if other == source] for source in sources])
     lower = counter.lower(sources, upper)
-    bits = [
-        [high.number << LOWER_BITS | low.number for high, low in zip(*both, strict=True)]
-        for both in zip(upper, lower, strict=True)
-    ]
-    # Where all equal ones are kept there is nothing to search.
-    missing = [[0 if low.rank == low.values else low.rank for low in of_source] for of_source in lower]
-    last = counter.ties(sources, bits, missing) if any(map(any, missing)) else missing
-    cuts = {
-        place: Cut(bits_, last_ if missing_ else ALL.last_tie)
-        for of_source in zip(places, bits, last, missing, strict=True)
-        for place, bits_, last_, missing_ in zip(*of_source, strict=True)
+    found = {
+        source: iter(
+            _Kth(high.number << LOWER_BITS | low.number, low.rank % low.values)
+            for high, low in zip(highs, lows, strict=True)
+        )
+        for source, highs, lows in zip(sources, upper, lower, strict=True)
     }
-    return [cuts[place] for place in range(len(wanted))]
+    return [next(found[source]) for source, _ in wanted]
+
+
+def _cuts(counter: Counter, wanted: Sequence[tuple[int, int]]) -> list[Cut]:
+    searched = [(source, kth) for (source, _), kth in zip(wanted, _searched(counter, wanted), strict=True)]
+    # Where all equal ones are kept there is nothing more to search.
+    cut_short = [(source, kth) for source, kth in searched if kth.rank]
+    last = iter(_last_ties(counter, cut_short) if cut_short else ())
+    return [Cut(kth.bits, next(last) if kth.rank else ALL.last_tie) for _, kth in searched]
+
+
+def _last_ties(counter: Counter, wanted: Sequence[tuple[int, _Kth]]) -> list[int]:
+    """Flat indices of the last element kept for each."""
+    sources = sorted({source for source, _ in wanted})
+    each = [[kth for other, kth in wanted if other == source] for source in sources]
+    ties = counter.ties(sources, [[k.bits for k in of] for of in each], [[k.rank for k in of] for of in each])
+    found = {source: iter(last) for source, last in zip(sources, ties, strict=True)}
+    return [next(found[source]) for source, _ in wanted]

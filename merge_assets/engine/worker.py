@@ -71,6 +71,15 @@ class Shared:
         if self.failure is not None or (self.should_stop is not None and self.should_stop()):
             raise Stopped(f"stopped after {done} of {self.total} bytes")
 
+    def finish(self, job: Job, read: int, nonfinite: int) -> None:
+        """Settle the account of a computed job: what it read less than expected, and the NaN and infinities it made."""
+        tensor = job.tensor
+        if nonfinite:
+            with self.lock:
+                self.nonfinite[tensor.name] = self.nonfinite.get(tensor.name, 0) + nonfinite
+        expected = tensor.bytes_to_read() * (job.end - job.start) // max(tensor.elements, 1)
+        self.advance(0, tensor.name, needless=expected - read)
+
     def fail(self, error: BaseException) -> None:
         """Record a failure, unless there was one before."""
         with self.lock:
@@ -99,15 +108,14 @@ class Shared:
 
 def copy(shared: Shared, job: Job) -> None:
     """Copy the bytes of a job's elements from the input to the output."""
-    tensor = job.tensor
-    source = tensor.inputs[0]
-    element = DTYPES[tensor.dtype]
+    tensor, source = job.tensor, job.tensor.inputs[0]
+    begin, end = job.place
     shared.outputs[tensor.shard].copy_from(
         shared.inputs,
         shared.path(source),
-        source.header.begin + job.start * element,
-        tensor.begin + job.start * element,
-        (job.end - job.start) * element,
+        source.header.begin + begin - tensor.begin,
+        begin,
+        end - begin,
         lambda count: shared.advance(count, tensor.name),
     )
 
@@ -145,11 +153,7 @@ class CpuWorker:
             count = min(expression.tile, job.end - start)
             nonfinite += expression.compute(start, count, out, tensor.dtype)
             output.write(out.view[: count * width], tensor.begin + start * width)
-        if nonfinite:
-            with shared.lock:
-                shared.nonfinite[tensor.name] = shared.nonfinite.get(tensor.name, 0) + nonfinite
-        expected = tensor.bytes_to_read() * (job.end - job.start) // max(tensor.elements, 1)
-        shared.advance(0, tensor.name, needless=expected - self._read)
+        shared.finish(job, self._read, nonfinite)
 
     def read(self, item: TensorInput, offset: int, memory: memoryview) -> None:
         shared = self._shared

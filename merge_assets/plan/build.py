@@ -67,6 +67,10 @@ class _Builder:
             self.method: Method = find_method(recipe.merge_method)
         except PlanError as error:
             raise plan_error(recipe, "merge_method", error.message) from None
+        if self.method.makes_input:
+            raise plan_error(
+                recipe, "merge_method", f"{recipe.merge_method} is not a merge method; docs/methods.md lists them"
+            )
         self.warnings = check_names(recipe, self.method)
         self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
         self.per_model = [p for p in self.method.parameters if p.per_model]

@@ -123,10 +123,14 @@ class Inputs:
 def lifted(tensor: OutputTensor) -> OutputTensor:
     """The expression without a passthrough around it, so that it is computed as it would be on its own.
 
-    Random masks go by the name of the tensor in the folded recipe, so such an expression keeps its own name.
+    Random masks go by the name of the tensor in the folded recipe, so such an expression keeps its own name; what makes an
+    input has inputs of other shapes.
     """
     inner = tensor.inputs[0].nested
-    if not tensor.is_plain or inner is None or find_method(inner.method).random:
+    if not tensor.is_plain or inner is None:
+        return tensor
+    method = find_method(inner.method)
+    if method.random or method.makes_input:
         return tensor
     return replace(tensor, method=inner.method, parameters=inner.parameters, inputs=inner.inputs, base=inner.base)
 

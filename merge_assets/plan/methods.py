@@ -61,6 +61,8 @@ class Method:
         rows: whether tiles must hold whole rows (of the last dimension).
         in_torch: whether the kernel returns a tile function, which is written in torch.
         random: whether the kernel draws random masks; the recipe's seed is then among the parameters of the output.
+        makes_input: not a merge that a recipe can ask for, but a way to make one input of a merge out of stored tensors
+            of other shapes; the kernel is a class of :mod:`merge_assets.engine.operand`'s kind.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Method:
     rows: bool = False
     in_torch: bool = False
     random: bool = False
+    makes_input: bool = False
 
     @property
     def has_base(self) -> bool:
@@ -309,7 +312,11 @@ _BUILT_IN = (
 )
 
 
+_MAKERS: tuple[Method, ...] = ()
+"""Ways to make inputs; see :attr:`Method.makes_input`. Their names start with ``input:``."""
+
 _BY_NAME = {method.name: method for method in _BUILT_IN}
+_MAKERS_BY_NAME = {method.name: method for method in _MAKERS}
 
 
 @cache
@@ -336,13 +343,15 @@ def methods() -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """The method called ``name``.
+    """The method called ``name``, of merges or of inputs.
 
     Raises:
         PlanError: if there is none; the message proposes the nearest name.
     """
     if name in _BY_NAME:  # without a search through the installed packages
         return _BY_NAME[name]
+    if name in _MAKERS_BY_NAME:
+        return _MAKERS_BY_NAME[name]
     known = methods()
     if name in known:
         return known[name]

@@ -1,13 +1,12 @@
 """The table of ``docs/methods.md``, generated from the declarations of the methods.
 
-``python -m merge_assets.plan.methods_page`` rewrites the table of the page in place; with ``--check`` it only says
-whether it is current. The text around it is written by hand.
+``python -m merge_assets.plan.methods_page`` rewrites the table of the page in place. The text around it is written
+by hand.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 from merge_assets.plan.methods import Method, Parameter, methods
@@ -66,18 +65,5 @@ def _source(paper: str) -> str:
     return f"[{paper}](https://arxiv.org/abs/{paper})" if re.fullmatch(r"\d{4}\.\d{5}", paper) else f"<{paper}>"
 
 
-def main(arguments: list[str]) -> int:
-    """Rewrite the page, or with ``--check`` compare it. Returns the exit code."""
-    page = PAGE.read_text("utf-8")
-    current = render(page)
-    if current == page:
-        return 0
-    if "--check" in arguments:
-        sys.stderr.write(f"{PAGE} is out of date; run python -m merge_assets.plan.methods_page\n")
-        return 1
-    PAGE.write_text(current, "utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    PAGE.write_text(render(PAGE.read_text("utf-8")), "utf-8")

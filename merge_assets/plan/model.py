@@ -136,6 +136,12 @@ class OutputTensor:
         nested = (item.nested for item in self.inputs)
         return find_method(self.method).passes > 0 or any(n is not None and n.needs_statistics for n in nested)
 
+    @property
+    def makes_inputs(self) -> bool:
+        """Whether an input, at any depth, is made out of stored tensors of other shapes."""
+        nested = [item.nested for item in self.inputs if item.nested is not None]
+        return any(find_method(n.method).makes_input or n.makes_inputs for n in nested)
+
     def bytes_to_read(self) -> int:
         """Bytes of files read for the tensor: one sweep for the tiles, and one for each statistic pass."""
         return self._bytes_of_a_sweep() + self._bytes_of_statistics()

@@ -1,13 +1,12 @@
 """The key tables of ``docs/recipes.md``, generated from the schema.
 
-``python -m merge_assets.recipe.reference_page`` rewrites the tables of the page in place; with ``--check`` it only says
-whether they are current. The text around the tables is written by hand.
+``python -m merge_assets.recipe.reference_page`` rewrites the tables of the page in place. The text around the tables is
+written by hand.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +89,5 @@ def _value(node: dict[str, Any]) -> str:
     return _PLAIN[node["type"]]
 
 
-def main(arguments: list[str]) -> int:
-    """Rewrite the page, or with ``--check`` compare it. Returns the exit code."""
-    page = PAGE.read_text("utf-8")
-    current = render(page)
-    if current == page:
-        return 0
-    if "--check" in arguments:
-        sys.stderr.write(f"{PAGE} is out of date; run python -m merge_assets.recipe.reference_page\n")
-        return 1
-    PAGE.write_text(current, "utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    PAGE.write_text(render(PAGE.read_text("utf-8")), "utf-8")

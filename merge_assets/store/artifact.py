@@ -11,8 +11,9 @@ from typing import BinaryIO
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend, files_path
-from merge_assets.store.drafts import Drafts, exclusive, sync_tree
+from merge_assets.store.drafts import Drafts, sync_tree
 from merge_assets.store.local import LocalBackend
+from merge_assets.store.locks import exclusive
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import MANIFEST
 from merge_assets.store.remote import RemoteBackend

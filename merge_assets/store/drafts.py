@@ -16,7 +16,6 @@ after a process id is used again, and works between containers that share a kern
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -26,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from merge_assets.errors import StoreError
+from merge_assets.store.locks import exclusive, flock, release
 
 _FOLDER = ".drafts"
 _QUIET_SECONDS = 86_400.0
@@ -54,7 +54,7 @@ class Drafts:
             draft = self._folder / f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
             draft.mkdir()
             held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
-            _flock(held, wait=False)
+            flock(held, wait=False)
             content = draft / "content"
             content.mkdir()
         try:
@@ -63,7 +63,7 @@ class Drafts:
             yield content
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-            _release(held)
+            release(held)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
@@ -132,17 +132,6 @@ def sync_directory(folder: Path) -> None:
     _sync(folder)
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[bool]:
-    """Hold a lock file against other processes and threads; yields ``False`` where the file system has no locks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        yield _flock(held, wait=True)
-    finally:
-        _release(held)
-
-
 def _is_dead(draft: Path) -> bool:
     try:
         held = os.open(draft / "lock", os.O_RDWR)
@@ -151,10 +140,10 @@ def _is_dead(draft: Path) -> bool:
     except OSError:
         return False
     try:
-        if not _flock(held, wait=False):
+        if not flock(held, wait=False):
             return False
     finally:
-        _release(held)
+        release(held)
     return draft.name.split("-")[0] == _boot() or _last_change(draft) < time.time() - _QUIET_SECONDS
 
 
@@ -164,22 +153,6 @@ def _last_change(folder: Path) -> float:
         with contextlib.suppress(FileNotFoundError):
             newest = max(newest, path.lstat().st_mtime)
     return newest
-
-
-def _flock(held: int, *, wait: bool) -> bool:
-    """True when the lock was taken; False when another holds it or the file system has no locks."""
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _release(held: int) -> None:
-    """Unlock before closing: a forked child may hold a copy of the descriptor, which would keep the lock."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(held, fcntl.LOCK_UN)
-    os.close(held)
 
 
 def _boot() -> str:

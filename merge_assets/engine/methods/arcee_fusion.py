@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,12 @@ def arcee_fusion(expression: Expression) -> TileFunction:
     """
     import torch
 
-    from merge_assets.engine.rows import row_count, width_of
-    from merge_assets.engine.select import quantiles
+    from merge_assets.engine.quantiles import quantiles
 
-    base, width = expression.base, width_of(expression.shape)
+    base, width = expression.base, expression.row
     assert base is not None
-    divergences = torch.empty(row_count(expression.shape), dtype=torch.float64)
+    size = math.prod(expression.shape)
+    divergences = torch.empty(size // width, dtype=torch.float64)
 
     def importances(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
         b, x = (inputs[place].view(-1, width).double() for place in (base, 1 - base))
@@ -39,7 +40,7 @@ def arcee_fusion(expression: Expression) -> TileFunction:
     for start, block in expression.blocks(rows=True):
         b, x = (block[place].view(-1, width).double() for place in (base, 1 - base))
         divergences[start // width : start // width + len(x)] = _divergence(x, b)
-    q1, median, q3 = quantiles(stream, (0.25, 0.5, 0.75))
+    q1, median, q3 = quantiles(stream, size, (0.25, 0.5, 0.75))
     threshold = median + 1.5 * (q3 - q1)
 
     def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:

@@ -13,13 +13,22 @@ def linear(expression: Expression) -> Combination:
     Raises:
         EngineError: if the weights to normalise by sum to zero.
     """
-    weights = expression.per_model("weight")
-    if expression.parameters["normalize"]:
-        total = sum(weights)
-        if total == 0:
-            raise EngineError(
-                f"tensor {expression.name}: the weights {weights} sum to 0, so they cannot be normalised; "
-                "change them or set `normalize: false`"
-            )
-        weights = [weight / total for weight in weights]
-    return Combination(weights)
+    return Combination(weights(expression, normalize="normalize"))
+
+
+def weights(expression: Expression, *, normalize: str) -> list[float]:
+    """The inputs' weights, divided by their sum if the parameter called ``normalize`` says so.
+
+    Raises:
+        EngineError: if the sum is zero.
+    """
+    found = expression.per_model("weight")
+    if not expression.parameters[normalize]:
+        return found
+    total = sum(found)
+    if total == 0:
+        raise EngineError(
+            f"tensor {expression.name}: the weights {found} sum to 0, so they cannot be normalised; "
+            f"change them or set `{normalize}: false`"
+        )
+    return [weight / total for weight in found]

@@ -38,9 +38,9 @@ def model_stock(expression: Expression) -> Combination | TileFunction:
 def _by_row(expression: Expression) -> TileFunction:
     import torch
 
-    from merge_assets.engine.rows import row_sums, width_of
+    from merge_assets.engine.rows import row_sums
 
-    base, width = expression.base, width_of(expression.shape)
+    base, width = expression.base, expression.row
     assert base is not None
 
     def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:

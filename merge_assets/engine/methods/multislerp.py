@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from merge_assets.engine.formula import Combination
 from merge_assets.engine.kernel import Expression
+from merge_assets.engine.methods.linear import weights
 from merge_assets.engine.span import length, norms_and_directions, on_base
-from merge_assets.errors import EngineError
 
 
 def multislerp(expression: Expression) -> Combination:
@@ -19,20 +19,12 @@ def multislerp(expression: Expression) -> Combination:
     Raises:
         EngineError: if the weights to normalise by sum to zero.
     """
-    weights = expression.per_model("weight")
-    if expression.parameters["normalize_weights"]:
-        total = sum(weights)
-        if total == 0:
-            raise EngineError(
-                f"tensor {expression.name}: the weights {weights} sum to 0, so they cannot be normalised; "
-                "change them or set `normalize_weights: false`"
-            )
-        weights = [weight / total for weight in weights]
+    given = weights(expression, normalize="normalize_weights")
     eps = float(expression.parameters["eps"])
     norms, directions = norms_and_directions(expression.gram(centered=expression.base is not None))
-    pointing = [weight if norm > eps else 0.0 for weight, norm in zip(weights, norms, strict=True)]
+    pointing = [weight if norm > eps else 0.0 for weight, norm in zip(given, norms, strict=True)]
     resultant = length(directions, pointing)
     if resultant > eps:
-        scale = sum(weight * norm for weight, norm in zip(weights, norms, strict=True)) / resultant
-        weights = [scale * p / norm if p else 0.0 for p, norm in zip(pointing, norms, strict=True)]
-    return Combination(on_base(weights, expression.base))
+        scale = sum(weight * norm for weight, norm in zip(given, norms, strict=True)) / resultant
+        given = [scale * p / norm if p else 0.0 for p, norm in zip(pointing, norms, strict=True)]
+    return Combination(on_base(given, expression.base))

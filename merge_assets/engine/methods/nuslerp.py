@@ -98,9 +98,7 @@ def _vectors(
     expression: Expression, inputs: Sequence[torch.Tensor]
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
     """The base, if there is one, v_0 and v_1 as matrices of whole rows, float64."""
-    from merge_assets.engine.rows import width_of
-
-    matrices = [x.view(-1, width_of(expression.shape)).double() for x in inputs]
+    matrices = [x.view(-1, expression.row).double() for x in inputs]
     if expression.base is None:
         return None, matrices[0], matrices[1]
     b = matrices.pop(expression.base)

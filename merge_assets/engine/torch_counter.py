@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from merge_assets.engine.gpu_sparsify import magnitude_bits
 from merge_assets.engine.selection import LOWER_BINS, LOWER_BITS, UPPER_BINS, Bin
+from merge_assets.engine.torch_sparsify import magnitude_bits
 
 Sources = Callable[[Sequence[int]], Iterator[tuple[int, list[torch.Tensor]]]]
 """Starts a pass: (flat index of the first element, float32 tiles of the wanted sources)."""

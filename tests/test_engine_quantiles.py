@@ -1,4 +1,4 @@
-"""Quantiles of streamed values are those of numpy; row sums and random words do not depend on how a tensor is cut."""
+"""Quantiles of streamed values are those of numpy; row sums do not depend on how a tensor is cut."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merge_assets.engine.masks import mask_key, random_words
+from merge_assets.engine.quantiles import quantiles
 from merge_assets.engine.rows import column_sums, row_sums
-from merge_assets.engine.select import quantiles
-from tests.philox import philox, words
 
 values = st.one_of(
     st.floats(0, 2.0**127, width=32, allow_subnormal=True),
@@ -29,7 +27,7 @@ def test_quantiles_are_exact(numbers: list[float], block: int, shares: list[floa
         yield from everything.split(block)
 
     expected = np.quantile(everything.double().numpy(), shares, method="lower")
-    np.testing.assert_array_equal(quantiles(stream, shares), expected)
+    np.testing.assert_array_equal(quantiles(stream, len(numbers), shares), expected)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 64, 1000, 4097])
@@ -40,16 +38,3 @@ def test_sums_of_rows_do_not_depend_on_the_number_of_rows(width: int) -> None:
     for rows in (1, 5, 36):
         assert torch.equal(torch.cat([row_sums(part) for part in matrix.split(rows)]), whole)
     torch.testing.assert_close(column_sums(matrix), matrix.sum(0), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("start", [0, 1, 7, 64, 999])
-@pytest.mark.parametrize("count", [1, 4, 130])
-def test_random_words_of_a_tile_are_those_of_the_whole(start: int, count: int) -> None:
-    found = random_words(mask_key(3, "model.norm.weight", 1), start, count, torch.device("cpu"))
-    assert found.tolist() == words(3, "model.norm.weight", 1, start + count)[start:].tolist()
-
-
-def test_random_words_beyond_four_billion_blocks() -> None:
-    """The upper half of the block's number goes into the second word of the counter."""
-    found = random_words((1, 2), 4 << 32, 4, torch.device("cpu"))
-    assert found.tolist() == philox(np.array([[0, 1, 0, 0]], dtype=np.uint32), (1, 2))[0].tolist()

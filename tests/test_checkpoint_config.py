@@ -150,3 +150,61 @@ def test_transformers_builds_the_rewritten_model(tmp_path: Path) -> None:
     expected = {stack.join(layer, suffix) for layer in range(6) for suffix in stack.members}
     assert set(model.state_dict()) == expected | set(checkpoint.outside)
     assert str(model.dtype) == "torch.bfloat16"
+
+
+def test_sections_inside_sections() -> None:
+    """Qwen-Omni's layout."""
+    text = {"num_hidden_layers": 4, "layer_types": list("abcd"), "vocab_size": 10, "dtype": "float16"}
+    config = {"thinker_config": {"text_config": text, "audio_config": {"num_hidden_layers": 4, "dtype": "float16"}}}
+    stack = stack_of(config, prefix="thinker.model.layers.")
+    assert stack.config_key == ("thinker_config", "text_config", "num_hidden_layers")
+    new = rewrite_config(config, stack, [(config, 3), (config, 0)], dtype="bfloat16", tied=False, vocab_size=11)
+    thinker = new["thinker_config"]
+    assert thinker["text_config"] == {
+        "num_hidden_layers": 2,
+        "layer_types": ["d", "a"],
+        "vocab_size": 11,
+        "dtype": "bfloat16",
+    }
+    assert thinker["audio_config"] == {"num_hidden_layers": 4, "dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("encoder", {"encoder_layers": 2, "decoder_layers": 4, "num_hidden_layers": 2}),
+        ("decoder", {"encoder_layers": 4, "decoder_layers": 2, "num_hidden_layers": 4}),
+    ],
+)
+def test_a_second_name_of_the_count_follows_the_encoder(part: str, expected: dict[str, int]) -> None:
+    """BART and Whisper write the encoder's count twice."""
+    config = {"encoder_layers": 4, "decoder_layers": 4, "num_hidden_layers": 4}
+    stacks = {name: stack_of(config, prefix=f"model.{name}.layers.") for name in ("encoder", "decoder")}
+    layers = {name: [(config, layer) for layer in range(2 if name == part else 4)] for name in stacks}
+    others = [(stacks["encoder"], layers["encoder"])]
+    assert (
+        rewrite_config(config, stacks["decoder"], layers["decoder"], dtype=None, tied=None, others=others) == expected
+    )
+
+
+def test_roles_that_one_model_lists_and_another_gives_by_a_rule() -> None:
+    listed: dict[str, Any] = {"num_hidden_layers": 4, "layer_types": ["full_attention"] * 4}
+    ruled: dict[str, Any] = {"num_hidden_layers": 4, "sliding_window_pattern": 2}
+    layers = [(listed, 0), (ruled, 2), (ruled, 3)]
+    roles = ["full_attention", "sliding_attention", "full_attention"]
+    assert rewrite(listed, layers)["layer_types"] == roles
+    assert rewrite(ruled, layers)["layer_types"] == roles
+
+
+def test_short_lists_that_are_no_layers_stay_in_a_model_of_few_layers() -> None:
+    config = {"num_hidden_layers": 4, "image_sizes": [1, 2, 3, 4], "crop": [1, 2, 3, 4]}
+    assert rewrite(config, [(config, 0)]) == {**config, "num_hidden_layers": 1}
+
+
+def test_a_config_that_lists_its_layers_instead_of_counting_them() -> None:
+    """Nemotron-H, as transformers 5 writes it."""
+    config = {"model_type": "nemotron_h", "layers_block_type": ["mamba", "moe", "mamba", "attention"]}
+    stack = stack_of(config)
+    assert stack.config_key == ("layers_block_type",)
+    new = rewrite_config(config, stack, [(config, 3), (config, 1)], dtype=None, tied=None)
+    assert new == {**config, "layers_block_type": ["attention", "moe"]}

@@ -154,6 +154,21 @@ def test_a_section_is_recognised_by_the_stem_of_its_word() -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "config"),
+    [
+        ("language_model.model.layers.", {"text_config": {}, "vision_config": {"num_hidden_layers": 3}}),
+        ("vision_tower.encoder.layers.", {"text_config": {"num_hidden_layers": 3}, "vision_config": {}}),
+    ],
+)
+def test_the_count_of_another_section_is_not_taken_where_the_own_one_is_left_out(
+    prefix: str, config: dict[str, object]
+) -> None:
+    """As in LLaVA 1.5, whose file leaves out what is Vicuna's default."""
+    (found,) = find_stacks(stack(prefix, 3), config)
+    assert found.config_key is None
+
+
+@pytest.mark.parametrize(
     ("config", "key"),
     [
         ({"num_hidden_layers": 4, "max_window_layers": 4, "aaa_layers": 4}, ("num_hidden_layers",)),

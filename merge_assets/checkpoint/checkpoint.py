@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from merge_assets.checkpoint.parts import Part, find_parts
 from merge_assets.checkpoint.stacks import LayerStack, find_stacks
 from merge_assets.checkpoint.tensors import TensorHeader
+from merge_assets.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Checkpoint:
         config: content of ``config.json``.
         files: relative name -> size in bytes of the directory's files, weights included.
         generation_config: content of ``generation_config.json``, ``None`` if there is none.
+        reader: gives a small file's bytes by its name; ``None`` where nothing lies in files yet.
     """
 
     location: str
@@ -28,6 +31,20 @@ class Checkpoint:
     config: Mapping[str, Any]
     files: Mapping[str, int]
     generation_config: Mapping[str, Any] | None = None
+    reader: Callable[[str], bytes] | None = field(default=None, compare=False, repr=False)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a small file, such as the tokenizer's.
+
+        Raises:
+            CheckpointError: if it cannot be read, or is not there yet.
+        """
+        if self.reader is None:
+            raise CheckpointError(f"{self.location}/{name}: is not there yet; build that recipe first")
+        try:
+            return self.reader(name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.location}/{error}") from None
 
     @cached_property
     def stacks(self) -> tuple[LayerStack, ...]:
@@ -37,13 +54,22 @@ class Checkpoint:
 
     @property
     def layer_count(self) -> int:
-        """Layers of the main stack; 0 if the checkpoint has no numbered layers."""
-        return self.stacks[0].count if self.stacks else 0
+        """Layers of the main part; 0 if the checkpoint has no numbered layers."""
+        return self.parts[0].count if self.parts else 0
 
     @cached_property
     def outside(self) -> tuple[str, ...]:
         """Names of the tensors that belong to no stack, in file order."""
         return tuple(name for name in self.tensors if not any(stack.split(name) for stack in self.stacks))
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """Every tensor in its part, main part first; see :mod:`merge_assets.checkpoint.parts`."""
+        return find_parts(self.tensors, self.stacks)
+
+    def part(self, name: str) -> Part | None:
+        """The part of that name, or ``None``."""
+        return next((part for part in self.parts if part.name == name), None)
 
     @property
     def weight_files(self) -> tuple[str, ...]:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from merge_assets.checkpoint.stacks import LayerStack, config_value
+from merge_assets.checkpoint.rules import RULES, Rule, overridden, stated_roles
+from merge_assets.checkpoint.stacks import USUAL_NAMES, LayerStack, config_value
 from merge_assets.errors import CheckpointError
 
 DTYPE_KEYS = ("dtype", "torch_dtype")
 """Where configs name the weights' dtype; the second is the older one."""
 
 _NOT_PER_LAYER = ("architectures", "_token_id", "_tokens", "_token_ids")
+_TELLING = re.compile(r"layer|type|intermediate|pattern|block|window|ffn|rope|moe|mlp|attn|attention|head|expert")
+"""In keys of lists that hold one entry per layer. A list longer than this many entries needs no such word:"""
+_FEW = 4
+_NUMBERS = re.compile(r"layer|idx|ind(?:ex|ic)es")
+
+Path = tuple[str, ...]
 
 Origin = tuple[Mapping[str, Any], int]
 """The config of the model that a layer comes from, and the layer's number there."""
@@ -20,40 +28,45 @@ Origin = tuple[Mapping[str, Any], int]
 
 def rewrite_config(
     config: Mapping[str, Any],
-    stack: LayerStack,
+    stack: LayerStack | None,
     layers: Sequence[Origin],
     *,
     dtype: str | None,
     tied: bool | None,
     vocab_size: int | None = None,
+    others: Sequence[tuple[LayerStack, Sequence[Origin]]] = (),
 ) -> dict[str, Any]:
-    """A copy of a config for a model whose stack consists of other layers.
+    """A copy of a config for a model whose stacks consist of other layers.
 
-    At the config level that holds the stack's layer count, three kinds of values follow the layers: lists with
-    one entry per layer (``layer_types``), strings with one letter per layer (``hybrid_override_pattern``) and
-    lists of layer numbers (``mlp_only_layers``). Whole numbers that only happen to equal the layer count, such as
-    Qwen2's ``max_window_layers``, stay as they are, as do rules that give layers a role by their position
-    (``first_k_dense_replace``, ``sliding_window_pattern``).
+    At the config level that holds a stack's layer count, these follow the layers: lists with one entry per layer
+    (``layer_types``), strings with one letter per layer (``hybrid_override_pattern``), lists of layer numbers
+    (``mlp_only_layers``), other names of the same count, and rules that give layers a role by their position
+    (``first_k_dense_replace``; see :mod:`merge_assets.checkpoint.rules`). Whole numbers that only happen to equal the
+    layer count stay as they are.
 
     Args:
         config: the donor's config; not changed.
-        stack: the donor's stack.
-        layers: where each new layer comes from, in order.
+        stack: the donor's main stack, ``None`` if it has none.
+        layers: where each new layer of it comes from, in order.
         dtype: torch name such as ``bfloat16`` of the new weights, ``None`` to keep what the config says.
         tied: new ``tie_word_embeddings``, ``None`` to keep it.
         vocab_size: new number of token rows, ``None`` to keep it.
+        others: the donor's other stacks, each with its layers.
 
     Raises:
-        CheckpointError: if the layer count or a per-layer list cannot be made to agree.
+        CheckpointError: if a layer count, a per-layer list or a rule cannot be made to agree.
     """
     new = copy.deepcopy(dict(config))
-    if stack.config_key is not None:
-        _rewrite_layers(new, config, stack, layers)
-    elif len(layers) != stack.count:
-        raise CheckpointError(
-            f"config.json: no key holds the {stack.count} layers of {stack.prefix}*, so {len(layers)} layers cannot "
-            "be written; add the architecture's layer count, such as num_hidden_layers"
-        )
+    stacks = [*([] if stack is None else [(stack, layers)]), *others]
+    counted = _counted(stacks)
+    for one, origins in stacks:
+        if one.config_key is not None:
+            _Section(new, config, one, origins).rewrite(counted)
+        elif len(origins) != one.count:
+            raise CheckpointError(
+                f"config.json: no key holds the {one.count} layers of {one.prefix}*, so {len(origins)} layers cannot "
+                "be written; add the architecture's layer count, such as num_hidden_layers"
+            )
     if dtype is not None:
         _set_everywhere(new, DTYPE_KEYS, dtype, default="dtype" if _is_recent(config) else "torch_dtype")
     if tied is not None:
@@ -63,65 +76,132 @@ def rewrite_config(
     return new
 
 
-def _rewrite_layers(
-    new: dict[str, Any], config: Mapping[str, Any], stack: LayerStack, layers: Sequence[Origin]
-) -> None:
-    *path, count_key = stack.config_key or ()
-    level = _descend(new, tuple(path))
-    old_level: Mapping[str, Any] = config_value(config, tuple(path)) if path else config
-    for key, value in old_level.items():
-        if _is_layer_numbers(key, value, stack.count):
-            level[key] = [j for j, origin in enumerate(layers) if _listed(origin, (*path, key))]
-        elif _is_per_layer(key, value, stack.count):
-            entries = [_entry(origin, (*path, key), (*path, count_key), value) for origin in layers]
-            level[key] = "".join(entries) if isinstance(value, str) else entries
-    level[count_key] = len(layers)
+def _counted(stacks: Sequence[tuple[LayerStack, Sequence[Origin]]]) -> Collection[Path]:
+    """The keys that hold the stacks' layer counts; stacks that share one must have equally many layers."""
+    found: dict[Path, tuple[LayerStack, int]] = {}
+    for stack, origins in stacks:
+        if stack.config_key is None:
+            continue
+        first, count = found.setdefault(stack.config_key, (stack, len(origins)))
+        if count != len(origins):
+            raise CheckpointError(
+                f"config.json: {'.'.join(stack.config_key)} is the layer count of {first.prefix}* and of {stack.prefix}*, "
+                f"which would have {count} and {len(origins)} layers; give both equally many"
+            )
+    return found.keys()
+
+
+class _Section:
+    """The level of a config that holds a stack's layer count, before and after."""
+
+    def __init__(
+        self, new: dict[str, Any], old: Mapping[str, Any], stack: LayerStack, layers: Sequence[Origin]
+    ) -> None:
+        *path, self.count_key = stack.config_key or ()
+        self.path = tuple(path)
+        self.level = _descend(new, self.path)
+        self.old_level: Mapping[str, Any] = config_value(old, self.path) if path else old
+        self.old_count = stack.count
+        self.layers = layers
+
+    def rewrite(self, counted: Collection[Path]) -> None:
+        """Make everything at this level agree with the layers; ``counted`` are the keys that count layers of a stack."""
+        for key, value in self.old_level.items():
+            if _is_layer_numbers(key, value, self.old_count):
+                self.level[key] = [j for j, origin in enumerate(self.layers) if self._listed(origin, key)]
+            elif _is_per_layer(key, value, self.old_count):
+                entries = [self._entry(origin, key, value) for origin in self.layers]
+                self.level[key] = "".join(entries) if isinstance(value, str) else entries
+            elif self._repeats_the_count(key, value) and (*self.path, key) not in counted:
+                self.level[key] = len(self.layers)
+        if not isinstance(self.old_level[self.count_key], list):
+            self.level[self.count_key] = len(self.layers)
+        for rule in RULES:
+            if not overridden(rule, self.old_level) and rule.roles(self.old_level, self.old_count) is not None:
+                self._apply(rule)
+
+    def _repeats_the_count(self, key: str, value: object) -> bool:
+        """BART and Whisper write the encoder's count a second time, Mamba its own."""
+        return key in USUAL_NAMES and value == self.old_count and "decoder" not in self.count_key
+
+    def _apply(self, rule: Rule) -> None:
+        """Let every layer keep the role that a rule gave it by its position."""
+        wanted = [self._stated(rule, origin) for origin in self.layers]
+        if rule.roles(self.level, len(self.layers)) == wanted:
+            return
+        solved = None if None in wanted else rule.solve(wanted)
+        if solved is None:
+            raise CheckpointError(
+                f"config.json: {'.'.join((*self.path, rule.key))} gives layers their roles by position, and no value of it "
+                f"describes these {len(wanted)} layers; choose slices in which layers of one role keep their places"
+            )
+        self.level.update(solved)
+
+    def _stated(self, rule: Rule, origin: Origin) -> Any:
+        """A layer's role by its own model's config, ``None`` if that does not say."""
+        level = config_value(origin[0], self.path) if self.path else origin[0]
+        count = self._count(origin[0])
+        roles = stated_roles(rule, level, count) if isinstance(level, Mapping) and count is not None else None
+        return roles[origin[1]] if roles is not None and origin[1] < len(roles) else None
+
+    def _count(self, config: Mapping[str, Any]) -> int | None:
+        """The layers that a model's config counts, or lists."""
+        value = config_value(config, (*self.path, self.count_key))
+        return len(value) if isinstance(value, list) else value if type(value) is int else None
+
+    def _listed(self, origin: Origin, key: str) -> bool:
+        numbers = config_value(origin[0], (*self.path, key))
+        if isinstance(numbers, list):
+            return origin[1] in numbers
+        return any(self._stated(rule, origin) is True for rule in RULES if rule.listed == key)
+
+    def _entry(self, origin: Origin, key: str, donor: Sequence[Any]) -> Any:
+        """One layer's entry from its own model's list or rule, or the donor's if that has the same for all layers."""
+        source, layer = origin
+        own = config_value(source, (*self.path, key))
+        if isinstance(own, type(donor)) and len(own) == self._count(source):
+            return copy.deepcopy(own[layer])
+        stated = (self._stated(rule, origin) for rule in RULES if rule.listed == key)
+        role = next((role for role in stated if role is not None), None)
+        if role is not None:
+            return role
+        if all(entry == donor[0] for entry in donor):
+            return copy.deepcopy(donor[0])
+        raise CheckpointError(
+            f"config.json: {'.'.join((*self.path, key))} has one entry per layer, but a model that gives layer {layer} "
+            "has no such list of its own layers; add the list to that model's config.json"
+        )
 
 
 def _is_per_layer(key: str, value: object, count: int) -> bool:
     if isinstance(value, str):
         return "pattern" in key and len(value) == count
-    return isinstance(value, list) and len(value) == count and not key.endswith(_NOT_PER_LAYER)
+    if not isinstance(value, list) or len(value) != count or key.endswith(_NOT_PER_LAYER):
+        return False
+    return count > _FEW or _TELLING.search(key) is not None
 
 
 def _is_layer_numbers(key: str, value: object, count: int) -> bool:
     """Whether a list names layers by number instead of holding one entry per layer."""
-    if not isinstance(value, list) or "layer" not in key or not all(type(item) is int for item in value):
+    if not isinstance(value, list) or not _NUMBERS.search(key) or not all(type(item) is int for item in value):
         return False
     distinct = len(set(value)) == len(value) and all(0 <= item < count for item in value)
     # A list as long as the stack holds one entry per layer, unless it plainly counts the layers up.
     return distinct and (len(value) != count or (count > 2 and value == list(range(count))))
 
 
-def _listed(origin: Origin, path: tuple[str, ...]) -> bool:
-    numbers = config_value(origin[0], path)
-    return isinstance(numbers, list) and origin[1] in numbers
-
-
-def _entry(origin: Origin, path: tuple[str, ...], count_path: tuple[str, ...], donor: Sequence[Any]) -> Any:
-    """One layer's entry from its own model's list, or the donor's if that has the same for all layers."""
-    source, layer = origin
-    own = config_value(source, path)
-    if isinstance(own, type(donor)) and len(own) == config_value(source, count_path):
-        return copy.deepcopy(own[layer])
-    if all(entry == donor[0] for entry in donor):
-        return copy.deepcopy(donor[0])
-    raise CheckpointError(
-        f"config.json: {'.'.join(path)} has one entry per layer, but a model that gives layer {layer} has no such "
-        "list of its own layers; add the list to that model's config.json"
-    )
-
-
-def _descend(config: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+def _descend(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in path:
         config = config[key]
     return config
 
 
 def _levels(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The config and its sections (``text_config``, …)."""
+    """The config and its sections at any depth: ``text_config``, ``encoder``, …"""
     yield config
-    yield from (value for key, value in config.items() if isinstance(value, dict) and key.endswith("_config"))
+    for key, value in config.items():
+        if isinstance(value, dict) and (key.endswith("_config") or "model_type" in value):
+            yield from _levels(value)
 
 
 def _set_everywhere(config: dict[str, Any], keys: Sequence[str], value: object, *, default: str) -> None:
@@ -134,9 +214,10 @@ def _set_everywhere(config: dict[str, Any], keys: Sequence[str], value: object, 
         config[default] = value
 
 
-def _set_vocabulary(config: dict[str, Any], stack: LayerStack, vocab_size: int) -> None:
+def _set_vocabulary(config: dict[str, Any], stack: LayerStack | None, vocab_size: int) -> None:
     """Set the stack's own ``vocab_size``, and others that had the same value."""
-    own = _descend(config, (stack.config_key or ("",))[:-1])
+    path = (stack.config_key if stack else None) or ("",)
+    own = _descend(config, path[:-1])
     level = own if "vocab_size" in own else config
     old = level.get("vocab_size")
     for other in _levels(config):

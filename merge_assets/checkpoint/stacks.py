@@ -10,6 +10,8 @@ name that contains "layer". Where several fit, the one whose words agree with th
 (``vision_config.num_hidden_layers`` for ``vision_tower.…``, ``num_decoder_layers`` for ``decoder.block.``),
 then the usual order of names, then the shallower key, then the alphabet.
 
+A config without such a number may list its layers one by one (``layers_block_type`` of Nemotron-H); then the list is the key.
+
 A checkpoint may number extra prediction heads after the last layer (DeepSeek's MTP layers). Where the config's
 count is smaller than the number found and every layer beyond it has tensors that no earlier layer has, the
 stack ends at the config's count and the layers beyond are outside; ``LayerStack.tail`` counts them.
@@ -39,6 +41,8 @@ USUAL_NAMES = (
 _NEUTRAL = frozenset(
     ("num", "n", "layers", "layer", "hidden", "depth", "config", "model", "transformer", "text", "language", "llm")
 )
+_TOWERS = frozenset(("vis", "ima", "vit", "pix", "aud", "spe", "sou"))
+_TEXT = frozenset(("text", "language", "llm"))
 _FIRST_NUMBER = re.compile(r"(?:^|(?<=\.))(0|[1-9][0-9]{0,5})\.(?=.)")
 
 
@@ -49,7 +53,8 @@ class LayerStack:
     Attributes:
         prefix: what precedes the layer's number, with its dot: ``model.layers.``.
         count: number of layers.
-        config_key: path of the layer count in ``config.json``, or ``None`` if no key has that value.
+        config_key: path of the layer count in ``config.json``, or of the list that has an entry per layer; ``None`` if
+            no key has that value.
         members: suffixes of the tensors of a layer, such as ``self_attn.q_proj.weight``; the union over all
             layers, in order of first appearance.
         homogeneous: every layer has every member.
@@ -69,6 +74,13 @@ class LayerStack:
         if parts is None or parts[0] != self.prefix or parts[1] >= self.count:
             return None
         return parts[1], parts[2]
+
+    def split_tail(self, name: str) -> tuple[int, str] | None:
+        """``(number, suffix)`` of a tensor beyond the last layer, numbered from 0 there; ``None`` for any other."""
+        parts = _split(name)
+        if parts is None or parts[0] != self.prefix or not self.count <= parts[1] < self.count + self.tail:
+            return None
+        return parts[1] - self.count, parts[2]
 
     def join(self, layer: int, suffix: str) -> str:
         """The name of a tensor of this stack; the inverse of :meth:`split`."""
@@ -96,8 +108,8 @@ def find_stacks(
             weight[prefix] = weight.get(prefix, 0) + (1 if nbytes is None else nbytes[name])
     prefixes = [prefix for prefix, found in layers.items() if max(found) == len(found) - 1]
     prefixes.sort(key=lambda prefix: (-weight[prefix], prefix))
-    counts = list(_counts(config))
-    return tuple(_stack(prefix, layers[prefix], counts) for prefix in prefixes)
+    counts, listings = list(_counts(config)), list(_listings(config))
+    return tuple(_stack(prefix, layers[prefix], counts, listings) for prefix in prefixes)
 
 
 def config_value(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
@@ -115,14 +127,19 @@ def _split(name: str) -> tuple[str, int, str] | None:
 
 
 def _stack(
-    prefix: str, layers: Mapping[int, Mapping[str, None]], counts: list[tuple[tuple[str, ...], int]]
+    prefix: str,
+    layers: Mapping[int, Mapping[str, None]],
+    counts: list[tuple[tuple[str, ...], int]],
+    listings: list[tuple[tuple[str, ...], int]],
 ) -> LayerStack:
     count = len(layers)
     key = _count_key(prefix, count, counts)
-    if key is None and counts:
-        likely, value = min(counts, key=lambda item: _rank(prefix, item[0]))
+    possible = [item for item in counts if _may_count(prefix, item[0])]
+    if key is None and possible:
+        likely, value = min(possible, key=lambda item: _rank(prefix, item[0]))
         if 0 < value < count and _is_tail(layers, value):
             count, key = value, likely
+    key = key or _count_key(prefix, count, listings)
     members = dict.fromkeys(suffix for layer in range(count) for suffix in layers[layer])
     homogeneous = all(len(layers[layer]) == len(members) for layer in range(count))
     return LayerStack(prefix, count, key, tuple(members), homogeneous, len(layers) - count)
@@ -144,9 +161,32 @@ def _counts(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[t
             yield (*path, key), value
 
 
+def _listings(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every ``(path, length)`` of a list of words that may name the layers' kinds, where no number counts them."""
+    usual = any(name in config for name in USUAL_NAMES)
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _listings(value, (*path, key))
+        elif not usual and "layer" in key and isinstance(value, list) and all(isinstance(item, str) for item in value):
+            yield (*path, key), len(value)
+
+
 def _count_key(prefix: str, count: int, counts: list[tuple[tuple[str, ...], int]]) -> tuple[str, ...] | None:
-    fitting = [path for path, value in counts if value == count]
+    fitting = [path for path, value in counts if value == count and _may_count(prefix, path)]
     return min(fitting, key=lambda path: _rank(prefix, path), default=None)
+
+
+def _may_count(prefix: str, path: tuple[str, ...]) -> bool:
+    """Whether a key can be of a stack: a tower's section does not count layers of the text, nor the other way round."""
+    own, section = _side(prefix), _side(".".join(path[:-1]))
+    return section is None or section == own or (section == "text" and own is None)
+
+
+def _side(text: str) -> str | None:
+    """``text`` or ``tower``, as the words of a prefix or of a section say; ``None`` if they say neither."""
+    if _TEXT & set(re.findall(r"[a-z]+", text.lower())):
+        return "text"
+    return "tower" if _TOWERS & _stems(text) else None
 
 
 def _rank(prefix: str, path: tuple[str, ...]) -> tuple[int, int, int, tuple[str, ...]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from merge_assets.checkpoint import DTYPES, TORCH_NAMES, open_checkpoint
+from merge_assets.checkpoint import DTYPES, TORCH_NAMES, Checkpoint, open_checkpoint
+from merge_assets.engine.agreement import REFUSALS, describe, loading_report, model_of
 from merge_assets.errors import CheckpointError, Stopped
 from merge_assets.plan import OutputTensor, Plan
 from merge_assets.progress import ShouldStop
@@ -104,29 +105,23 @@ def _nonfinite(path: Path, tensor: OutputTensor) -> int:
 
 
 def _config_agrees(directory: Path, plan: Plan) -> CheckOutcome:
-    """Instantiate the model from its config without memory and compare names and shapes with the headers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.modeling_utils import PreTrainedModel
-
+    """Load tensors of the stored names and shapes into the model of the stored config, without memory for either."""
     name = "config_agrees"
     try:
         checkpoint = open_checkpoint(directory)
-        config = AutoConfig.from_pretrained(directory)
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    except (CheckpointError, ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-        return CheckOutcome(name, False, f"the config does not describe a model that transformers knows: {error}")
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    stored = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
-    missing = sorted(key for key in expected if key not in stored and key not in tied)
-    shapes = sorted(key for key in expected if key in stored and expected[key] != stored[key])
-    extra = sorted(key for key in stored if key not in expected)
-    problems = {"missing": missing, "unexpected": extra, "shapes differ": shapes}
-    found = {kind: names for kind, names in problems.items() if names}
-    if found:
-        text = "; ".join(f"{kind}: {', '.join(names[:3])} ({len(names)})" for kind, names in found.items())
-        return CheckOutcome(name, False, f"config.json and the weights disagree: {text}", dict(found))
+    except CheckpointError as error:
+        return CheckOutcome(name, False, f"the variant cannot be opened: {error}")
+    stored = tuple((n, tensor.shape) for n, tensor in checkpoint.tensors.items() if not _is_beyond(n, checkpoint))
+    report = loading_report(json.dumps(checkpoint.config, sort_keys=True), stored)
+    if report is None:
+        return CheckOutcome(
+            name,
+            True,
+            f"not tried: transformers does not know the model type {checkpoint.config.get('model_type')!r}",
+            {"tried": False},
+        )
+    if report:
+        return CheckOutcome(name, False, f"config.json and the weights disagree: {describe(report)}", dict(report))
     return CheckOutcome(
         name,
         True,
@@ -135,27 +130,55 @@ def _config_agrees(directory: Path, plan: Plan) -> CheckOutcome:
     )
 
 
-def _loads_and_generates(directory: Path) -> CheckOutcome:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _is_beyond(name: str, checkpoint: Checkpoint) -> bool:
+    """Whether a tensor is of a prediction head numbered beyond the last layer, which transformers leaves out."""
+    return any(stack.split_tail(name) is not None for stack in checkpoint.stacks)
 
+
+def _loads_and_generates(directory: Path) -> CheckOutcome:
+    """Load the variant, and generate if it is a language model."""
     name = "loads_and_generates"
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     if weights > free * 0.8:
         return CheckOutcome(name, True, "not tried: the weights need more memory than is free here", {"tried": False})
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", output_loading_info=True)
-        model, report = loaded
-        wrong = {kind: sorted(map(str, keys)) for kind, keys in report.items() if keys}
+        known = model_of(json.loads((directory / "config.json").read_text()))
+        if known is None:
+            return CheckOutcome(name, True, "not tried: transformers does not know the model type", {"tried": False})
+        model, report = known[0].from_pretrained(directory, dtype="auto", output_loading_info=True)
+        checkpoint = open_checkpoint(directory)
+        said = {
+            kind: sorted(n for n in map(str, names) if not _is_beyond(n, checkpoint)) for kind, names in report.items()
+        }
+        wrong = {kind: names for kind, names in said.items() if names}
         if wrong:
             return CheckOutcome(name, False, f"loading reports {json.dumps(wrong)[:300]}", wrong)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        prompt = tokenizer("The", return_tensors="pt")
-        with torch.inference_mode():
-            output = model.generate(**prompt, max_new_tokens=_NEW_TOKENS, do_sample=False)
-        text = tokenizer.decode(output[0], skip_special_tokens=True)
-    except (ValueError, KeyError, TypeError, RuntimeError, OSError, IndexError, AttributeError) as error:
+        if not model.can_generate() or model.main_input_name != "input_ids":
+            return CheckOutcome(name, True, "transformers loads it without missing or unexpected keys", {"text": ""})
+        text = _generated(directory, model)
+    except (*REFUSALS, CheckpointError) as error:
         return CheckOutcome(name, False, f"transformers cannot load it and generate: {type(error).__name__}: {error}")
     return CheckOutcome(
         name, True, "transformers loads it without missing or unexpected keys and generates", {"text": text}
     )
+
+
+def _generated(directory: Path, model: Any) -> str:
+    """What follows a word; without a tokenizer, whether anything follows the first token."""
+    from transformers import AutoTokenizer
+
+    if not any(directory.glob("tokenizer*")) and not (directory / "vocab.json").is_file():
+        with torch.inference_mode():
+            model.generate(input_ids=torch.ones(1, 1, dtype=torch.int64), max_new_tokens=_NEW_TOKENS, do_sample=False)
+        return ""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    prompt = tokenizer("The", return_tensors="pt")
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=prompt["input_ids"],
+            attention_mask=prompt["attention_mask"],
+            max_new_tokens=_NEW_TOKENS,
+            do_sample=False,
+        )
+    return str(tokenizer.decode(output[0], skip_special_tokens=True))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from merge_assets.checkpoint import CODES, TORCH_NAMES, LayerStack, TensorHeader, rewrite_config
-from merge_assets.errors import PlanError
-from merge_assets.plan.assemble import Assembly, PlanInput, ResolvedSlice, assemble
+from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader, rewrite_config
+from merge_assets.checkpoint.config import Origin
+from merge_assets.checkpoint.files import weights_stem
+from merge_assets.errors import CheckpointError, PlanError
+from merge_assets.plan.assemble import PlanInput, assemble
 from merge_assets.plan.inputs import Inputs, lifted, tensor_key
+from merge_assets.plan.layers import InputLayers
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.methods import Method, find_method
 from merge_assets.plan.model import (
@@ -21,12 +25,15 @@ from merge_assets.plan.model import (
     Plan,
     Shard,
     SourceSpan,
+    TensorInput,
     digest_of,
 )
-from merge_assets.plan.outside import OutsideTensor, outside_tensors, tied_output
-from merge_assets.plan.parameters import check_names, resolve_parameters
+from merge_assets.plan.outside import is_buffer, outside_tensors, tied_output
+from merge_assets.plan.parameters import check_names, check_weights, resolve_parameters
+from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
-from merge_assets.plan.vocabulary import tokenizer_donor
+from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice
+from merge_assets.plan.vocabulary import plan_vocabulary
 from merge_assets.recipe import LayerFigure, Recipe, to_mergekit, with_stages
 
 COMPUTABLE = frozenset({"F64", "F32", "F16", "BF16"})
@@ -59,6 +66,7 @@ class _Builder:
         self, recipe: Recipe, inputs: Sequence[PlanInput], shard_size: int, figures: Sequence[LayerFigure] | None
     ) -> None:
         self.recipe = recipe
+        given, inputs = inputs, prepared(recipe, inputs)
         self.inputs = inputs
         self.sources = Inputs(inputs)
         self.taken: set[tuple[int, str]] = set()
@@ -71,21 +79,24 @@ class _Builder:
             raise plan_error(
                 recipe, "merge_method", f"{recipe.merge_method} is not a merge method; docs/methods.md lists them"
             )
-        self.warnings = check_names(recipe, self.method)
+        self.warnings = [*check_names(recipe, self.method), *notes(given, inputs)]
         self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
-        self.per_model = [p for p in self.method.parameters if p.per_model]
-        self.whole = [p for p in self.method.parameters if not p.per_model]
-        self.donor = self._donor()
+        self.warnings += [
+            f"module {part.name} is not named, so it is that of {inputs[self.assembly.donor].reference}, unchanged"
+            for part in self.assembly.parts
+            if part.carried
+        ]
+        self.donor = self.assembly.donor
+        self.vocabulary = plan_vocabulary(recipe, inputs, self.donor)
+        self.layers = InputLayers(recipe, inputs, self.assembly)
         self.out_dtype = self._out_dtype()
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        for number in range(len(self.inputs)):
-            self._refuse_quantised(number)
-        shards, tensors = self._placed([*self._outside("pre"), *self._layers(), *self._outside("post")])
-        config = self._config(tensors)
-        carried = self.sources.carried(tokenizer_donor(self.recipe, self.inputs, self.donor))
+        shards, tensors = self._placed([draft for part in self.assembly.parts for draft in self._part(part)])
+        config = self.vocabulary.config(self._config(tensors))
+        carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
         return Plan(
             recipe=self.recipe.name,
             method=self.method.name,
@@ -97,12 +108,14 @@ class _Builder:
             donor=self.donor,
             layers=self._layer_map(),
             dropped=self._dropped(tensors),
-            warnings=tuple(dict.fromkeys(self.warnings)),
+            warnings=tuple(dict.fromkeys([*self.warnings, *self.vocabulary.warnings])),
             mergekit_config=self._mergekit_config(),
             removed_layers=tuple(
                 {**asdict(f), "value": _finite(f.value), "margin": _finite(f.margin)} for f in self.assembly.removed
             ),
             key=self._key(tensors, config, carried, [s.header for s in shards]),
+            vocabulary=self.vocabulary.planned,
+            written=self.vocabulary.written,
         )
 
     def fail(self, key: str, message: str) -> PlanError:
@@ -116,29 +129,28 @@ class _Builder:
         headers: Sequence[str],
     ) -> str:
         models = self.sources.models
+        written = [(file.file, file.digest) for file in self.vocabulary.written]
         return digest_of(
             {
                 "tensors": [(t.name, t.key) for t in tensors],
                 "config": config,
                 "carried": [(c.file, c.digest or models[c.model].location) for c in carried],
                 "headers": headers,
+                **({"written": written} if written else {}),
             }
         )
 
     def _mergekit_config(self) -> str:
-        locations = {str(i.reference): i.checkpoint.location for i in self.inputs if i.is_variant}
-        config = to_mergekit(self.recipe, self.assembly.expanded, locations)
+        locations = {
+            str(i.reference): i.checkpoint.location + (f"+{i.reference.lora}" if i.reference.lora else "")
+            for i in self.inputs
+            if i.is_variant
+        }
+        config = to_mergekit(self.assembly.recipe, self.assembly.expanded, locations)
         stages = [item.folded.mergekit_config for item in self.inputs if item.folded is not None]
         return with_stages(config, self.recipe.name, stages) if stages or not self.recipe.materialize else config
 
     # -- inputs ------------------------------------------------------------------------------------------------------
-
-    def _donor(self) -> int:
-        """The model whose config and tokenizer the variant takes: the base model, or else the first listed."""
-        base = self.recipe.base_model
-        if base is not None:
-            return next(n for n, item in enumerate(self.inputs) if item.reference == base)
-        return self.assembly.slices[0].sources[0].model
 
     def _out_dtype(self) -> str | None:
         name = self.recipe.out_dtype or self.recipe.dtype
@@ -146,72 +158,37 @@ class _Builder:
             return None
         return CODES[name.removeprefix("torch.")]
 
-    def _refuse_quantised(self, number: int) -> None:
-        item = self.inputs[number]
-        quantised = item.checkpoint.config.get("quantization_config")
-        if isinstance(quantised, Mapping):
-            kind = quantised.get("quant_method", "unknown")
+    # -- one part of the model -----------------------------------------------------------------------------------------
+
+    def _part(self, part: ResolvedPart) -> Iterator[OutputTensor]:
+        yield from self._outside(part, after=False)
+        yield from self._in_layers(part)
+        yield from self._outside(part, after=True)
+
+    def _in_layers(self, part: ResolvedPart) -> Iterator[OutputTensor]:
+        main = part is self.assembly.parts[0]
+        stacks = self.layers.stacks(self.donor, part)
+        if part.layers and not stacks:
             raise self.fail(
-                "models", f"{item.reference} is quantised ({kind}); merging needs the unquantised checkpoint"
+                part.slices[0].key,
+                f"{self.inputs[self.donor].reference}, which gives the config, has no {part.name} layers",
             )
-
-    def _stack(self, model: int) -> LayerStack | None:
-        stacks = self.inputs[model].checkpoint.stacks
-        return stacks[0] if stacks else None
-
-    # -- tensors in the layers -----------------------------------------------------------------------------------------
-
-    def _layers(self) -> list[OutputTensor]:
-        drafts: list[OutputTensor] = []
-        donor = self._stack(self.donor)
         position = 0
-        for piece in self.assembly.slices:
+        for piece in part.slices:
             for i in range(piece.layers):
-                t = i / (piece.layers - 1) if piece.layers > 1 else 1.0
-                assert donor is not None
-                for suffix in self._suffixes(piece, i):
-                    headers = [self._layer_header(piece, place, i, suffix) for place in range(len(piece.sources))]
-                    sources = [s.start + i for s in piece.sources]
-                    drafts.append(
-                        self._draft(f"{donor.prefix}{position}.{suffix}", piece, headers, sources, t, position)
-                    )
+                t = (i / (piece.layers - 1) if piece.layers > 1 else 1.0) if part.varies else 0.0
+                sources = [s.start + i for s in piece.sources]
+                for number, stack in enumerate(stacks):
+                    for suffix, headers in self.layers.of(part, piece, number, i):
+                        name = stack.join(position, suffix)
+                        yield self._draft(name, part, piece, headers, sources, t, position if main else None)
                 position += 1
-        return drafts
 
-    def _suffixes(self, piece: ResolvedSlice, i: int) -> list[str]:
-        """Tensor names within one layer: those of the first source in its file order, then those only others have."""
-        names: dict[str, None] = {}
-        for source in piece.sources:
-            stack = self._stack(source.model)
-            assert stack is not None
-            start = f"{stack.prefix}{source.start + i}."
-            for name in self.inputs[source.model].checkpoint.tensors:
-                if name.startswith(start):
-                    names[name.removeprefix(start)] = None
-        return list(names)
-
-    def _layer_header(self, piece: ResolvedSlice, place: int, i: int, suffix: str) -> TensorHeader:
-        source = piece.sources[place]
-        stack = self._stack(source.model)
-        assert stack is not None
-        name = f"{stack.prefix}{source.start + i}.{suffix}"
-        header = self.inputs[source.model].checkpoint.tensors.get(name)
-        if header is None:
-            others = ", ".join(str(self.inputs[s.model].reference) for s in piece.sources if s is not source)
-            raise self.fail(
-                f"{piece.key}", f"{self.inputs[source.model].reference} has no tensor {name}, which {others} has"
-            )
-        return header
-
-    # -- tensors outside the layers ------------------------------------------------------------------------------------
-
-    def _outside(self, part: str) -> list[OutputTensor]:
+    def _outside(self, part: ResolvedPart, *, after: bool) -> Iterator[OutputTensor]:
         """Embeddings and the like from the first slice's sources, norms and heads from the last slice's."""
-        piece = self.assembly.slices[0 if part == "pre" else -1]
+        piece = part.slices[-1 if after else 0]
         checkpoints = [self.inputs[s.model].checkpoint for s in piece.sources]
-        found: list[OutsideTensor] = outside_tensors(checkpoints, part)
-        drafts = []
-        for tensor in found:
+        for tensor in outside_tensors(checkpoints, part.name, layers=part.layers, after=after):
             for place, header in enumerate(tensor.headers):
                 if header is None:
                     lacking = self.inputs[piece.sources[place].model].reference
@@ -221,14 +198,14 @@ class _Builder:
                         "list only models with the same tensors",
                     )
             headers = [header for header in tensor.headers if header is not None]
-            drafts.append(self._draft(tensor.name, piece, headers, [None] * len(headers), 0.0, None))
-        return drafts
+            yield self._draft(tensor.name, part, piece, headers, [None] * len(headers), 0.0, None)
 
     # -- one tensor ----------------------------------------------------------------------------------------------------
 
     def _draft(
         self,
         name: str,
+        part: ResolvedPart,
         piece: ResolvedSlice,
         headers: Sequence[TensorHeader],
         layers: Sequence[int | None],
@@ -236,41 +213,60 @@ class _Builder:
         layer: int | None,
     ) -> OutputTensor:
         """One output tensor without its place and key."""
-        self._check_shapes(name, piece, headers)
-        outer = (piece.parameters, *self.assembly.outer)
+        self._check_shapes(
+            name, piece, [self.vocabulary.resized(s.model, h) for s, h in zip(piece.sources, headers, strict=True)]
+        )
+        method, sources, base = self.method, piece.sources, piece.base
+        buffer = is_buffer(name) and any(header.dtype not in COMPUTABLE for header in headers)
+        if part.carried or (buffer and method.name != "passthrough"):
+            method, base = find_method("passthrough"), None
+            place = piece.base or 0
+            if buffer and len(headers) > 1:
+                self.warnings.append(
+                    f"{headers[place].name} ({headers[place].dtype}) is carried from "
+                    f"{self.inputs[sources[place].model].reference}: a table of the architecture, not a weight"
+                )
+            sources, headers, layers = sources[place : place + 1], headers[place : place + 1], layers[place : place + 1]
+        outer = () if method is not self.method else (piece.parameters, *part.outer)
         inputs = []
-        for place, (source, header) in enumerate(zip(piece.sources, headers, strict=True)):
+        for place, (source, header) in enumerate(zip(sources, headers, strict=True)):
             item = self.inputs[source.model]
-            own = [] if place == piece.base else self.per_model
-            parameters = resolve_parameters(
-                own, (source.parameters, *outer), header.name, t, recipe=self.recipe, model=str(item.reference)
-            )
-            inputs.append(self.sources.tensor(source.model, header, layers[place], parameters))
-            self.taken.add((source.model, header.name))
-        whole = resolve_parameters(self.whole, outer, name, t, recipe=self.recipe)
-        if self.method.random:
+            own = [] if place == base else [p for p in method.parameters if p.per_model]
+            scopes = (source.parameters, *outer) if outer else ()
+            parameters = resolve_parameters(own, scopes, header.name, t, recipe=self.recipe, model=str(item.reference))
+            stored = self.sources.tensor(source.model, header, layers[place], parameters)
+            inputs.append(self.vocabulary.made(source.model, stored, name, header, self._row_source))
+            if header.name not in item.made.aside:
+                self.taken.add((source.model, header.name))
+        per_merge = [p for p in method.parameters if not p.per_model]
+        whole = resolve_parameters(per_merge, outer, name, t, recipe=self.recipe)
+        check_weights(method, (item.parameters for item in inputs), whole, name, recipe=self.recipe)
+        if method.random:
             whole["seed"] = self.recipe.seed
         draft = OutputTensor(
             name=name,
-            dtype=self._dtype(name, piece, headers),
-            shape=headers[0].shape,
+            dtype=self._dtype(name, method, piece, headers),
+            shape=inputs[0].header.shape,
             shard=-1,
             begin=0,
             end=0,
-            method=self.method.name,
+            method=method.name,
             parameters=whole,
             inputs=tuple(inputs),
-            base=piece.base,
+            base=base,
             layer=layer,
             key="",
         )
         return lifted(draft)
 
-    def _dtype(self, name: str, piece: ResolvedSlice, headers: Sequence[TensorHeader]) -> str:
+    def _row_source(self, model: int, header: TensorHeader) -> TensorInput:
+        return self.sources.tensor(model, header, None, {})
+
+    def _dtype(self, name: str, method: Method, piece: ResolvedSlice, headers: Sequence[TensorHeader]) -> str:
         found = [header.dtype for header in headers]
         if all(dtype in COMPUTABLE for dtype in found):
-            return self.out_dtype or found[piece.base or 0]
-        if len(headers) == 1 and self.method.name == "passthrough":
+            return self.out_dtype or found[(piece.base or 0) if len(found) > 1 else 0]
+        if len(headers) == 1 and method.name == "passthrough":
             return found[0]
         listing = ", ".join(
             f"{self.inputs[s.model].reference}: {dtype}" for s, dtype in zip(piece.sources, found, strict=True)
@@ -296,7 +292,16 @@ class _Builder:
 
     def _placed(self, drafts: Sequence[OutputTensor]) -> tuple[tuple[Shard, ...], tuple[OutputTensor, ...]]:
         """The shards, and the tensors in file order with their places and keys."""
-        shards, places = lay_out([(d.name, d.dtype, d.shape) for d in drafts], self.shard_size)
+        twice = [name for name, count in Counter(draft.name for draft in drafts).items() if count > 1]
+        if twice:
+            raise self.fail(
+                self._body_key(), f"tensor {twice[0]} would be written twice; merge models of one architecture"
+            )
+        shards, places = lay_out(
+            [(d.name, d.dtype, d.shape) for d in drafts],
+            self.shard_size,
+            weights_stem(self.inputs[self.donor].checkpoint.weight_files),
+        )
         tensors = [
             replace(draft, shard=place.shard, begin=place.begin, end=place.end, key=tensor_key(draft))
             for draft in drafts
@@ -308,27 +313,39 @@ class _Builder:
 
     def _config(self, tensors: Sequence[OutputTensor]) -> dict[str, Any]:
         donor = self.inputs[self.donor].checkpoint
-        stack = self._stack(self.donor)
         dtypes: dict[str, int] = {}
         for tensor in tensors:
             if tensor.dtype in COMPUTABLE:
                 dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + tensor.nbytes
-        main = max(dtypes, key=lambda code: dtypes[code]) if dtypes else None
-        layers = [
-            (self.inputs[piece.sources[0].model].checkpoint.config, piece.sources[0].start + i)
-            for piece in self.assembly.slices
+        dtype = TORCH_NAMES[max(dtypes, key=lambda code: dtypes[code])] if dtypes else None
+        stacks = [
+            (stack, self._origins(part))
+            for part in self.assembly.parts
+            for stack in self.layers.stacks(self.donor, part)
+        ]
+        main, layers = stacks[0] if stacks else (None, [])
+        tied = tied_output(donor, {tensor.name for tensor in tensors})
+        try:
+            vocabulary = self.vocabulary.rows
+            return rewrite_config(
+                donor.config, main, layers, dtype=dtype, tied=tied, vocab_size=vocabulary, others=stacks[1:]
+            )
+        except CheckpointError as error:
+            raise self.fail(self._body_key(), f"{self.inputs[self.donor].reference}: {error}") from None
+
+    def _origins(self, part: ResolvedPart) -> list[Origin]:
+        """Config and number of the layer whose role each layer of a part has: the base's, or the first source's."""
+        return [
+            (self.inputs[source.model].checkpoint.config, source.start + i)
+            for piece in part.slices
+            for source in [piece.sources[piece.base or 0]]
             for i in range(piece.layers)
         ]
-        if stack is None:
-            return dict(donor.config)
-        if stack.config_key is None and len(layers) != stack.count:
-            raise self.fail(
-                "slices",
-                f"config.json of {self.inputs[self.donor].reference} does not say how many layers there are, "
-                f"so a variant with {len(layers)} instead of {stack.count} layers cannot be described",
-            )
-        tied = tied_output(donor, {tensor.name for tensor in tensors})
-        return rewrite_config(donor.config, stack, layers, dtype=TORCH_NAMES[main] if main else None, tied=tied)
+
+    def _body_key(self) -> str:
+        """The key of the recipe that says what is merged."""
+        keys = ("slices", "modules", "depth_upscale", "prune_layers")
+        return next((key for key in keys if getattr(self.recipe, key) is not None), "models")
 
     def _layer_map(self) -> tuple[LayerSpan, ...]:
         spans, start = [], 0
@@ -342,17 +359,21 @@ class _Builder:
     def _dropped(self, tensors: Sequence[OutputTensor]) -> tuple[DroppedTensor, ...]:
         used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}
         reasons = self.sources.unused(tensors)
+        giving = {(s.model, part.name) for part in self.assembly.parts for piece in part.slices for s in piece.sources}
+        merging = {model for model, _ in giving}
         for model, item in enumerate(self.inputs):
-            stack = self._stack(model)
-            merged = any(s.model == model for piece in self.assembly.slices for s in piece.sources)
+            parts = item.checkpoint.parts
+            stacks = [(part, stack) for part in parts for stack in part.stacks]
             for name in item.checkpoint.tensors:
-                split = stack.split(name) if stack else None
-                if not merged:
+                place = next(((part, split[0]) for part, stack in stacks if (split := stack.split(name))), None)
+                if model not in merging:
                     reason = "donates only config and tokenizer"
-                elif split:
-                    reason = f"layer {split[0]} is in no slice"
-                else:
+                elif place is None:
                     reason = "outside the layers; taken from the sources of the first or last slice"
+                elif place[0] is parts[0] or (model, place[0].name) in giving:
+                    reason = f"layer {place[1]} is in no slice"
+                else:
+                    reason = f"the {place[0].name} is taken from another model"
                 reasons.setdefault((model, name), reason)
         dropped = [DroppedTensor(*place, reason) for place, reason in reasons.items() if place not in used]
         return tuple(sorted(dropped, key=lambda tensor: tensor.model))

@@ -1,20 +1,26 @@
 """Tensors outside the repeated layers: embeddings, final norms, heads, and whatever else a checkpoint has.
 
 Which side of the layers a tensor is on matters only when the first and the last slice have different sources. It is
-told from its name: norms, heads and poolers that are not part of an embedding come after the layers, all else before.
+told from its name: norms, heads and poolers that are not part of an embedding come after the layers, as do prediction heads
+numbered beyond the last layer; all else comes before, layers of a tower that the config does not count included.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from merge_assets.checkpoint import Checkpoint, TensorHeader
 
-_EMBEDDING = re.compile(r"embed|wte|wpe")
-_HEAD = re.compile(r"head\.weight$")
-_AFTER = re.compile(r"norm|ln_f|head|pooler|classifier|score|output")
+_EMBEDDING = re.compile(r"embed(?!_out)|wte|wpe|shared")
+_HEAD = re.compile(r"(?:head|embed_out|proj_out|predictions\.decoder)\.weight$")
+_AFTER = re.compile(r"norm|ln_f|head|pooler|classifier|score|output|embed_out|proj_out|predictions|\bmtp\b")
+_TOWER_LAYER = re.compile(r"(?:vis(?:ion|ual)|image|audio|speech).*\.\d+\.")
+_BUFFER = re.compile(
+    r"(?:position_ids|token_type_ids|num_batches_tracked|relative_position_index|attn\.(?:masked_)?bias)$"
+)
+_TOWERS = ("vision_tower", "audio_tower")
 
 
 @dataclass(frozen=True)
@@ -27,28 +33,44 @@ class OutsideTensor:
 
 def is_after_layers(name: str) -> bool:
     """Whether a tensor outside the layers belongs behind them."""
-    return not _EMBEDDING.search(name) and _AFTER.search(name) is not None
+    if _EMBEDDING.search(name) or _TOWER_LAYER.search(name):
+        return False
+    return _AFTER.search(name) is not None
 
 
-def outside_tensors(checkpoints: Sequence[Checkpoint], part: str) -> list[OutsideTensor]:
-    """Tensors on one side of the layers.
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is a table or mask that the architecture fixes, which is carried where it cannot be averaged."""
+    return _BUFFER.search(name) is not None
+
+
+def outside_tensors(
+    checkpoints: Sequence[Checkpoint], part: str, *, layers: int, after: bool | None = None
+) -> list[OutsideTensor]:
+    """Tensors of a part outside its layers.
 
     A head that some sources tie to their embedding and others store is found in both: the tied ones give their
-    embedding for it.
+    embedding for it. Prediction heads are numbered on from the output's last layer.
 
     Args:
         checkpoints: one per source of the slice.
-        part: ``"pre"`` or ``"post"``.
+        part: name of the part.
+        layers: number of the part's layers in the output.
+        after: only those behind the layers, only those before them, or ``None`` for both.
 
     Returns:
         In the first checkpoint's file order, then those that only later ones have.
     """
-    names: dict[str, None] = {}
-    for checkpoint in checkpoints:
-        for name in _outside_names(checkpoint):
-            if is_after_layers(name) == (part == "post"):
-                names[name] = None
-    return [OutsideTensor(name, tuple(_header(c, name, checkpoints) for c in checkpoints)) for name in names]
+    found: dict[str, list[TensorHeader | None]] = {}
+    for place, checkpoint in enumerate(checkpoints):
+        for name, header, behind in _outputs(checkpoint, part, layers):
+            if after is None or behind is after:
+                found.setdefault(name, [None] * len(checkpoints))[place] = header
+    for name, headers in found.items():
+        if _HEAD.search(name):
+            width = next(header.shape[1:] for header in headers if header is not None)
+            for place, checkpoint in enumerate(checkpoints):
+                headers[place] = headers[place] or _tied_to(checkpoint, width)
+    return [OutsideTensor(name, tuple(headers)) for name, headers in found.items()]
 
 
 def tied_output(donor: Checkpoint, names: set[str]) -> bool | None:
@@ -56,23 +78,37 @@ def tied_output(donor: Checkpoint, names: set[str]) -> bool | None:
     if donor.tied:
         stored = any(name not in donor.tensors for name in names if _HEAD.search(name))
         return False if stored else None
-    lost = any(name not in names for name in _outside_names(donor) if _HEAD.search(name))
+    lost = any(name not in names for name in _language_outside(donor) if _HEAD.search(name))
     return True if lost else None
 
 
-def _outside_names(checkpoint: Checkpoint) -> list[str]:
-    stack = checkpoint.stacks[0] if checkpoint.stacks else None
-    return [name for name in checkpoint.tensors if stack is None or stack.split(name) is None]
+def _outputs(checkpoint: Checkpoint, name: str, layers: int) -> Iterator[tuple[str, TensorHeader, bool]]:
+    """Every tensor of a part outside its layers: its name in the output, header, and whether it is behind the layers."""
+    part = checkpoint.part(name)
+    if part is None:
+        return
+    for tensor in part.outside:
+        header = checkpoint.tensors[tensor]
+        numbered = ((stack, stack.split_tail(tensor)) for stack in part.stacks)
+        beyond = next(((stack, place) for stack, place in numbered if place is not None), None)
+        if beyond is None:
+            yield tensor, header, is_after_layers(tensor)
+        else:
+            stack, (number, suffix) = beyond
+            yield stack.join(layers + number, suffix), header, True
 
 
-def _header(checkpoint: Checkpoint, name: str, checkpoints: Sequence[Checkpoint]) -> TensorHeader | None:
-    header = checkpoint.tensors.get(name)
-    if header is not None or not checkpoint.tied or not _HEAD.search(name):
-        return header
-    width = next(c.tensors[name].shape[1:] for c in checkpoints if name in c.tensors)
+def _language_outside(checkpoint: Checkpoint) -> list[str]:
+    return [name for part in checkpoint.parts if part.name not in _TOWERS for name in part.outside]
+
+
+def _tied_to(checkpoint: Checkpoint, width: tuple[int, ...]) -> TensorHeader | None:
+    """The embedding that a head of this width is tied to."""
+    if not checkpoint.tied:
+        return None
     embeddings = [
-        checkpoint.tensors[n]
-        for n in _outside_names(checkpoint)
-        if _EMBEDDING.search(n) and checkpoint.tensors[n].shape[1:] == width
+        checkpoint.tensors[name]
+        for name in _language_outside(checkpoint)
+        if _EMBEDDING.search(name) and checkpoint.tensors[name].shape[1:] == width
     ]
     return embeddings[0] if len(embeddings) == 1 else None

@@ -1,0 +1,271 @@
+"""Whether transformers can load a variant as planned: asked before a weight is read, and without memory for weights.
+
+The model is built from the planned ``config.json`` on torch's meta device, where tensors have shapes and no elements, and
+loaded with tensors of the planned names and shapes, so that the library's own renaming and fusing of stored tensors counts.
+What the donor itself has wrong (a file with prediction heads that the library ignores) is not the merge's fault.
+
+Beside names and shapes, roles are compared: every per-layer list that the library derives from a config (``layer_types``, …)
+must give each layer of the variant what it gave the layer it comes from, also where no key of the config says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from logging import CRITICAL
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from merge_assets.checkpoint import Checkpoint, LayerStack
+from merge_assets.checkpoint.config import DTYPE_KEYS
+from merge_assets.errors import PlanError
+from merge_assets.plan import Plan, PlanInput
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+Report = Mapping[str, tuple[str, ...]]
+"""Names by what is wrong with them: missing, unexpected, of another shape."""
+
+_HINT = re.compile(
+    r"sliding|window|chunk|local|global|pattern|interval|period|offset|sparse|dense|rope_layer|moe|expert|layer_|block_type|hybrid"
+)
+_SHOWN = 3
+REFUSALS = (Exception,)
+"""What transformers raises for configs that its classes do not accept: of its own, and of the libraries below it."""
+
+_MOST = 10_000
+"""Layers or experts of a part of a model; more would keep the library building for hours."""
+
+
+def check_agreement(plan: Plan, inputs: Sequence[PlanInput], file: str) -> None:
+    """Refuse a plan whose config does not describe its tensors.
+
+    Nothing is imported, and nothing asked, where the config is the donor's and so are all names and shapes, and where
+    layers that are all alike were stacked. A model type that transformers does not know is not checked.
+
+    Args:
+        plan: what would be built.
+        inputs: what it was planned from.
+        file: of the recipe, for errors.
+
+    Raises:
+        PlanError: with the first names that are missing, unexpected or of another shape, or the first layer that would
+            change its role.
+    """
+    donor = inputs[plan.donor].checkpoint
+    if _is_evident(plan, donor):
+        return
+    report = loading_report(_text(plan.config), tuple((t.name, t.shape) for t in plan.tensors))
+    if report is None:
+        return
+    if report:
+        report = _without_faults_of(donor, plan, report)
+    if report:
+        raise PlanError(
+            f"the planned config.json does not describe the planned tensors: {describe(report)}; "
+            "choose layers that have what the config asks for in their new places",
+            file=file,
+        )
+    changed = _changed_role(plan, inputs)
+    if changed:
+        raise PlanError(changed, file=file)
+
+
+def describe(report: Report) -> str:
+    """``missing: a, b (7); …``"""
+    return "; ".join(
+        f"{kind}: {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''} ({len(names)})"
+        for kind, names in report.items()
+    )
+
+
+def _is_evident(plan: Plan, donor: Checkpoint) -> bool:
+    """Whether no library need be asked: the donor's own layers in their places, or layers alike in all that is written."""
+    planned = {tensor.name: tensor.shape for tensor in plan.tensors}
+    stored = {name: header.shape for name, header in donor.tensors.items()}
+    before, after = _without_dtypes(donor.config), _without_dtypes(plan.config)
+    if planned == stored and before == after and all(span.sources[0].start == span.start for span in plan.layers):
+        return True
+    if len(donor.parts) != 1 or len(donor.parts[0].stacks) != 1:
+        return False
+    stack = donor.parts[0].stacks[0]
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    hinted = any(_HINT.search(key) and value not in (None, False) for key, value in donor.config.items())
+    if hinted or stack.tail or stack.config_key is None or len(stack.config_key) > 1 or changed - {*stack.config_key}:
+        return False
+    layers = [*_by_layer(stack, stored, stack.count), *_by_layer(stack, planned, plan.layer_count)]
+    outside = {name: shape for name, shape in planned.items() if not name.startswith(stack.prefix)}
+    return all(layer == layers[0] for layer in layers) and outside == {name: stored[name] for name in donor.outside}
+
+
+def _without_dtypes(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_dtypes(item) for key, item in value.items() if key not in DTYPE_KEYS}
+
+
+def _by_layer(stack: LayerStack, shapes: Mapping[str, tuple[int, ...]], count: int) -> list[dict[str, tuple[int, ...]]]:
+    layers: list[dict[str, tuple[int, ...]]] = [{} for _ in range(count)]
+    for name, shape in shapes.items():
+        number, _, suffix = name.removeprefix(stack.prefix).partition(".")
+        if name.startswith(stack.prefix) and number.isdecimal() and int(number) < count:
+            layers[int(number)][suffix] = shape
+    return layers
+
+
+@lru_cache(maxsize=4)
+def loading_report(config: str, tensors: Shapes) -> Report | None:
+    """What transformers says when it loads tensors of these names and shapes.
+
+    Args:
+        config: content of ``config.json``.
+        tensors: name and shape of every stored tensor.
+
+    Returns:
+        Nothing where all is well; ``None`` where transformers does not know the model, or is not installed.
+    """
+    try:
+        import torch
+        from transformers.utils import logging
+    except ImportError:
+        return None
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(CRITICAL)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        known = model_of(json.loads(config))
+        if known is None:
+            return None
+        kind, settings = known
+        # One dtype stands for all: only names and shapes are looked at.
+        state = {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in tensors}
+        _, said = kind.from_pretrained(
+            None,
+            config=settings,
+            state_dict=state,
+            device_map="meta",
+            dtype=torch.bfloat16,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except REFUSALS as error:
+        return _refused(error)
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    found = {
+        "missing": sorted(said["missing_keys"]),
+        "unexpected": sorted(said["unexpected_keys"]),
+        "shapes differ": sorted(str(item[0]) for item in said["mismatched_keys"]),
+        "not convertible": sorted(map(str, said.get("conversion_errors") or ())),
+    }
+    return {what: tuple(names) for what, names in found.items() if names}
+
+
+def _refused(error: Exception) -> Report:
+    return {f"transformers cannot build it ({type(error).__name__})": (" ".join(str(error).split())[:300],)}
+
+
+def model_of(config: Mapping[str, Any]) -> tuple[Any, Any] | None:
+    """``(model class, configuration)`` of a ``config.json`` as transformers knows them, or ``None``."""
+    import transformers
+
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    kind = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        return None
+    settings = _settings(config)
+    return None if settings is None else (kind, settings)
+
+
+def _settings(config: Mapping[str, Any]) -> Any:
+    """The configuration that transformers reads out of a ``config.json``; ``None`` for a model type it does not know."""
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return None
+    for key, value in _numbers(config):
+        if value > _MOST and any(word in key for word in ("layer", "depth", "expert")):
+            raise ValueError(f"{key} is {value}")
+    with TemporaryDirectory() as folder:  # the library's reading of a file is more than its reading of a mapping
+        Path(folder, "config.json").write_text(_text(config))
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Every whole number of a config, with its key."""
+    for key, value in config.items():
+        if type(value) is int:
+            yield key, value
+        elif isinstance(value, Mapping):
+            yield from _numbers(value)
+
+
+def _without_faults_of(donor: Checkpoint, plan: Plan, report: Report) -> Report:
+    """The report without what the donor's own files would be reported for, layer numbers aside."""
+    tensors = tuple((name, header.shape) for name, header in donor.tensors.items())
+    before = loading_report(_text(donor.config), tensors) or {}
+    known = {kind: {_anonymous(name) for name in names} for kind, names in before.items()}
+    left = {kind: tuple(n for n in names if _anonymous(n) not in known.get(kind, ())) for kind, names in report.items()}
+    return {kind: names for kind, names in left.items() if names}
+
+
+def _anonymous(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _changed_role(plan: Plan, inputs: Sequence[PlanInput]) -> str:
+    """The first layer to which transformers would give a role that none of the layers has which it comes from."""
+    donor = inputs[plan.donor].checkpoint
+    stack = donor.parts[0].stacks[0] if donor.parts and donor.parts[0].stacks else None
+    if stack is None or stack.config_key is None:
+        return ""
+    key = stack.config_key
+    sources = {span.model for piece in plan.layers for span in piece.sources}
+    had = {
+        model: _roles(inputs[model].checkpoint.config, key, inputs[model].checkpoint.layer_count) for model in sources
+    }
+    for name, after in _roles(plan.config, key, plan.layer_count).items():
+        for span in plan.layers:
+            for offset in range(span.end - span.start):
+                places = [(source.model, source.start + offset) for source in span.sources]
+                before = [had[model][name][layer] for model, layer in places if name in had[model]]
+                if before and after[span.start + offset] not in before:
+                    model, layer = places[0]
+                    return (
+                        f"layer {span.start + offset} of the variant would be {name} {after[span.start + offset]!r}, but it "
+                        f"comes from layer {layer} of {inputs[model].reference}, which is {before[0]!r}; choose slices that "
+                        f"keep such layers in their places, or write the list {name} into that model's config.json"
+                    )
+    return ""
+
+
+def _roles(config: Mapping[str, Any], key: tuple[str, ...], count: int) -> dict[str, list[Any]]:
+    """Every per-layer list of words or flags that transformers derives from a config, by its name."""
+    try:
+        level = _settings(config)
+    except REFUSALS:  # a source that cannot be loaded says nothing of roles
+        return {}
+    for step in key[:-1]:
+        level = getattr(level, step, None)
+    return dict(_lists(level, count)) if level is not None else {}
+
+
+def _lists(level: Any, count: int) -> Iterator[tuple[str, list[Any]]]:
+    for name in ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "attention_layers"):
+        value = getattr(level, name, None)
+        if isinstance(value, (list, tuple)) and len(value) == count:
+            yield name, list(value)
+    experts = getattr(level, "moe_layers", None)
+    if isinstance(experts, (list, tuple)):
+        yield "moe_layers", [number in experts for number in range(count)]
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)

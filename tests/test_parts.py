@@ -1,0 +1,287 @@
+"""The parts of a checkpoint, told from its names, and recipes that treat them one by one under ``modules:``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from merge_assets.checkpoint import Part, find_parts, find_stacks
+from merge_assets.errors import PlanError
+from merge_assets.plan.describe import dropped_tensors
+from tests.merging import merge_text, merged_tensors, plan_text
+from tests.synthetic import read_tensors, write_checkpoint
+
+Parts = dict[str, tuple[int, tuple[str, ...]]]
+
+
+def layers(prefix: str, count: int, *suffixes: str) -> list[str]:
+    return [f"{prefix}{layer}.{suffix}" for layer in range(count) for suffix in suffixes or ("w",)]
+
+
+def parts_of(names: Iterable[str], config: Mapping[str, object]) -> Parts:
+    listed = list(names)
+    return {part.name: (part.count, part.outside) for part in find_parts(listed, find_stacks(listed, config))}
+
+
+def test_one_kind_of_layers_is_one_part() -> None:
+    names = ["embed.w", *layers("model.layers.", 3), "norm.w", "visual.proj.w"]
+    assert parts_of(names, {"num_hidden_layers": 3}) == {"default": (3, ("embed.w", "norm.w", "visual.proj.w"))}
+
+
+def test_no_layers_is_one_part() -> None:
+    assert parts_of(["a", "b"], {}) == {"default": (0, ("a", "b"))}
+
+
+def test_stacks_of_one_count_side_by_side_are_one_part() -> None:
+    """XLM keeps attentions and feed-forward layers under names of their own."""
+    names = [*layers("attentions.", 3, "q", "k"), *layers("ffns.", 3), "pred.w"]
+    (part,) = find_parts(names, find_stacks(names, {"n_layers": 3}))
+    assert part.outside == ("pred.w",)
+    assert [stack.prefix for stack in part.stacks] == ["attentions.", "ffns."]
+
+
+VISION_LANGUAGE = {"text_config": {"num_hidden_layers": 3}, "vision_config": {"num_hidden_layers": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "vision", "joint", "outside"),
+    [
+        ("language_model.model.layers.", "vision_tower.encoder.layers.", "multi_modal_projector.linear.w", "lm_head.w"),
+        (
+            "model.language_model.layers.",
+            "model.visual.blocks.",
+            "model.visual.merger.mlp.0.w",
+            "model.language_model.n",
+        ),
+        ("model.text_model.layers.", "model.vision_model.encoder.layers.", "model.connector.w", "lm_head.w"),
+        ("model.layers.", "model.vision_tower.trunk.blocks.", "model.mm_projector.0.w", "model.embed_tokens.w"),
+    ],
+    ids=["LLaVA", "Qwen2.5-VL", "SmolVLM", "a tower inside the model"],
+)
+def test_a_language_model_with_a_tower(text: str, vision: str, joint: str, outside: str) -> None:
+    """The language model is the main part even where the tower is larger."""
+    tower = f"{vision.rpartition('.')[0].rpartition('.')[0]}.patch_embed.w"
+    names = [*layers(text, 3), *layers(vision, 2, *"abcd"), joint, outside, tower]
+    found = parts_of(names, VISION_LANGUAGE)
+    assert next(iter(found)) == "text_decoder"
+    assert found == {
+        "text_decoder": (3, (outside,)),
+        "vision_tower": (2, (tower,)),
+        "multi_modal_projector": (0, (joint,)),
+    }
+
+
+def test_encoder_and_decoder() -> None:
+    names = ["shared.w", *layers("encoder.block.", 2), "encoder.norm.w", *layers("decoder.block.", 3), "lm_head.w"]
+    assert parts_of(names, {"num_layers": 2, "num_decoder_layers": 3}) == {
+        "decoder": (3, ("shared.w", "lm_head.w")),
+        "encoder": (2, ("encoder.norm.w",)),
+    }
+
+
+def test_every_tensor_is_in_exactly_one_part() -> None:
+    names = [
+        *layers("language_model.layers.", 3, "a", "experts.0.w", "experts.1.w"),
+        *layers("vision_tower.a.layers.", 2),
+        *layers("vision_tower.b.layers.", 2),
+        *layers("audio_tower.layers.", 4),
+        *layers("something.mlp.", 2),
+        *("multi_modal_projector.0.w", "multi_modal_projector.1.w", "embed.w", "x"),
+    ]
+    config = VISION_LANGUAGE | {"audio_config": {"encoder_layers": 4}}
+    parts = find_parts(names, find_stacks(names, config))
+
+    def holds(part: Part, name: str) -> bool:
+        return name in part.outside or any(stack.split(name) for stack in part.stacks)
+
+    assert {sum(holds(part, name) for part in parts) for name in names} == {1}
+    assert {part.name for part in parts} == {"text_decoder", "vision_tower", "audio_tower", "multi_modal_projector"}
+
+
+# -- recipes -----------------------------------------------------------------------------------------------------------
+
+TEXT, TOWER, JOINT = "language_model.layers.{}.w", "vision_tower.layers.{}.w", "multi_modal_projector.w"
+CONFIG = {"architectures": ["M"], "model_type": "mine", **VISION_LANGUAGE}
+
+
+def write_vlm(folder: Path, start: float, tower: int = 2) -> Path:
+    """A language model of 3 layers with a vision tower; layer n holds ``start + n``."""
+    value = float(start)
+    tensors = {TEXT.format(n): torch.full((4,), value + n) for n in range(3)}
+    tensors |= {TOWER.format(n): torch.full((3,), value + n) for n in range(tower)}
+    tensors |= {JOINT: torch.full((2,), value), "language_model.embed_tokens.weight": torch.full((2,), value)}
+    config = CONFIG | {"vision_config": {"num_hidden_layers": tower}}
+    return write_checkpoint(folder, tensors, config)
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("vlm")
+    models = {"a": write_vlm(root / "a", 10), "b": write_vlm(root / "b", 20), "other": write_vlm(root / "other", 1, 1)}
+    text = {TEXT.format(n).removeprefix("language_model."): torch.ones(4) for n in range(3)}
+    return models | {"text": write_checkpoint(root / "text", text, {"num_hidden_layers": 3})}
+
+
+def firsts(tensors: dict[str, torch.Tensor], pattern: str) -> list[float]:
+    found: list[float] = []
+    while (name := pattern.format(len(found))) in tensors:
+        found.append(round(float(tensors[name][0]), 4))
+    return found
+
+
+def test_models_are_merged_in_every_part_with_gradients_along_its_own_layers(
+    vlm: dict[str, Path], tmp_path: Path
+) -> None:
+    text = f"merge_method: slerp\nbase_model: {vlm['a']}\nmodels: [{{model: {vlm['b']}}}]\nparameters: {{t: [0, 1]}}\n"
+    plan = plan_text(text, tmp_path)
+    t = {tensor.name: tensor.parameters["t"] for tensor in plan.tensors}
+    assert [t[TEXT.format(n)] for n in range(3)] == [0, 0.5, 1]
+    assert [t[TOWER.format(n)] for n in range(2)] == [0, 1]
+    assert t[JOINT] == 0
+
+
+def test_slices_cut_the_language_model_and_take_the_rest_from_the_first_slice(
+    vlm: dict[str, Path], tmp_path: Path
+) -> None:
+    text = f"""
+merge_method: passthrough
+slices:
+  - sources: [{{model: {vlm["b"]}, layer_range: [0, 2]}}]
+  - sources: [{{model: {vlm["a"]}, layer_range: [0, 3]}}]
+"""
+    result, plan = merged_tensors(text, tmp_path), plan_text(text, tmp_path)
+    assert firsts(result, TEXT) == [20, 21, 10, 11, 12]
+    assert firsts(result, TOWER) == [20, 21]
+    assert float(result[JOINT][0]) == 20
+    assert plan.config["text_config"]["num_hidden_layers"] == 5
+    assert plan.config["vision_config"]["num_hidden_layers"] == 2
+    used = {(i.model, i.header.name) for tensor in plan.tensors for i in tensor.inputs}
+    dropped = {(d.model, d.tensor) for d in plan.dropped}
+    everything = {(n, name) for n, m in enumerate(plan.models) for name in read_tensors(Path(m.location))}
+    assert used | dropped == everything
+    assert f"2 tensors of {vlm['a']}: the vision_tower is taken from another model" in dropped_tensors(plan)
+
+
+def test_a_text_model_may_give_layers_to_the_language_model(vlm: dict[str, Path], tmp_path: Path) -> None:
+    text = f"""
+merge_method: passthrough
+slices:
+  - sources: [{{model: {vlm["a"]}, layer_range: [0, 1]}}]
+  - sources: [{{model: {vlm["text"]}, layer_range: [1, 2]}}]
+  - sources: [{{model: {vlm["a"]}, layer_range: [2, 3]}}]
+"""
+    assert firsts(merged_tensors(text, tmp_path), TEXT) == [10, 1, 12]
+
+
+MODULES = """
+merge_method: linear
+modules:
+  text_decoder:
+    slices:
+      - sources:
+          - {{model: {a}, layer_range: [0, 2], parameters: {{weight: 1}}}}
+          - {{model: {b}, layer_range: [1, 3], parameters: {{weight: 3}}}}
+    parameters: {{normalize: true}}
+  vision_tower:
+    models: [{{model: {a}}}, {{model: {b}}}]
+    parameters: {{weight: 0.5}}
+"""
+
+
+def test_modules_are_merged_each_on_its_own_and_others_are_the_donors(vlm: dict[str, Path], tmp_path: Path) -> None:
+    text = MODULES.format(**vlm)
+    plan, out = plan_text(text, tmp_path), merge_text(text, tmp_path)
+    result = read_tensors(out)
+    assert firsts(result, TEXT) == [(10 + 3 * 21) / 4, (11 + 3 * 22) / 4]
+    assert firsts(result, TOWER) == [15, 16]
+    assert float(result["language_model.embed_tokens.weight"][0]) == (10 + 3 * 20) / 4
+    assert float(result[JOINT][0]) == 10
+    assert plan.warnings == (f"module multi_modal_projector is not named, so it is that of {vlm['a']}, unchanged",)
+    assert plan.config["text_config"]["num_hidden_layers"] == 2
+    assert set(yaml.safe_load(plan.mergekit_config)["modules"]) == {"text_decoder", "vision_tower"}
+
+
+def test_layer_ranges_left_out_are_written_for_mergekit(vlm: dict[str, Path], tmp_path: Path) -> None:
+    slices = f"[{{sources: [{{model: {vlm['a']}}}]}}]"
+    plan = plan_text(f"merge_method: passthrough\nmodules: {{vision_tower: {{slices: {slices}}}}}\n", tmp_path)
+    (source,) = yaml.safe_load(plan.mergekit_config)["modules"]["vision_tower"]["slices"][0]["sources"]
+    assert source["layer_range"] == [0, 2]
+
+
+def test_the_module_default_is_the_whole_model(vlm: dict[str, Path], tmp_path: Path) -> None:
+    body = f"models: [{{model: {vlm['a']}}}, {{model: {vlm['b']}}}]"
+    one = merged_tensors(f"merge_method: linear\nparameters: {{weight: 1}}\n{body}\n", tmp_path)
+    other = merged_tensors(
+        f"merge_method: linear\nmodules: {{default: {{{body}, parameters: {{weight: 1}}}}}}\n", tmp_path
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+WRONG = {
+    "a module that is misspelt": (
+        "merge_method: passthrough\nmodules: {{vision_towr: {{models: [{{model: {a}}}]}}}}",
+        r"modules\.vision_towr: .* has the parts text_decoder, vision_tower, multi_modal_projector; there is no "
+        r"vision_towr, did you mean 'vision_tower'\?",
+    ),
+    "a model without that module": (
+        "merge_method: linear\nparameters: {{weight: 1}}\n"
+        "modules: {{vision_tower: {{models: [{{model: {a}}}, {{model: {text}}}]}}}}",
+        r"modules\.vision_tower\.models: .*text has the parts default; there is no vision_tower",
+    ),
+    "layers of a module out of bounds": (
+        "merge_method: passthrough\n"
+        "modules: {{vision_tower: {{slices: [{{sources: [{{model: {a}, layer_range: [1, 3]}}]}}]}}}}",
+        r"modules\.vision_tower\.slices\[0\]\.sources\[0\]\.layer_range: \[1, 3\] is out of bounds: .* has 2 layers",
+    ),
+    "models of other parts": (
+        "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {text}}}, {{model: {a}}}]",
+        r"models: .*has the parts text_decoder.*there is no default",
+    ),
+    "towers of other depth": (
+        "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {a}}}, {{model: {other}}}]",
+        r"models: sources differ in their number of layers: .*a \[0, 2\] has 2; .*other \[0, 1\] has 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_the_parts_is_a_plan_error(case: str, vlm: dict[str, Path], tmp_path: Path) -> None:
+    text, message = WRONG[case]
+    with pytest.raises(PlanError, match=message):
+        plan_text(text.format(**vlm) + "\n", tmp_path)
+
+
+def test_parts_that_share_a_layer_count_are_cut_alike_or_not_at_all(tmp_path: Path) -> None:
+    """An older T5 config has one count for both."""
+    tensors = {name: torch.ones(2) for name in [*layers("encoder.block.", 3), *layers("decoder.block.", 3, "a", "b")]}
+    model = write_checkpoint(tmp_path / "m", tensors, {"num_layers": 3, "model_type": "mine"})
+    body = f"{{slices: [{{sources: [{{model: {model}, layer_range: [0, 2]}}]}}]}}"
+    both = f"merge_method: passthrough\nmodules: {{encoder: {body}, decoder: {body}}}\n"
+    assert plan_text(both, tmp_path).config["num_layers"] == 2
+    with pytest.raises(
+        PlanError, match=r"num_layers is the layer count of decoder\.block\.\* and of encoder\.block\.\*"
+    ):
+        plan_text(f"merge_method: passthrough\nmodules: {{decoder: {body}}}\n", tmp_path)
+
+
+def test_sources_with_other_stacks_are_an_error(tmp_path: Path) -> None:
+    config = {"n_layers": 3, "model_type": "mine"}
+    one = {name: torch.ones(2) for name in layers("attentions.", 3)}
+    both = one | {name: torch.ones(2) for name in layers("ffns.", 3)}
+    wide, narrow = write_checkpoint(tmp_path / "wide", both, config), write_checkpoint(tmp_path / "narrow", one, config)
+    slices = "\n".join(f"  - sources: [{{model: {model}, layer_range: [0, 2]}}]" for model in (wide, narrow))
+    message = r"slices\[1\]: .*narrow has attentions\.\*, .*wide has attentions\.\*, ffns\.\*; merge models of one"
+    with pytest.raises(PlanError, match=message):
+        plan_text(f"merge_method: passthrough\nslices:\n{slices}\n", tmp_path)
+
+
+def test_a_donor_of_the_config_without_such_layers_is_an_error(vlm: dict[str, Path], tmp_path: Path) -> None:
+    donor = write_checkpoint(tmp_path / "d", {"x": torch.ones(2)}, {"model_type": "mine"})
+    text = f"merge_method: passthrough\nbase_model: {donor}\nmodels: [{{model: {vlm['text']}}}]\n"
+    with pytest.raises(PlanError, match=r"models: .*d, which gives the config, has no default layers"):
+        plan_text(text, tmp_path)

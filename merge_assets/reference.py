@@ -39,6 +39,11 @@ class ModelReference:
         return cls(*_split(base, text), lora=cls(*_split(adapter, text)) if plus else None)
 
     @property
+    def model(self) -> ModelReference:
+        """The model without the adapter."""
+        return ModelReference(self.path, self.revision)
+
+    @property
     def looks_like_hub_id(self) -> bool:
         """True for ``org/name``, which is also a legal relative path."""
         return _HUB_ID.fullmatch(self.path) is not None

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     automate: Names = Field(default=["*"], description="patterns of recipe names that automation may build")
     enabled: Names = Field(default=[], description="patterns of recipe names that may download from the Hub unasked")
     cache_dir: Path = Field(default=Path("var/cache"), description="folder of digests and downloaded artifacts")
+    allow_pickle: bool = Field(
+        default=False, description="read local checkpoints of pickled weights (*.bin), as data only"
+    )
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

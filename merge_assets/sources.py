@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from merge_assets.checkpoint import Checkpoint, CheckpointDigest, TensorHeader, digest_checkpoint, open_checkpoint
+from merge_assets.checkpoint import (
+    Checkpoint,
+    CheckpointDigest,
+    TensorHeader,
+    digest_checkpoint,
+    open_adapter,
+    open_any,
+    open_checkpoint,
+)
 from merge_assets.errors import CheckpointError, RecipeError
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.progress import Progress, ShouldStop
@@ -104,14 +112,21 @@ class Workspace:
 
     def is_automated(self, recipe: Recipe) -> bool:
         """Whether automation may build a recipe; those that need the Hub, themselves or through others, must be enabled."""
-        return self.settings.is_automated(recipe.name, self._needs_hub(recipe))
+        try:
+            return self.settings.is_automated(recipe.name, self._needs_hub(recipe))
+        except CheckpointError:  # a model is nowhere
+            return False
 
     def _needs_hub(self, recipe: Recipe) -> bool:
         for reference in recipe.references():
             parent = self.book.resolve(reference)
-            if self._needs_hub(parent) if parent else self.identify(reference).kind == "hub":
+            if (parent and self._needs_hub(parent)) or self.uses_hub(reference):
                 return True
         return False
+
+    def uses_hub(self, reference: ModelReference) -> bool:
+        """Whether a model or its adapter is a repository on the Hub."""
+        return any(self.identify(part).kind == "hub" for part in (reference.model, reference.lora) if part is not None)
 
     def identify(self, reference: ModelReference) -> ModelIdentity:
         """Tell what a reference names: a recipe first, then a local directory, then the Hub.
@@ -162,8 +177,15 @@ class Workspace:
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
     def headers(self, reference: ModelReference) -> PlanInput:
-        """Headers of a model, for a plan. Reads no weights; a recipe that was never built, or is not stored, is planned."""
-        identity = self._identified(reference)
+        """Headers of a model and of its adapter, for a plan. Reads no weights; a recipe that was never built, or is not
+        stored, is planned."""
+        item = self._headers(reference.model)
+        if reference.lora is None:
+            return item
+        return replace(item, reference=reference, adapter=self._adapter_headers(reference.lora))
+
+    def _headers(self, reference: ModelReference) -> PlanInput:
+        identity = self.identify(reference)
         if self.book.resolve_folded(reference) is not None:
             return folded_input(reference, self._planned(reference))
         if identity.kind == "recipe":
@@ -172,9 +194,23 @@ class Workspace:
         if identity.kind == "local":
             directory = self.local_path(reference)
             assert directory is not None
-            return PlanInput(reference, open_checkpoint(directory))
+            return PlanInput(reference, self.open_local(directory))
         revision = self.hub.resolve(reference)
         return PlanInput(reference, self.hub.open(revision), self.hub.fingerprint(revision))
+
+    def _adapter_headers(self, reference: ModelReference) -> PlanInput:
+        directory = self._adapter_path(reference)
+        if directory is not None:
+            return PlanInput(reference, open_adapter(self._readable(directory)))
+        revision = self.hub.resolve(reference)
+        return PlanInput(reference, self.hub.open(revision), self.hub.fingerprint(revision))
+
+    def _adapter_path(self, reference: ModelReference) -> Path | None:
+        """The folder of a local adapter, ``None`` if it is on the Hub."""
+        identity = self.identify(reference)
+        if identity.kind == "recipe":
+            raise CheckpointError(f"{reference}: is a recipe, which makes a model; after the + stands an adapter")
+        return self.local_path(reference) if identity.kind == "local" else None
 
     def fetch(
         self,
@@ -185,7 +221,7 @@ class Workspace:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> PlanInput:
-        """A model whose weights lie in a local directory.
+        """A model, without an adapter, whose weights lie in a local directory.
 
         Args:
             reference: what to fetch.
@@ -197,7 +233,12 @@ class Workspace:
         Raises:
             CheckpointError: if a variant was not built yet or is not stored, or files are missing or damaged.
         """
-        identity = self._identified(reference)
+        if reference.lora is not None:
+            raise CheckpointError(
+                f"{reference}: an adapter is applied when a recipe is built; name a recipe with `merge_method: passthrough` "
+                "of this model instead"
+            )
+        identity = self.identify(reference)
         if self.book.resolve_folded(reference) is not None:
             raise CheckpointError(
                 f"{reference.path}: this recipe is not stored (materialize: false), so there are no files to read; "
@@ -217,19 +258,58 @@ class Workspace:
         else:
             wanted = ModelReference(reference.path, commit) if commit else reference
             directory = self.hub.download(self.hub.resolve(wanted), progress=progress, should_stop=should_stop)
-        checkpoint = open_checkpoint(directory)
+        return self._digested(reference, self.open_local(directory), with_digests, should_stop)
+
+    def fetch_adapter(
+        self,
+        item: PlanInput,
+        reference: ModelReference,
+        *,
+        commit: str | None = None,
+        with_digests: bool = True,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> PlanInput:
+        """A model that was fetched, with the adapter that the reference names; see :meth:`fetch` for the rest."""
+        if reference.lora is None:
+            return item
+        directory = self._adapter_path(reference.lora)
+        if directory is None:
+            wanted = ModelReference(reference.lora.path, commit) if commit else reference.lora
+            directory = self.hub.download(self.hub.resolve(wanted), progress=progress, should_stop=should_stop)
+        adapter = self._digested(reference.lora, open_adapter(self._readable(directory)), with_digests, should_stop)
+        return replace(item, reference=reference, adapter=adapter)
+
+    def _digested(
+        self, reference: ModelReference, checkpoint: Checkpoint, with_digests: bool, should_stop: ShouldStop | None
+    ) -> PlanInput:
         if not with_digests:
             return PlanInput(reference, checkpoint)
         digest = self.digest(checkpoint, should_stop)
         return PlanInput(reference, checkpoint, digest.fingerprint, digest.tensors, digest.files)
 
+    def open_local(self, directory: Path) -> Checkpoint:
+        """Open a folder; pickled weights are converted into the cache first, if the settings allow it.
+
+        Raises:
+            CheckpointError: if it holds no checkpoint, or weights that are not read.
+        """
+        return open_checkpoint(self._readable(directory))
+
+    def open_any(self, directory: Path) -> Checkpoint:
+        """Like :meth:`open_local`, but what the folder holds may be an adapter, too."""
+        return open_any(self._readable(directory))
+
+    def _readable(self, directory: Path) -> Path:
+        """The folder itself or its conversion from pickles, if those are allowed."""
+        if not self.settings.allow_pickle:
+            return directory
+        from merge_assets.engine.pickled import converted
+
+        return converted(directory, self.cache / "converted")
+
     def digest(self, checkpoint: Checkpoint, should_stop: ShouldStop | None = None) -> CheckpointDigest:
         return digest_checkpoint(checkpoint, self.cache, should_stop)
-
-    def _identified(self, reference: ModelReference) -> ModelIdentity:
-        if reference.lora is not None:
-            raise CheckpointError(f"{reference}: adapters are not merged yet; merge the adapter into its model first")
-        return self.identify(reference)
 
     def _of_artifact(self, reference: ModelReference, artifact: Artifact) -> PlanInput:
         checkpoint = open_checkpoint(artifact.directory(self.cache / "artifacts"))
@@ -294,6 +374,7 @@ def scores_line(model: ModelIdentity, suite: str) -> str:
 def folded_input(reference: ModelReference, plan: Plan) -> PlanInput:
     """A recipe that is not stored as the input of another: its plan, and the checkpoint that it would be."""
     digests = {carried.file: carried.digest for carried in plan.carried if carried.digest is not None}
+    digests |= {written.file: written.digest for written in plan.written}
     return PlanInput(reference, planned_checkpoint(plan), file_digests=digests, folded=plan)
 
 
@@ -311,4 +392,16 @@ def planned_checkpoint(plan: Plan) -> Checkpoint:
         for tensor in plan.tensors
     }
     files = {shard.file: shard.size for shard in plan.shards} | {c.file: c.size for c in plan.carried}
-    return Checkpoint(location=f"recipe:{plan.recipe}", tensors=tensors, config=plan.config, files=files)
+    texts = {written.file: written.text.encode() for written in plan.written}
+    places = {c.file: Path(plan.models[c.model].location) / c.file for c in plan.carried}
+
+    def read(name: str) -> bytes:
+        if name in texts:
+            return texts[name]
+        try:
+            return places[name].read_bytes()
+        except (KeyError, OSError):  # of a recipe whose inputs were not downloaded yet
+            raise CheckpointError(f"{name}: is not there yet; run `merge-assets build {plan.recipe}`") from None
+
+    files |= {name: len(text) for name, text in texts.items()}
+    return Checkpoint(f"recipe:{plan.recipe}", tensors, plan.config, files, reader=read)

@@ -1,10 +1,9 @@
-"""Observe a base checkpoint: which bytes it has now."""
+"""Observe a base checkpoint or an adapter: which bytes it has now."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from merge_assets.checkpoint import open_checkpoint
 from merge_assets.errors import CheckpointError
 from merge_assets.progress import ShouldStop
 from merge_assets.reference import ModelReference
@@ -21,7 +20,7 @@ class Observation:
         tensors: number of tensors.
         bytes: bytes of all tensors.
         layers: layers of the main stack.
-        architecture: ``architectures[0]`` of the config.
+        architecture: ``architectures[0]`` of the config, or what kind of adapter it is.
     """
 
     fingerprint: str
@@ -47,13 +46,14 @@ def observe(workspace: Workspace, reference: ModelReference, *, should_stop: Sho
     if identity.kind == "local":
         directory = workspace.local_path(reference)
         assert directory is not None
-        checkpoint = open_checkpoint(directory)
+        checkpoint = workspace.open_any(directory)
         fingerprint = workspace.digest(checkpoint, should_stop).fingerprint
     else:
         resolved = workspace.hub.resolve(reference)
         checkpoint = workspace.hub.open(resolved)
         fingerprint, revision = workspace.hub.fingerprint(resolved), resolved.commit
-    architectures = checkpoint.config.get("architectures") or ["unknown"]
+    kind = checkpoint.config.get("peft_type")
+    architectures = checkpoint.config.get("architectures") or [f"{kind} adapter" if kind else "unknown"]
     return Observation(
         fingerprint=fingerprint,
         revision=revision,

@@ -1,5 +1,6 @@
 """What lies on disk: safetensors headers, layer stacks, config edits, tokenizer files, digests."""
 
+from merge_assets.checkpoint.adapter import LoraAdapter, LowRank, adapter_error, read_lora
 from merge_assets.checkpoint.checkpoint import Checkpoint
 from merge_assets.checkpoint.config import rewrite_config
 from merge_assets.checkpoint.digest import CheckpointDigest, digest_checkpoint, fingerprint_of
@@ -7,22 +8,31 @@ from merge_assets.checkpoint.files import (
     TOKENIZER_FILES,
     carried_files,
     fingerprint_files,
+    is_adapter,
     needed_files,
     tokenizer_files,
 )
 from merge_assets.checkpoint.header import header_length, parse_header
 from merge_assets.checkpoint.open import (
     CheckpointSource,
+    adapter_files,
     find_weight_files,
+    open_adapter,
+    open_any,
     open_checkpoint,
+    read_adapter,
     read_checkpoint,
     read_index,
 )
+from merge_assets.checkpoint.parts import DEFAULT_PART, Part, find_parts
+from merge_assets.checkpoint.quantised import Quantised, ScaledWeight, read_quantised
 from merge_assets.checkpoint.stacks import LayerStack, find_stacks
 from merge_assets.checkpoint.tensors import CODES, DTYPES, TORCH_NAMES, TensorHeader
+from merge_assets.checkpoint.tokenizer import Tokenizer, read_chat_template, read_tokenizer
 
 __all__ = [
     "CODES",
+    "DEFAULT_PART",
     "DTYPES",
     "TOKENIZER_FILES",
     "TORCH_NAMES",
@@ -30,19 +40,36 @@ __all__ = [
     "CheckpointDigest",
     "CheckpointSource",
     "LayerStack",
+    "LoraAdapter",
+    "LowRank",
+    "Part",
+    "Quantised",
+    "ScaledWeight",
     "TensorHeader",
+    "Tokenizer",
+    "adapter_error",
+    "adapter_files",
     "carried_files",
     "digest_checkpoint",
+    "find_parts",
     "find_stacks",
     "find_weight_files",
     "fingerprint_files",
     "fingerprint_of",
     "header_length",
+    "is_adapter",
     "needed_files",
+    "open_adapter",
+    "open_any",
     "open_checkpoint",
     "parse_header",
+    "read_adapter",
+    "read_chat_template",
     "read_checkpoint",
     "read_index",
+    "read_lora",
+    "read_quantised",
+    "read_tokenizer",
     "rewrite_config",
     "tokenizer_files",
 ]

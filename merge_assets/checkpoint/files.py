@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from merge_assets.checkpoint.checkpoint import Checkpoint
 
+STEMS = ("model", "diffusion_pytorch_model")
+"""What the weight files of a checkpoint are called: those of transformers, and those of a part of a diffusers pipeline."""
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+INDEX_SUFFIX = ".safetensors.index.json"
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MODULES = "modules.json"
+"""Where sentence-transformers lists the modules of a model, each with a numbered folder of its own."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,6 +43,11 @@ TOKENIZER_FILES = (
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """Files that make images and sound into model inputs."""
 
+SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
+"""Files that make a text encoder into a sentence-transformers model."""
+
+_MODULE_FOLDER = re.compile(r"\d+_\w+")
+
 
 def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
     """The names that match any pattern (case-sensitive, ``*`` does not cross ``/``), sorted."""
@@ -53,7 +67,36 @@ def carried_files(checkpoint: Checkpoint) -> list[str]:
     (``auto_map``). Never weights, ``config.json`` or the model card: those describe this checkpoint only.
     """
     patterns = (*TOKENIZER_FILES, GENERATION_CONFIG, *PROCESSOR_FILES, *(("*.py",) if _has_code(checkpoint) else ()))
-    return matching(checkpoint.files, patterns)
+    return sorted({*matching(checkpoint.files, patterns), *sentence_files(checkpoint.files)})
+
+
+def sentence_files(names: Iterable[str]) -> list[str]:
+    """The files of a sentence-transformers model beside its encoder, sorted; none if it is no such model."""
+    names = tuple(names)
+    if MODULES not in names:
+        return []
+    return sorted(
+        {*matching(names, SENTENCE_FILES), *(name for name in names if is_module_folder(name.partition("/")[0]))}
+    )
+
+
+def is_module_folder(name: str) -> bool:
+    """Whether a folder is called as those of sentence-transformers modules are, such as ``1_Pooling``."""
+    return _MODULE_FOLDER.fullmatch(name) is not None
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether files are those of an adapter and not of a model."""
+    names = set(names)
+    return ADAPTER_CONFIG in names and not any(
+        f"{stem}{end}" in names for stem in STEMS for end in (".safetensors", INDEX_SUFFIX)
+    )
+
+
+def weights_stem(weight_files: Iterable[str]) -> str:
+    """What a checkpoint's weight files are called, without number and ending."""
+    names = tuple(weight_files)
+    return next((stem for stem in STEMS if any(name.startswith(stem) for name in names)), STEMS[0])
 
 
 def fingerprint_files(names: Iterable[str], weight_files: Iterable[str]) -> list[str]:
@@ -63,8 +106,11 @@ def fingerprint_files(names: Iterable[str], weight_files: Iterable[str]) -> list
         names: all files of the checkpoint.
         weight_files: the shards that hold its tensors.
     """
-    described = matching(names, (INDEX, CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES))
-    return sorted({*described, *weight_files})
+    names, weight_files = tuple(names), set(weight_files)
+    indices = [stem + INDEX_SUFFIX for stem in STEMS]
+    described = matching(names, (*indices, CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES))
+    adapter = [ADAPTER_CONFIG] if ADAPTER_WEIGHTS in weight_files else []
+    return sorted({*described, *sentence_files(names), *adapter, *weight_files})
 
 
 def needed_files(names: Iterable[str], weight_files: Iterable[str]) -> list[str]:

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from merge_assets.checkpoint.checkpoint import Checkpoint
-from merge_assets.checkpoint.files import CONFIG, GENERATION_CONFIG, INDEX, WEIGHTS, matching
+from merge_assets.checkpoint.files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX_SUFFIX,
+    MODULES,
+    STEMS,
+    is_adapter,
+    is_module_folder,
+    matching,
+)
 from merge_assets.checkpoint.header import LENGTH_BYTES, header_length, load_json, parse_header
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.errors import CheckpointError
@@ -23,6 +34,11 @@ MAX_DEPTH = 50
 FIRST_READ = 32 * 1024
 """Bytes of a shard asked for first, less of small shards; holds the whole header of most shards."""
 
+_PICKLED = "pickled weights can run code when they are loaded and are not read"
+_ALLOW = (
+    "or download it and allow that: --allow-pickle, or `allow_pickle = true` in merge-assets.toml, reads the tensors of local "
+    "files once, and nothing else of them"
+)
 _FOLDERS = ("additional_chat_templates",)
 
 
@@ -63,13 +79,65 @@ def read_checkpoint(source: CheckpointSource) -> Checkpoint:
         CheckpointError: naming the file and the tensor at fault and what to do.
     """
     try:
+        if is_adapter(source.files):
+            raise CheckpointError(_no_weights(source.files))
         index = read_index(source)
         config = _read_object(source, CONFIG)
         generation_config = _read_object(source, GENERATION_CONFIG) if GENERATION_CONFIG in source.files else None
         tensors = _read_tensors(source, find_weight_files(source.files, index), index)
     except CheckpointError as error:
         raise CheckpointError(f"{source.location}/{error}") from None
-    return Checkpoint(source.location, tensors, config, dict(source.files), generation_config)
+    return Checkpoint(source.location, tensors, config, dict(source.files), generation_config, source.read)
+
+
+def open_any(directory: Path) -> Checkpoint:
+    """Open a local checkpoint or adapter, whichever it is."""
+    source = DirectorySource(directory)
+    return read_adapter(source) if is_adapter(source.files) else read_checkpoint(source)
+
+
+def open_adapter(directory: Path) -> Checkpoint:
+    """Open a local PEFT adapter without reading a weight; its ``config`` is that of the adapter.
+
+    Raises:
+        CheckpointError: naming the file and the tensor at fault and what to do.
+    """
+    return read_adapter(DirectorySource(directory))
+
+
+def read_adapter(source: CheckpointSource) -> Checkpoint:
+    """Open an adapter from any source; see :func:`open_adapter`.
+
+    Raises:
+        CheckpointError: naming the file and the tensor at fault and what to do.
+    """
+    try:
+        if not is_adapter(source.files) and ADAPTER_CONFIG in source.files:
+            raise CheckpointError(f"{ADAPTER_CONFIG}: lies beside a model; put the adapter into a folder of its own")
+        if ADAPTER_CONFIG not in source.files:
+            raise CheckpointError(
+                f"{ADAPTER_CONFIG}: missing; is this a PEFT adapter, as what stands after a + must be?"
+            )
+        config = _read_object(source, ADAPTER_CONFIG)
+        tensors = _read_tensors(source, adapter_files(source.files), None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source.location}/{error}") from None
+    return Checkpoint(source.location, tensors, config, dict(source.files), None, source.read)
+
+
+def adapter_files(files: Mapping[str, int]) -> list[str]:
+    """The weight files of an adapter.
+
+    Raises:
+        CheckpointError: starting with a file's name, if there is none.
+    """
+    if ADAPTER_WEIGHTS in files:
+        return [ADAPTER_WEIGHTS]
+    if "adapter_model.bin" in files:
+        raise CheckpointError(
+            f"adapter_model.bin: {_PICKLED}; save the adapter with PEFT again, which writes {ADAPTER_WEIGHTS}, {_ALLOW}"
+        )
+    raise CheckpointError(f"{ADAPTER_WEIGHTS}: missing; fetch the adapter again")
 
 
 def read_index(source: CheckpointSource) -> dict[str, str] | None:
@@ -78,19 +146,20 @@ def read_index(source: CheckpointSource) -> dict[str, str] | None:
     Raises:
         CheckpointError: starting with the index's name.
     """
-    if INDEX not in source.files:
+    name = _stem(source.files) + INDEX_SUFFIX
+    if name not in source.files:
         return None
-    weight_map = _read_object(source, INDEX).get("weight_map")
+    weight_map = _read_object(source, name).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{INDEX}: weight_map is not an object with tensor names; fetch the file again")
+        raise CheckpointError(f"{name}: weight_map is not an object with tensor names; fetch the file again")
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
             raise CheckpointError(
-                f"{INDEX}: tensor {tensor!r} lies in {shard!r}, which is not the name of a safetensors file "
+                f"{name}: tensor {tensor!r} lies in {shard!r}, which is not the name of a safetensors file "
                 "beside the index; do not use this checkpoint unless you trust where it comes from, and fix the index"
             )
         if shard not in source.files:
-            raise CheckpointError(f"{INDEX}: tensor {tensor!r} lies in {shard}, which is missing; fetch that shard")
+            raise CheckpointError(f"{name}: tensor {tensor!r} lies in {shard}, which is missing; fetch that shard")
     return weight_map
 
 
@@ -104,40 +173,45 @@ def find_weight_files(files: Mapping[str, int], index: Mapping[str, str] | None)
     Raises:
         CheckpointError: starting with a file's name, if there are none or it is not clear which.
     """
+    stem = _stem(files)
+    whole = f"{stem}.safetensors"
     if index is not None:
         shards = sorted(set(index.values()))
-        if WEIGHTS in files and shards != [WEIGHTS]:
+        if whole in files and shards != [whole]:
             raise CheckpointError(
-                f"{INDEX}: names shards, but {WEIGHTS} is there too and would be loaded instead by others; "
+                f"{stem}{INDEX_SUFFIX}: names shards, but {whole} is there too and would be loaded instead by others; "
                 "remove the one that is stale"
             )
         return shards
-    if WEIGHTS in files:
-        return [WEIGHTS]
+    if whole in files:
+        return [whole]
     raise CheckpointError(_no_weights(files))
 
 
+def _stem(files: Mapping[str, int]) -> str:
+    """How the weight files are called."""
+    return next((s for s in STEMS if f"{s}.safetensors" in files or s + INDEX_SUFFIX in files), STEMS[0])
+
+
 def _no_weights(files: Mapping[str, int]) -> str:
+    whole, index = f"{STEMS[0]}.safetensors", STEMS[0] + INDEX_SUFFIX
     found = matching(files, ("*.safetensors",))
     pickled = matching(files, ("*.bin", "*.pt", "*.pth", "*.ckpt"))
-    if "adapter_config.json" in files:
-        return "adapter_config.json: this is a LoRA adapter, not a model; name it after a +, as in MODEL+ADAPTER"
+    if is_adapter(files):
+        return f"{ADAPTER_CONFIG}: this is a LoRA adapter, not a model; name it after the model that it adapts: MODEL+ADAPTER"
     if found:
-        return f"{found[0]}: there is no {INDEX} that lists it; fetch the index, or rename a single file to {WEIGHTS}"
+        return f"{found[0]}: there is no {index} that lists it; fetch the index, or rename a single file to {whole}"
     if pickled:
-        return (
-            f"{pickled[0]}: pickled weights can run code when they are loaded and are not read; convert them once "
-            "where you trust them (transformers: from_pretrained(DIR), then save_pretrained(NEW_DIR)), "
-            "or use a revision that has safetensors"
-        )
+        return f"{pickled[0]}: {_PICKLED}; use a revision that has safetensors, {_ALLOW}"
     if gguf := matching(files, ("*.gguf",)):
         return f"{gguf[0]}: GGUF files are not read; use the safetensors checkpoint that it was made from"
-    return f"{WEIGHTS}: missing, and {INDEX} too; is this the directory of a model?"
+    return f"{whole}: missing, and {index} too; is this the directory of a model?"
 
 
 def _read_tensors(
     source: CheckpointSource, shards: list[str], index: Mapping[str, str] | None
 ) -> dict[str, TensorHeader]:
+    listing = _stem(source.files) + INDEX_SUFFIX
     with ThreadPoolExecutor(max_workers=source.workers) as pool:
         headers = pool.map(lambda shard: _read_header(source, shard), shards)
         tensors: dict[str, TensorHeader] = {}
@@ -150,14 +224,14 @@ def _read_tensors(
                     )
                 if index is not None and index.get(tensor.name) != shard:
                     raise CheckpointError(
-                        f"{shard}: tensor {tensor.name!r} is not listed for this shard in {INDEX}; "
+                        f"{shard}: tensor {tensor.name!r} is not listed for this shard in {listing}; "
                         "the index and the shards are of different versions, fetch them again"
                     )
                 tensors[tensor.name] = tensor
     for name in index or ():
         if name not in tensors:
             raise CheckpointError(
-                f"{INDEX}: tensor {name!r} is not in its shard {(index or {})[name]}; "
+                f"{listing}: tensor {name!r} is not in its shard {(index or {})[name]}; "
                 "the index and the shards are of different versions, fetch them again"
             )
     if not tensors:
@@ -203,9 +277,9 @@ def _deeper_than(content: dict[str, Any], limit: int) -> bool:
 class DirectorySource:
     """A local directory in Hugging Face layout.
 
-    Files whose names start with a dot and subfolders other than those of chat templates are not seen. Links
-    that leave the directory are refused, since a checkpoint from elsewhere could point at private files; the
-    Hub cache's own links from ``snapshots/COMMIT/`` to its two ``blobs/`` folders are followed.
+    Files whose names start with a dot and subfolders other than those of chat templates and of sentence-transformers
+    modules are not seen. Links that leave the directory are refused, since a checkpoint from elsewhere could point at
+    private files; the Hub cache's own links from ``snapshots/COMMIT/`` to its two ``blobs/`` folders are followed.
     """
 
     workers = 1
@@ -234,7 +308,7 @@ class DirectorySource:
     def _scan(self) -> dict[str, int]:
         files = {}
         allowed = self._allowed_roots()
-        for folder in (self.directory, *(self.directory / name for name in _FOLDERS)):
+        for folder in (self.directory, *(self.directory / name for name in self._folders())):
             if not folder.is_dir():
                 continue
             for path in sorted(folder.iterdir()):
@@ -249,6 +323,15 @@ class DirectorySource:
                     )
                 files[name] = target.stat().st_size
         return files
+
+    def _folders(self) -> list[str]:
+        """Subfolders whose files belong to the checkpoint."""
+        if not (self.directory / MODULES).is_file():
+            return list(_FOLDERS)
+        modules = sorted(
+            path.name for path in self.directory.iterdir() if path.is_dir() and is_module_folder(path.name)
+        )
+        return [*_FOLDERS, *modules]
 
     def _allowed_roots(self) -> tuple[Path, ...]:
         own = self.directory.resolve()

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from merge_assets.checkpoint import (
     Checkpoint,
+    adapter_files,
     find_weight_files,
     fingerprint_files,
     fingerprint_of,
+    is_adapter,
     needed_files,
+    read_adapter,
     read_checkpoint,
     read_index,
 )
@@ -72,8 +75,16 @@ class Hub:
             digests[name] = revision.files[name].sha256 or hashlib.sha256(source.read(name)).hexdigest()
         return fingerprint_of(digests)
 
+    def read(self, revision: HubRevision, name: str) -> bytes:
+        """A small file of a commit, from the cache or downloaded into it.
+
+        Raises:
+            HubError: as :meth:`resolve`.
+        """
+        return HubSource(self._client, revision).read(name)
+
     def open(self, model: ModelReference | HubRevision) -> Checkpoint:
-        """Open a checkpoint from its config, index and shard headers; weights are not downloaded.
+        """Open a checkpoint or an adapter from its config, index and shard headers; weights are not downloaded.
 
         Raises:
             HubError: as :meth:`resolve`.
@@ -82,7 +93,8 @@ class Hub:
         revision = self.resolve(model) if isinstance(model, ModelReference) else model
         key = str(revision)
         if key not in self._opened:
-            self._opened[key] = read_checkpoint(HubSource(self._client, revision))
+            source = HubSource(self._client, revision)
+            self._opened[key] = read_adapter(source) if is_adapter(source.files) else read_checkpoint(source)
         return self._opened[key]
 
     def download(
@@ -141,6 +153,8 @@ class HubSource:
             CheckpointError: the commit holds no safetensors model.
         """
         try:
-            return find_weight_files(self.files, read_index(self))
+            return (
+                adapter_files(self.files) if is_adapter(self.files) else find_weight_files(self.files, read_index(self))
+            )
         except CheckpointError as error:
             raise CheckpointError(f"{self.location}/{error}") from None

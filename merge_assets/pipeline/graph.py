@@ -55,7 +55,8 @@ class VariantNode:
         model: the variant as a model.
         group: nested group of the lineage graph, below ``variants``.
         parents: models that are merged, by the recipe or by those folded into it.
-        deps: keys of the parents and of the analyses that the recipes ask for.
+        adapters: what is applied to parents.
+        deps: keys of the parents, the adapters and of the analyses that the recipes ask for.
         folded: recipes that are not stored and are folded into this one, deepest first.
     """
 
@@ -63,6 +64,7 @@ class VariantNode:
     model: ModelNode
     group: str
     parents: tuple[ModelNode, ...]
+    adapters: tuple[ModelNode, ...]
     deps: tuple[dg.AssetKey, ...]
     folded: tuple[Recipe, ...]
 
@@ -210,7 +212,10 @@ class _Builder:
             recipe = recipe.model_copy(update={"schedule": None})
         own = ModelNode(ModelReference(recipe.name), "recipe", (recipe.name,), recipe.name, automated)
         parents = tuple(model for reference, model in models.items() if reference not in adapters)
-        self.variants[recipe.name] = VariantNode(recipe, own, self._group(recipe), parents, _distinct(deps), folded)
+        applied = tuple(model for reference, model in models.items() if reference in adapters)
+        self.variants[recipe.name] = VariantNode(
+            recipe, own, self._group(recipe), parents, applied, _distinct(deps), folded
+        )
         for suite in self._suites(recipe):
             self._score(own, suite, parents, automated)
             for parent in parents:

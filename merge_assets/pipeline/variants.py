@@ -62,7 +62,7 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
     def variant(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
-        inputs = Inputs(context.instance, node.parents)
+        inputs = Inputs(context.instance, (*node.parents, *node.adapters))
         built = run_work(
             context,
             key,
@@ -71,7 +71,9 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
             ),
         )
         # Not the inputs of the manifest: bytes that came out the same before keep the manifest of that time.
-        inputs.report_moved(context, {model.reference: model.fingerprint or "" for model in built.plan.models})
+        # The fingerprint of a model with an adapter is that of the model; the adapter has its own.
+        used = {model.reference.partition("+")[0]: model.fingerprint or "" for model in built.plan.models}
+        inputs.report_moved(context, used)
         return dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(built.artifact.version),

@@ -2,7 +2,7 @@
 
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.build import build_plan
-from merge_assets.plan.layout import index_json
+from merge_assets.plan.layout import index_json, index_name
 from merge_assets.plan.methods import Method, Parameter, find_method, methods
 from merge_assets.plan.model import NUMERICS_VERSION, OutputTensor, Plan, Shard, TensorInput
 
@@ -18,5 +18,6 @@ __all__ = [
     "build_plan",
     "find_method",
     "index_json",
+    "index_name",
     "methods",
 ]

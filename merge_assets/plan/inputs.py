@@ -1,4 +1,4 @@
-"""The inputs of a plan as its tensors refer to them: checkpoints in files, and recipes folded into the plan.
+"""The inputs of a plan as its tensors refer to them: checkpoints in files, recipes folded into the plan, and adapters.
 
 A folded recipe has a plan of its own instead of files. A tensor of it is an expression inside the consumer's expression,
 nothing of it is rounded, and its models become models of the consumer's plan, each reference once.
@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from merge_assets.checkpoint import TensorHeader, carried_files
 from merge_assets.plan.assemble import PlanInput
+from merge_assets.plan.made import Origin, Stored
 from merge_assets.plan.methods import find_method
 from merge_assets.plan.model import (
     NUMERICS_VERSION,
@@ -54,6 +55,12 @@ class Inputs:
             number: tuple(numbers.setdefault(model.reference, len(numbers)) for model in plan.models)
             for number, plan in self._folded()
         }
+        # For every input with an adapter, the adapter's number.
+        self._adapters = {
+            number: numbers.setdefault(str(item.adapter.reference), len(numbers))
+            for number, item in enumerate(inputs)
+            if item.adapter is not None
+        }
         self.models = self._planned_models(len(numbers))
 
     def tensor(self, model: int, header: TensorHeader, layer: int | None, parameters: Parameters) -> TensorInput:
@@ -65,6 +72,41 @@ class Inputs:
             layer: layer of the input.
             parameters: of the expression for this input.
         """
+        origin = self._inputs[model].made.origins.get(header.name)
+        if origin is None:
+            return self._own(model, header, layer, parameters)
+        return self._made(model, header.name, origin, layer, parameters)
+
+    def _made(self, model: int, name: str, origin: Origin, layer: int | None, parameters: Parameters) -> TensorInput:
+        """A tensor of an input that lies elsewhere than under its name in the input's files, or is computed."""
+        if isinstance(origin, Stored):
+            if not origin.of_adapter:
+                return self._own(model, origin.header, layer, parameters)
+            adapter = self._inputs[model].adapter
+            assert adapter is not None
+            return TensorInput(
+                self._adapters[model], origin.header, layer, parameters, _identity(adapter, origin.header)
+            )
+        each = origin.of_parts or ({},) * len(origin.parts)
+        parts = (self._made(model, name, part, layer, own) for part, own in zip(origin.parts, each, strict=True))
+        nested = OutputTensor(
+            name=name,
+            dtype=NESTED_DTYPE,
+            shape=origin.shape,
+            shard=-1,
+            begin=0,
+            end=0,
+            method=origin.method,
+            parameters=origin.parameters,
+            inputs=tuple(parts),
+            base=None,
+            layer=layer,
+            key="",
+        )
+        return _wrapped(model, replace(nested, key=tensor_key(nested)), layer, parameters)
+
+    def _own(self, model: int, header: TensorHeader, layer: int | None, parameters: Parameters) -> TensorInput:
+        """A tensor of the input's files, or of the folded recipe."""
         if model not in self._tensors:
             return TensorInput(model, header, layer, parameters, _identity(self._inputs[model], header))
         tensor = _moved(self._tensors[model][header.name], self._moved[model])
@@ -72,9 +114,7 @@ class Inputs:
             # Nothing is rounded inside an expression, so a tensor passed through is the tensor that it was.
             return replace(tensor.inputs[0], parameters=parameters)
         nested = replace(tensor, dtype=NESTED_DTYPE, shard=-1, begin=0, end=0)
-        nested = replace(nested, key=tensor_key(nested))
-        empty = TensorHeader(nested.name, NESTED_DTYPE, nested.shape, file="", begin=0, end=0)
-        return TensorInput(model, empty, layer, parameters, nested.key, nested)
+        return _wrapped(model, replace(nested, key=tensor_key(nested)), layer, parameters)
 
     def carried(self, model: int) -> tuple[CarriedFile, ...]:
         """The files that a variant takes over from an input; those of a folded recipe lie with one of its inputs."""
@@ -98,6 +138,11 @@ class Inputs:
                 for item in tensor.files():
                     what = f"only in tensors of {self._inputs[number].reference} that are not used"
                     reasons.setdefault((places[item.model], item.header.name), what)
+        for number, entry in enumerate(self._inputs):
+            reasons.update({(number, name): reason for name, reason in entry.made.aside.items()})
+            if entry.adapter is not None:
+                names = entry.adapter.checkpoint.tensors
+                reasons.update(dict.fromkeys(((self._adapters[number], n) for n in names), "adapts what is not used"))
         return {place: reason for place, reason in reasons.items() if place not in used}
 
     def _folded(self) -> Iterator[tuple[int, Plan]]:
@@ -117,7 +162,18 @@ class Inputs:
             for place, model in zip(places, plan.models, strict=True):
                 deeper = model.folded and replace(model.folded, layers=_moved_spans(model.folded.layers, places))
                 models.setdefault(place, replace(model, folded=deeper))
+        for number, place in self._adapters.items():
+            adapter = self._inputs[number].adapter
+            assert adapter is not None
+            planned = PlannedModel(str(adapter.reference), adapter.checkpoint.location, adapter.fingerprint)
+            models.setdefault(place, planned)
         return tuple(models[number] for number in range(count))
+
+
+def _wrapped(model: int, nested: OutputTensor, layer: int | None, parameters: Parameters) -> TensorInput:
+    """An expression as an input."""
+    empty = TensorHeader(nested.name, NESTED_DTYPE, nested.shape, file="", begin=0, end=0)
+    return TensorInput(model, empty, layer, parameters, nested.key, nested)
 
 
 def lifted(tensor: OutputTensor) -> OutputTensor:
@@ -147,6 +203,7 @@ def tensor_key(tensor: OutputTensor) -> str:
             "parameters": dict(tensor.parameters),
             "base": tensor.base,
             "inputs": [(i.digest, i.header.dtype, dict(i.parameters)) for i in tensor.inputs],
+            **({"rows": tensor.rows} if tensor.rows is not None else {}),
         }
     )
 

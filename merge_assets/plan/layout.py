@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from merge_assets.checkpoint import DTYPES
+from merge_assets.checkpoint.files import INDEX_SUFFIX, STEMS
 from merge_assets.plan.model import Shard
 
 _LENGTH_PREFIX = 8
@@ -23,7 +24,7 @@ class Place:
 
 
 def lay_out(
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_size: int
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_size: int, stem: str = STEMS[0]
 ) -> tuple[tuple[Shard, ...], dict[str, Place]]:
     """Distribute tensors over shards in the order given.
 
@@ -33,6 +34,7 @@ def lay_out(
     Args:
         tensors: (name, safetensors dtype code, shape) of every output.
         shard_size: largest size of a shard's data in bytes.
+        stem: what the files are called, without number and ending.
 
     Returns:
         The shards and the place of every tensor by name.
@@ -55,7 +57,8 @@ def lay_out(
         data = _LENGTH_PREFIX + len(header)
         for name, (begin, end) in spans.items():
             places[name] = Place(number, data + begin, data + end)
-        file = "model.safetensors" if len(groups) == 1 else f"model-{number + 1:05}-of-{len(groups):05}.safetensors"
+        part = "" if len(groups) == 1 else f"-{number + 1:05}-of-{len(groups):05}"
+        file = f"{stem}{part}.safetensors"
         shards.append(Shard(file, header, data + sum(item[3] for item in group)))
     return tuple(shards), places
 
@@ -72,8 +75,13 @@ def _header(group: Sequence[tuple[str, str, tuple[int, ...], int]]) -> tuple[str
     return text + " " * (-len(text) % _ALIGNMENT), spans
 
 
+def index_name(shards: Sequence[Shard]) -> str:
+    """Name of the index of several shards."""
+    return shards[0].file.rpartition("-00001-of-")[0] + INDEX_SUFFIX
+
+
 def index_json(shards: Sequence[Shard], places: dict[str, int], total: int) -> str:
-    """Text of ``model.safetensors.index.json``.
+    """Text of the index of several shards.
 
     Args:
         shards: output files.

@@ -61,6 +61,7 @@ class Method:
         rows: whether tiles must hold whole rows (of the last dimension).
         in_torch: whether the kernel returns a tile function, which is written in torch.
         random: whether the kernel draws random masks; the recipe's seed is then among the parameters of the output.
+        divides: name of the truth value that divides the weights by their sum, which must not be zero then.
         makes_input: not a merge that a recipe can ask for, but a way to make one input of a merge out of stored tensors
             of other shapes; the kernel is a class of :mod:`merge_assets.engine.operand`'s kind.
     """
@@ -78,6 +79,7 @@ class Method:
     rows: bool = False
     in_torch: bool = False
     random: bool = False
+    divides: str = ""
     makes_input: bool = False
 
     @property
@@ -142,6 +144,7 @@ _BUILT_IN = (
         paper="2203.05482",
         parameters=(_WEIGHT, Parameter("normalize", default=True, boolean=True)),
         kernel=f"{_KERNELS}.linear:linear",
+        divides="normalize",
     ),
     Method(
         name="slerp",
@@ -176,6 +179,7 @@ _BUILT_IN = (
             Parameter("eps", default=1e-8, at_least=0.0),
         ),
         kernel=f"{_KERNELS}.multislerp:multislerp",
+        divides="normalize_weights",
         takes_base=True,
         passes=1,
     ),
@@ -312,7 +316,39 @@ _BUILT_IN = (
 )
 
 
-_MAKERS: tuple[Method, ...] = ()
+_MAKERS: tuple[Method, ...] = (
+    Method(
+        name="input:gather",
+        summary="Rows of embeddings, brought to another vocabulary.",
+        parameters=(),
+        kernel="merge_assets.engine.gather:Gather",
+        makes_input=True,
+    ),
+    Method(
+        name="input:lora",
+        summary="A weight with a low-rank update: W + s·B·A.",
+        paper="2106.09685",
+        parameters=(),
+        kernel="merge_assets.engine.adapter:LowRank",
+        makes_input=True,
+    ),
+    Method(
+        name="input:dora",
+        summary="A weight with a low-rank update, its rows brought to given lengths.",
+        paper="2402.09353",
+        parameters=(),
+        kernel="merge_assets.engine.adapter:Dora",
+        makes_input=True,
+        passes=1,
+    ),
+    Method(
+        name="input:dequantize",
+        summary="A weight in 8-bit floating point times the scales of its blocks.",
+        parameters=(),
+        kernel="merge_assets.engine.dequantize:Dequantized",
+        makes_input=True,
+    ),
+)
 """Ways to make inputs; see :attr:`Method.makes_input`. Their names start with ``input:``."""
 
 _BY_NAME = {method.name: method for method in _BUILT_IN}

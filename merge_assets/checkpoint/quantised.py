@@ -1,0 +1,186 @@
+"""Quantised checkpoints: which can be read as the floating-point weights that they stand for, and why others cannot.
+
+Weights in 8-bit floating point with scales are read: ``weight`` times ``weight_scale_inv`` of its block (DeepSeek-V3,
+``weight_block_size``), or times ``weight_scale`` of its row or of the whole matrix (compressed-tensors, fbgemm, ModelOpt).
+Both scales multiply; the older name only says that the quantiser divided by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from merge_assets.checkpoint.checkpoint import Checkpoint
+from merge_assets.checkpoint.tensors import CODES, TensorHeader
+from merge_assets.errors import CheckpointError
+
+FLOAT8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
+SCALE_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E8M0"})
+
+_SCALED_KINDS = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "finegrained_fp8"})
+_CONFIG_KEYS = ("quantization_config", "compression_config")
+_SCALE_SUFFIXES = ("_scale_inv", "_scale")
+_OF_ACTIVATIONS = ("input_scale", "activation_scale", "output_scale", "k_scale", "v_scale", "q_scale", "input_scale_ub")
+_PACKED = (
+    "qweight",
+    "weight_packed",
+    "qzeros",
+    "weight_zero_point",
+    "weight_scale_2",
+    "weight_global_scale",
+    "_blocks",
+    "bitmask",
+)
+_WEIGHT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
+
+_REASONS = {
+    "gptq": "integers of a few bits, rounded to fit measured activations",
+    "awq": "4-bit integers of weights that were scaled by measured activations",
+    "bitsandbytes": "4- or 8-bit codes whose tables and states only bitsandbytes reads",
+    "mxfp4": "4-bit floating point in packed blocks",
+}
+
+
+@dataclass(frozen=True)
+class ScaledWeight:
+    """A weight in 8-bit floating point.
+
+    Attributes:
+        weight: the stored weight.
+        scale: its scales.
+        block: rows and columns that share one scale; rows count over all leading dimensions.
+    """
+
+    weight: TensorHeader
+    scale: TensorHeader
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How to read a quantised checkpoint.
+
+    Attributes:
+        weights: scaled weights by name.
+        aside: tensors that are no weights, and what they are.
+        dtype: safetensors code that the weights count as.
+        config: the checkpoint's config without its quantisation.
+    """
+
+    weights: Mapping[str, ScaledWeight]
+    aside: Mapping[str, str]
+    dtype: str
+    config: Mapping[str, Any]
+
+
+def read_quantised(checkpoint: Checkpoint) -> Quantised | None:
+    """How to read a checkpoint's weights, ``None`` if it is not quantised.
+
+    Raises:
+        CheckpointError: if it is quantised in a way that is not read; without the checkpoint's location.
+    """
+    settings = _settings(checkpoint.config)
+    scales = {name: scale for name, header in checkpoint.tensors.items() if (scale := _scale_of(header, checkpoint))}
+    if settings is None and not scales:
+        return None
+    kind = str((settings or {}).get("quant_method", "fp8")).lower()
+    if kind not in _SCALED_KINDS:
+        what = _REASONS.get(kind, "codes that are not read")
+        raise CheckpointError(_refusal(kind, what))
+    weights: dict[str, ScaledWeight] = {}
+    aside: dict[str, str] = {}
+    for name, header in checkpoint.tensors.items():
+        last = name.rpartition(".")[2]
+        if last in _OF_ACTIVATIONS:
+            aside[name] = "scale of activations of the quantised model"
+        elif last.endswith(_PACKED) or (last.endswith("weight") and header.dtype not in _WEIGHT_DTYPES | FLOAT8):
+            raise CheckpointError(_refusal(kind, f"packed codes (tensor {name}, {header.dtype})"))
+        elif header.dtype in FLOAT8:
+            if name not in scales:
+                raise CheckpointError(
+                    f"is quantised ({kind}), but tensor {name} has no scale beside it ({name}_scale_inv or "
+                    f"{name}_scale); fetch the checkpoint again, or merge the unquantised one"
+                )
+            weights[name] = ScaledWeight(header, scales[name], _block(header, scales[name], settings or {}))
+            aside[scales[name].name] = f"scale of {name}"
+    return Quantised(weights, aside, _weight_dtype(checkpoint.config), _without_quantisation(checkpoint.config))
+
+
+def _refusal(kind: str, what: str) -> str:
+    return (
+        f"is quantised ({kind}): it holds {what}, from which the weights cannot be had exactly; "
+        "merge the unquantised checkpoint that it was made from"
+    )
+
+
+def _settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    levels = [config, *(value for value in config.values() if isinstance(value, Mapping))]
+    found = (level[key] for level in levels for key in _CONFIG_KEYS if isinstance(level.get(key), Mapping))
+    return next(found, None)
+
+
+def _scale_of(header: TensorHeader, checkpoint: Checkpoint) -> TensorHeader | None:
+    if header.dtype not in FLOAT8:
+        return None
+    found = (checkpoint.tensors.get(header.name + suffix) for suffix in _SCALE_SUFFIXES)
+    return next((scale for scale in found if scale is not None and scale.dtype in SCALE_DTYPES), None)
+
+
+def _block(weight: TensorHeader, scale: TensorHeader, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns that share a scale."""
+    lead = weight.shape[:-2]
+    rows, columns = (1, 1, *weight.shape)[-2:]
+    whole, given = scale.shape, _block_size(settings)
+    if scale.numel == 1:
+        return max(1, math.prod(lead) * rows), max(1, columns)
+    if whole in ((*lead, rows), (*lead, rows, 1)) and (lead == () or whole != lead):
+        return 1, columns
+    if lead and whole in (lead, (*lead, 1), (*lead, 1, 1)):
+        return rows, columns
+    if whole == (*lead, 1, columns):
+        return rows, 1
+    grid = (*lead, math.ceil(rows / given[0]), math.ceil(columns / given[1]))
+    if whole == grid and (not lead or rows % given[0] == 0):
+        return given
+    raise CheckpointError(
+        f"is quantised, but the scales {scale.name} of shape {list(whole)} are neither one for the whole of "
+        f"{weight.name} of shape {list(weight.shape)}, nor one for each row, nor one for each block of "
+        f"{given[0]}×{given[1]}; merge the unquantised checkpoint"
+    )
+
+
+def _block_size(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """``weight_block_size``, or ``block_structure`` of compressed-tensors; DeepSeek's 128×128 where nothing is said."""
+    found: Any = settings.get("weight_block_size")
+    groups = settings.get("config_groups")
+    if found is None and isinstance(groups, Mapping):
+        for group in groups.values():
+            weights = group.get("weights") if isinstance(group, Mapping) else None
+            found = found or (weights.get("block_structure") if isinstance(weights, Mapping) else None)
+    if isinstance(found, list) and len(found) == 2 and all(type(n) is int and n > 0 for n in found):
+        return found[0], found[1]
+    return 128, 128
+
+
+def _weight_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype that the config gives the weights; bfloat16 if it gives none that they can have."""
+    levels = [
+        config,
+        *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, Mapping)),
+    ]
+    for level in levels:
+        for key in ("dtype", "torch_dtype"):
+            code = CODES.get(str(level.get(key)).removeprefix("torch."))
+            if code in _WEIGHT_DTYPES:
+                return code
+    return "BF16"
+
+
+def _without_quantisation(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_quantisation(value) if isinstance(value, Mapping) and key.endswith("_config") else value
+        for key, value in config.items()
+        if key not in _CONFIG_KEYS
+    }

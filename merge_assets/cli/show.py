@@ -20,6 +20,7 @@ from merge_assets.plan.describe import (
     human_bytes,
     layer_map,
     peak_memory_estimate,
+    vocabulary_summary,
 )
 from merge_assets.plan.difference import difference
 from merge_assets.recipe import Recipe
@@ -70,10 +71,7 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
         return
     out = console()
     out.print(f"[bold]{escape(recipe.name)}[/]  {plan.method}  {escape(recipe.description)}")
-    table = Table("output layers", "made of", "parameters", title="Layer map")
-    for row in layer_map(plan):
-        table.add_row(row.output, escape(row.sources), escape(row.values))
-    out.print(table)
+    print_layer_map(plan)
     _print_removed(plan)
     memory = peak_memory_estimate(plan, int(workspace.settings.memory))
     copied = sum(tensor.is_copy for tensor in plan.tensors)
@@ -87,6 +85,8 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     }
     if folded := folded_recipes(plan):
         facts["folds in"] = ", ".join(folded)
+    if vocabulary := vocabulary_summary(plan):
+        facts["vocabulary"] = vocabulary
     for label, value in facts.items():
         out.print(f"[bold]{label:>12}[/]  {escape(value)}")
     for sentence in dropped_tensors(plan):
@@ -94,6 +94,14 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     for warning in plan.warnings:
         out.print(f"[yellow]warning[/] {escape(warning)}")
     _print_difference(workspace, recipe, plan)
+
+
+def print_layer_map(plan: Plan) -> None:
+    """Print which output layers are made of what."""
+    table = Table("output layers", "made of", "parameters", title="Layer map")
+    for row in layer_map(plan):
+        table.add_row(row.output, escape(row.sources), escape(row.values))
+    console().print(table)
 
 
 def _print_removed(plan: Plan) -> None:

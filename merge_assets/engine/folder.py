@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from merge_assets.errors import EngineError
-from merge_assets.plan import Plan, index_json
-from merge_assets.plan.describe import format_figure, human_bytes, layer_map
+from merge_assets.plan import Plan, index_json, index_name
+from merge_assets.plan.describe import format_figure, human_bytes, layer_map, vocabulary_summary
 from merge_assets.recipe import Recipe
 
 
@@ -34,7 +34,7 @@ def write_surroundings(
         if len(plan.shards) > 1:
             places = {tensor.name: tensor.shard for tensor in plan.tensors}
             total = sum(tensor.nbytes for tensor in plan.tensors)
-            _write(directory / "model.safetensors.index.json", index_json(plan.shards, places, total))
+            _write(directory / index_name(plan.shards), index_json(plan.shards, places, total))
         for carried in plan.carried:
             target = directory / carried.file
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -43,6 +43,8 @@ def write_surroundings(
                 shutil.copyfile(source, target)
             except OSError as error:
                 raise EngineError(f"{target}: copying {source}: {error.strerror}") from error
+        for written in plan.written:
+            _write(directory / written.file, written.text)
         _write(directory / "recipe.yaml", recipe.source.text)
         _write(directory / "mergekit_config.yml", plan.mergekit_config)
         _write(directory / "plan.json", plan.to_json())
@@ -65,7 +67,8 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
     """
     models = [model for model in plan.models if not model.folded]
     front = {
-        "base_model": [model.reference for model in models if "://" not in model.reference],
+        # A model with an adapter counts as the two that it is made of, which is what the Hub can link to.
+        "base_model": list(dict.fromkeys(m.reference.partition("+")[0] for m in models if "://" not in m.reference)),
         "library_name": "transformers",
         "tags": ["merge", "merge-assets", plan.method],
     }
@@ -87,6 +90,8 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
         *(f"| {row.output} | {row.sources} | {row.values} |" for row in layer_map(plan)),
         "",
     ]
+    if vocabulary := vocabulary_summary(plan):
+        lines += ["## Vocabulary", "", f"{vocabulary}.", ""]
     if plan.removed_layers:
         lines += ["## Removed layers", "", "| layer | tensor | value | margin |", "|---|---|---|---|"]
         for figure in plan.removed_layers:

@@ -7,12 +7,15 @@ is a class, constructed with (tensor, host, room) and computed like an expressio
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from merge_assets.checkpoint import DTYPES
 from merge_assets.engine.buffers import Buffer, Buffers
 from merge_assets.engine.kernel import load_maker
 from merge_assets.plan import OutputTensor, TensorInput, find_method
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Host(Protocol):
@@ -25,6 +28,10 @@ class Host(Protocol):
 
     def read(self, item: TensorInput, offset: int, memory: memoryview) -> None:
         """Fill memory with the bytes of a stored input from an offset (bytes) on."""
+        ...
+
+    def read_pieces(self, item: TensorInput, pieces: np.ndarray, memory: Buffer) -> None:
+        """Fill places of memory with pieces of a stored input: offsets, lengths and places in bytes, int64, (3, n)."""
         ...
 
     def may_hold(self, tensor: OutputTensor) -> bool:

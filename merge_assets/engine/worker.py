@@ -5,13 +5,18 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from merge_assets.checkpoint import DTYPES
-from merge_assets.engine.buffers import Buffers
+from merge_assets.engine.buffers import Buffer, Buffers
 from merge_assets.engine.files import InputFiles, OutputFile
+from merge_assets.engine.native import call
 from merge_assets.errors import Stopped
 from merge_assets.plan import OutputTensor, Plan, TensorInput
 from merge_assets.progress import Progress, ShouldStop
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,18 @@ class CpuWorker:
         shared.inputs.read_into(shared.path(item), memory, item.header.begin + offset)
         self._read += len(memory)
         shared.advance(len(memory), self._label)
+
+    def read_pieces(self, item: TensorInput, pieces: np.ndarray, memory: Buffer) -> None:
+        shared = self._shared
+        descriptor = shared.inputs.descriptor(shared.path(item))
+        begins = pieces[0] + item.header.begin
+        columns = [column.ctypes.data for column in (begins, pieces[1], pieces[2])]
+        done = call("read_pieces", descriptor, *columns, pieces.shape[1], memory.address)
+        for offset, length, place in pieces[:, done:].T.tolist():  # the first of them says why it cannot be read
+            self.read(item, offset, memory.view[place : place + length])
+        count = int(pieces[1, :done].sum())
+        self._read += count
+        shared.advance(count, self._label)
 
     def may_hold(self, tensor: OutputTensor) -> bool:
         return tensor.needs_statistics and sum(item.header.nbytes for item in tensor.files()) <= self._hold

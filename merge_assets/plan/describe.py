@@ -131,6 +131,20 @@ def parameter_table(plan: Plan) -> list[Mapping[str, object]]:
     ]
 
 
+def vocabulary_summary(plan: Plan) -> str | None:
+    """The vocabulary that a recipe's tokenizer settings came to: ``union: 32,002 tokens in 32,064 rows; 32,000 of …``."""
+    found = plan.vocabulary
+    if found is None:
+        return None
+    (donor, count), *others = found.parts
+    left = found.tokens - sum(count for _, count in found.parts)
+    parts = [f"{count:,} of {model_name(plan, donor)}"]
+    parts += [f"{count:,} more of {model_name(plan, model)}" for model, count in others if count]
+    if left:
+        parts.append(f"{left:,} that the recipe lists")
+    return f"{found.source}: {found.tokens:,} tokens in {found.rows:,} rows; {', '.join(parts)}"
+
+
 def folded_recipes(plan: Plan) -> list[str]:
     """Every recipe that is folded into the plan, with its method: ``inner (linear)``."""
     return [f"{model.reference} ({model.folded.method})" for model in plan.models if model.folded is not None]
@@ -164,7 +178,9 @@ def _outside_sources(plan: Plan, *, first: bool) -> str:
 
 def _source(plan: Plan, item: TensorInput) -> str:
     name = model_name(plan, item.model)
-    return name if item.nested is None else f"{name}({' + '.join(_source(plan, i) for i in item.nested.inputs)})"
+    if item.nested is None or find_method(item.nested.method).makes_input:
+        return name
+    return f"{name}({' + '.join(_source(plan, i) for i in item.nested.inputs)})"
 
 
 def _span(start: int, end: int) -> str:
@@ -183,9 +199,8 @@ def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, Value]]
     """
     declared = {p.name: p.default for p in find_method(tensor.method).parameters}
     defaults: dict[str, Value | None] = {"seed": 0, **declared}  # the seed is the recipe's, no method declares it
-    for name, value in tensor.parameters.items():
-        if value != defaults[name]:
-            yield name, value
+    if not find_method(tensor.method).makes_input:  # those are no recipe's
+        yield from ((name, value) for name, value in tensor.parameters.items() if value != defaults[name])
     for item in tensor.inputs:
         for name, value in item.parameters.items():
             if value != defaults[name]:

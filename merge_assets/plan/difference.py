@@ -64,6 +64,8 @@ def _reasons(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     values = [[t["parameters"], [i["parameters"] for i in t["inputs"]], t["base"]] for t in (old, new)]
     if values[0] != values[1]:
         reasons.append("parameters")
+    if old.get("rows") != new.get("rows"):
+        reasons.append("vocabulary")
     if old["dtype"] != new["dtype"] or old["shape"] != new["shape"]:
         reasons.append("dtype or shape")
     names = [[(i["model"], i["header"]["name"]) for i in t["inputs"]] for t in (old, new)]

@@ -89,6 +89,8 @@ class OutputTensor:
         base: index into ``inputs`` of the base, if the method has one.
         layer: output layer, ``None`` outside the layers.
         key: tensor key; equal keys mean equal bytes.
+        rows: for an embedding gathered for another vocabulary, where its rows come from; see
+            :mod:`merge_assets.plan.vocabulary_rows`.
     """
 
     name: str
@@ -103,6 +105,7 @@ class OutputTensor:
     base: int | None
     layer: int | None
     key: str
+    rows: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -215,6 +218,40 @@ class CarriedFile:
 
 
 @dataclass(frozen=True)
+class WrittenFile:
+    """A file beside the weights that is made, not copied: a tokenizer with more tokens, another chat template.
+
+    Attributes:
+        file: name.
+        text: content; not part of the plan's JSON.
+        digest: SHA-256 of its UTF-8 bytes.
+    """
+
+    file: str
+    text: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class PlannedVocabulary:
+    """The vocabulary of a variant whose recipe asks for one.
+
+    Attributes:
+        source: ``union``, ``base`` or a model reference, as the recipe says.
+        donor: index of the model whose tokens keep their numbers.
+        tokens: number of tokens.
+        rows: rows of every embedding.
+        parts: (model, tokens that come from it), the donor first; tokens that only the recipe lists are in none.
+    """
+
+    source: str
+    donor: int
+    tokens: int
+    rows: int
+    parts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A recipe resolved against headers. See the module docstring.
 
@@ -233,6 +270,8 @@ class Plan:
         mergekit_config: the resolved recipe as plain mergekit YAML; with folded recipes, one document for each.
         removed_layers: for ``prune_layers``, the layers removed, with the figures that chose them.
         key: digest of everything that determines the variant's files.
+        vocabulary: what the recipe's tokenizer settings came to, ``None`` if embeddings stay as they are.
+        written: files beside the weights that are made, not copied.
     """
 
     recipe: str
@@ -249,6 +288,8 @@ class Plan:
     mergekit_config: str
     removed_layers: tuple[Mapping[str, Any], ...]
     key: str
+    vocabulary: PlannedVocabulary | None = None
+    written: tuple[WrittenFile, ...] = ()
 
     @property
     def layer_count(self) -> int:
@@ -269,12 +310,17 @@ class Plan:
         return sum(tensor.bytes_to_read() for tensor in self.tensors)
 
     def to_json(self) -> str:
-        """Strict JSON, one object; the same plan always gives the same text. ``nested`` and ``folded`` only where set."""
+        """Strict JSON, one object; the same plan always gives the same text. What few plans have is only where set."""
         return json.dumps(asdict(self, dict_factory=_without_empty), indent=1, allow_nan=False)
 
 
+_RARE = frozenset({"nested", "folded", "rows", "vocabulary", "written"})
+
+
 def _without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in items if value is not None or key not in ("nested", "folded")}
+    present = {key: value for key, value in items if key not in _RARE or value not in (None, ())}
+    present.pop("text", None)  # of written files
+    return present
 
 
 def digest_of(value: object) -> str:

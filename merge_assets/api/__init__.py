@@ -13,6 +13,7 @@ the artifact store and reuse what is there.
 
 from merge_assets.api.analyse import Analysed, analyse, snr
 from merge_assets.api.build import Built, build, merge, plan
+from merge_assets.api.importing import Found, import_recipe, write_recipe
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
@@ -22,6 +23,7 @@ from merge_assets.sources import ModelIdentity, Workspace
 __all__ = [
     "Analysed",
     "Built",
+    "Found",
     "ModelIdentity",
     "Observation",
     "Ranked",
@@ -30,6 +32,7 @@ __all__ = [
     "analyse",
     "build",
     "evaluate",
+    "import_recipe",
     "load_recipe",
     "merge",
     "observe",
@@ -37,4 +40,5 @@ __all__ = [
     "rank",
     "score",
     "snr",
+    "write_recipe",
 ]

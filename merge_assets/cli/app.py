@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,20 @@ ModelArgument = Annotated[
 ]
 DeviceOption = Annotated[Device | None, typer.Option(help="Where to compute; default: the recipe's, then the setting.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the setting.")]
+
+
+def _allow_pickle(on: bool) -> bool:
+    if on:  # for the processes of a Dagster run, too
+        os.environ["MERGE_ASSETS_ALLOW_PICKLE"] = "true"
+    return on
+
+
+PickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle", callback=_allow_pickle, help="Read local models of pickled weights (*.bin), tensors only."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -63,6 +78,7 @@ def plan(
     recipe: RecipeArgument,
     json: JsonOption = False,
     shard_size: Annotated[str | None, typer.Option(help="Largest output shard, such as 5GB.")] = None,
+    allow_pickle: PickleOption = False,
 ) -> None:
     """Show what building a recipe would do, from file headers alone: no weights are read.
 
@@ -83,6 +99,7 @@ def merge(
     shard_size: Annotated[str | None, typer.Option(help="Largest output shard, such as 5GB.")] = None,
     tile: Annotated[int | None, typer.Option(min=1024, help="Elements per tile; does not change the result.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it holds files.")] = False,
+    allow_pickle: PickleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Merge a recipe's models into a folder, without Dagster: the counterpart of `mergekit-yaml CONFIG OUT`.
@@ -147,6 +164,7 @@ def build(
     ] = None,
     only: Annotated[bool, typer.Option("--only-variants", help="Merge, but do not evaluate or rank.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run everything selected, also what is up to date.")] = False,
+    allow_pickle: PickleOption = False,
 ) -> None:
     """Bring recipes up to date through Dagster: observe, analyse, merge, evaluate, rank.
 
@@ -185,6 +203,38 @@ def demo() -> None:
     from merge_assets.cli.pipeline import run_demo
 
     raise typer.Exit(run_demo())
+
+
+@app.command(name="import", rich_help_panel="Recipes")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="org/name[@revision] on the Hub or its page's address, a model card, a saved web page, a YAML file, "
+            "a folder with one of them, or - for standard input.",
+        ),
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="File to write; default: NAME.yaml in the first folder of recipes.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the recipe; default: the config's own, else the source's.")
+    ] = None,
+    pick: Annotated[
+        int | None, typer.Option(min=1, help="Which of several configs; default: the last whole one.")
+    ] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Print the recipe and write nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Turn a published merge config into a recipe.
+
+    Finds it in the source, mends what copying broke (lost indentation, typographic quotes, tabs, line numbers, …), shows
+    the result and writes it. Models that are named in it are not fetched.
+    """
+    from merge_assets.cli.importing import run_import
+
+    run_import(source, to, name, pick, only_print, overwrite)
 
 
 @app.command(rich_help_panel="Recipes")

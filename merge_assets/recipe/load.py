@@ -61,17 +61,34 @@ def load_recipes(path: Path | str) -> list[Recipe]:
 def read_file(path: Path) -> list[Recipe | BrokenRecipe]:
     """Read every document of a file; each is a recipe or broken on its own. Never empty, never raises RecipeError."""
     try:
-        documents = parse_documents(read_text(path), path)
+        text = read_text(path)
+    except RecipeError as error:
+        return [BrokenRecipe(path.stem, path, error)]
+    return read_recipes(text, path, path.stem)
+
+
+def read_recipes(text: str, path: Path, name: str) -> list[Recipe | BrokenRecipe]:
+    """Read every document of the text of a file, as :func:`read_file` does.
+
+    Args:
+        text: the file.
+        path: named in errors; need not exist.
+        name: name of a recipe that has none.
+    """
+    try:
+        documents = parse_documents(text, path)
         if not documents:
             raise RecipeError("holds no recipe; a recipe needs at least merge_method and models", file=path)
     except RecipeError as error:
-        return [BrokenRecipe(path.stem, path, error)]
-    entries = [_read(document, index, path, alone=len(documents) == 1) for index, document in enumerate(documents)]
+        return [BrokenRecipe(name, path, error)]
+    entries = [
+        _read(document, index, path, name, alone=len(documents) == 1) for index, document in enumerate(documents)
+    ]
     return _without_twins(entries, path)
 
 
-def _read(document: Document, index: int, path: Path, *, alone: bool) -> Recipe | BrokenRecipe:
-    name = path.stem
+def _read(document: Document, index: int, path: Path, default: str, *, alone: bool) -> Recipe | BrokenRecipe:
+    name = default
     try:
         data = document.data
         where = f"{path}:{document.line}"
@@ -90,7 +107,7 @@ def _read(document: Document, index: int, path: Path, *, alone: bool) -> Recipe 
             raise RecipeError("unknown key", file=f"{path}:{document.lines[(key,)]}", key=key)
         source = RecipeSource(file=path, document=document.index, line=document.line, text=document.text)
         try:
-            return Recipe.model_validate({"name": path.stem, **content, "source": source})
+            return Recipe.model_validate({"name": default, **content, "source": source})
         except ValidationError as error:
             raise explain(error, Recipe, document, path) from None
     except RecipeError as error:

@@ -16,7 +16,8 @@ MAX_SHOWN = 5
 HIDDEN_KEYS = frozenset({"source"})
 """Fields of the top level that are not keys of the file."""
 
-_LATER = {"sweep": "is not supported yet", "search": "is not supported yet"}
+LATER = {"sweep": "is not supported yet", "search": "is not supported yet"}
+"""Keys that are kept for later."""
 _TYPES = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -75,8 +76,8 @@ def _unknown_key(loc: Path_, model: type[BaseModel]) -> str:
     key = str(loc[-1])
     owner = _owner(model, loc[:-1])
     top = len(loc) == 1
-    if top and key in _LATER:
-        return _LATER[key]
+    if top and key in LATER:
+        return LATER[key]
     known = [name for name in owner.model_fields if not (top and name in HIDDEN_KEYS)]
     close = did_you_mean(key, known)
     listing = "" if close else f"; known keys: {', '.join(known)}"

@@ -1,0 +1,355 @@
+"""Give the lines of a recipe the indentation back that copying took from them.
+
+The schema says what fits where, so the structure follows from the lines alone. Every line goes to the innermost place that
+takes it:
+
+* a key goes to the innermost open mapping that has this key and not yet a value for it, and closes what is open inside;
+* in mappings of free keys (``tokens``) any key fits that no mapping around them has, in ``parameters`` those of a method;
+* ``- `` starts an item of the innermost open list whose items can start so;
+* what is neither is the value of the key above, or goes on with the text above.
+
+Some keys fit in several places and go by other rules, because people mean it so:
+
+* ``parameters`` of the whole method (such as ``t`` of slerp) belong to the recipe rather than to one of its inputs;
+* ``base_model`` belongs to the recipe rather than to a slice;
+
+save where an item before in the same list has the key too. A choice that makes a later line fit nowhere is taken back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from merge_assets.errors import RecipeError
+from merge_assets.recipe.document import is_free
+from merge_assets.recipe.lines import Kind, Line, read_lines
+from merge_assets.recipe.problems import did_you_mean
+from merge_assets.recipe.shapes import PLAIN, Shape, anything, recipe_shape, schema_keys
+
+MAX_LINES = 2000
+_MAX_STEPS = 100_000
+_MAX_CHOICES = 8
+_MOST_TRIED = 3
+
+MethodParameters = Mapping[str, Mapping[str, bool]]
+"""Method -> name of each parameter -> whether every input has its own value."""
+
+
+class _Open(NamedTuple):
+    """A value that lines may still be added to.
+
+    ``kind`` is ``key`` while nothing but its key is known, then ``map``, ``list`` or ``text``; ``column`` is where its
+    lines start, for ``key`` that of the key. ``used`` are the keys it has, ``inner`` those of its items or values so far, and
+    ``earlier`` those of its neighbours before it.
+    """
+
+    shape: Shape
+    kind: str
+    column: int
+    used: frozenset[str] = frozenset()
+    earlier: frozenset[str] = frozenset()
+    inner: frozenset[str] = frozenset()
+    label: str = ""
+
+
+_State = tuple[_Open, ...]
+
+
+class _Place(NamedTuple):
+    """One way to take a line: the column it gets, what is open afterwards, and what it becomes part of."""
+
+    column: int
+    state: _State
+    owner: _Open
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to put lines together.
+
+    Attributes:
+        text: the YAML.
+    """
+
+    text: str
+    _reader: _Reader
+    _places: tuple[_Place, ...]
+
+    def choices(self, differs: Callable[[Reading], bool]) -> tuple[str, ...]:
+        """The lines that might stand elsewhere too, one sentence each.
+
+        Args:
+            differs: whether another reading is a recipe too, and another one.
+        """
+        return tuple(self._reader.choices(self._places, differs))
+
+
+def readings(text: str, first: int, parameters: MethodParameters, file: Path) -> Iterator[Reading]:
+    """The YAML documents that ``text`` may have been before its indentation was lost, the likeliest first.
+
+    Args:
+        text: one document; its own indentation is not looked at.
+        first: number of its first line, for errors.
+        parameters: of the methods.
+        file: named in errors.
+
+    Raises:
+        RecipeError: if there are none, at the line that fits nowhere.
+    """
+    names = {name for known in parameters.values() for name in known}
+    lines = read_lines(text, first, schema_keys() | names)
+    if len(lines) > MAX_LINES:
+        raise RecipeError(f"has {len(lines)} lines, more than the {MAX_LINES} that are put in order", file=file)
+    reader = _Reader(lines, parameters, names)
+    none = True
+    for places in reader.search(0, reader.start):
+        none = False
+        yield Reading(reader.text(places), reader, tuple(places))
+    if none:
+        raise reader.error(file)
+
+
+class _Reader:
+    start: _State = (_Open(recipe_shape(), "map", 0, label="the recipe"),)
+
+    def __init__(self, lines: list[Line], parameters: MethodParameters, names: Collection[str]) -> None:
+        self._all = lines
+        self._lines = [line for line in lines if line.kind is not Kind.blank]
+        self._names = names
+        method = next((line.value.strip("\"'") for line in lines if line.key == "merge_method"), "")
+        self._whole = {name for name, per_model in parameters.get(method, {}).items() if not per_model}
+        self._dead: set[tuple[int, _State]] = set()
+        self._steps = 0
+        self._furthest = -1
+        self._stuck: _State = self.start
+
+    def search(self, first: int, start: _State) -> Iterator[list[_Place]]:
+        """Every list of places for the lines from ``first`` on that fit together, the preferred ones first."""
+        if first == len(self._lines):
+            yield []
+            return
+        trail: list[_Place] = []
+        found = 0
+        # One entry per line of the trail and for the next: the places left to try, and what was found before it.
+        levels = [(self._places(first, start), 0)]
+        while levels and self._steps < _MAX_STEPS:
+            index = first + len(trail)
+            places, found_before = levels[-1]
+            place = next(places, None)
+            if place is None:
+                levels.pop()
+                if trail:
+                    state = trail.pop().state
+                    if found == found_before:
+                        self._dead.add((index, state))
+            elif index + 1 == len(self._lines):
+                found += 1
+                yield [*trail, place]
+            elif (index + 1, place.state) not in self._dead:
+                self._steps += 1
+                trail.append(place)
+                levels.append((self._places(index + 1, place.state), found))
+
+    def choices(self, places: Sequence[_Place], differs: Callable[[Reading], bool]) -> Iterator[str]:
+        """See :meth:`Reading.choices`."""
+        told = 0
+        state = self.start
+        for index, chosen in enumerate(places):
+            line = self._lines[index]
+            if line.kind is Kind.key and told < _MAX_CHOICES:
+                others = [p for p in self._places(index, state) if p.state != chosen.state and p.owner.kind != "text"]
+                others = [p for p in others if not _is_alike(line, chosen.owner, p.owner)]
+                possible = [p for p in others if self._is_possible([*places[:index], p], differs)]
+                if possible:
+                    told += 1
+                    also = " or ".join(place.owner.label for place in possible)
+                    yield f"line {line.number}: {line.key} is read as that of {chosen.owner.label}, not of {also}"
+            state = chosen.state
+
+    def _is_possible(self, places: list[_Place], differs: Callable[[Reading], bool]) -> bool:
+        """Whether the first lines may stand at these places, with the others somewhere."""
+        rest = islice(self.search(len(places), places[-1].state), _MOST_TRIED)
+        return any(differs(Reading(self.text([*places, *more]), self, ())) for more in rest)
+
+    def text(self, places: Sequence[_Place]) -> str:
+        """The lines at their columns; a comment stands as the line below it."""
+        written = iter(reversed(places))
+        rows: list[str] = []
+        column, in_text = 0, False
+        for line in reversed(self._all):
+            if line.kind is not Kind.blank:
+                place = next(written)
+                in_text = place.owner.kind == "text"
+                column = column if place.column < 0 else place.column
+            more = " " * (column if in_text else column + 4)
+            parts = [" " * column + line.parts[0], *(more + part for part in line.parts[1:])]
+            rows += [part.rstrip() for part in reversed(parts)]
+        return "\n".join(reversed(rows)) + "\n"
+
+    def error(self, file: Path) -> RecipeError:
+        """Why there is no reading: the first line that fits nowhere."""
+        if self._steps >= _MAX_STEPS:
+            return RecipeError("its lines can be put together in too many ways; indent them by hand", file=file)
+        line = self._lines[self._furthest]
+        maps = [node for node in reversed(self._stuck) if node.kind in ("map", "key")]
+        taken = [node for node in maps if line.key in node.used]
+        shown = line.parts[0] if len(line.parts[0]) <= 60 else f"{line.parts[0][:57]}..."
+        if line.kind is Kind.key and line.key not in schema_keys():
+            keys = list(dict.fromkeys(key for node in maps for key in node.shape.keys))
+            keys += sorted(self._names) if any(node.label == "parameters" for node in maps) else []
+            hint = did_you_mean(line.key, keys) or "; known here: " + ", ".join(keys)
+            problem = f"unknown key {line.key[:60]!r}{hint}"
+        elif taken and not line.dash:
+            problem = f"{taken[0].label} has the key {line.key} already; is a line above missing?"
+        else:
+            problem = (
+                f"{shown!r} fits nowhere behind what stands above it ({', '.join(node.label for node in maps[:3])})"
+            )
+        return RecipeError(
+            f"{problem} (the indentation is wrong, so the keys alone were read)", file=f"{file}:{line.number}"
+        )
+
+    def _places(self, index: int, state: _State) -> Iterator[_Place]:
+        """Where a line may stand, the preferred place first."""
+        if index > self._furthest:
+            self._furthest, self._stuck = index, state
+        line = self._lines[index]
+        found: list[_Place] = []
+        if line.kind is Kind.key:
+            found = [place for place in _key_places(line, state) if not self._is_no_parameter(line, place)]
+            if len(found) > 1:
+                found = self._ordered(index, found)
+        elif line.kind is Kind.item:
+            found = list(_item_places(line, state))
+        elif line.kind is Kind.text:
+            found = list(_text_places(state, self._lines[index - 1] if index else None))
+        innermost = state[-1]
+        if innermost.kind == "text":
+            found.append(_Place(innermost.column, state, innermost))
+        elif line.kind is Kind.comment:
+            found.append(_Place(-1, state, innermost))
+        return iter(found)
+
+    def _ordered(self, index: int, found: list[_Place]) -> list[_Place]:
+        """Several places for a key, innermost first, in the order of preference."""
+        line = self._lines[index]
+        key = line.key
+
+        def rank(place: _Place) -> tuple[int, int, int]:
+            owner, depth = place.owner, len(place.state)
+            as_before = -(key in owner.earlier)
+            if key == "base_model":
+                return 0, as_before, depth
+            if whole:
+                return int("model" in owner.shape.keys), as_before, depth
+            return 0, as_before, -depth
+
+        whole = key == "parameters" and self._is_whole(index)
+        return sorted(found, key=rank)
+
+    def _is_no_parameter(self, line: Line, place: _Place) -> bool:
+        """Whether a line would be a parameter that no method has."""
+        return place.owner.label == "parameters" and bool(self._names) and line.key not in self._names
+
+    def _is_whole(self, index: int) -> bool:
+        """Whether every parameter below a line ``parameters:``, or in braces behind it, is the whole method's."""
+        line = self._lines[index]
+        names = {} if line.opens else dict.fromkeys(re.findall(r"\w+(?=[\"']?\s*:)", line.value))
+        if line.opens:
+            for below in self._lines[index + 1 :]:
+                if below.kind is Kind.key and below.key not in ("value", "filter"):
+                    if below.dash or below.key not in self._names:
+                        break
+                    names[below.key] = None
+        return bool(names) and names.keys() - {"value", "filter"} <= self._whole
+
+
+def _is_alike(line: Line, owner: _Open, other: _Open) -> bool:
+    """Whether a key means the same in both: ``parameters`` of a slice are those of its only source."""
+    return (
+        line.key == "parameters" and not owner.earlier and "model" in owner.shape.keys and "sources" in other.shape.keys
+    )
+
+
+def _key_places(line: Line, state: _State) -> Iterator[_Place]:
+    """Where ``key: …`` or ``- key: …`` fits, innermost first."""
+    for depth in range(len(state) - 1, -1, -1):
+        node = state[depth]
+        if line.dash:
+            item = node.shape.item
+            if node.kind not in ("key", "list") or item is None:
+                continue
+            below = _under(item, line.key, state[:depth])
+            if below is None:
+                continue
+            listed = _as_list(node, state[depth + 1 :])
+            label = f"an item of {node.label}"
+            owner = _Open(item, "map", listed.column + 2, frozenset((line.key,)), listed.inner, label=label)
+            yield _Place(listed.column, _after(line, below, (*state[:depth], listed, owner)), owner)
+        elif node.kind in ("key", "map"):
+            free = depth == 0 and is_free(line.key)
+            below = anything() if free else _under(node.shape, line.key, state[:depth])
+            if below is None or (line.key in node.used and not free):
+                continue
+            column = node.column + 2 if node.kind == "key" else node.column
+            inner = node.inner | _used(state[depth + 1 :])
+            owner = node._replace(kind="map", column=column, used=node.used | {line.key}, inner=inner)
+            yield _Place(column, _after(line, below, (*state[:depth], owner)), owner)
+
+
+def _item_places(line: Line, state: _State) -> Iterator[_Place]:
+    """Where ``- value`` fits, innermost first."""
+    for depth in range(len(state) - 1, -1, -1):
+        node, item = state[depth], state[depth].shape.item
+        if node.kind not in ("key", "list") or item is None:
+            continue
+        first_key = line.first_key
+        fits = item.scalar if first_key is None else _under(item, first_key, state[:depth]) is not None
+        if fits or line.value.startswith("*"):
+            listed = _as_list(node, state[depth + 1 :])
+            yield _Place(listed.column, (*state[:depth], listed), listed)
+
+
+def _text_places(state: _State, before: Line | None) -> Iterator[_Place]:
+    """Where a line that is neither key nor item fits: as the value of the key above, or behind the text above."""
+    node = state[-1]
+    if node.kind == "key":
+        yield _Place(node.column + 2, state[:-1], node)
+    elif node.kind in ("map", "list") and before is not None and (before.is_plain or before.kind is Kind.text):
+        yield _Place(node.column + 2, state, node)
+
+
+def _under(shape: Shape, key: str, around: _State) -> Shape | None:
+    """The shape of a key's value, ``None`` if ``shape`` is no mapping that takes the key."""
+    if key in shape.keys:
+        return shape.keys[key]
+    if shape.values is not None and not any(node.kind == "map" and key in node.shape.keys for node in around):
+        return shape.values
+    return anything() if key == "<<" and shape.keys else None
+
+
+def _as_list(node: _Open, inside: _State) -> _Open:
+    """``node`` as a list that a new item is added to; ``inside`` is its last item."""
+    column = node.column + 2 if node.kind == "key" else node.column
+    return node._replace(kind="list", column=column, inner=node.inner | _used(inside))
+
+
+def _used(inside: _State) -> frozenset[str]:
+    """The keys of the outermost of what is open inside of something."""
+    return inside[0].used if inside else frozenset()
+
+
+def _after(line: Line, below: Shape, state: _State) -> _State:
+    """What is open after a line with a key."""
+    owner = state[-1]
+    if line.opens_text:
+        return (*state, _Open(PLAIN, "text", owner.column + 2, label=line.key))
+    if not line.opens:
+        return state
+    earlier = frozenset() if owner.shape.values is None else owner.inner
+    return (*state, _Open(below, "key", owner.column, earlier=earlier, label=line.key))

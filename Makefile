@@ -8,7 +8,7 @@ NATIVE := $(wildcard merge_assets/engine/native/*.[ch])
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help install install-dev demo ui test lint bench bench-definitions clean
+.PHONY: help install install-dev demo ui test lint bench bench-definitions fuzz clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -55,6 +55,10 @@ bench: install $(PEER)/bin/mergekit-yaml ## Time the engine beside mergekit and 
 
 bench-definitions: install ## Time loading the definitions of 1000 recipes.
 	$(BIN)/python benchmarks/definitions_load.py
+
+fuzz: install-dev ## Fuzz what others write with atheris; TIME=3600 for an hour in all.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
+	$(BIN)/python -m tests.fuzz.run --seconds $(or $(TIME),60)
 
 clean: ## Remove what was built, not the packages.
 	rm -rf var .pytest_cache .mypy_cache .ruff_cache .hypothesis

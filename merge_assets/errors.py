@@ -10,6 +10,14 @@ from pathlib import Path
 class MergeAssetsError(Exception):
     """Base of every error caused by input, environment or a damaged file, not by a defect of ours."""
 
+    def __init__(self, *arguments: object) -> None:
+        # Names out of hostile files may hold halves of surrogate pairs, which no terminal or file takes.
+        super().__init__(*(_printable(item) if isinstance(item, str) else item for item in arguments))
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
 
 class SettingsError(MergeAssetsError):
     """A setting in the environment or in merge-assets.toml is unknown or has a wrong value."""

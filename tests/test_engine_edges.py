@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merge_assets.errors import EngineError
+from merge_assets.errors import EngineError, PlanError
 from merge_assets.plan import methods
 from tests.method_support import Array, Case, as_doubles, merge_arrays, relative_error
 
@@ -246,7 +246,7 @@ def test_arcee_fusion_of_extreme_weights_gives_numbers(tmp_path: Path) -> None:
 )
 def test_weights_that_sum_to_zero_are_an_error_that_says_what_to_do(case: Case, key: str, tmp_path: Path) -> None:
     models = {model: {"x": np.ones(3)} for model in "ab"}
-    with pytest.raises(EngineError, match=rf"tensor x: the weights \[0\.5, -0\.5\] sum to 0.*{key}"):
+    with pytest.raises(PlanError, match=rf"tensor x: the weights \[0\.5, -0\.5\] sum to 0.*{key}"):
         merge_arrays(case, models, tmp_path)
 
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from merge_assets.engine.execute import execute
 from merge_assets.engine.files import InputFiles, OutputFile
-from merge_assets.errors import EngineError, Stopped
+from merge_assets.errors import EngineError, PlanError, Stopped
 from tests.merging import merge_text, merged_tensors, plan_text
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 
@@ -144,7 +144,7 @@ def test_weights_that_cancel_are_refused(tmp_path: Path) -> None:
         f"merge_method: linear\nmodels: [{{model: {a}, parameters: {{weight: 1}}}}, "
         f"{{model: {b}, parameters: {{weight: -1}}}}]\n"
     )
-    with pytest.raises(EngineError, match="sum to 0"):
+    with pytest.raises(PlanError, match="sum to 0"):
         merge_text(text, tmp_path)
 
 

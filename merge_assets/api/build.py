@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from merge_assets.api.score import known_scores
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import open_checkpoint
+from merge_assets.engine.agreement import check_agreement
 from merge_assets.errors import CheckpointError, EngineError, HubError, RecipeError
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.progress import Progress, ShouldStop
@@ -91,10 +92,11 @@ def merge(
     made = plan(workspace, recipe, shard_size=shard_size)
     # Only an analysis of exactly these bytes may choose layers.
     measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))
-    if measured or any(workspace.identify(r).kind != "local" for r in workspace.book.inputs(recipe)):
+    inputs = workspace.book.inputs(recipe)
+    if measured or any(workspace.identify(r.model).kind != "local" or workspace.uses_hub(r) for r in inputs):
         _build_parents(workspace, recipe, should_stop)
-        inputs = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
-        made = _plan(workspace, recipe, inputs, shard_size)
+        fetched = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
+        made = _plan(workspace, recipe, fetched, shard_size)
     try:
         with staging_folder(target) as staging:
             report = execute(
@@ -138,7 +140,7 @@ def build(
     """
     if not recipe.materialize:
         raise RecipeError(not_stored(recipe.name, workspace.book.consumers(recipe.name)), file=recipe.source.file)
-    if any(workspace.identify(reference).kind == "hub" for reference in workspace.book.inputs(recipe)):
+    if any(workspace.uses_hub(reference) for reference in workspace.book.inputs(recipe)):
         plan(workspace, recipe)  # from headers, before weights are downloaded
     inputs = _fetched(workspace, recipe, commits, progress, should_stop)
     made = _plan(workspace, recipe, inputs, None)
@@ -221,6 +223,19 @@ def _fetched(
     recorded = commits or {}
 
     def fetched(reference: ModelReference) -> PlanInput:
+        item = model(reference.model)
+        if reference.lora is None:
+            return item
+        return workspace.fetch_adapter(
+            item,
+            reference,
+            commit=recorded.get(reference.lora),
+            with_digests=with_digests,
+            progress=progress,
+            should_stop=should_stop,
+        )
+
+    def model(reference: ModelReference) -> PlanInput:
         inner = workspace.book.resolve_folded(reference)
         if inner is None:
             return workspace.fetch(
@@ -251,7 +266,9 @@ def _plan(workspace: Workspace, recipe: Recipe, inputs: list[PlanInput], shard_s
     if recipe.prune_layers is not None:
         fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
     size = shard_size or int(workspace.settings.shard_size)
-    return build_plan(recipe, inputs, shard_size=size, figures=workspace.figures(recipe, fingerprint))
+    made = build_plan(recipe, inputs, shard_size=size, figures=workspace.figures(recipe, fingerprint))
+    check_agreement(made, inputs, str(recipe.source.file))
+    return made
 
 
 def _device(workspace: Workspace, recipe: Recipe) -> str:

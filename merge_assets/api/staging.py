@@ -27,9 +27,8 @@ def staging_folder(target: Path) -> Iterator[Path]:
     staging = _beside(target, "merging")
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, staging, ignore_errors=True)
-        with locked_folder(
-            target.parent
-        ):  # against those who would take a folder that is not locked yet for a dead one's
+        # Against those who would take a folder that is not locked yet for a dead one's.
+        with locked_folder(target.parent):
             _sweep(target)
             staging.mkdir()
             stack.enter_context(locked_folder(staging))

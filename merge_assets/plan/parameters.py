@@ -47,6 +47,33 @@ def resolve_parameters(
     return values
 
 
+def check_weights(
+    method: Method, inputs: Iterable[Mapping[str, Value]], whole: Mapping[str, Value], tensor: str, *, recipe: Recipe
+) -> None:
+    """Refuse weights that sum to zero where the method divides by their sum.
+
+    Args:
+        method: of the tensor.
+        inputs: resolved parameters of each input.
+        whole: resolved parameters of the whole method.
+        tensor: name of the output tensor.
+        recipe: for errors.
+
+    Raises:
+        PlanError: if they do.
+    """
+    if not method.divides or not whole[method.divides]:
+        return
+    weights = [float(values["weight"]) for values in inputs if "weight" in values]
+    if sum(weights) == 0:
+        raise plan_error(
+            recipe,
+            "parameters.weight",
+            f"tensor {tensor}: the weights {weights} sum to 0, so they cannot be normalised; "
+            f"change them or set `{method.divides}: false`",
+        )
+
+
 def _checked(parameter: Parameter, value: Any, whose: str, recipe: Recipe) -> Value:
     key = f"parameters.{parameter.name}"
     if isinstance(value, str):

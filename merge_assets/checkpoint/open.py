@@ -25,8 +25,11 @@ from merge_assets.checkpoint.header import LENGTH_BYTES, header_length, load_jso
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.errors import CheckpointError
 
-MAX_JSON = 100_000_000
-"""Upper bound on ``config.json`` and the index in bytes."""
+MAX_INDEX = 100_000_000
+"""Upper bound on the index in bytes."""
+
+MAX_CONFIG = 10_000_000
+"""Upper bound on ``config.json`` and its like in bytes; read, they can take thirty times as much memory."""
 
 MAX_DEPTH = 50
 """Upper bound on the nesting of ``config.json``, so that walking it needs no guard."""
@@ -149,7 +152,7 @@ def read_index(source: CheckpointSource) -> dict[str, str] | None:
     name = _stem(source.files) + INDEX_SUFFIX
     if name not in source.files:
         return None
-    weight_map = _read_object(source, name).get("weight_map")
+    weight_map = _read_object(source, name, MAX_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{name}: weight_map is not an object with tensor names; fetch the file again")
     for tensor, shard in weight_map.items():
@@ -248,11 +251,13 @@ def _read_header(source: CheckpointSource, shard: str) -> list[TensorHeader]:
     return parse_header(raw, shard, size)[0]
 
 
-def _read_object(source: CheckpointSource, name: str) -> dict[str, Any]:
+def _read_object(source: CheckpointSource, name: str, limit: int = MAX_CONFIG) -> dict[str, Any]:
     if name not in source.files:
         raise CheckpointError(f"{name}: missing; a checkpoint needs it beside its weights")
-    if source.files[name] > MAX_JSON:
-        raise CheckpointError(f"{name}: {source.files[name]} bytes are more than the {MAX_JSON} allowed")
+    if source.files[name] > limit:
+        raise CheckpointError(
+            f"{name}: {source.files[name]} bytes are more than the {limit} allowed; fetch the file again"
+        )
     try:
         content = load_json(source.read(name))
     except ValueError as error:

@@ -29,7 +29,7 @@ Report = Mapping[str, tuple[str, ...]]
 """Names by what is wrong with them: missing, unexpected, of another shape."""
 
 _HINT = re.compile(
-    r"sliding|window|chunk|local|global|pattern|interval|period|offset|sparse|dense|rope_layer|moe|expert|layer_|block_type|hybrid"
+    r"sliding|window|chunk|local|global|pattern|interval|period|offset|sparse|dense|rope_layer|moe|expert|layer_(?!norm)|block_type|hybrid"
 )
 _SHOWN = 3
 REFUSALS = (Exception,)

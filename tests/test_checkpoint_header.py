@@ -92,7 +92,6 @@ def test_dtype_sizes_and_names_agree_with_torch() -> None:
         pytest.param({"x": {**BYTE, "extra": 1}}, b"1", "exactly the keys", id="extra key"),
         pytest.param({"x": [1]}, b"1", "exactly the keys", id="entry is a list"),
         pytest.param({"x\n": BYTE}, b"1", "cannot be printed", id="line break in a name"),
-        pytest.param({"x\ud800": BYTE}, b"1", "cannot be printed", id="lone surrogate in a name"),
     ],
 )
 def test_a_bad_entry_is_refused_by_name(entries: dict[str, object], data: bytes, says: str) -> None:
@@ -118,6 +117,7 @@ def test_a_bad_entry_is_refused_by_name(entries: dict[str, object], data: bytes,
         pytest.param(raw_file(b"[" * 100_000), "not JSON", id="deep nesting"),
         pytest.param(raw_file(b'{"x": ' + b"1" * 10_000 + b"}"), "not JSON", id="number of 10000 digits"),
         pytest.param(raw_file(b"\xff\xfe{}"), "not JSON", id="not UTF-8"),
+        pytest.param(raw_file({"x\ud800": BYTE}, b"1"), "half of a character", id="lone surrogate in a name"),
         pytest.param(raw_file([1]), "not a JSON object", id="a list"),
         pytest.param(raw_file({"__metadata__": {"format": 1}}), "__metadata__", id="metadata of numbers"),
         pytest.param(raw_file({"x": BYTE}, b"12"), "1 bytes after tensor 'x'", id="bytes after the last tensor"),

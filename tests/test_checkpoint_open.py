@@ -125,6 +125,8 @@ def test_an_index_names_only_shards_beside_it(tmp_path: Path, shard: object, say
         pytest.param({"config": []}, "config.json: holds list, not an object", id="config is a list"),
         pytest.param({"config": b"{'a': 1}"}, "config.json: not JSON", id="config is not JSON"),
         pytest.param({"config": b"\xff"}, "config.json: not JSON", id="config is not UTF-8"),
+        pytest.param({"config": b'{"a": "\xed\xa0\x80"}'}, "config.json: not JSON", id="config with half a character"),
+        pytest.param({"config": b'{"a": "\\ud800"}'}, "only half of a character", id="config with half an escape"),
         pytest.param({"config": b'{"a": ' * 300 + b"1" + b"}" * 300}, "config.json: nested deeper", id="deep config"),
         pytest.param(
             {"config": b"{" + b" " * 10_000_000 + b"}"}, "bytes are more than the 10000000 allowed", id="a large config"

@@ -7,6 +7,7 @@ then the data. Offsets are relative to the data, cover it without gap or overlap
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -20,6 +21,7 @@ MAX_HEADER = 100_000_000
 _MAX_DIMENSIONS = 64  # torch's own bound
 _MAX_DIMENSION = 2**63 - 1
 _KEYS = {"dtype", "shape", "data_offsets"}
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _DAMAGED = "the file is damaged or not a safetensors file; fetch it again"
 
 
@@ -27,16 +29,21 @@ class _DuplicateKeyError(ValueError):
     """A JSON object names a key twice."""
 
 
-def load_json(raw: bytes | str) -> Any:
-    """Parse JSON strictly: duplicate keys, NaN and Infinity are errors.
+def load_json(raw: bytes) -> Any:
+    """Parse JSON strictly: duplicate keys, NaN, Infinity and halves of characters are errors.
 
     Raises:
         ValueError: with a one-line reason.
     """
     try:
-        return json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if _SURROGATE.search(raw):
+            json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("an escape such as \\ud800 is only half of a character") from None
+    return content
 
 
 def header_length(raw: bytes, file: str, file_size: int) -> int:

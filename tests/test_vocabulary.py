@@ -296,7 +296,7 @@ BROKEN = {
         "without content and id",
     ),
     "pieces without scores": ('{"model": {"type": "Unigram", "vocab": ["a"]}}', "not a list of pieces"),
-    "half a character": ('{"model": {"type": "WordLevel", "vocab": {"\\ud800": 0}}}', "not Unicode text"),
+    "half a character": ('{"model": {"type": "WordLevel", "vocab": {"\\ud800": 0}}}', "only half of a character"),
 }
 
 

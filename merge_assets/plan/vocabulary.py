@@ -337,13 +337,7 @@ def _written(
             union.tokenizers if union else {donor: Tokenizer.of_settings(item.checkpoint)}
         )
         texts = written_texts(tokenizers[donor], tokenizers, new, template, tuple(item.checkpoint.files))
-        inherited |= {name: WrittenFile(name, text, _digest(recipe, name, text)) for name, text in texts.items()}
+        inherited |= {
+            name: WrittenFile(name, text, hashlib.sha256(text.encode()).hexdigest()) for name, text in texts.items()
+        }
     return tuple(inherited[name] for name in sorted(inherited))
-
-
-def _digest(recipe: Recipe, name: str, text: str) -> str:
-    try:
-        return hashlib.sha256(text.encode()).hexdigest()
-    except UnicodeEncodeError:
-        message = f"{name} would hold a token that is not Unicode text; take another model's tokenizer"
-        raise plan_error(recipe, "tokenizer", message) from None

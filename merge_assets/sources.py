@@ -256,8 +256,7 @@ class Workspace:
             directory = self.local_path(reference)
             assert directory is not None
         else:
-            wanted = ModelReference(reference.path, commit) if commit else reference
-            directory = self.hub.download(self.hub.resolve(wanted), progress=progress, should_stop=should_stop)
+            directory = self._downloaded(reference, commit, progress, should_stop)
         return self._digested(reference, self.open_local(directory), with_digests, should_stop)
 
     def fetch_adapter(
@@ -275,10 +274,15 @@ class Workspace:
             return item
         directory = self._adapter_path(reference.lora)
         if directory is None:
-            wanted = ModelReference(reference.lora.path, commit) if commit else reference.lora
-            directory = self.hub.download(self.hub.resolve(wanted), progress=progress, should_stop=should_stop)
+            directory = self._downloaded(reference.lora, commit, progress, should_stop)
         adapter = self._digested(reference.lora, open_adapter(self._readable(directory)), with_digests, should_stop)
         return replace(item, reference=reference, adapter=adapter)
+
+    def _downloaded(
+        self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
+    ) -> Path:
+        wanted = ModelReference(reference.path, commit) if commit else reference
+        return self.hub.download(self.hub.resolve(wanted), progress=progress, should_stop=should_stop)
 
     def _digested(
         self, reference: ModelReference, checkpoint: Checkpoint, with_digests: bool, should_stop: ShouldStop | None

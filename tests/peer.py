@@ -11,6 +11,8 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 VERSION = "0.1.5"
 VARIABLE = "MERGEKIT_VENV"
 """Environment variable with the folder of a virtual environment that has mergekit; default is ``.peer``."""
@@ -43,6 +45,16 @@ def environment() -> Path | None:
     """The virtual environment of mergekit, or None if there is none."""
     folder = Path(os.environ.get(VARIABLE) or _ROOT / ".peer")
     return folder if (folder / "bin" / "mergekit-yaml").exists() else None
+
+
+def answers(recipes: Mapping[str, str], folder: Path) -> dict[str, Path | PeerError]:
+    """What :func:`run` gives; a test that asks is skipped where there is no mergekit, and fails where one was promised."""
+    venv = environment()
+    if venv is not None:
+        return run(venv, recipes, folder)
+    if VARIABLE in os.environ:
+        pytest.fail(f"{VARIABLE} names {os.environ[VARIABLE]}, which has no mergekit; see `make test`")
+    pytest.skip(f"no mergekit: `make test` installs {VERSION} into .peer, or name one with {VARIABLE}")
 
 
 def run(venv: Path, recipes: Mapping[str, str], folder: Path) -> dict[str, Path | PeerError]:

@@ -6,7 +6,6 @@ Where they do not, ``docs/mergekit.md`` says why; those cases are at the end of 
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from string import Template
 
@@ -56,14 +55,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def mergekit(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | peer.PeerError]:
     """What mergekit makes of every recipe."""
-    venv = peer.environment()
-    if venv is None:
-        if peer.VARIABLE in os.environ:
-            pytest.fail(f"{peer.VARIABLE} names {os.environ[peer.VARIABLE]}, which has no mergekit; see `make test`")
-        pytest.skip(f"no mergekit: `make test` installs {peer.VERSION} into .peer, or name one with {peer.VARIABLE}")
     asked = EQUAL | RANDOM | DIFFERENT | {name: recipe for name, (recipe, _) in REFUSED.items()}
     recipes = {name: text(recipe, models) for name, recipe in asked.items()}
-    return peer.run(venv, recipes, tmp_path_factory.mktemp("mergekit"))
+    return peer.answers(recipes, tmp_path_factory.mktemp("mergekit"))
 
 
 def text(recipe: str, models: dict[str, str]) -> str:

@@ -6,7 +6,6 @@ The numbers of the tokens differ: mergekit adds to the tokenizer of a model pick
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from string import Template
 
@@ -108,13 +107,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def mergekit(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path | peer.PeerError]:
     """What mergekit makes of every recipe."""
-    venv = peer.environment()
-    if venv is None:
-        if peer.VARIABLE in os.environ:
-            pytest.fail(f"{peer.VARIABLE} names {os.environ[peer.VARIABLE]}, which has no mergekit; see `make test`")
-        pytest.skip(f"no mergekit: `make test` installs {peer.VERSION} into .peer, or name one with {peer.VARIABLE}")
     recipes = {name: recipe_of(recipe, models) for name, recipe in (EQUAL | DIFFERENT).items()}
-    return peer.run(venv, recipes, tmp_path_factory.mktemp("mergekit"))
+    return peer.answers(recipes, tmp_path_factory.mktemp("mergekit"))
 
 
 def recipe_of(text: str, models: dict[str, str]) -> str:

@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from merge_assets import api
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.engine.execute import execute
 from merge_assets.errors import EngineError, PlanError
 from merge_assets.plan.describe import layer_map, vocabulary_summary
+from merge_assets.settings import Settings
 from tests.merging import merge_text, merged_tensors, plan_text
 from tests.synthetic import read_tensors
 from tests.vocabulary_support import (
@@ -196,18 +198,21 @@ def test_other_sizes_of_the_stacks_ends_are_never_written_as_one_model(tmp_path:
         plan_text(linear(b, base=a), tmp_path)
 
 
-def test_a_recipe_that_is_folded_in_gives_its_rows(tmp_path: Path) -> None:
-    from merge_assets import api
-    from merge_assets.settings import Settings
+def workspace_of(folder: Path, **recipes: str) -> api.Workspace:
+    """A project with these recipes."""
+    (folder / "recipes").mkdir()
+    for name, text in recipes.items():
+        (folder / "recipes" / f"{name}.yaml").write_text(text)
+    return api.Workspace.open(Settings(root=folder, recipes=[folder / "recipes"], store=str(folder / "store")))
 
+
+def test_a_recipe_that_is_folded_in_gives_its_rows(tmp_path: Path) -> None:
     a = word_model(tmp_path / "a", *COMMON, "a", hundreds=1)
     b = word_model(tmp_path / "b", "b", *COMMON, hundreds=2)
     c = word_model(tmp_path / "c", "c", *COMMON, hundreds=4)
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    (recipes / "inner.yaml").write_text("materialize: false\n" + linear(a, b, more=UNION))
-    (recipes / "outer.yaml").write_text(linear(Path("inner"), c, more=UNION))
-    space = api.Workspace.open(Settings(root=tmp_path, recipes=[recipes], store=str(tmp_path / "store")))
+    space = workspace_of(
+        tmp_path, inner="materialize: false\n" + linear(a, b, more=UNION), outer=linear(Path("inner"), c, more=UNION)
+    )
     api.merge(space, space.recipe("outer"), tmp_path / "out")
     out = tmp_path / "out"
     assert tokens_of(out) == numbered(*COMMON, "a", "b", "c")
@@ -217,9 +222,6 @@ def test_a_recipe_that_is_folded_in_gives_its_rows(tmp_path: Path) -> None:
 
 def test_an_adapter_is_applied_before_rows_are_taken(tmp_path: Path) -> None:
     """The adapter adds 1 to every element of a's embedding; b gets a's adapted row for the token that it lacks."""
-    from merge_assets import api
-    from merge_assets.settings import Settings
-
     word_model(tmp_path / "a", *COMMON, "a", hundreds=1)
     word_model(tmp_path / "b", "b", *COMMON, hundreds=2)
     adapter = tmp_path / "adapter"
@@ -234,10 +236,7 @@ def test_an_adapter_is_applied_before_rows_are_taken(tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps(settings))
     start = "base_model.model.model.embed_tokens.lora_embedding_"
     save_file({f"{start}A": torch.ones(1, 4), f"{start}B": torch.ones(16, 1)}, adapter / "adapter_model.safetensors")
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    (recipes / "adapted.yaml").write_text(linear(Path("a+adapter"), Path("b"), more=UNION))
-    space = api.Workspace.open(Settings(root=tmp_path, recipes=[recipes], store=str(tmp_path / "store")))
+    space = workspace_of(tmp_path, adapted=linear(Path("a+adapter"), Path("b"), more=UNION))
     api.merge(space, space.recipe("adapted"), tmp_path / "out")
     assert by_token(tmp_path / "out") == {"<unk>": 151, "the": 152, "cat": 153, "a": 104, "b": 200}
     assert by_token(tmp_path / "out", HEAD)["a"] == -103
@@ -265,17 +264,10 @@ def test_the_plan_in_words_says_what_the_vocabulary_is(tmp_path: Path) -> None:
 
 def test_a_variant_with_its_own_vocabulary_can_be_built_and_merged_again(tmp_path: Path) -> None:
     """Into the store, with all checks; the second recipe is planned from the first one's plan before that is built."""
-    from merge_assets import api
-    from merge_assets.settings import Settings
-
     a = word_model(tmp_path / "a", *COMMON, "a", hundreds=1)
     b = word_model(tmp_path / "b", "b", *COMMON, hundreds=2)
     c = word_model(tmp_path / "c", "c", *COMMON, hundreds=4)
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    (recipes / "first.yaml").write_text(linear(a, b, more=UNION))
-    (recipes / "second.yaml").write_text(linear(Path("first"), c, more=UNION))
-    space = api.Workspace.open(Settings(root=tmp_path, recipes=[recipes], store=str(tmp_path / "store")))
+    space = workspace_of(tmp_path, first=linear(a, b, more=UNION), second=linear(Path("first"), c, more=UNION))
     before = api.plan(space, space.recipe("second"))
     built = api.build(space, space.recipe("first"))
     assert {check.name: check.passed for check in built.checks} == dict.fromkeys(

@@ -6,14 +6,17 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from merge_assets.errors import RecipeError
 from merge_assets.plan.methods import methods
-from merge_assets.recipe.importing import Imported, import_text, renamed
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace
+
+if TYPE_CHECKING:
+    from merge_assets.recipe.importing import Imported
 
 CONFIGS = ("mergekit_config.yml", "mergekit_config.yaml", "README.md")
 """Files of a repository or folder that may hold its merge config, the first that is there is read."""
@@ -67,6 +70,8 @@ def import_recipe(
         RecipeError: the source does not exist or holds no config that can be mended.
         HubError: the Hub refuses it or cannot be reached.
     """
+    from merge_assets.recipe.importing import import_text, renamed  # needed by this command alone
+
     opened = (
         _from_bytes(stdin or b"", Path("standard input"), "imported") if source == STDIN else _open(workspace, source)
     )
@@ -106,6 +111,8 @@ def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, 
     imported = found.imported
     alone = len(imported.recipes) == 1
     if alone and target.stem != found.name:  # the file's stem would be the name otherwise
+        from merge_assets.recipe.importing import renamed
+
         imported = renamed(imported, found.name, target)
     head = [f"Imported by merge-assets from {found.origin}: {imported.place}."]
     if imported.repairs:

@@ -68,9 +68,9 @@ def rewrite_config(
                 "be written; add the architecture's layer count, such as num_hidden_layers"
             )
     if dtype is not None:
-        _set_everywhere(new, DTYPE_KEYS, dtype, default="dtype" if _is_recent(config) else "torch_dtype")
+        set_everywhere(new, DTYPE_KEYS, dtype, default="dtype" if _is_recent(config) else "torch_dtype")
     if tied is not None:
-        _set_everywhere(new, ("tie_word_embeddings",), tied, default="tie_word_embeddings")
+        set_everywhere(new, ("tie_word_embeddings",), tied, default="tie_word_embeddings")
     if vocab_size is not None:
         _set_vocabulary(new, stack, vocab_size)
     return new
@@ -196,22 +196,29 @@ def _descend(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config
 
 
-def _levels(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def levels(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The config and its sections at any depth: ``text_config``, ``encoder``, …"""
     yield config
     for key, value in config.items():
         if isinstance(value, dict) and (key.endswith("_config") or "model_type" in value):
-            yield from _levels(value)
+            yield from levels(value)
 
 
-def _set_everywhere(config: dict[str, Any], keys: Sequence[str], value: object, *, default: str) -> None:
+def set_everywhere(config: dict[str, Any], keys: Sequence[str], value: object, *, default: str) -> None:
     """Set the keys wherever they are; add ``default`` to the top level if that has none of them."""
-    for level in _levels(config):
+    for level in levels(config):
         for key in keys:
             if key in level:
                 level[key] = value
     if not any(key in config for key in keys):
         config[default] = value
+
+
+def resize_vocabulary(config: dict[str, Any], old: int, new: int) -> None:
+    """Set ``vocab_size`` wherever it has the old value."""
+    for level in levels(config):
+        if level.get("vocab_size") == old:
+            level["vocab_size"] = new
 
 
 def _set_vocabulary(config: dict[str, Any], stack: LayerStack | None, vocab_size: int) -> None:
@@ -220,9 +227,8 @@ def _set_vocabulary(config: dict[str, Any], stack: LayerStack | None, vocab_size
     own = _descend(config, path[:-1])
     level = own if "vocab_size" in own else config
     old = level.get("vocab_size")
-    for other in _levels(config):
-        if old is not None and other.get("vocab_size") == old:
-            other["vocab_size"] = vocab_size
+    if old is not None:
+        resize_vocabulary(config, old, vocab_size)
     level["vocab_size"] = vocab_size
 
 

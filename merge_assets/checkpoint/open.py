@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,15 +82,13 @@ def read_checkpoint(source: CheckpointSource) -> Checkpoint:
     Raises:
         CheckpointError: naming the file and the tensor at fault and what to do.
     """
-    try:
+    with _located(source):
         if is_adapter(source.files):
             raise CheckpointError(_no_weights(source.files))
         index = read_index(source)
         config = _read_object(source, CONFIG)
         generation_config = _read_object(source, GENERATION_CONFIG) if GENERATION_CONFIG in source.files else None
         tensors = _read_tensors(source, find_weight_files(source.files, index), index)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source.location}/{error}") from None
     return Checkpoint(source.location, tensors, config, dict(source.files), generation_config, source.read)
 
 
@@ -114,7 +113,7 @@ def read_adapter(source: CheckpointSource) -> Checkpoint:
     Raises:
         CheckpointError: naming the file and the tensor at fault and what to do.
     """
-    try:
+    with _located(source):
         if not is_adapter(source.files) and ADAPTER_CONFIG in source.files:
             raise CheckpointError(f"{ADAPTER_CONFIG}: lies beside a model; put the adapter into a folder of its own")
         if ADAPTER_CONFIG not in source.files:
@@ -123,9 +122,16 @@ def read_adapter(source: CheckpointSource) -> Checkpoint:
             )
         config = _read_object(source, ADAPTER_CONFIG)
         tensors = _read_tensors(source, adapter_files(source.files), None)
+    return Checkpoint(source.location, tensors, config, dict(source.files), None, source.read)
+
+
+@contextmanager
+def _located(source: CheckpointSource) -> Iterator[None]:
+    """Errors that start with a file's name get the name of the place it is in."""
+    try:
+        yield
     except CheckpointError as error:
         raise CheckpointError(f"{source.location}/{error}") from None
-    return Checkpoint(source.location, tensors, config, dict(source.files), None, source.read)
 
 
 def adapter_files(files: Mapping[str, int]) -> list[str]:

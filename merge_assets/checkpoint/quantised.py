@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_assets.checkpoint.checkpoint import Checkpoint
+from merge_assets.checkpoint.config import DTYPE_KEYS, levels
 from merge_assets.checkpoint.tensors import CODES, TensorHeader
 from merge_assets.errors import CheckpointError
 
@@ -116,8 +117,8 @@ def _refusal(kind: str, what: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    levels = [config, *(value for value in config.values() if isinstance(value, Mapping))]
-    found = (level[key] for level in levels for key in _CONFIG_KEYS if isinstance(level.get(key), Mapping))
+    sections = [config, *(value for value in config.values() if isinstance(value, Mapping))]
+    found = (level[key] for level in sections for key in _CONFIG_KEYS if isinstance(level.get(key), Mapping))
     return next(found, None)
 
 
@@ -166,12 +167,8 @@ def _block_size(settings: Mapping[str, Any]) -> tuple[int, int]:
 
 def _weight_dtype(config: Mapping[str, Any]) -> str:
     """The dtype that the config gives the weights; bfloat16 if it gives none that they can have."""
-    levels = [
-        config,
-        *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, Mapping)),
-    ]
-    for level in levels:
-        for key in ("dtype", "torch_dtype"):
+    for level in levels(dict(config)):
+        for key in DTYPE_KEYS:
             code = CODES.get(str(level.get(key)).removeprefix("torch."))
             if code in _WEIGHT_DTYPES:
                 return code

@@ -6,6 +6,7 @@ checkpoint's files; what counts is the longest common ending that includes the l
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,9 +16,11 @@ from typing import Any
 
 from merge_assets.checkpoint import Checkpoint, LoraAdapter, LowRank, TensorHeader, adapter_error
 from merge_assets.checkpoint.adapter import FLOATS
+from merge_assets.checkpoint.config import resize_vocabulary, set_everywhere
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted_experts import expert_updates
 from merge_assets.plan.made import Made, Origin, Stored
+from merge_assets.plan.vocabulary_tensors import vocabulary_sizes
 
 _HEAD = re.compile(r"(?:head|embed_out|proj_out|predictions\.decoder)\.weight$")
 _EMBEDDING = re.compile(r"^(?!.*(?:position|type)).*(?:embed|wte|shared)")
@@ -50,7 +53,7 @@ class _Application:
         self.origins: dict[str, Origin] = dict(origins)
         self.tensors: dict[str, TensorHeader] = dict(model.tensors)
         self.aside: dict[str, str] = {}
-        self.config: dict[str, Any] = dict(model.config)
+        self.config: dict[str, Any] = copy.deepcopy(dict(model.config))
         self.names = _Names(model.tensors)
         self.touched: set[str] = set()
         # Where the embedding is the output head, too: its name, for as long as the two are one.
@@ -82,7 +85,7 @@ class _Application:
         if header.shape[1:] != old.shape[1:] or (header.shape != old.shape and not self._is_resized(old)):
             raise self._misfit(header, place)
         if header.shape != old.shape:
-            _set_vocabulary(self.config, old.shape[0], header.shape[0])
+            resize_vocabulary(self.config, old.shape[0], header.shape[0])
         if place in self.model.tensors:
             self.aside[place] = f"replaced by {header.name} of the adapter"
         self.tensors[place] = replace(header, name=place, dtype=old.dtype)
@@ -197,7 +200,7 @@ class _Application:
                 f"{self.adapter.location}: gives {self.shared} {self.tensors[self.shared].shape[0]} rows, but not the output "
                 "head, which has its own once only one of them changes; merge it with PEFT and name the result"
             )
-        _set_everywhere(self.config, "tie_word_embeddings", False)
+        set_everywhere(self.config, ("tie_word_embeddings",), False, default="tie_word_embeddings")
 
     # -- errors --------------------------------------------------------------------------------------------------------
 
@@ -256,34 +259,9 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _shared_embedding(model: Checkpoint) -> str | None:
     """The embedding that is the output head, too; ``None`` if the head has a tensor of its own or there is none."""
-    sections = [model.config, *(value for value in model.config.values() if isinstance(value, Mapping))]
-    tokens = max((level["vocab_size"] for level in sections if type(level.get("vocab_size")) is int), default=0)
+    tokens = max(vocabulary_sizes(model.config), default=0)
     if not model.tied or tokens == 0:
         return None
     shapes = {name: model.tensors[name].shape for name in model.outside if _EMBEDDING.search(name)}
     found = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] >= tokens]
     return found[0] if len(found) == 1 else None
-
-
-def _set_vocabulary(config: dict[str, Any], old: int, new: int) -> None:
-    for level in _levels(config):
-        if level.get("vocab_size") == old:
-            level["vocab_size"] = new
-
-
-def _set_everywhere(config: dict[str, Any], key: str, value: object) -> None:
-    config[key] = value
-    for level in _levels(config):
-        if key in level:
-            level[key] = value
-
-
-def _levels(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The config and its sections, which are copied, since they may be changed."""
-    for key, section in config.items():
-        if key.endswith("_config") and isinstance(section, Mapping):
-            config[key] = dict(section)
-    return [
-        config,
-        *(section for key, section in config.items() if key.endswith("_config") and isinstance(section, dict)),
-    ]

@@ -24,7 +24,7 @@ class Embeddings:
         self._checkpoints = checkpoints
         self._headers = [_embedding(checkpoint) for checkpoint in checkpoints]
         self._sizes = [
-            {*_vocabulary_sizes(checkpoint.config), *([header.shape[0]] if header else [])}
+            {*vocabulary_sizes(checkpoint.config), *([header.shape[0]] if header else [])}
             for checkpoint, header in zip(checkpoints, self._headers, strict=True)
         ]
 
@@ -84,7 +84,8 @@ def _embedding(checkpoint: Checkpoint) -> TensorHeader | None:
     return max(found, key=lambda tensor: tensor.shape[0], default=None)
 
 
-def _vocabulary_sizes(config: Mapping[str, object]) -> list[int]:
+def vocabulary_sizes(config: Mapping[str, object]) -> list[int]:
+    """Every ``vocab_size`` of a config and its sections."""
     sections = [value for value in config.values() if isinstance(value, dict)]
     sizes = [section.get("vocab_size") for section in (config, *sections)]
     return [size for size in sizes if type(size) is int and size > 0]

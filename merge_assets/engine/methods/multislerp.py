@@ -15,9 +15,6 @@ def multislerp(expression: Expression) -> Combination:
     the u_i in the tangent space at m; as m is parallel to Σ w_i u_i, that mean is zero for all inputs, and the walk ends
     where it starts. Vectors of a norm up to ``eps`` have no direction and count as zero; where the mean direction
     itself is no longer than ``eps``, y is the straight sum Σ w_i x_i.
-
-    Raises:
-        EngineError: if the weights to normalise by sum to zero.
     """
     given = weights(expression, normalize="normalize_weights")
     eps = float(expression.parameters["eps"])

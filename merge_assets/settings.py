@@ -100,6 +100,12 @@ class Settings(BaseSettings):
     automate: Names = Field(default=["*"], description="patterns of recipe names that automation may build")
     enabled: Names = Field(default=[], description="patterns of recipe names that may download from the Hub unasked")
     cache_dir: Path = Field(default=Path("var/cache"), description="folder of digests and downloaded artifacts")
+    cache_size: ByteSize = Field(
+        default=ByteSize(50_000_000_000), gt=0, description="bytes of tensors of an object store kept in the cache"
+    )
+    verify: Literal["full", "sampled", "off"] = Field(
+        default="sampled", description="how much of what is reused is read and compared with its digest"
+    )
     allow_pickle: bool = Field(
         default=False, description="read local checkpoints of pickled weights (*.bin), as data only"
     )

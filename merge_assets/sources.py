@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from merge_assets.recipe import LayerFigure, Recipe, RecipeBook, load_recipe
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings, load_settings
 from merge_assets.store import Artifact, ArtifactStore
+from merge_assets.stored import StoredModels, tensor_digests
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.suite import Suites
@@ -187,10 +188,10 @@ class Workspace:
     def _headers(self, reference: ModelReference) -> PlanInput:
         identity = self.identify(reference)
         if self.book.resolve_folded(reference) is not None:
-            return folded_input(reference, self._planned(reference))
+            return self.folded_input(reference, self._planned(reference))
         if identity.kind == "recipe":
             artifact = self.store.current(variant_line(reference.path))
-            return self._of_artifact(reference, artifact) if artifact else self._of_plan(reference)
+            return self._of_artifact(reference, artifact, local=False) if artifact else self._of_plan(reference)
         if identity.kind == "local":
             directory = self.local_path(reference)
             assert directory is not None
@@ -217,15 +218,18 @@ class Workspace:
         reference: ModelReference,
         *,
         commit: str | None = None,
+        local: bool = True,
         with_digests: bool = True,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> PlanInput:
-        """A model, without an adapter, whose weights lie in a local directory.
+        """A model, without an adapter, whose weights can be read.
 
         Args:
             reference: what to fetch.
             commit: Hub commit to take instead of the reference's revision, as an observation recorded it.
+            local: whether the weights have to lie in a local directory; else what an object store holds stays there, and
+                what is on the Hub is mirrored into it.
             with_digests: whether to digest every tensor, which reads the checkpoint once.
             progress: called with bytes downloaded.
             should_stop: polled while downloading and digesting.
@@ -251,10 +255,13 @@ class Workspace:
                     f"{reference.path}: this recipe's variant is not in the store; "
                     f"run `merge-assets build {reference.path}`"
                 )
-            return self._of_artifact(reference, artifact)
+            return self._of_artifact(reference, artifact, local=local)
         if identity.kind == "local":
             directory = self.local_path(reference)
             assert directory is not None
+        elif self.store.in_bucket:
+            mirrored = self._mirrored(reference, commit, progress, should_stop)
+            return self._of_artifact(reference, mirrored, local=local)
         else:
             directory = self._downloaded(reference, commit, progress, should_stop)
         return self._digested(reference, self.open_local(directory), with_digests, should_stop)
@@ -277,6 +284,16 @@ class Workspace:
             directory = self._downloaded(reference.lora, commit, progress, should_stop)
         adapter = self._digested(reference.lora, open_adapter(self._readable(directory)), with_digests, should_stop)
         return replace(item, reference=reference, adapter=adapter)
+
+    def _mirrored(
+        self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
+    ) -> Artifact:
+        from merge_assets.hub.mirror import mirror
+
+        wanted = ModelReference(reference.path, commit) if commit else reference
+        revision = self.hub.resolve(wanted)
+        line = f"checkpoints/{reference.path}"
+        return mirror(self.hub, revision, self.store, line, self.cache, progress=progress, should_stop=should_stop)
 
     def _downloaded(
         self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
@@ -315,17 +332,27 @@ class Workspace:
     def digest(self, checkpoint: Checkpoint, should_stop: ShouldStop | None = None) -> CheckpointDigest:
         return digest_checkpoint(checkpoint, self.cache, should_stop)
 
-    def _of_artifact(self, reference: ModelReference, artifact: Artifact) -> PlanInput:
-        checkpoint = open_checkpoint(artifact.directory(self.cache / "artifacts"))
-        files = {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
-        tensors = artifact.manifest.details["tensors"]
-        return PlanInput(reference, checkpoint, artifact.version, tensors, files, is_variant=True)
+    @cached_property
+    def stored(self) -> StoredModels:
+        """The models that builds read from the object store."""
+        return StoredModels(self.cache / "tensors", int(self.settings.cache_size))
+
+    def _of_artifact(self, reference: ModelReference, artifact: Artifact, *, local: bool) -> PlanInput:
+        if artifact.in_bucket and not local:
+            checkpoint = self.stored.open(artifact)
+        else:
+            checkpoint = open_checkpoint(artifact.directory(self.cache / "artifacts"))
+        files = {name: entry.digest for name, entry in artifact.manifest.files.items()}
+        is_variant = self.book.resolve(reference) is not None
+        return PlanInput(
+            reference, checkpoint, artifact.version, tensor_digests(artifact), files, is_variant=is_variant
+        )
 
     def _of_plan(self, reference: ModelReference) -> PlanInput:
         """The headers that a variant will have once it is built."""
         plan = self._planned(reference)
         digests = {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
-        return PlanInput(reference, planned_checkpoint(plan), None, digests)
+        return PlanInput(reference, planned_checkpoint(plan, self.stored.read), None, digests)
 
     def _planned(self, reference: ModelReference) -> Plan:
         recipe = self.book.recipes[reference.path]
@@ -335,6 +362,12 @@ class Workspace:
             shard_size=int(self.settings.shard_size),
             figures=self.figures(recipe),
         )
+
+    def folded_input(self, reference: ModelReference, plan: Plan) -> PlanInput:
+        """A recipe that is not stored as the input of another: its plan, and the checkpoint that it would be."""
+        digests = {carried.file: carried.digest for carried in plan.carried if carried.digest is not None}
+        digests |= {written.file: written.digest for written in plan.written}
+        return PlanInput(reference, planned_checkpoint(plan, self.stored.read), file_digests=digests, folded=plan)
 
     # -- analyses ----------------------------------------------------------------------------------------------------
 
@@ -375,15 +408,13 @@ def scores_line(model: ModelIdentity, suite: str) -> str:
     return f"scores/{model.slug}/{suite}"
 
 
-def folded_input(reference: ModelReference, plan: Plan) -> PlanInput:
-    """A recipe that is not stored as the input of another: its plan, and the checkpoint that it would be."""
-    digests = {carried.file: carried.digest for carried in plan.carried if carried.digest is not None}
-    digests |= {written.file: written.digest for written in plan.written}
-    return PlanInput(reference, planned_checkpoint(plan), file_digests=digests, folded=plan)
+def planned_checkpoint(plan: Plan, read_file: Callable[[str, str], bytes]) -> Checkpoint:
+    """The checkpoint that a plan describes, before it is built.
 
-
-def planned_checkpoint(plan: Plan) -> Checkpoint:
-    """The checkpoint that a plan describes, before it is built."""
+    Args:
+        plan: the plan.
+        read_file: gives a small file of a model, by the model's location and the file's name.
+    """
     tensors: Mapping[str, TensorHeader] = {
         tensor.name: TensorHeader(
             name=tensor.name,
@@ -397,13 +428,13 @@ def planned_checkpoint(plan: Plan) -> Checkpoint:
     }
     files = {shard.file: shard.size for shard in plan.shards} | {c.file: c.size for c in plan.carried}
     texts = {written.file: written.text.encode() for written in plan.written}
-    places = {c.file: Path(plan.models[c.model].location) / c.file for c in plan.carried}
+    places = {c.file: plan.models[c.model].location for c in plan.carried}
 
     def read(name: str) -> bytes:
         if name in texts:
             return texts[name]
         try:
-            return places[name].read_bytes()
+            return read_file(places[name], name)
         except (KeyError, OSError):  # of a recipe whose inputs were not downloaded yet
             raise CheckpointError(f"{name}: is not there yet; run `merge-assets build {plan.recipe}`") from None
 

@@ -84,11 +84,13 @@ def test_changed_weights_of_an_input_are_noticed(project: Path) -> None:
     assert second.artifact.version != first.artifact.version
 
 
-def test_the_fingerprint_is_that_of_the_folder(project: Path) -> None:
-    space = workspace(project, mean=LINEAR)
-    built = build(project, "mean")
-    again = api.observe(space, ModelReference(str(built.artifact.directory(project / "cache"))))
-    assert again.fingerprint == built.artifact.version
+def test_the_version_is_that_of_the_bytes_wherever_they_lie(project: Path) -> None:
+    workspace(project, mean=LINEAR, same=LINEAR.replace("weight: 3", "weight: 3.0"), other=LINEAR + "dtype: float32\n")
+    mean = build(project, "mean")
+    elsewhere = api.Workspace.open(Settings(root=project, store=str(project / "elsewhere")))
+    assert api.build(elsewhere, elsewhere.recipe("mean")).artifact.version == mean.artifact.version
+    assert build(project, "same").artifact.version == mean.artifact.version
+    assert build(project, "other").artifact.version != mean.artifact.version
 
 
 def test_a_variant_of_a_variant_is_planned_before_and_built_after_it(project: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from merge_assets.engine.execute import execute
 from merge_assets.engine.files import InputFiles, OutputFile
 from merge_assets.errors import EngineError, PlanError, Stopped
+from merge_assets.plan import Shard
 from tests.merging import merge_text, merged_tensors, plan_text
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 
@@ -167,7 +168,7 @@ def test_a_full_disk_is_reported_before_anything_is_computed(tmp_path: Path) -> 
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(EngineError, match="cannot reserve 100000 bytes"):
-            OutputFile(tmp_path / "shard", "{}", 100_000)
+            OutputFile(tmp_path / "shard", Shard("shard", "{}", 100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)

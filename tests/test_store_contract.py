@@ -20,6 +20,7 @@ import pytest
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.store import Artifact, ArtifactStore
+from merge_assets.store.sealed import seal, unseal
 from tests.store_support import FILES, LINE, commit, write_files
 
 
@@ -142,7 +143,7 @@ def test_the_layout_is_readable_by_a_person(store: ArtifactStore, place: Place) 
     expected |= {f"{LINE}/keys/k1.json", f"{LINE}/current.json"}
     assert place.files() - {f"{LINE}/f1/claim.json"} == expected
     assert json.loads(place.read(f"{LINE}/f1/manifest.json"))["files"]["config.json"]["size"] == 2
-    assert json.loads(place.read(f"{LINE}/current.json")) == {"version": "f1"}
+    assert json.loads(place.read(f"{LINE}/current.json"))["version"] == "f1"
 
 
 def test_a_file_url_is_a_local_folder(tmp_path: Path) -> None:
@@ -362,9 +363,9 @@ def test_a_manifest_of_another_version_does_not_count(store: ArtifactStore, plac
 @pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "a/../../b", "", "a\\b", "a//b", "manifest.json"])
 def test_a_manifest_that_names_files_outside_is_invalid(store: ArtifactStore, place: Place, name: str) -> None:
     commit(store)
-    manifest = json.loads(place.read(f"{LINE}/f1/manifest.json"))
+    manifest = unseal(place.read(f"{LINE}/f1/manifest.json")) or {}
     manifest["files"][name] = {"size": 1, "sha256": "0" * 64}
-    place.write(f"{LINE}/f1/manifest.json", json.dumps(manifest).encode())
+    place.write(f"{LINE}/f1/manifest.json", seal(manifest))
 
     assert store.get(LINE, "f1") is None
 
@@ -372,10 +373,22 @@ def test_a_manifest_that_names_files_outside_is_invalid(store: ArtifactStore, pl
 @pytest.mark.parametrize("folder", ["..", "../f2", "/etc", "a/b", "keys"])
 def test_a_manifest_that_lies_about_its_folder_is_invalid(store: ArtifactStore, place: Place, folder: str) -> None:
     commit(store)
-    manifest = json.loads(place.read(f"{LINE}/f1/manifest.json")) | {"folder": folder}
-    place.write(f"{LINE}/f1/manifest.json", json.dumps(manifest).encode())
+    manifest = unseal(place.read(f"{LINE}/f1/manifest.json")) or {}
+    for field in ("folder", "build"):
+        place.write(f"{LINE}/f1/manifest.json", seal(manifest | {field: folder}))
+        assert store.get(LINE, "f1") is None
+    place.write(f"{LINE}/f1/manifest.json", seal(manifest))
+    assert store.get(LINE, "f1") is not None
 
-    assert store.get(LINE, "f1") is None
+
+def test_a_manifest_with_one_other_bit_is_invalid(store: ArtifactStore, place: Place) -> None:
+    """What came garbled from a server must not be believed, least of all its digests."""
+    raw = commit(store) and place.read(f"{LINE}/f1/manifest.json")
+    for place_of_bit in range(0, len(raw), max(1, len(raw) // 40)):
+        garbled = bytearray(raw)
+        garbled[place_of_bit] ^= 1
+        place.write(f"{LINE}/f1/manifest.json", bytes(garbled))
+        assert store.get(LINE, "f1") is None or garbled[place_of_bit : place_of_bit + 1].isspace()
 
 
 @pytest.mark.parametrize("damage", ["manifest", "cut", "gone"])
@@ -434,7 +447,10 @@ def test_reading_a_file_that_is_not_there_is_an_error(store: ArtifactStore, plac
         artifact.read_bytes("config.json")
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b'{"version": 3}', b'{"version": "../f1"}', b'{"version": "absent"}'])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"[]", b'{"version": "f1"}', seal({"version": 3}), seal({"version": "../f1"}), seal({"version": "absent"})],
+)
 def test_a_damaged_pointer_points_nowhere(store: ArtifactStore, place: Place, raw: bytes) -> None:
     commit(store)
     place.write(f"{LINE}/current.json", raw)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from merge_assets.api.score import known_scores
 from merge_assets.api.staging import publish, staging_folder
-from merge_assets.checkpoint import open_checkpoint
+from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.engine.agreement import check_agreement
 from merge_assets.errors import CheckpointError, EngineError, HubError, RecipeError
 from merge_assets.plan import Plan, PlanInput, build_plan
@@ -18,12 +18,14 @@ from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace, folded_input, variant_line
-from merge_assets.store import Artifact
+from merge_assets.sources import Workspace, variant_line
+from merge_assets.store import Artifact, Origin, PlannedFile, PlannedPiece
+from merge_assets.stored import nonfinite
 
 if TYPE_CHECKING:
     from merge_assets.engine.checks import CheckOutcome
     from merge_assets.engine.execute import BuildReport
+    from merge_assets.store.building import Building
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def merge(
                 progress=progress,
                 should_stop=should_stop,
                 allow_nonfinite=recipe.allow_nonfinite,
+                inputs=workspace.stored.inputs(),
             )
-            write_surroundings(made, recipe, staging, known_scores(workspace, recipe))
+            write_surroundings(made, recipe, staging, workspace.stored.read, known_scores(workspace, recipe))
             publish(staging, target)
     except OSError as error:
         raise EngineError(f"{error.filename or target}: {error.strerror}; choose another output folder") from error
@@ -132,7 +135,7 @@ def build(
         recipe: what to build.
         commits: Hub commits that observations recorded, to build from exactly these.
         progress: called with bytes.
-        should_stop: polled throughout; on a stop nothing is left behind.
+        should_stop: polled throughout. What was finished until a stop is kept for the next attempt.
 
     Raises:
         RecipeError: if the recipe is not stored (``materialize: false``).
@@ -149,11 +152,25 @@ def build(
     if found is not None:
         workspace.store.set_current(line, found.version)
         return _built(found, made, recipe, reused=True)
-    from merge_assets.engine.checks import check_variant
+    return _built(_written(workspace, recipe, made, line, progress, should_stop), made, recipe, reused=False)
+
+
+def _written(
+    workspace: Workspace,
+    recipe: Recipe,
+    made: Plan,
+    line: str,
+    progress: Progress | None,
+    should_stop: ShouldStop | None,
+) -> Artifact:
+    from merge_assets.engine.checks import check_variant, count_nonfinite
     from merge_assets.engine.execute import execute
     from merge_assets.engine.folder import write_surroundings
 
-    with workspace.store.draft(line) as draft:
+    store, stored = workspace.store, workspace.stored
+    origins, fetched = _origins(workspace, made, line, should_stop), stored.fetched
+    with store.build(line, made.key, should_stop=should_stop) as draft:
+        draft.building.add(_files(made), origins)
         report = execute(
             made,
             draft.directory,
@@ -163,12 +180,18 @@ def build(
             progress=progress,
             should_stop=should_stop,
             allow_nonfinite=recipe.allow_nonfinite,
+            inputs=stored.inputs(),
+            landing=draft.building,
         )
-        write_surroundings(made, recipe, draft.directory)
-        outcomes = check_variant(draft.directory, made, report.nonfinite, should_stop=should_stop)
-        digest = workspace.digest(open_checkpoint(draft.directory), should_stop)
-        artifact = draft.commit(
-            digest.fingerprint,
+        write_surroundings(made, recipe, draft.directory, stored.read)
+        known = stored.nonfinite(made)
+        known |= {name: nonfinite(origin.details, origin.piece.name) for name, origin in origins.items()}
+        bad = count_nonfinite(made, report.nonfinite, known, should_stop)
+        outcomes = check_variant(draft.directory, made, bad, here=not store.in_bucket, should_stop=should_stop)
+        digests = {name: entry.digest for name, entry in draft.describe({}, None, should_stop).items()}
+        shards = [shard.file for shard in made.shards]
+        return draft.commit(
+            fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
             key=made.key,
             inputs={model.reference: model.fingerprint or "" for model in made.models if model.folded is None},
             details={
@@ -176,14 +199,49 @@ def build(
                 "method": made.method,
                 "layers": made.layer_count,
                 "parameters": made.parameter_count,
-                "tensors": dict(digest.tensors),
+                "nonfinite": bad,
                 "checks": [asdict(outcome) for outcome in outcomes],
-                "report": asdict(report),
+                "report": asdict(report) | _tally(made, origins, draft.building, stored.fetched - fetched),
             },
-            digests=digest.files,
             should_stop=should_stop,
         )
-    return _built(artifact, made, recipe, reused=False)
+
+
+def _files(made: Plan) -> list[PlannedFile]:
+    """The shards of a plan as the store writes them."""
+    pieces: list[list[PlannedPiece]] = [[] for _ in made.shards]
+    for tensor in made.tensors:
+        pieces[tensor.shard].append(PlannedPiece(tensor.name, tensor.begin, tensor.end, tensor.key))
+    heads = [len(shard.header).to_bytes(8, "little") + shard.header.encode("ascii") for shard in made.shards]
+    return [PlannedFile(s.file, head, tuple(own)) for s, head, own in zip(made.shards, heads, pieces, strict=True)]
+
+
+def _origins(workspace: Workspace, made: Plan, line: str, should_stop: ShouldStop | None) -> dict[str, Origin]:
+    """Where the store has tensors of a plan already: those of equal keys, and those that are copied out of it."""
+    by_key = workspace.store.origins({tensor.key for tensor in made.tensors}, line)
+    found = {tensor.name: by_key[tensor.key] for tensor in made.tensors if tensor.key in by_key}
+    for tensor in made.tensors:
+        if tensor.is_copy and tensor.name not in found:
+            origin = workspace.stored.origin(made, tensor.inputs[0])
+            if origin is not None:
+                found[tensor.name] = origin
+    return workspace.store.sound(found, workspace.settings.verify, should_stop)
+
+
+def _tally(made: Plan, origins: Mapping[str, Origin], building: Building, fetched: int) -> dict[str, int]:
+    """What was not computed, and what was moved by whom, in tensors and bytes."""
+    names = {tensor.name for tensor in made.tensors}
+    tally = building.tally
+    return {
+        "tensors_reused": len(names & origins.keys()),
+        "tensors_resumed": len(names & building.resumed),
+        "bytes_reused": tally.reused,
+        "bytes_linked": tally.linked,
+        "bytes_moved": tally.copied,
+        "bytes_resumed": tally.resumed,
+        "bytes_fetched": tally.fetched + fetched,
+        "bytes_sent": tally.sent,
+    }
 
 
 def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool) -> Built:
@@ -220,6 +278,7 @@ def _fetched(
     *,
     with_digests: bool = True,
 ) -> list[PlanInput]:
+    """The inputs of a recipe, of which those in an object store stay there."""
     recorded = commits or {}
 
     def fetched(reference: ModelReference) -> PlanInput:
@@ -241,12 +300,13 @@ def _fetched(
             return workspace.fetch(
                 reference,
                 commit=recorded.get(reference),
+                local=False,
                 with_digests=with_digests,
                 progress=progress,
                 should_stop=should_stop,
             )
         inputs = _fetched(workspace, inner, commits, progress, should_stop, with_digests=with_digests)
-        return folded_input(reference, _plan(workspace, inner, inputs, None))
+        return workspace.folded_input(reference, _plan(workspace, inner, inputs, None))
 
     with _of(recipe):
         return [fetched(reference) for reference in recipe.references()]

@@ -12,6 +12,7 @@ from merge_assets.checkpoint.files import (
     needed_files,
     tokenizer_files,
 )
+from merge_assets.checkpoint.finite import nonfinite_elements
 from merge_assets.checkpoint.header import header_length, parse_header
 from merge_assets.checkpoint.open import (
     CheckpointSource,
@@ -59,6 +60,7 @@ __all__ = [
     "header_length",
     "is_adapter",
     "needed_files",
+    "nonfinite_elements",
     "open_adapter",
     "open_any",
     "open_checkpoint",

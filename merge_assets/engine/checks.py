@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 
-from merge_assets.checkpoint import DTYPES, TORCH_NAMES, Checkpoint, open_checkpoint
+from merge_assets.checkpoint import Checkpoint, nonfinite_elements, open_checkpoint
 from merge_assets.engine.agreement import REFUSALS, describe, loading_report, model_of
 from merge_assets.errors import CheckpointError, Stopped
-from merge_assets.plan import OutputTensor, Plan
+from merge_assets.plan import Plan
 from merge_assets.progress import ShouldStop
 
-_CHUNK = 8 << 20
 _NEW_TOKENS = 8
 
 
@@ -38,6 +37,13 @@ class CheckOutcome:
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
+_NOT_HERE = CheckOutcome(
+    "loads_and_generates",
+    True,
+    "not tried: the weights lie in an object store; the evaluation loads them",
+    {"tried": False},
+)
+
 CHECKS = ("finite", "config_agrees", "loads_and_generates")
 """Names of the checks, in the order of :func:`check_variant`."""
 
@@ -45,8 +51,9 @@ CHECKS = ("finite", "config_agrees", "loads_and_generates")
 def check_variant(
     directory: Path,
     plan: Plan,
-    nonfinite: Mapping[str, int] | None = None,
+    nonfinite: Mapping[str, int],
     *,
+    here: bool = True,
     should_stop: ShouldStop | None = None,
 ) -> list[CheckOutcome]:
     """Check a variant that was written for ``plan``.
@@ -54,8 +61,9 @@ def check_variant(
     Args:
         directory: the variant's folder.
         plan: what it was built from.
-        nonfinite: NaN and infinite elements by tensor that the engine counted among those it computed.
-        should_stop: polled between tensors and between checks.
+        nonfinite: NaN and infinite elements by tensor, where there are any; see :func:`count_nonfinite`.
+        here: whether the folder holds the weights, not just the headers of their files.
+        should_stop: polled between checks.
 
     Raises:
         Stopped: on request.
@@ -63,45 +71,44 @@ def check_variant(
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    outcomes = [_finite(directory, plan, nonfinite or {}, should_stop)]
+    outcomes = [_finite(plan, nonfinite)]
     outcomes.append(_config_agrees(directory, plan))
     if should_stop is not None and should_stop():
         raise Stopped("stopped between checks")
-    outcomes.append(_loads_and_generates(directory))
+    outcomes.append(_loads_and_generates(directory) if here else _NOT_HERE)
     return outcomes
 
 
-def _finite(directory: Path, plan: Plan, computed: Mapping[str, int], should_stop: ShouldStop | None) -> CheckOutcome:
-    """The engine counts computed NaN and infinities; bytes that were copied are looked at here."""
-    bad = dict(computed)
+def count_nonfinite(
+    plan: Plan, computed: Mapping[str, int], known: Mapping[str, int], should_stop: ShouldStop | None = None
+) -> dict[str, int]:
+    """NaN and infinite elements of a variant by tensor, where there are any.
+
+    Args:
+        plan: what was built.
+        computed: what the engine counted among the tensors that it computed.
+        known: counts of tensors that were taken as they are from where they had been counted.
+        should_stop: polled between tensors.
+
+    Raises:
+        Stopped: on request.
+    """
+    found = {name: count for name, count in (dict(computed) | dict(known)).items() if count}
     for tensor in plan.tensors:
-        if not tensor.is_copy or tensor.dtype not in TORCH_NAMES:
+        if not tensor.is_copy or tensor.name in known:
             continue
         if should_stop is not None and should_stop():
             raise Stopped("stopped while checking for NaN and infinities")
-        count = _nonfinite(directory / plan.shards[tensor.shard].file, tensor)
-        if count:
-            bad[tensor.name] = count
+        item = tensor.inputs[0]
+        if count := nonfinite_elements(Path(plan.models[item.model].location, item.header.file), item.header):
+            found[tensor.name] = count
+    return found
+
+
+def _finite(plan: Plan, bad: Mapping[str, int]) -> CheckOutcome:
     if bad:
         return CheckOutcome("finite", False, f"{len(bad)} tensors hold NaN or infinite elements", bad)
     return CheckOutcome("finite", True, f"all elements of {len(plan.tensors)} tensors are finite")
-
-
-def _nonfinite(path: Path, tensor: OutputTensor) -> int:
-    dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-    if not dtype.is_floating_point:
-        return 0
-    count, width = 0, DTYPES[tensor.dtype]
-    with path.open("rb") as file:
-        file.seek(tensor.begin)
-        left = tensor.nbytes
-        while left:
-            raw = bytearray(file.read(min(left, _CHUNK // width * width)))
-            left -= len(raw)
-            values = torch.frombuffer(raw, dtype=dtype)
-            if width > 1 and not torch.isfinite(values.sum()):
-                count += int((~torch.isfinite(values)).sum())
-    return count
 
 
 def _config_agrees(directory: Path, plan: Plan) -> CheckOutcome:

@@ -10,17 +10,18 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from merge_assets.engine.files import InputFiles, OutputFile
 from merge_assets.engine.worker import CpuWorker, Job, Shared, copy
 from merge_assets.errors import EngineError
-from merge_assets.plan import Plan
+from merge_assets.plan import OutputTensor, Plan
 from merge_assets.progress import Progress, ShouldStop
 
 if TYPE_CHECKING:
@@ -35,6 +36,32 @@ MEMORY = 256_000_000
 _JOB_BYTES = 32 << 20
 
 
+class Landing(Protocol):
+    """What is told of finished tensors."""
+
+    durable: bool
+    """Whether the shards have to be on the disk at the end."""
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Names of the tensors that need no work."""
+        ...
+
+    @property
+    def flaws(self) -> Mapping[str, int]:
+        """NaN and infinite elements of finished tensors."""
+        ...
+
+    def landed(self, name: str, flaws: int) -> None:
+        """All bytes of a tensor are in its shard; called once for each, from the threads that compute.
+
+        Args:
+            name: of the tensor.
+            flaws: NaN and infinite elements that were computed.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class BuildReport:
     """What one execution of a plan did.
@@ -42,7 +69,7 @@ class BuildReport:
     Attributes:
         seconds: wall time.
         bytes_read: bytes of input tensors read or copied, each as often as it was read.
-        bytes_written: bytes of the output shards.
+        bytes_written: bytes written into the output shards.
         tensors_computed: tensors that went through a kernel.
         tensors_copied: tensors whose bytes were copied unchanged.
         peak_memory: largest resident size of the process so far, bytes.
@@ -73,13 +100,15 @@ def execute(
     progress: Progress | None = None,
     should_stop: ShouldStop | None = None,
     allow_nonfinite: bool = False,
+    inputs: InputFiles | None = None,
+    landing: Landing | None = None,
 ) -> BuildReport:
     """Write the weight shards of a plan.
 
     Args:
-        plan: what to compute; its models' locations must be local directories.
-        directory: existing folder without the shards; on an error the half-written shards stay in it, so give a
-            staging folder.
+        plan: what to compute; its models' locations must be local directories, or such as ``inputs`` knows.
+        directory: existing folder; without the shards, unless there is a ``landing``. On an error the half-written shards
+            stay in it, so give a staging folder.
         device: ``auto`` (CUDA if there is one), ``cpu`` or ``cuda``.
         threads: workers; default is the number of CPUs this process may use.
         tile: elements per tile; the output bytes do not depend on it.
@@ -88,6 +117,8 @@ def execute(
         progress: called with (bytes read, bytes to read, tensor name), from any worker.
         should_stop: polled at every tile.
         allow_nonfinite: accept NaN and infinities in the output.
+        inputs: where the inputs are read; default: local files. It is closed at the end.
+        landing: what is told of finished tensors; the shards are then in ``directory`` already, with their headers.
 
     Raises:
         EngineError: a file cannot be read or written, or the output would hold NaN or infinities.
@@ -96,34 +127,41 @@ def execute(
     began = time.perf_counter()
     workers = threads or len(os.sched_getaffinity(0))
     chosen = _device(device, plan)
+    finished = landing.finished if landing else frozenset()
+    todo = [tensor for tensor in plan.tensors if tensor.name not in finished]
     with ExitStack() as stack:
-        outputs = []
-        for shard in plan.shards:
-            output = OutputFile(directory / shard.file, shard.header, shard.size)
-            stack.callback(output.close)
-            outputs.append(output)
-        shared = Shared(plan, stack.enter_context(InputFiles()), outputs, progress, should_stop, plan.bytes_to_read)
+        source = stack.enter_context(inputs or InputFiles())
+        outputs = {}
+        for number in sorted({tensor.shard for tensor in todo}):
+            shard = plan.shards[number]
+            outputs[number] = OutputFile(directory / shard.file, None if landing else shard)
+            stack.callback(outputs[number].close)
+        shared = Shared(plan, source, outputs, progress, should_stop, sum(tensor.bytes_to_read() for tensor in todo))
         stack.callback(shared.release_torch)
-        _run(shared, list(_jobs(plan)), workers, chosen, _budget(plan, tile or TILE, workers, memory or MEMORY))
-        for output in outputs:
-            output.finish()
-    if shared.nonfinite and not allow_nonfinite:
-        listing = ", ".join(f"{name} ({count})" for name, count in sorted(shared.nonfinite.items())[:5])
+        jobs = list(_jobs(todo))
+        source.expect(plan, [job.tensor for job in jobs])
+        _run(shared, jobs, workers, chosen, _budget(todo, tile or TILE, workers, memory or MEMORY), landing)
+        durable = landing is None or landing.durable
+        for output in outputs.values():
+            output.finish(durable=durable)
+    nonfinite = shared.nonfinite | dict(landing.flaws if landing else {})
+    if nonfinite and not allow_nonfinite:
+        listing = ", ".join(f"{name} ({count})" for name, count in sorted(nonfinite.items())[:5])
         raise EngineError(
-            f"{len(shared.nonfinite)} output tensors hold NaN or infinite elements: {listing}; check the inputs and "
+            f"{len(nonfinite)} output tensors hold NaN or infinite elements: {listing}; check the inputs and "
             "parameters, use a wider dtype, or accept them with `allow_nonfinite: true` in the recipe"
         )
-    copied = sum(tensor.is_copy for tensor in plan.tensors)
+    copied = sum(tensor.is_copy for tensor in todo)
     return BuildReport(
         seconds=time.perf_counter() - began,
         bytes_read=shared.read,
-        bytes_written=plan.bytes_to_write,
-        tensors_computed=len(plan.tensors) - copied,
+        bytes_written=sum(tensor.nbytes for tensor in todo) if landing else plan.bytes_to_write,
+        tensors_computed=len(todo) - copied,
         tensors_copied=copied,
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         threads=workers,
         device=chosen,
-        nonfinite=shared.nonfinite,
+        nonfinite=nonfinite,
     )
 
 
@@ -141,18 +179,21 @@ def _device(device: str, plan: Plan) -> str:
     return "cuda" if available else "cpu"
 
 
-def _budget(plan: Plan, preferred: int, workers: int, memory: int) -> tuple[int, int]:
+def _budget(tensors: Sequence[OutputTensor], preferred: int, workers: int, memory: int) -> tuple[int, int]:
     """Elements per tile, and bytes of input tensors that each worker may hold, within ``memory`` for all workers."""
-    widest = max((len(list(tensor.files())) for tensor in plan.tensors), default=1)
+    widest = max((len(list(tensor.files())) for tensor in tensors), default=1)
     share = memory // workers
     element = 8 * (widest + 1)  # the widest dtype has 8 bytes; there is one buffer for each input and for the result
     tile = max(1024, min(preferred, share // element))
     return tile, max(0, share - tile * element)
 
 
-def _jobs(plan: Plan) -> Iterator[Job]:
+def _jobs(tensors: Sequence[OutputTensor]) -> Iterator[Job]:
     """The largest tensors that need statistics first, since one worker does a whole one; then all else in file order."""
-    computed = [tensor for tensor in plan.tensors if tensor.elements]
+    computed = [tensor for tensor in tensors if tensor.elements]
+    for tensor in tensors:
+        if not tensor.elements:
+            yield Job(tensor, 0, 0)
     whole = [tensor for tensor in computed if tensor.needs_statistics and not tensor.is_copy]
     for tensor in sorted(whole, key=lambda tensor: -tensor.elements):
         yield Job(tensor, 0, tensor.elements)
@@ -171,25 +212,52 @@ class _Workers(threading.local):
         self.by_device: dict[str, CpuWorker | GpuWorker] = {}
 
 
-def _run(shared: Shared, jobs: list[Job], workers: int, device: str, budget: tuple[int, int]) -> None:
+class _Remaining:
+    """How many jobs of each tensor are left."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._left = Counter(job.tensor.name for job in jobs)
+        self._lock = threading.Lock()
+
+    def done(self, job: Job) -> bool:
+        """Count a finished job; True for the last one of its tensor."""
+        with self._lock:
+            self._left[job.tensor.name] -= 1
+            return not self._left[job.tensor.name]
+
+
+def _run(
+    shared: Shared, jobs: list[Job], workers: int, device: str, budget: tuple[int, int], landing: Landing | None
+) -> None:
     local = _Workers()
+    remaining = _Remaining(jobs)
 
     def work(job: Job) -> None:
         if shared.failure is not None:
             return
         try:
-            if job.tensor.is_copy:
-                copy(shared, job)
-            else:
-                where = "cpu" if job.tensor.makes_inputs else device
-                if where not in local.by_device:
-                    local.by_device[where] = _worker(shared, where, budget)
-                local.by_device[where].compute(job)
+            compute(job)
+            if remaining.done(job):
+                shared.inputs.release(job.tensor)
+                if landing is not None:
+                    landing.landed(job.tensor.name, shared.nonfinite.get(job.tensor.name, 0))
         except BaseException as error:
             shared.fail(error)
             raise
-        begin, end = job.place
-        shared.outputs[job.tensor.shard].start_writing_back(begin, end - begin)
+
+    def compute(job: Job) -> None:
+        if job.end == job.start:
+            return
+        if job.tensor.is_copy:
+            copy(shared, job)
+        else:
+            where = "cpu" if job.tensor.makes_inputs else device
+            if where not in local.by_device:
+                local.by_device[where] = _worker(shared, where, budget)
+            local.by_device[where].compute(job)
+        if landing is None or landing.durable:
+            begin, end = job.place
+            shared.outputs[job.tensor.shard].start_writing_back(begin, end - begin)
 
     with ThreadPoolExecutor(workers, "merge") as pool:
         futures = [pool.submit(work, job) for job in jobs]

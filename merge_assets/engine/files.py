@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 from merge_assets.errors import EngineError
+from merge_assets.plan import OutputTensor, Plan, Shard, TensorInput
 
 COPY_CHUNK = 8 << 20
 """Bytes copied between two looks at the stop flag."""
@@ -23,7 +24,10 @@ if _sync_file_range is not None:
 
 
 class InputFiles:
-    """Read-only descriptors of the input shards, opened once and shared by all threads."""
+    """Read-only descriptors of the input shards, opened once and shared by all threads.
+
+    :class:`merge_assets.engine.fetched.FetchedFiles` is the same for inputs that lie in an object store.
+    """
 
     def __init__(self) -> None:
         self._descriptors: dict[str, int] = {}
@@ -36,6 +40,16 @@ class InputFiles:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
+
+    def place(self, location: str, item: TensorInput) -> tuple[str, int]:
+        """The file that holds an input, and where in it the input begins."""
+        return str(Path(location, item.header.file)), item.header.begin
+
+    def expect(self, plan: Plan, tensors: Sequence[OutputTensor]) -> None:
+        """The inputs of these outputs will be read, in this order."""
+
+    def release(self, tensor: OutputTensor) -> None:
+        """The inputs of an output are no longer needed for it."""
 
     def descriptor(self, path: str) -> int:
         with self._lock:
@@ -71,18 +85,25 @@ class InputFiles:
 
 
 class OutputFile:
-    """A preallocated output shard that several threads fill.
+    """An output shard of its full size that several threads fill.
+
+    Args:
+        path: the file.
+        shard: what to create; ``None`` for a file that is there already, with its header.
 
     Raises:
         EngineError: here and in the methods that write, if the file system refuses or the disk is full.
     """
 
-    def __init__(self, path: Path, header: str, size: int) -> None:
+    def __init__(self, path: Path, shard: Shard | None) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            self._descriptor = os.open(path, os.O_RDWR | (os.O_CREAT | os.O_EXCL if shard else 0), 0o644)
         except OSError as error:
             raise EngineError(f"{path}: cannot be created: {error.strerror}; write elsewhere") from error
+        if shard is None:
+            return
+        header, size = shard.header, shard.size
         try:
             try:
                 os.posix_fallocate(self._descriptor, 0, size)
@@ -133,10 +154,11 @@ class OutputFile:
         if _sync_file_range is not None:
             _sync_file_range(self._descriptor, offset, count, _WRITE)  # a hint: what fails here, fails in finish(), too
 
-    def finish(self) -> None:
-        """Make the bytes durable, then close."""
+    def finish(self, *, durable: bool = True) -> None:
+        """Bring the bytes to the disk, if they are to be there, then close."""
         try:
-            os.fsync(self._descriptor)
+            if durable:
+                os.fsync(self._descriptor)
         except OSError as error:
             raise EngineError(
                 f"{self.path}: cannot be made durable: {error.strerror}; check the disk, or write elsewhere"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -16,7 +15,11 @@ from merge_assets.recipe import Recipe
 
 
 def write_surroundings(
-    plan: Plan, recipe: Recipe, directory: Path, scores: Sequence[Mapping[str, object]] = ()
+    plan: Plan,
+    recipe: Recipe,
+    directory: Path,
+    read_file: Callable[[str, str], bytes],
+    scores: Sequence[Mapping[str, object]] = (),
 ) -> None:
     """Write all files of a variant but its weight shards.
 
@@ -24,6 +27,7 @@ def write_surroundings(
         plan: what was built.
         recipe: its recipe.
         directory: the variant's folder.
+        read_file: gives a small file of a model, by the model's location and the file's name.
         scores: for the model card; see :func:`model_card`.
 
     Raises:
@@ -38,11 +42,11 @@ def write_surroundings(
         for carried in plan.carried:
             target = directory / carried.file
             target.parent.mkdir(parents=True, exist_ok=True)
-            source = Path(plan.models[carried.model].location) / carried.file
+            location = plan.models[carried.model].location
             try:
-                shutil.copyfile(source, target)
+                target.write_bytes(read_file(location, carried.file))
             except OSError as error:
-                raise EngineError(f"{target}: copying {source}: {error.strerror}") from error
+                raise EngineError(f"{target}: copying {location}/{carried.file}: {error.strerror}") from error
         for written in plan.written:
             _write(directory / written.file, written.text)
         _write(directory / "recipe.yaml", recipe.source.text)

@@ -73,7 +73,8 @@ class GpuWorker:
         """Elements of a stored input as float32 on the device; ``place`` tells the inputs of one tile apart."""
         width = DTYPES[item.header.dtype]
         staged = self.staging(place, count * width)
-        self.shared.inputs.read_into(self.shared.path(item), _memory(staged), item.header.begin + start * width)
+        path, begin = self.shared.place(item)
+        self.shared.inputs.read_into(path, _memory(staged), begin + start * width)
         self.read += count * width
         self.shared.advance(count * width, self.label)
         raw = staged.to(self.device, non_blocking=True, copy=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.checkpoint import DTYPES
@@ -41,7 +41,7 @@ class Shared:
     Attributes:
         plan: what is executed.
         inputs: descriptors of the input shards.
-        outputs: the output shards.
+        outputs: the output shards that have something left to write, by number.
         progress: called with bytes.
         should_stop: polled at every tile.
         total: bytes that are expected to be read.
@@ -54,7 +54,7 @@ class Shared:
 
     plan: Plan
     inputs: InputFiles
-    outputs: list[OutputFile]
+    outputs: Mapping[int, OutputFile]
     progress: Progress | None
     should_stop: ShouldStop | None
     total: int
@@ -90,9 +90,9 @@ class Shared:
         with self.lock:
             self.failure = self.failure or error
 
-    def path(self, item: TensorInput) -> str:
-        """File of a stored input."""
-        return str(Path(self.plan.models[item.model].location) / item.header.file)
+    def place(self, item: TensorInput) -> tuple[str, int]:
+        """File of a stored input, and where in it the input begins."""
+        return self.inputs.place(self.plan.models[item.model].location, item)
 
     def use_torch(self) -> None:
         """Keep torch from starting threads of its own inside the workers, until :meth:`release_torch`."""
@@ -115,10 +115,11 @@ def copy(shared: Shared, job: Job) -> None:
     """Copy the bytes of a job's elements from the input to the output."""
     tensor, source = job.tensor, job.tensor.inputs[0]
     begin, end = job.place
+    path, first = shared.place(source)
     shared.outputs[tensor.shard].copy_from(
         shared.inputs,
-        shared.path(source),
-        source.header.begin + begin - tensor.begin,
+        path,
+        first + begin - tensor.begin,
         begin,
         end - begin,
         lambda count: shared.advance(count, tensor.name),
@@ -162,14 +163,16 @@ class CpuWorker:
 
     def read(self, item: TensorInput, offset: int, memory: memoryview) -> None:
         shared = self._shared
-        shared.inputs.read_into(shared.path(item), memory, item.header.begin + offset)
+        path, begin = shared.place(item)
+        shared.inputs.read_into(path, memory, begin + offset)
         self._read += len(memory)
         shared.advance(len(memory), self._label)
 
     def read_pieces(self, item: TensorInput, pieces: np.ndarray, memory: Buffer) -> None:
         shared = self._shared
-        descriptor = shared.inputs.descriptor(shared.path(item))
-        begins = pieces[0] + item.header.begin
+        path, begin = shared.place(item)
+        descriptor = shared.inputs.descriptor(path)
+        begins = pieces[0] + begin
         columns = [column.ctypes.data for column in (begins, pieces[1], pieces[2])]
         done = call("read_pieces", descriptor, *columns, pieces.shape[1], memory.address)
         for offset, length, place in pieces[:, done:].T.tolist():  # the first of them says why it cannot be read

@@ -1,7 +1,24 @@
 """Where artifacts live: immutable versions, committed whole or not at all, on a folder or any fsspec URL."""
 
 from merge_assets.store.artifact import Artifact
-from merge_assets.store.manifest import FileEntry, Manifest
-from merge_assets.store.store import ArtifactStore, Draft
+from merge_assets.store.draft import BuildDraft, Draft
+from merge_assets.store.manifest import FileEntry, Manifest, Piece
+from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece
+from merge_assets.store.reuse import Verify
+from merge_assets.store.store import ArtifactStore
+from merge_assets.store.tensor_cache import TensorCache
 
-__all__ = ["Artifact", "ArtifactStore", "Draft", "FileEntry", "Manifest"]
+__all__ = [
+    "Artifact",
+    "ArtifactStore",
+    "BuildDraft",
+    "Draft",
+    "FileEntry",
+    "Manifest",
+    "Origin",
+    "Piece",
+    "PlannedFile",
+    "PlannedPiece",
+    "TensorCache",
+    "Verify",
+]

@@ -12,14 +12,19 @@ from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend, files_path
 from merge_assets.store.drafts import Drafts, sync_tree
+from merge_assets.store.fetching import fetch_range
 from merge_assets.store.local import LocalBackend
 from merge_assets.store.locks import exclusive
-from merge_assets.store.manifest import Manifest
+from merge_assets.store.manifest import Manifest, Piece
 from merge_assets.store.names import MANIFEST
+from merge_assets.store.planned import Origin
 from merge_assets.store.remote import RemoteBackend
-from merge_assets.store.transfer import Watch, hash_file, run_batch
+from merge_assets.store.s3 import S3Backend
+from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
 
 _WORKERS = 4
+_LOOKS = 4
+"""How often a file is read before it counts as damaged: one cut short or garbled on its way comes right the next time."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,11 @@ class Artifact:
     def url(self) -> str:
         """Local path or URL of the folder that holds the files, without credentials."""
         return self.backend.url(files_path(self.manifest))
+
+    @property
+    def in_bucket(self) -> bool:
+        """Whether its pieces can be read one by one, and copied by the server."""
+        return isinstance(self.backend, S3Backend)
 
     @property
     def path(self) -> Path | None:
@@ -91,11 +101,33 @@ class Artifact:
         Raises:
             StoreError: if the version has no such file, or its bytes are not those of the manifest.
         """
+        for _ in range(_LOOKS):
+            with self.open(name) as file:
+                data = file.read()
+            if hashlib.sha256(data).hexdigest() == self.manifest.files[name].sha256:
+                return data
+        raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
+
+    def read_piece(self, name: str, piece: Piece) -> bytes:
+        """One piece of a file, checked against its digest; for pieces that fit in memory.
+
+        Raises:
+            StoreError: if its bytes are not those of the manifest.
+        """
+        path = f"{files_path(self.manifest)}/{name}"
+        if isinstance(self.backend, S3Backend):
+            return fetch_range(self.backend, path, piece.begin, piece.end, piece.sha256)
         with self.open(name) as file:
-            data = file.read()
-        if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
+            file.seek(piece.begin)
+            data = file.read(piece.size)
+        if hashlib.sha256(data).hexdigest() != piece.sha256:
             raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
         return data
+
+    def origin(self, name: str, piece: Piece) -> Origin:
+        """A piece of this version, to be copied into another."""
+        path = f"{files_path(self.manifest)}/{name}"
+        return Origin(path, piece, self.manifest.files[name].pieces, self.manifest.details)
 
     def open(self, name: str) -> BinaryIO:
         """One file opened for reading, seekable; its bytes are not checked.
@@ -117,10 +149,11 @@ class Artifact:
             def run(watch: Watch) -> None:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                for _ in range(2):  # a body cut short or garbled on the way comes right the second time
+                for _ in range(_LOOKS):
                     backend.download(f"{base}/{name}", target, watch)
-                    if hash_file(target, watch.quiet()) == self.manifest.files[name].sha256:
-                        return
+                    with target.open("rb") as file:
+                        if what_is_wrong(file, self.manifest.files[name], watch.quiet()) is None:
+                            return
                 raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
 
             return run

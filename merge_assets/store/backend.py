@@ -6,20 +6,26 @@ Paths are relative to the store's root, with forward slashes.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.store.building import Building
 from merge_assets.store.manifest import Manifest
-from merge_assets.store.names import MANIFEST
+from merge_assets.store.names import BUILDS, MANIFEST
+from merge_assets.store.sealed import unseal
 
 
 class Backend(abc.ABC):
     """A place for versions: a local folder or an object store."""
 
     local: bool
+    reuses = False
+    """Whether pieces of versions can be copied into new ones."""
 
     @abc.abstractmethod
     def url(self, path: str) -> str:
@@ -50,6 +56,25 @@ class Backend(abc.ABC):
         """A fresh local folder from which :meth:`publish` is cheapest; removed at the end."""
 
     @abc.abstractmethod
+    def kept_draft(self, name: str) -> AbstractContextManager[Path]:
+        """The local folder of this name, as a builder that was killed or stopped has left it, or a fresh one."""
+
+    def building(
+        self,
+        folder: Path,
+        line: str,
+        key: str,
+        should_stop: ShouldStop | None,
+    ) -> tuple[Building, Callable[..., Manifest]]:
+        """Files of pieces in a draft, and what publishes the draft with its manifest."""
+        building = Building(folder, self.locate, should_stop)
+        return building, partial(self.publish, folder)
+
+    def locate(self, path: str) -> Path:
+        """Where a file of a local store lies."""
+        raise StoreError(f"{self.url(path)}: is not a local file")
+
+    @abc.abstractmethod
     def publish(
         self, folder: Path, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
     ) -> Manifest:
@@ -59,9 +84,17 @@ class Backend(abc.ABC):
     def write_pointers(self, files: Mapping[str, bytes]) -> None:
         """Write small files, each so that a reader sees all of it or what was there before."""
 
+    @abc.abstractmethod
+    def remove_files(self, paths: Iterable[str]) -> None:
+        """Remove files, those that are gone already included."""
+
+    def read_sealed(self, path: str) -> dict[str, Any] | None:
+        """Fields of a small sealed file; ``None`` if there is none or it is damaged."""
+        return unseal(self.read(path))
+
     def manifest(self, line: str, version: str) -> Manifest | None:
         """The manifest of a committed version; ``None`` if the version does not exist."""
-        return Manifest.decode(self.read(f"{line}/{version}/{MANIFEST}"), line, version)
+        return Manifest.of(self.read_sealed(f"{line}/{version}/{MANIFEST}"), line, version)
 
     def complete(self, line: str, version: str) -> Manifest | None:
         """Like :meth:`manifest`, but ``None`` also when a file is missing or has another size."""
@@ -71,6 +104,8 @@ class Backend(abc.ABC):
 
 def files_path(manifest: Manifest) -> str:
     """Path of the folder that holds a version's files."""
+    if manifest.build:
+        return f"{manifest.line}/{BUILDS}/{manifest.build}"
     return "/".join(part for part in (manifest.line, manifest.version, manifest.folder) if part)
 
 

@@ -4,6 +4,7 @@ Layout below ``<folder>/.drafts``::
 
     .lock                      held (flock) for the moments in which drafts appear, vanish or are published
     <boot>-<pid>-<random>/     one draft
+    kept-<name>/               a draft that outlives its builder, for the next builder of that name to go on with
         lock                   held (flock) by its builder for as long as the builder lives
         content/               what the builder writes; published by one rename
     trash-<random>             on its way out
@@ -21,13 +22,20 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from merge_assets.errors import StoreError
+from merge_assets.errors import Stopped, StoreError
 from merge_assets.store.locks import exclusive, flock, release
 
+CONTENT = "content"
+"""Folder of a draft that the builder fills."""
+
 _FOLDER = ".drafts"
+_KEPT = "kept-"
+_KEPT_SECONDS = 7 * 86_400.0
+"""How long the work of a dead builder waits for one that goes on with it."""
+
 _QUIET_SECONDS = 86_400.0
 """A draft of another machine is dead only when unlocked and untouched for this long: some network file
 systems keep locks to one machine, where a living builder elsewhere looks unlocked."""
@@ -51,19 +59,58 @@ class Drafts:
         """A fresh, empty folder, removed at the end unless it was renamed away. Sweeps dead drafts first."""
         with writing(self._folder), self.lock() as locked:
             dead = self._collect_dead() if locked else []
-            draft = self._folder / f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
-            draft.mkdir()
-            held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
-            flock(held, wait=False)
-            content = draft / "content"
-            content.mkdir()
+            draft, held = self._fresh(f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             for path in dead:
                 shutil.rmtree(path, ignore_errors=True)
-            yield content
+            yield draft / CONTENT
         finally:
             shutil.rmtree(draft, ignore_errors=True)
             release(held)
+
+    @contextlib.contextmanager
+    def kept(self, name: str, keep: Callable[[BaseException], bool]) -> Iterator[Path]:
+        """The draft of this name, as its last builder left it; a fresh one if another builder works on that.
+
+        Args:
+            name: of the draft; letters and digits.
+            keep: whether to leave the draft for another attempt after this error. It is left by those who are killed.
+
+        Yields:
+            The draft's content; files beside it are the builder's, but for ``lock``.
+        """
+        with writing(self._folder), self.lock() as locked:
+            dead = self._collect_dead() if locked else []
+            draft, held = self._folder / f"{_KEPT}{name}", -1
+            if locked and draft.is_dir():
+                held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+                if not flock(held, wait=False):
+                    os.close(held)
+                    held = -1
+                    draft = self._folder / f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
+            if held < 0:
+                draft, held = self._fresh(draft.name)
+        try:
+            for path in dead:
+                shutil.rmtree(path, ignore_errors=True)
+            yield draft / CONTENT
+        except BaseException as error:
+            if not keep(error):
+                shutil.rmtree(draft, ignore_errors=True)
+            raise
+        else:
+            shutil.rmtree(draft, ignore_errors=True)
+        finally:
+            release(held)
+
+    def _fresh(self, name: str) -> tuple[Path, int]:
+        """A new draft and the lock that is held on it."""
+        draft = self._folder / name
+        draft.mkdir()
+        held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+        flock(held, wait=False)
+        (draft / CONTENT).mkdir()
+        return draft, held
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
@@ -119,6 +166,11 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def keep_when_stopped(error: BaseException) -> bool:
+    """Whether work is to be gone on with: it was stopped, nothing was wrong."""
+    return isinstance(error, Stopped) or not isinstance(error, Exception)
+
+
 def sync_tree(folder: Path) -> None:
     """Force every file and directory below ``folder``, and itself, to the disk."""
     for directory, _, names in os.walk(folder):
@@ -144,7 +196,10 @@ def _is_dead(draft: Path) -> bool:
             return False
     finally:
         release(held)
-    return draft.name.split("-")[0] == _boot() or _last_change(draft) < time.time() - _QUIET_SECONDS
+    quiet = time.time() - _last_change(draft)
+    if draft.name.startswith(_KEPT):
+        return quiet > _KEPT_SECONDS
+    return draft.name.split("-")[0] == _boot() or quiet > _QUIET_SECONDS
 
 
 def _last_change(folder: Path) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +12,7 @@ from typing import BinaryIO
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend
-from merge_assets.store.drafts import Drafts, sync_directory, sync_tree, writing
+from merge_assets.store.drafts import Drafts, keep_when_stopped, sync_directory, sync_tree, writing
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import MANIFEST
 
@@ -25,6 +25,7 @@ class LocalBackend(Backend):
     """
 
     local = True
+    reuses = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,6 +70,12 @@ class LocalBackend(Backend):
     def draft(self) -> AbstractContextManager[Path]:
         return self._drafts.new()
 
+    def kept_draft(self, name: str) -> AbstractContextManager[Path]:
+        return self._drafts.kept(name, keep_when_stopped)
+
+    def locate(self, path: str) -> Path:
+        return self.root / path
+
     def publish(
         self, folder: Path, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
     ) -> Manifest:
@@ -98,6 +105,11 @@ class LocalBackend(Backend):
         with writing(self.root), self._drafts.lock():
             for path, data in files.items():
                 self._drafts.write_file(self.root / path, data)
+
+    def remove_files(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with writing(self.root / path):
+                (self.root / path).unlink(missing_ok=True)
 
 
 def local_sizes(folder: Path) -> dict[str, int]:

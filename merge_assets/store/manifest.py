@@ -6,27 +6,102 @@ what a killed builder left behind.
 
 from __future__ import annotations
 
-import json
+import hashlib
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 import merge_assets
 from merge_assets.errors import StoreError
 from merge_assets.store.names import check_file, check_key, check_line, check_version
+from merge_assets.store.sealed import seal
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+_PIECE = re.compile(r"(\d+)-(\d+) ([0-9a-f]{64}) ([0-9a-f]{64}|-) (.*)", re.DOTALL)
+
+
+class Piece(NamedTuple):
+    """A run of bytes of a file that is known by itself: a tensor, or what stands before the first one.
+
+    Attributes:
+        name: unique in its version; empty for what stands before the first tensor.
+        begin: first byte in the file.
+        end: one past the last byte.
+        sha256: of the bytes, lower-case hex.
+        key: digest of what the bytes were made from, empty if that is not known; equal keys mean equal bytes.
+    """
+
+    name: str
+    begin: int
+    end: int
+    sha256: str
+    key: str = ""
+
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
+
+
+def _piece_from_text(raw: object) -> object:
+    match = _PIECE.fullmatch(raw) if isinstance(raw, str) else None
+    if match is None:
+        return raw
+    begin, end, sha256, key, name = match.groups()
+    return Piece(name, int(begin), int(end), sha256, "" if key == "-" else key)
+
+
+def _piece_to_text(piece: Piece) -> str:
+    return f"{piece.begin}-{piece.end} {piece.sha256} {piece.key or '-'} {piece.name}"
+
+
 class FileEntry(BaseModel):
-    """One file of a version."""
+    """One file of a version, known by the digest of its content or by those of its pieces, or by both."""
 
     model_config = ConfigDict(frozen=True)
 
     size: int = Field(ge=0, description="bytes")
-    sha256: Sha256 = Field(description="digest of the content, lower-case hex")
+    sha256: Sha256 | None = Field(None, description="digest of the content, lower-case hex")
+    pieces: tuple[Annotated[Piece, BeforeValidator(_piece_from_text), PlainSerializer(_piece_to_text)], ...] = Field(
+        (), description="one after the other, the whole file"
+    )
+
+    @model_validator(mode="after")
+    def _pieces_cover_the_file(self) -> Self:
+        at = 0
+        for piece in self.pieces:
+            if piece.begin != at or piece.end < at:
+                raise ValueError(f"pieces leave a hole or overlap at byte {at}")
+            at = piece.end
+        if self.pieces and at != self.size:
+            raise ValueError(f"pieces end at byte {at} of {self.size}")
+        if self.sha256 is None and not self.pieces:
+            raise ValueError("neither a digest nor pieces")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """What tells the content from any other: its SHA-256, or that of its pieces' digests in order.
+
+        The second can be told of a file whose bytes were put together by the object store and never came by here.
+        """
+        if self.sha256 is not None:
+            return self.sha256
+        return hashlib.sha256("".join(f"{piece.size}:{piece.sha256};" for piece in self.pieces).encode()).hexdigest()
 
 
 class Manifest(BaseModel):
@@ -39,6 +114,7 @@ class Manifest(BaseModel):
     key: str = Field(description="digest of the inputs that it was built from")
     created: datetime = Field(description="UTC")
     folder: str = Field("", description="subfolder that holds the files; empty when they lie beside the manifest")
+    build: str = Field("", description="folder below the line's `builds` that holds the files instead")
     files: dict[str, FileEntry] = Field(description="relative name -> entry, the manifest itself not included")
     inputs: dict[str, str] = Field(description="what was read -> its fingerprint")
     details: dict[str, Any] = Field(description="whatever the builder wants to keep with the version; plain JSON")
@@ -51,7 +127,7 @@ class Manifest(BaseModel):
             _as_value_error(check_file, name)
         return files
 
-    @field_validator("folder")
+    @field_validator("folder", "build")
     @classmethod
     def _folder_stays_inside(cls, folder: str) -> str:
         return _as_value_error(check_version, folder) if folder else folder
@@ -67,9 +143,12 @@ class Manifest(BaseModel):
         Raises:
             StoreError: if ``details`` holds what JSON cannot: NaN, infinities, or objects of other types.
         """
-        fields = self.model_dump(exclude={"created"}) | {"created": self.created.isoformat()}
+        fields = self.model_dump(exclude={"created", "files"}) | {
+            "created": self.created.isoformat(),
+            "files": {name: entry.model_dump(exclude_defaults=True) for name, entry in self.files.items()},
+        }
         try:
-            return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+            return seal(fields, indent=1)
         except (TypeError, ValueError) as error:
             raise StoreError(
                 f"{self.line}/{self.version}: the details are not plain JSON ({error}); "
@@ -77,13 +156,11 @@ class Manifest(BaseModel):
             ) from error
 
     @classmethod
-    def decode(cls, raw: bytes | None, line: str, version: str) -> Manifest | None:
-        """Read a manifest back; ``None`` unless it is a valid manifest of exactly this line and version."""
-        if raw is None:
-            return None
+    def of(cls, fields: Mapping[str, Any] | None, line: str, version: str) -> Manifest | None:
+        """What was read back as a manifest; ``None`` unless it is a valid one of exactly this line and version."""
         try:
-            manifest = cls.model_validate(json.loads(raw))
-        except (ValidationError, ValueError, RecursionError):
+            manifest = cls.model_validate(fields)
+        except ValidationError:
             return None
         return manifest if (manifest.line, manifest.version) == (line, version) else None
 
@@ -96,6 +173,7 @@ def new_manifest(
     files: Mapping[str, FileEntry],
     inputs: Mapping[str, str],
     details: Mapping[str, Any],
+    build: str = "",
 ) -> Manifest:
     """A manifest of now, with every name checked.
 
@@ -110,6 +188,7 @@ def new_manifest(
         files={name: files[name] for name in sorted(files)},
         inputs=dict(inputs),
         details=dict(details),
+        build=build,
         merge_assets=merge_assets.__version__,
     )
 

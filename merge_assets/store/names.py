@@ -14,10 +14,11 @@ MANIFEST = "manifest.json"
 CURRENT = "current.json"
 CLAIM = "claim.json"
 KEYS = "keys"
+BUILDS = "builds"
 
 _LINE_PART = re.compile(r"[\w@+=(][\w@+=(),.~ -]*")
 _VERSION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
-_RESERVED = frozenset({MANIFEST, CURRENT, CLAIM, KEYS})
+_RESERVED = frozenset({MANIFEST, CURRENT, CLAIM, KEYS, BUILDS})
 _LONGEST_PART = 200
 
 

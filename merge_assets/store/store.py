@@ -11,10 +11,11 @@ Layout below the root, whatever it lies on::
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,25 @@ from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.backend import Backend, files_path, size_problems
-from merge_assets.store.local import LocalBackend, local_sizes
-from merge_assets.store.manifest import FileEntry, new_manifest
+from merge_assets.store.draft import BuildDraft, Draft
+from merge_assets.store.local import LocalBackend
+from merge_assets.store.manifest import Manifest, new_manifest
 from merge_assets.store.names import (
     CLAIM,
     CURRENT,
     KEYS,
     MANIFEST,
-    check_file,
     check_key,
     check_line,
     check_version,
     is_version,
 )
+from merge_assets.store.planned import Origin
 from merge_assets.store.remote import RemoteBackend
-from merge_assets.store.transfer import Watch, hash_file, hash_stream, run_batch
+from merge_assets.store.reuse import Verify, find_origins, verified
+from merge_assets.store.s3 import S3Backend
+from merge_assets.store.sealed import seal
+from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
 
 _LOG = logging.getLogger(__name__)
 _HASHERS = min(4, os.cpu_count() or 1)
@@ -64,6 +69,11 @@ class ArtifactStore:
     def url(self) -> str:
         """The root, without credentials."""
         return self._backend.url("")
+
+    @property
+    def in_bucket(self) -> bool:
+        """Whether it lies on S3, where pieces are read one by one and copied by the server."""
+        return isinstance(self._backend, S3Backend)
 
     def get(self, line: str, version: str) -> Artifact | None:
         """A committed version, or ``None``."""
@@ -125,11 +135,58 @@ class ArtifactStore:
         """
         check_line(line)
         with self._backend.draft() as folder:
-            draft = Draft(line, folder, self._commit)
+            draft = Draft(line, folder, partial(self._commit, publish=partial(self._backend.publish, folder)))
             try:
                 yield draft
             finally:
-                draft._commit = None
+                draft.close()
+
+    @contextlib.contextmanager
+    def build(self, line: str, key: str, *, should_stop: ShouldStop | None = None) -> Iterator[BuildDraft]:
+        """A version of pieces, which goes on where an earlier attempt at the same was killed or stopped.
+
+        Args:
+            line: where it will belong.
+            key: digest of the inputs; equal keys mean equal files.
+            should_stop: polled throughout.
+
+        Raises:
+            StoreError: if the disk is full or the store cannot be reached.
+        """
+        check_line(line)
+        name = hashlib.sha256(f"{line}\n{check_key(key)}".encode()).hexdigest()[:24]
+        with self._backend.kept_draft(name) as folder:
+            building, publish = self._backend.building(folder, line, key, should_stop)
+            draft = BuildDraft(line, folder, partial(self._commit, publish=publish), building)
+            try:
+                yield draft
+            finally:
+                draft.close()
+                building.close()
+
+    def origins(self, keys: Collection[str], line: str) -> dict[str, Origin]:
+        """Finished pieces of these keys: those of a line's own versions first, then those of its neighbours.
+
+        Args:
+            keys: what is looked for.
+            line: such as ``variants/slerp-7b``; its neighbours are the other lines of ``variants``.
+        """
+        if not self._backend.reuses or not keys:
+            return {}
+
+        def versions() -> Iterator[Artifact]:
+            yield from reversed(self.versions(line))
+            for other in self.lines(line.partition("/")[0]):
+                if other != line:
+                    yield from reversed(self.versions(other))
+
+        return find_origins(keys, versions())
+
+    def sound(
+        self, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
+    ) -> dict[str, Origin]:
+        """Those of the origins whose files have nothing wrong, as far as ``verify`` looks."""
+        return verified(self._backend, origins, verify, should_stop)
 
     def verify(
         self, artifact: Artifact, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
@@ -142,8 +199,8 @@ class ArtifactStore:
         def job(name: str) -> Callable[[Watch], None]:
             def run(watch: Watch) -> None:
                 with self._backend.open(f"{base}/{name}") as file:
-                    if hash_stream(file, watch) != manifest.files[name].sha256:
-                        problems[name] = "its sha256 is not that of the manifest"
+                    if problem := what_is_wrong(file, manifest.files[name], watch):
+                        problems[name] = problem
 
             return run
 
@@ -166,13 +223,14 @@ class ArtifactStore:
         digests: Mapping[str, str],
         progress: Progress | None,
         should_stop: ShouldStop | None,
+        publish: Callable[..., Manifest],
     ) -> Artifact:
         check_version(version)
         check_key(key)
         self._refuse_nesting(draft.line, version)
-        files = _describe(draft.directory, digests, progress, should_stop)
+        files = draft.describe(digests, progress, should_stop)
         manifest = new_manifest(draft.line, version, key=key, files=files, inputs=inputs, details=details)
-        published = self._backend.publish(draft.directory, manifest, progress=progress, should_stop=should_stop)
+        published = publish(manifest, progress=progress, should_stop=should_stop)
         pointer = _pointer_to(version)
         self._backend.write_pointers({f"{draft.line}/{KEYS}/{key}.json": pointer, f"{draft.line}/{CURRENT}": pointer})
         return Artifact(draft.line, version, published, self._backend)
@@ -189,70 +247,12 @@ class ArtifactStore:
             raise StoreError(f"{inner}: is a line and cannot be a version; use another name")
 
     def _pointer(self, path: str) -> str | None:
-        raw = self._backend.read(path)
+        fields = self._backend.read_sealed(path)
         try:
-            return check_version(json.loads(raw)["version"]) if raw is not None else None
-        except (ValueError, TypeError, KeyError, StoreError):
+            return check_version(fields["version"]) if fields is not None else None
+        except (TypeError, KeyError, StoreError):
             _LOG.warning("%s is damaged and ignored", self._backend.url(path))
             return None
-
-
-class Draft:
-    """A version being written.
-
-    Attributes:
-        line: where it will belong.
-        directory: local folder to write into; gone after :meth:`commit`.
-    """
-
-    def __init__(self, line: str, directory: Path, commit: Callable[..., Artifact] | None) -> None:
-        self.line = line
-        self.directory = directory
-        self._commit = commit
-
-    def commit(
-        self,
-        version: str,
-        *,
-        key: str,
-        inputs: Mapping[str, str],
-        details: Mapping[str, Any],
-        digests: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-        should_stop: ShouldStop | None = None,
-    ) -> Artifact:
-        """Publish everything in :attr:`directory` as one version, or use the one that another builder published.
-
-        Args:
-            version: fingerprint of the content.
-            key: digest of the inputs, by which :meth:`ArtifactStore.find` finds the version.
-            inputs: what was read -> its fingerprint.
-            details: kept in the manifest; plain JSON.
-            digests: sha256 of files that the caller knows already, by relative name; the others are read.
-            progress: called with bytes done, bytes in all, and a file name; once through for the digests and,
-                for a remote store, once more for the upload.
-
-        Returns:
-            The committed version. Its manifest is another builder's if that one came first.
-
-        Raises:
-            StoreError: for a bad name, a link in the draft, a second commit, or a store that cannot be written.
-            Stopped: when ``should_stop`` says so; nothing is published.
-        """
-        if self._commit is None:
-            raise StoreError(f"{self.line}: this draft is committed or closed; open another one")
-        artifact = self._commit(
-            self,
-            version,
-            key=key,
-            inputs=inputs,
-            details=details,
-            digests=digests or {},
-            progress=progress,
-            should_stop=should_stop,
-        )
-        self._commit = None
-        return artifact
 
 
 def _backend(root: str, options: Mapping[str, Any], scratch: Path | None) -> Backend:
@@ -261,35 +261,11 @@ def _backend(root: str, options: Mapping[str, Any], scratch: Path | None) -> Bac
         return LocalBackend(Path(root).expanduser().absolute())
     if scheme in ("file", "local"):
         return LocalBackend(Path("/", rest.removeprefix("localhost/")))
-    return RemoteBackend(root, options, scratch)
-
-
-def _describe(
-    folder: Path, digests: Mapping[str, str], progress: Progress | None, should_stop: ShouldStop | None
-) -> dict[str, FileEntry]:
-    """Size and digest of every file of a draft."""
-    sizes = {check_file(name): size for name, size in local_sizes(folder).items()}
-    for name, digest in digests.items():
-        if name not in sizes:
-            raise StoreError(f"{folder / name}: a digest was given for a file that was not written")
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
-            raise StoreError(f"{folder / name}: {digest!r} is not a sha256 in lower-case hex")
-    found = dict(digests)
-
-    def job(name: str) -> Callable[[Watch], None]:
-        def run(watch: Watch) -> None:
-            found[name] = hash_file(folder / name, watch)
-
-        return run
-
-    unknown = {name: job(name) for name in sizes if name not in digests}
-    total = sum(sizes[name] for name in unknown)
-    run_batch(unknown, total, workers=_HASHERS, progress=progress, should_stop=should_stop)
-    return {name: FileEntry(size=size, sha256=found[name]) for name, size in sizes.items()}
+    return (S3Backend if scheme in ("s3", "s3a") else RemoteBackend)(root, options, scratch)
 
 
 def _pointer_to(version: str) -> bytes:
-    return (json.dumps({"version": version}) + "\n").encode()
+    return seal({"version": version})
 
 
 def _say(problems: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Work on many files at once: hashing and copying, with progress, and stopped within a tile."""
+"""Work on many files at once: hashing, checking and copying, with progress, and stopped within a block."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fsspec.callbacks import Callback
 
 from merge_assets.errors import Stopped
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.store.manifest import FileEntry
 
 _BLOCK = 4 << 20
 _POLL_SECONDS = 0.1
@@ -89,18 +90,27 @@ def run_batch(
 
 def hash_file(path: Path, watch: Watch) -> str:
     """sha256 of a local file, lower-case hex."""
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-            watch.relative_update(len(block))
-    return digest.hexdigest()
+        return _hash(file, None, watch)
 
 
-def hash_stream(file: BinaryIO, watch: Watch) -> str:
-    """sha256 of an open binary file, lower-case hex."""
+def what_is_wrong(file: BinaryIO, entry: FileEntry, watch: Watch) -> str | None:
+    """Read an open file and compare it with its entry; what to say if it is not the same, else ``None``."""
+    if entry.sha256 is not None:
+        return None if _hash(file, None, watch) == entry.sha256 else "its sha256 is not that of the manifest"
+    for piece in entry.pieces:
+        if _hash(file, piece.size, watch) != piece.sha256:
+            name = piece.name or "the header"
+            return f"{name} (bytes {piece.begin} to {piece.end}) is not what the manifest records"
+    return "it is longer than in the manifest" if file.read(1) else None
+
+
+def _hash(file: BinaryIO, size: int | None, watch: Watch) -> str:
+    """sha256 of the next ``size`` bytes, or of the rest."""
     digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
+    while block := file.read(_BLOCK if size is None else min(_BLOCK, size)):
         digest.update(block)
         watch.relative_update(len(block))
+        if size is not None:
+            size -= len(block)
     return digest.hexdigest()

@@ -1,0 +1,206 @@
+"""A commit of the Hub in an object store: a version of its files, of which only what is new is downloaded and sent."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from merge_assets.checkpoint import TensorHeader, needed_files, nonfinite_elements
+from merge_assets.errors import HubError, Stopped
+from merge_assets.hub.hub import Hub
+from merge_assets.hub.revision import HubRevision
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece
+from merge_assets.store.building import copy_range, hash_range
+
+_AHEAD = 2
+"""Shards that are on the local disk at once."""
+
+_POLL = 0.2  # seconds between two looks at should_stop
+
+
+def mirror(
+    hub: Hub,
+    revision: HubRevision,
+    store: ArtifactStore,
+    line: str,
+    scratch: Path,
+    *,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> Artifact:
+    """The version of a commit in an object store, made if it is not there.
+
+    A shard that an earlier version has is copied by the server. Another is downloaded, and of it what no earlier version has
+    is sent. Shards lie on the local disk one after the other, never all of them.
+
+    Args:
+        hub: where the commit is.
+        revision: the commit.
+        store: lies in a bucket.
+        line: where the version belongs.
+        scratch: local folder for shards.
+        progress: called with bytes of shards that are in the store, and bytes of all.
+        should_stop: polled throughout.
+
+    Raises:
+        HubError: a file cannot be downloaded, or does not have the digest that the Hub says.
+        StoreError: the store cannot be reached or written.
+    """
+    fingerprint = hub.fingerprint(revision)
+    found = store.find(line, fingerprint)
+    if found is not None:
+        store.set_current(line, found.version)
+        return found
+    checkpoint = hub.open(revision)
+    by_file: dict[str, list[TensorHeader]] = {}
+    for tensor in checkpoint.tensors.values():
+        by_file.setdefault(tensor.file, []).append(tensor)
+    earlier = _Earlier(list(reversed(store.versions(line))))
+    shards = list(by_file)
+    total, done = sum(revision.files[name].size for name in shards), 0
+    flaws: dict[str, int] = {}
+    with store.build(line, fingerprint, should_stop=should_stop) as draft:
+        new: list[str] = []
+        for name in shards:
+            sha256 = revision.files[name].sha256
+            pieces = earlier.file(sha256) if sha256 else None
+            if pieces is None:
+                new.append(name)
+                continue
+            head = hub.read_head(revision, name, by_file[name][0].begin)
+            draft.building.add([_planned(name, head, by_file[name], sha256)], {p.piece.name: p for p in pieces})
+            flaws |= {p.piece.name: count for p in pieces if (count := _flaws(p))}
+            done += revision.files[name].size
+        with _downloads(hub, revision, new, scratch / "mirror" / fingerprint, should_stop) as downloads:
+            for name, path in downloads:
+                flaws |= _add(draft, earlier, name, path, by_file[name], revision.files[name].sha256, should_stop)
+                done += revision.files[name].size
+                if progress is not None:
+                    progress(done, total, f"{revision}: {name}")
+        for name in needed_files(revision.files, shards):
+            if name not in by_file:
+                target = draft.directory / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(hub.read(revision, name))
+        return draft.commit(
+            fingerprint,
+            key=fingerprint,
+            inputs={revision.repo: revision.commit},
+            details={"repository": revision.repo, "commit": revision.commit, "nonfinite": flaws},
+            should_stop=should_stop,
+        )
+
+
+class _Earlier:
+    """The files and pieces of earlier versions."""
+
+    def __init__(self, versions: list[Artifact]) -> None:
+        self._files: dict[str, list[Origin]] = {}
+        self._pieces: dict[str, Origin] = {}
+        for artifact in versions:
+            for name, entry in artifact.manifest.files.items():
+                origins = [artifact.origin(name, piece) for piece in entry.pieces if piece.name]
+                if origins and entry.sha256:
+                    self._files.setdefault(entry.sha256, origins)
+                for origin in origins:
+                    self._pieces.setdefault(origin.piece.sha256, origin)
+
+    def file(self, sha256: str) -> list[Origin] | None:
+        """The pieces of a file with this content."""
+        return self._files.get(sha256)
+
+    def piece(self, sha256: str) -> Origin | None:
+        """A piece with this content."""
+        return self._pieces.get(sha256)
+
+
+def _flaws(origin: Origin) -> int:
+    counts = origin.details.get("nonfinite", {})
+    return int(counts.get(origin.piece.name, 0))
+
+
+def _planned(name: str, head: bytes, tensors: list[TensorHeader], sha256: str | None) -> PlannedFile:
+    return PlannedFile(name, head, tuple(PlannedPiece(t.name, t.begin, t.end, "") for t in tensors), sha256)
+
+
+def _add(
+    draft: BuildDraft,
+    earlier: _Earlier,
+    name: str,
+    path: Path,
+    tensors: list[TensorHeader],
+    sha256: str | None,
+    should_stop: ShouldStop | None,
+) -> dict[str, int]:
+    """Bring a downloaded shard into a draft; returns the NaN and infinite elements by tensor."""
+    digests = {tensor.name: hash_range(path, tensor.begin, tensor.end) for tensor in tensors}
+    origins = {
+        tensor: Origin(
+            found.path, Piece(tensor, found.piece.begin, found.piece.end, digest), found.pieces, found.details
+        )
+        for tensor, digest in digests.items()
+        if (found := earlier.piece(digest)) is not None
+    }
+    with path.open("rb") as file:
+        head = file.read(tensors[0].begin)
+    building = draft.building
+    building.add([_planned(name, head, tensors, sha256)], origins)
+    flaws = {}
+    with path.open("rb") as source, (draft.directory / name).open("r+b") as target:
+        for tensor in tensors:
+            if should_stop is not None and should_stop():
+                raise Stopped("the mirroring was stopped")
+            if count := nonfinite_elements(path, tensor):
+                flaws[tensor.name] = count
+            if tensor.name not in building.finished:
+                copy_range(source.fileno(), target.fileno(), tensor.begin, tensor.begin, tensor.nbytes)
+                building.landed(tensor.name, 0)
+    return flaws
+
+
+@contextmanager
+def _downloads(
+    hub: Hub, revision: HubRevision, names: list[str], folder: Path, should_stop: ShouldStop | None
+) -> Iterator[Iterator[tuple[str, Path]]]:
+    """Shards on the local disk, downloaded ahead, checked, and removed once the next one is asked for."""
+    pool = ThreadPoolExecutor(_AHEAD, "mirror")
+
+    def bring(name: str) -> Path:
+        path = hub.fetch_into(revision, name, folder)
+        sha256 = revision.files[name].sha256
+        if sha256 is not None and _sha256(path) != sha256:
+            path.unlink()
+            raise HubError(f"{revision}: {name} came with other bytes than the Hub says; try again")
+        return path
+
+    def walk() -> Iterator[tuple[str, Path]]:
+        waiting: Mapping[str, Future[Path]] = {}
+        left = list(names)
+        while left or waiting:
+            while left and len(waiting) < _AHEAD:
+                waiting = {**waiting, left[0]: pool.submit(bring, left.pop(0))}
+            name, future = next(iter(waiting.items()))
+            while not future.done():
+                if should_stop is not None and should_stop():
+                    raise Stopped(f"the download of {revision} was stopped")
+                wait([future], timeout=_POLL)
+            path = future.result()
+            yield name, path
+            path.unlink(missing_ok=True)
+            waiting = {key: value for key, value in waiting.items() if key != name}
+
+    try:
+        yield walk()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,267 @@
+"""A version that is built piece by piece, and goes on where an earlier attempt was killed.
+
+What is finished is written down in a journal beside the files. A piece that the journal names is hashed before it counts,
+so that what a power cut took from the disk is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from merge_assets.errors import Stopped, StoreError
+from merge_assets.progress import ShouldStop
+from merge_assets.store.manifest import FileEntry, Piece
+from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece, Tally, is_whole
+
+_BLOCK = 8 << 20
+_HASHERS = 2
+
+
+class Building:
+    """The files of pieces of one version, being written into a local folder.
+
+    Args:
+        folder: holds the files; the journal lies beside it.
+        locate: local path of a file of the store.
+        should_stop: polled throughout.
+
+    Attributes:
+        folder: as given.
+        files: what was added, by name; each has its full size and its head from then on.
+        tally: what was taken from elsewhere.
+        resumed: names of the pieces that an earlier attempt finished.
+        flaws: what was said to be wrong with these, where anything was: a count by name.
+        durable: whether the files are to stay where they are.
+    """
+
+    durable = True
+
+    def __init__(self, folder: Path, locate: Callable[[str], Path] | None, should_stop: ShouldStop | None) -> None:
+        self.folder = folder
+        self.files: dict[str, PlannedFile] = {}
+        self.tally = Tally()
+        self.resumed: frozenset[str] = frozenset()
+        self.flaws: dict[str, int] = {}
+        self._should_stop = should_stop
+        self._places: dict[str, tuple[PlannedFile, PlannedPiece]] = {}
+        self._digests: dict[str, str] = {}
+        self._origins: dict[str, Origin] = {}
+        self._locate = locate
+        self._lock = threading.Lock()
+        self._journal = Journal(folder.with_name("journal"))
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """Names of the pieces that need no more work."""
+        return frozenset(self._digests)
+
+    def add(self, files: Sequence[PlannedFile], origins: Mapping[str, Origin]) -> None:
+        """Add files, and take over what exists: what an earlier attempt finished, and what other versions hold.
+
+        Args:
+            files: what to write.
+            origins: where pieces lie already, by name.
+
+        Raises:
+            StoreError: if the disk is full or a file cannot be written.
+            Stopped: on request.
+        """
+        self._note(files, origins)
+        for file in files:
+            self._prepare(file)
+
+    def _note(self, files: Sequence[PlannedFile], origins: Mapping[str, Origin]) -> None:
+        self.files |= {file.name: file for file in files}
+        added = {piece.name: (file, piece) for file in files for piece in file.pieces}
+        self._places |= added
+        self._origins |= {name: origin for name, origin in origins.items() if name in added}
+        for file in files:
+            path = self.folder / file.name
+            if path.is_file() and path.stat().st_nlink > 1:  # a file of another version, too
+                path.unlink()
+        self._resume(added.keys())
+
+    def landed(self, name: str, flaws: int) -> None:
+        """All bytes of a piece are in its file; called once for each, from any thread.
+
+        Args:
+            name: of the piece.
+            flaws: a count that is kept for the case that the rest is left to another attempt.
+        """
+        file, piece = self._places[name]
+        digest = hash_range(self.folder / file.name, piece.begin, piece.end)
+        with self._lock:
+            self._digests[name] = digest
+        self._journal.add(name, digest, flaws)
+
+    def entries(self) -> dict[str, FileEntry]:
+        """The files for the manifest; every piece has to be there."""
+        return {name: self._entry(file) for name, file in self.files.items()}
+
+    def close(self) -> None:
+        """No more pieces come."""
+
+    def _entry(self, file: PlannedFile) -> FileEntry:
+        front = Piece("", 0, len(file.head), hashlib.sha256(file.head).hexdigest())
+        pieces = [Piece(p.name, p.begin, p.end, self._digests[p.name], p.key) for p in file.pieces]
+        return FileEntry(size=file.size, sha256=file.sha256, pieces=(front, *pieces))
+
+    def _resume(self, added: Collection[str]) -> None:
+        journal = {name: entry for name, entry in self._journal.read().items() if name in added}
+        known = {name: digest for name, (digest, _) in journal.items()}
+
+        def is_there(name: str) -> bool:
+            if self._should_stop is not None and self._should_stop():
+                raise Stopped("stopped while looking at what an earlier attempt finished")
+            file, piece = self._places[name]
+            path = self.folder / file.name
+            return path.is_file() and hash_range(path, piece.begin, piece.end) == known[name]
+
+        with ThreadPoolExecutor(_HASHERS) as pool:
+            there = [name for name, found in zip(known, pool.map(is_there, known), strict=True) if found]
+        self._digests |= {name: known[name] for name in there}
+        self.resumed |= frozenset(there)
+        self.flaws |= {name: journal[name][1] for name in there if journal[name][1]}
+        self.tally.resumed += sum(self._places[name][1].size for name in there)
+
+    def _prepare(self, file: PlannedFile) -> None:
+        path = self.folder / file.name
+        wanted = [piece for piece in file.pieces if piece.name in self._origins and piece.name not in self._digests]
+        whole = is_whole(file, self._origins, hashlib.sha256(file.head).hexdigest())
+        if whole is not None and self._locate is not None:
+            path.unlink(missing_ok=True)
+            if _linked(self._locate(whole), path):
+                self.tally.linked += file.size
+                self._take(wanted)
+                return
+        create(path, file, reserve=True)
+        for piece in wanted:
+            self._copy(path, piece)
+        self._take(wanted)
+
+    def _take(self, pieces: Sequence[PlannedPiece]) -> None:
+        for piece in pieces:
+            self._digests[piece.name] = self._origins[piece.name].piece.sha256
+            self.tally.reused += piece.size
+
+    def _copy(self, path: Path, piece: PlannedPiece) -> None:
+        """Copy a piece inside the kernel."""
+        assert self._locate is not None
+        if self._should_stop is not None and self._should_stop():
+            raise Stopped("stopped while copying what is finished")
+        origin = self._origins[piece.name]
+        source = self._locate(origin.path)
+        try:
+            with source.open("rb") as reader, path.open("r+b") as writer:
+                copy_range(reader.fileno(), writer.fileno(), origin.piece.begin, piece.begin, piece.size)
+        except OSError as error:
+            raise StoreError(f"{path}: copying from {source}: {error.strerror or error}") from error
+        self.tally.copied += piece.size
+
+
+class Journal:
+    """Names, digests and flaws of finished pieces, one line each; a line that was cut short is not read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def add(self, name: str, digest: str, flaws: int) -> None:
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([name, digest, flaws]) + "\n")
+
+    def read(self) -> dict[str, tuple[str, int]]:
+        found: dict[str, tuple[str, int]] = {}
+        if not self._path.exists():
+            return found
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                name, digest, flaws = json.loads(line)
+            except ValueError:
+                continue
+            found[str(name)] = str(digest), int(flaws)
+        return found
+
+
+def create(path: Path, file: PlannedFile, *, reserve: bool) -> None:
+    """Make a file with its full size and its head; what it holds already stays.
+
+    Args:
+        path: where.
+        file: what it will hold.
+        reserve: whether to take the space from the disk at once.
+
+    Raises:
+        StoreError: if the disk is full or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if reserve and file.size:
+                os.posix_fallocate(held, 0, file.size)
+            os.ftruncate(held, file.size)
+            os.pwrite(held, file.head, 0)
+        finally:
+            os.close(held)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot reserve {file.size} bytes: {error.strerror}; make room there, or move the store or cache"
+        ) from error
+
+
+def copy_range(source: int, target: int, begin: int, place: int, size: int) -> None:
+    """Copy bytes between two descriptors, inside the kernel where the file systems can."""
+    done, in_kernel = 0, True
+    while done < size:
+        count = 0
+        if in_kernel:
+            try:
+                count = os.copy_file_range(source, target, min(_BLOCK, size - done), begin + done, place + done)
+            except OSError:
+                count = 0
+            in_kernel = count > 0
+        if not in_kernel:
+            block = os.pread(source, min(_BLOCK, size - done), begin + done)
+            if not block:
+                raise OSError(0, "the file ends too early")
+            count = os.pwrite(target, block, place + done)
+        done += count
+
+
+def hash_range(path: Path, begin: int, end: int) -> str:
+    """sha256 of bytes of a local file.
+
+    Raises:
+        StoreError: if it cannot be read or ends before.
+    """
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(min(_BLOCK, max(end - begin, 1))))
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(begin)
+            left = end - begin
+            while left:
+                count = file.readinto(buffer[: min(left, len(buffer))])
+                if not count:
+                    raise StoreError(f"{path}: ends {left} bytes early")
+                digest.update(buffer[:count])
+                left -= count
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Give a file one more name; False where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True

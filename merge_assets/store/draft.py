@@ -1,0 +1,139 @@
+"""A version being written, until it is committed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from merge_assets.errors import StoreError
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.store.artifact import Artifact
+from merge_assets.store.building import Building
+from merge_assets.store.local import local_sizes
+from merge_assets.store.manifest import FileEntry
+from merge_assets.store.names import check_file
+from merge_assets.store.transfer import Watch, hash_file, run_batch
+
+_HASHERS = min(4, os.cpu_count() or 1)
+
+
+class Draft:
+    """A version being written.
+
+    Attributes:
+        line: where it will belong.
+        directory: local folder to write into; gone after :meth:`commit`.
+    """
+
+    def __init__(self, line: str, directory: Path, commit: Callable[..., Artifact]) -> None:
+        self.line = line
+        self.directory = directory
+        self._commit: Callable[..., Artifact] | None = commit
+
+    def describe(
+        self, digests: Mapping[str, str], progress: Progress | None, should_stop: ShouldStop | None
+    ) -> dict[str, FileEntry]:
+        """Size and digest of every file; nothing may be written after this. See :func:`_describe`."""
+        return _describe(self.directory, digests, {}, progress, should_stop)
+
+    def close(self) -> None:
+        """Nothing can be committed any more."""
+        self._commit = None
+
+    def commit(
+        self,
+        version: str,
+        *,
+        key: str,
+        inputs: Mapping[str, str],
+        details: Mapping[str, Any],
+        digests: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> Artifact:
+        """Publish everything in :attr:`directory` as one version, or use the one that another builder published.
+
+        Args:
+            version: fingerprint of the content.
+            key: digest of the inputs, by which :meth:`ArtifactStore.find` finds the version.
+            inputs: what was read -> its fingerprint.
+            details: kept in the manifest; plain JSON.
+            digests: sha256 of files that the caller knows already, by relative name; the others are read.
+            progress: called with bytes done, bytes in all, and a file name; once through for the digests and,
+                for a remote store, once more for the upload.
+
+        Returns:
+            The committed version. Its manifest is another builder's if that one came first.
+
+        Raises:
+            StoreError: for a bad name, a link in the draft, a second commit, or a store that cannot be written.
+            Stopped: when ``should_stop`` says so; nothing is published.
+        """
+        if self._commit is None:
+            raise StoreError(f"{self.line}: this draft is committed or closed; open another one")
+        artifact = self._commit(
+            self,
+            version,
+            key=key,
+            inputs=inputs,
+            details=details,
+            digests=digests or {},
+            progress=progress,
+            should_stop=should_stop,
+        )
+        self._commit = None
+        return artifact
+
+
+class BuildDraft(Draft):
+    """A draft with files of pieces, which :attr:`building` writes; other files are written beside them."""
+
+    def __init__(self, line: str, directory: Path, commit: Callable[..., Artifact], building: Building) -> None:
+        super().__init__(line, directory, commit)
+        self.building = building
+        self._files: dict[str, FileEntry] | None = None
+
+    def describe(
+        self, digests: Mapping[str, str], progress: Progress | None, should_stop: ShouldStop | None
+    ) -> dict[str, FileEntry]:
+        if self._files is None:
+            self._files = _describe(self.directory, digests, self.building.entries(), progress, should_stop)
+        return self._files
+
+
+def _describe(
+    folder: Path,
+    digests: Mapping[str, str],
+    entries: Mapping[str, FileEntry],
+    progress: Progress | None,
+    should_stop: ShouldStop | None,
+) -> dict[str, FileEntry]:
+    """Size and digest of every file of a draft.
+
+    Args:
+        folder: the draft.
+        digests: sha256 of files that need not be read.
+        entries: files of pieces.
+        progress: called with bytes.
+        should_stop: polled throughout.
+    """
+    sizes = {check_file(name): size for name, size in local_sizes(folder).items()}
+    for name, digest in digests.items():
+        if name not in sizes:
+            raise StoreError(f"{folder / name}: a digest was given for a file that was not written")
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise StoreError(f"{folder / name}: {digest!r} is not a sha256 in lower-case hex")
+    found = dict(digests)
+
+    def job(name: str) -> Callable[[Watch], None]:
+        def run(watch: Watch) -> None:
+            found[name] = hash_file(folder / name, watch)
+
+        return run
+
+    unknown = {name: job(name) for name in sizes if name not in digests and name not in entries}
+    total = sum(sizes[name] for name in unknown)
+    run_batch(unknown, total, workers=_HASHERS, progress=progress, should_stop=should_stop)
+    return {name: entries.get(name) or FileEntry(size=size, sha256=found[name]) for name, size in sizes.items()}

@@ -1,0 +1,114 @@
+"""How a file is put together on S3: which parts the server copies, and which are sent.
+
+Every part but the last has at least 5 MiB. So a run of bytes that the server has is copied if it is that long; what is
+shorter, or has to fill up a part that is sent, comes by here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+SMALLEST = 5 << 20
+"""Bytes of a part, unless it is the last."""
+
+SENT = 16 << 20
+"""Bytes of a part that is sent, about; each is held in memory while it is."""
+
+COPIED = 256 << 20
+"""Bytes of a part that the server copies, at most."""
+
+_MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """Bytes ``begin`` to ``end`` of a file.
+
+    Attributes:
+        source: file that has them, ``None`` if none has.
+        offset: of the first of them in that file.
+    """
+
+    begin: int
+    end: int
+    source: str | None = None
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.end - self.begin
+
+
+def plan_parts(runs: Iterable[Run]) -> list[Run]:
+    """Cut a file into parts.
+
+    Args:
+        runs: the whole file, in order, without holes.
+
+    Returns:
+        The parts, in order: with a source those that the server copies, without one those that are sent.
+    """
+    joined = _joined(runs)
+    if not joined:
+        return []
+    size = joined[-1].end
+    kept = [run if run.size >= SMALLEST or run.end == size else replace(run, source=None, offset=0) for run in joined]
+    filled = _filled(_joined(kept), size)
+    sent = max(SENT, -(-size // (_MOST // 4)))
+    parts: list[Run] = []
+    for run in filled:
+        parts += _cut(run, sent if run.source is None else max(COPIED, sent))
+    return parts
+
+
+def _joined(runs: Iterable[Run]) -> list[Run]:
+    """Neighbours that are copied from one stretch, or that are both sent, as one run."""
+    joined: list[Run] = []
+    for run in runs:
+        last = joined[-1] if joined else None
+        if run.size == 0:
+            continue
+        if (
+            last is not None
+            and last.source == run.source
+            and (run.source is None or last.offset + last.size == run.offset)
+        ):
+            joined[-1] = replace(last, end=run.end)
+        else:
+            joined.append(run)
+    return joined
+
+
+def _filled(runs: list[Run], size: int) -> list[Run]:
+    """Runs that are sent, made long enough for a part by taking from the copied runs behind them."""
+    filled: list[Run] = []
+    for run in runs:
+        last = filled[-1] if filled else None
+        if last is not None and last.source is None and last.size < SMALLEST:
+            if run.source is None:
+                filled[-1] = replace(last, end=run.end)
+                continue
+            taken = min(SMALLEST - last.size, run.size)
+            rest = run.size - taken
+            if rest < SMALLEST and run.end != size:
+                taken, rest = run.size, 0
+            filled[-1] = replace(last, end=run.begin + taken)
+            if rest:
+                filled.append(replace(run, begin=run.begin + taken, offset=run.offset + taken))
+        elif last is not None and last.source is None and run.source is None:
+            filled[-1] = replace(last, end=run.end)
+        else:
+            filled.append(run)
+    return filled
+
+
+def _cut(run: Run, most: int) -> list[Run]:
+    """Equal parts of at most ``most`` bytes, which are more than half of that."""
+    count = -(-run.size // most)
+    edges = [run.begin + run.size * number // count for number in range(count + 1)]
+    return [
+        Run(begin, end, run.source, run.offset + begin - run.begin if run.source is not None else 0)
+        for begin, end in pairwise(edges)
+    ]

@@ -1,0 +1,117 @@
+"""Finding finished bytes in the store: pieces whose keys other versions have, and whether they are still what they were."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from merge_assets.errors import Stopped, StoreError
+from merge_assets.progress import ShouldStop
+from merge_assets.store.artifact import Artifact
+from merge_assets.store.backend import Backend, size_problems
+from merge_assets.store.building import hash_range
+from merge_assets.store.fetching import CHUNK
+from merge_assets.store.local import LocalBackend
+from merge_assets.store.planned import Origin
+from merge_assets.store.s3 import S3Backend
+
+_LOG = logging.getLogger(__name__)
+
+Verify = Literal["full", "sampled", "off"]
+"""How much of what is reused is read and compared with its digest first."""
+
+_SAMPLE = 1000
+"""One byte of so many is read for a sample, in whole pieces, and at least one piece of each file."""
+
+_READERS = 4
+
+
+def find_origins(keys: Collection[str], versions: Iterable[Artifact]) -> dict[str, Origin]:
+    """Where pieces of these keys lie: key -> origin.
+
+    Args:
+        keys: what is looked for.
+        versions: where to look, the best first; no more of them are asked for once everything is found.
+    """
+    missing = set(keys)
+    found: dict[str, Origin] = {}
+    for artifact in versions:
+        if not missing:
+            break
+        here = {key: origin for key, origin in _pieces(artifact) if key in missing}
+        if here and not size_problems(artifact.backend, artifact.manifest):
+            found |= here
+            missing -= here.keys()
+    return found
+
+
+def _pieces(artifact: Artifact) -> Iterator[tuple[str, Origin]]:
+    for name, entry in artifact.manifest.files.items():
+        for piece in entry.pieces:
+            if piece.key:
+                yield piece.key, artifact.origin(name, piece)
+
+
+def verified(
+    backend: Backend, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
+) -> dict[str, Origin]:
+    """The origins that may be used: those of files in which nothing wrong was found.
+
+    Args:
+        backend: the store.
+        origins: by any name.
+        verify: ``full`` reads all of them, ``sampled`` about a thousandth, ``off`` nothing.
+        should_stop: polled before every piece.
+    """
+    by_file: dict[str, list[Origin]] = {}
+    for origin in {(o.path, o.piece.begin): o for o in origins.values()}.values():
+        by_file.setdefault(origin.path, []).append(origin)
+    chosen = [origin for one in by_file.values() for origin in _chosen(one, verify)]
+
+    def check(origin: Origin) -> bool:
+        if should_stop is not None and should_stop():
+            raise Stopped("stopped while looking at what can be reused")
+        try:
+            return _digest(backend, origin) == origin.piece.sha256
+        except StoreError as error:
+            _LOG.warning("%s", error)
+            return False
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        bad = {origin.path for origin, good in zip(chosen, pool.map(check, chosen), strict=True) if not good}
+    for path in sorted(bad):
+        _LOG.warning("%s is damaged and nothing of it is reused; run `merge-assets store verify`", backend.url(path))
+    return {name: origin for name, origin in origins.items() if origin.path not in bad}
+
+
+def _chosen(origins: list[Origin], verify: Verify) -> list[Origin]:
+    if verify == "full":
+        return origins
+    if verify == "off":
+        return []
+    budget = sum(origin.piece.size for origin in origins) // _SAMPLE
+    smallest = min(origins, key=lambda origin: origin.piece.size)
+    sample = [smallest]
+    for origin in random.sample(origins, len(origins)):
+        if origin is not smallest and origin.piece.size <= budget:
+            budget -= origin.piece.size
+            sample.append(origin)
+    return sample
+
+
+def _digest(backend: Backend, origin: Origin) -> str:
+    piece = origin.piece
+    if isinstance(backend, LocalBackend):
+        return hash_range(backend.root / origin.path, piece.begin, piece.end)
+    assert isinstance(backend, S3Backend)
+    for look in range(3):  # what was garbled on its way comes right the next time
+        digest = hashlib.sha256()
+        for begin in range(piece.begin, piece.end, CHUNK):
+            digest.update(backend.read_range(origin.path, begin, min(begin + CHUNK, piece.end)))
+        if digest.hexdigest() == piece.sha256 or look == 2:
+            break
+    return digest.hexdigest()

@@ -1,0 +1,192 @@
+"""The store on S3: ranges of objects read and written, copied by the server, and uploads in parts.
+
+All goes through s3fs, whose credentials, endpoint and settings are used as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from merge_assets.errors import StoreError
+from merge_assets.progress import ShouldStop
+from merge_assets.store.building import Building
+from merge_assets.store.manifest import Manifest
+from merge_assets.store.remote import RemoteBackend
+
+LARGEST_COPY = 5 << 30
+"""Bytes that S3 copies in one request at most."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload in parts that was neither completed nor aborted."""
+
+    path: str
+    id: str
+    begun: datetime
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object as a listing shows it."""
+
+    path: str
+    size: int
+    changed: datetime
+
+
+class S3Backend(RemoteBackend):
+    """Versions in a bucket."""
+
+    reuses = True
+
+    def building(
+        self,
+        folder: Path,
+        line: str,
+        key: str,
+        should_stop: ShouldStop | None,
+    ) -> tuple[Building, Callable[..., Manifest]]:
+        from merge_assets.store.s3_building import S3Building
+        from merge_assets.store.s3_progress import Progress
+
+        ours = folder.with_name("build")
+        known = ours.read_text() if ours.exists() else None
+        progress = Progress.find(self, line, key, known)
+        ours.write_text(progress.build)
+        building = S3Building(folder, self, progress, should_stop)
+        return building, building.publish
+
+    def read_range(self, path: str, begin: int, end: int) -> bytes:
+        """Bytes ``begin`` to ``end`` of a file.
+
+        Raises:
+            StoreError: if the file is missing or ends before, or the store cannot be reached.
+        """
+
+        def get() -> bytes:
+            data = cast(bytes, self._fs.cat_file(self._at(path), start=begin, end=end))
+            if len(data) != end - begin:
+                raise OSError(f"{len(data)} bytes came instead of {end - begin}")
+            return data
+
+        return self._must(path, "read", get) if end > begin else b""
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy a file of at most :data:`LARGEST_COPY` bytes; the bytes do not come by here."""
+        self._s3("copied", target, "copy_object", CopySource=self._source(source))
+
+    def start(self, path: str) -> str:
+        """Begin an upload in parts; returns its id."""
+        return str(self._s3("written", path, "create_multipart_upload")["UploadId"])
+
+    def put_part(self, path: str, upload: str, number: int, data: bytes | memoryview) -> str:
+        """Send one part; returns the server's tag of it.
+
+        Raises:
+            StoreError: if the server does not have the bytes that were sent.
+        """
+        answer = self._s3("written", path, "upload_part", UploadId=upload, PartNumber=number, Body=bytes(data))
+        tag = str(answer["ETag"]).strip('"')
+        # Where the server encrypts with keys of its own, the tag is no digest, and no test of anything.
+        if (
+            "SSEKMSKeyId" not in answer
+            and len(tag) == 32
+            and tag != hashlib.md5(data, usedforsecurity=False).hexdigest()
+        ):
+            raise StoreError(f"{self.url(path)}: part {number} arrived with other bytes; try again")
+        return tag
+
+    def copy_part(self, path: str, upload: str, number: int, source: str, begin: int, end: int) -> str:
+        """Make bytes of a file one part; they do not come by here. Returns the server's tag of the part."""
+        answer = self._s3(
+            "copied",
+            path,
+            "upload_part_copy",
+            UploadId=upload,
+            PartNumber=number,
+            CopySource=self._source(source),
+            CopySourceRange=f"bytes={begin}-{end - 1}",
+        )
+        return str(answer["CopyPartResult"]["ETag"]).strip('"')
+
+    def parts(self, path: str, upload: str) -> dict[int, tuple[str, int]] | None:
+        """Parts that an upload has: number -> (tag, bytes); ``None`` if there is no such upload."""
+        found: dict[int, tuple[str, int]] = {}
+        marker = 0
+        try:
+            while True:
+                page = self._s3("listed", path, "list_parts", UploadId=upload, PartNumberMarker=marker)
+                for part in page.get("Parts", ()):
+                    found[int(part["PartNumber"])] = (str(part["ETag"]).strip('"'), int(part["Size"]))
+                if not page.get("IsTruncated"):
+                    return found
+                marker = int(page["NextPartNumberMarker"])
+        except FileNotFoundError:
+            return None
+
+    def assemble(self, path: str, upload: str, tags: Sequence[str]) -> None:
+        """Turn parts 1 to n, by their tags, into the file.
+
+        Raises:
+            FileNotFoundError: if there is no such upload, which is also so once it was completed.
+        """
+        parts = [{"PartNumber": number, "ETag": f'"{tag}"'} for number, tag in enumerate(tags, 1)]
+        self._s3("written", path, "complete_multipart_upload", UploadId=upload, MultipartUpload={"Parts": parts})
+
+    def abort(self, path: str, upload: str) -> None:
+        """Remove an upload and its parts; nothing happens if it is gone."""
+        try:
+            self._s3("removed", path, "abort_multipart_upload", UploadId=upload)
+        except FileNotFoundError:
+            return
+
+    def uploads(self, path: str) -> list[Upload]:
+        """Uploads below ``path`` that were neither completed nor aborted."""
+        bucket, prefix = self._split(path)
+        start = len(prefix) - len(path) if path else len(prefix)
+        found: list[Upload] = []
+        marker: dict[str, str] = {}
+        while True:
+            ask = partial(self._fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/", **marker)
+            page = self._call("listed", path, ask)
+            for one in page.get("Uploads", ()):
+                found.append(Upload(str(one["Key"])[start:], str(one["UploadId"]), one["Initiated"]))
+            if not page.get("IsTruncated"):
+                return found
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    def listed(self, path: str) -> list[Listed]:
+        """Every file below ``path``, with the server's time of its last change."""
+        start = len(self._root) + 1
+        entries = self._listing(path, lambda at: list(self._fs.find(at, detail=True).values()))
+        return [Listed(str(e["name"])[start:], int(e["size"]), e["LastModified"]) for e in entries]
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file, ``None`` if there is none."""
+        try:
+            return int(self._s3("read", path, "head_object")["ContentLength"])
+        except FileNotFoundError:
+            return None
+
+    def _source(self, path: str) -> dict[str, str]:
+        bucket, key = self._split(path)
+        return {"Bucket": bucket, "Key": key}
+
+    def _split(self, path: str) -> tuple[str, str]:
+        bucket, _, key = self._at(path).partition("/")
+        return bucket, key
+
+    def _s3(self, done: str, path: str, method: str, **arguments: Any) -> Mapping[str, Any]:
+        bucket, key = self._split(path)
+
+        def ask() -> Mapping[str, Any]:
+            return cast(Mapping[str, Any], self._fs.call_s3(method, Bucket=bucket, Key=key, **arguments))
+
+        return self._call(done, path, ask)

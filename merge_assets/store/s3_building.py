@@ -1,0 +1,296 @@
+"""A version that is put together on S3 while its pieces are computed.
+
+Pieces are computed into sparse local files. A part whose bytes are all there is sent, and its place in the local file is
+given back to the disk. Parts that the server has in other versions are copied by it. What was sent is written down in
+``progress.json`` below the line's ``builds``, where the next attempt finds it, on this machine or on another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from merge_assets.errors import Stopped, StoreError
+from merge_assets.progress import Progress as ProgressReport
+from merge_assets.progress import ShouldStop
+from merge_assets.store.building import Building, create
+from merge_assets.store.fetching import fetch_range, fetch_unknown
+from merge_assets.store.manifest import FileEntry, Manifest
+from merge_assets.store.parts import Run, plan_parts
+from merge_assets.store.planned import Origin, PlannedFile, is_whole
+from merge_assets.store.s3 import LARGEST_COPY, S3Backend
+from merge_assets.store.s3_progress import FileProgress, Progress
+
+SENDERS = 6
+"""Requests at once."""
+
+_READY = 256 << 20
+"""Bytes that may wait to be sent; then the engine waits."""
+
+_PUNCH_HOLE = 0x02 | 0x01
+_fallocate = getattr(ctypes.CDLL(None), "fallocate", None)  # Linux
+if _fallocate is not None:
+    _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class S3Building(Building):
+    """See the module's docstring.
+
+    Args:
+        folder: holds the sparse files; the journal lies beside it.
+        backend: the bucket.
+        progress: what the earlier attempts have sent, or a fresh one.
+        should_stop: polled throughout.
+    """
+
+    durable = False
+
+    def __init__(self, folder: Path, backend: S3Backend, progress: Progress, should_stop: ShouldStop | None) -> None:
+        super().__init__(folder, None, should_stop)
+        self.progress = progress
+        self._backend = backend
+        self._pool = ThreadPoolExecutor(SENDERS, "s3")
+        self._futures: list[Future[None]] = []
+        self._failure: BaseException | None = None
+        self._local: frozenset[str] = frozenset()
+        self._change = threading.Condition()
+        self._ready = 0
+        self._waiting: dict[tuple[str, int], set[str]] = {}
+        self._touches: dict[str, list[tuple[str, int]]] = {}
+
+    def add(self, files: Sequence[PlannedFile], origins: Mapping[str, Origin]) -> None:
+        self._note(files, origins)
+        self._local = self.resumed
+        for file in files:
+            self._begin(file)
+        self.resumed = self.finished - self._origins.keys()
+        self.tally.resumed = sum(self._places[name][1].size for name in self.resumed)
+        self.progress.save()
+        for file in files:
+            self._set_out(file)
+
+    def landed(self, name: str, flaws: int) -> None:
+        super().landed(name, flaws)
+        self.progress.pieces[name] = self._digests[name]
+        if flaws:
+            self.progress.flaws[name] = flaws
+        self._arrive(name)
+        with self._change:
+            while self._ready > _READY and self._failure is None:
+                self._change.wait(0.1)
+                self._check()
+        self._check()
+
+    def entries(self) -> dict[str, FileEntry]:
+        """Wait until all is sent, and make the files appear in the build's folder."""
+        at = 0
+        while at < len(self._futures):  # a task may start others
+            self._check()
+            with contextlib.suppress(TimeoutError):
+                self._futures[at].exception(timeout=0.1)
+                at += 1
+        self._check()
+        for file in self.files.values():
+            self._complete(file)
+        return super().entries()
+
+    def publish(
+        self, manifest: Manifest, *, progress: ProgressReport | None, should_stop: ShouldStop | None
+    ) -> Manifest:
+        """Send the files beside those of pieces, then let the version exist, unless another builder was first."""
+        ours = manifest.model_copy(update={"build": self.progress.build})
+        beside = [name for name in manifest.files if name not in self.files]
+        self._backend.upload(self.folder, ours, beside, progress, should_stop)
+        self.tally.sent += sum(manifest.files[name].size for name in beside)
+        in_force = self._backend.announce(ours)
+        if in_force.build == self.progress.build:
+            self.progress.forget()
+        else:
+            self.progress.discard()
+        return in_force
+
+    def close(self) -> None:
+        """Let the requests end and write down what was sent."""
+        self._failure = self._failure or Stopped("the build was stopped")
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.progress.close()
+
+    # -- setting out -------------------------------------------------------------------------------------------------
+
+    def _begin(self, file: PlannedFile) -> None:
+        """Decide which parts a file has, or take over those of an earlier attempt."""
+        path = f"{self.progress.folder}/{file.name}"
+        create(self.folder / file.name, file, reserve=False)
+        earlier = self.progress.files.get(file.name)
+        if earlier is not None and not earlier.take_over(self._backend, path, file.size, self._sources()):
+            earlier = None
+        if earlier is None:
+            head = hashlib.sha256(file.head).hexdigest()
+            whole = is_whole(file, self._origins, head)
+            parts = [] if whole is not None and file.size <= LARGEST_COPY else plan_parts(self._runs(file))
+            upload = self._backend.start(path) if parts else ""
+            earlier = self.progress.files[file.name] = FileProgress(upload, parts, whole if not parts else None)
+        for piece in file.pieces:
+            if piece.name in self._origins:
+                self._digests[piece.name] = self._origins[piece.name].piece.sha256
+            elif piece.name in self.progress.pieces and earlier.has(piece.begin, piece.end):
+                self._digests[piece.name] = self.progress.pieces[piece.name]
+                if piece.name in self.progress.flaws:
+                    self.flaws[piece.name] = self.progress.flaws[piece.name]
+
+    def _sources(self) -> set[str]:
+        return {origin.path for origin in self._origins.values()}
+
+    def _runs(self, file: PlannedFile) -> list[Run]:
+        runs = [Run(0, len(file.head))]
+        for piece in file.pieces:
+            origin = self._origins.get(piece.name)
+            if origin is None:
+                runs.append(Run(piece.begin, piece.end))
+            else:
+                runs.append(Run(piece.begin, piece.end, origin.path, origin.piece.begin))
+        return runs
+
+    def _set_out(self, file: PlannedFile) -> None:
+        """Start everything that waits for nothing, and note what the other parts wait for."""
+        state = self.progress.files[file.name]
+        if state.whole is not None:
+            self._submit(self._copy_whole, file, state.whole)
+            return
+        wanted: dict[str, list[tuple[int, int]]] = {}
+        for number, part in enumerate(state.parts):
+            if state.tags[number] is not None:
+                continue
+            if part.source is not None:
+                self._submit(self._copy_part, file, number)
+                continue
+            needs = self._waiting[file.name, number] = {"head of the part"}
+            for piece in file.pieces:
+                begin, end = max(piece.begin, part.begin), min(piece.end, part.end)
+                if begin >= end or piece.name in self._local:
+                    continue
+                needs.add(piece.name)
+                self._touches.setdefault(piece.name, []).append((file.name, number))
+                if piece.name in self._origins:
+                    wanted.setdefault(piece.name, []).append((begin, end))
+        for name, ranges in wanted.items():
+            self._submit(self._fetch, file, name, ranges)
+        for number in range(len(state.parts)):
+            self._ready_without(file.name, number, "head of the part")
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _arrive(self, name: str) -> None:
+        for file, number in self._touches.get(name, ()):
+            self._ready_without(file, number, name)
+
+    def _ready_without(self, file: str, number: int, need: str) -> None:
+        """Send a part once it waits for nothing more."""
+        with self._change:
+            needs = self._waiting.get((file, number))
+            if needs is None:
+                return
+            needs.discard(need)
+            if needs:
+                return
+            del self._waiting[file, number]
+            self._ready += self.progress.files[file].parts[number].size
+        self._submit(self._send, file, number)
+
+    def _send(self, name: str, number: int) -> None:
+        state = self.progress.files[name]
+        part, path = state.parts[number], self.folder / name
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            data = os.pread(descriptor, part.size, part.begin)
+            state.tags[number] = self._backend.put_part(
+                f"{self.progress.folder}/{name}", state.upload, number + 1, data
+            )
+            if _fallocate is not None:  # the head stays, so that the file can be opened
+                begin = max(part.begin, len(self.files[name].head))
+                _fallocate(descriptor, _PUNCH_HOLE, begin, max(part.end - begin, 1))
+        finally:
+            os.close(descriptor)
+        with self._change:
+            self._ready -= part.size
+            self.tally.sent += part.size
+            self._change.notify_all()
+        self.progress.touch()
+
+    def _copy_part(self, file: PlannedFile, number: int) -> None:
+        state = self.progress.files[file.name]
+        part = state.parts[number]
+        assert part.source is not None
+        path, end = f"{self.progress.folder}/{file.name}", part.offset + part.size
+        state.tags[number] = self._backend.copy_part(path, state.upload, number + 1, part.source, part.offset, end)
+        with self._change:
+            self.tally.copied += part.size
+        self.progress.touch()
+
+    def _copy_whole(self, file: PlannedFile, source: str) -> None:
+        path = f"{self.progress.folder}/{file.name}"
+        if self._backend.size(path) != file.size:
+            self._backend.copy(source, path)
+        with self._change:
+            self.tally.copied += file.size
+
+    def _fetch(self, file: PlannedFile, name: str, ranges: list[tuple[int, int]]) -> None:
+        """Bring bytes that fill up parts which are sent."""
+        origin, piece = self._origins[name], self._places[name][1]
+        shift = origin.piece.begin - piece.begin
+        if sum(end - begin for begin, end in ranges) == piece.size:
+            begin, end = origin.piece.begin, origin.piece.end
+            data = fetch_range(self._backend, origin.path, begin, end, origin.piece.sha256)
+            self._fill(file, piece.begin, data)
+        else:  # no digest tells of a fraction of a piece
+            for begin, end in ranges:
+                self._fill(file, begin, fetch_unknown(self._backend, origin.path, begin + shift, end + shift))
+        self._arrive(name)
+
+    def _fill(self, file: PlannedFile, begin: int, data: bytes) -> None:
+        descriptor = os.open(self.folder / file.name, os.O_RDWR)
+        try:
+            os.pwrite(descriptor, data, begin)
+        finally:
+            os.close(descriptor)
+        with self._change:
+            self.tally.fetched += len(data)
+
+    def _complete(self, file: PlannedFile) -> None:
+        state, path = self.progress.files[file.name], f"{self.progress.folder}/{file.name}"
+        if state.parts and not state.complete:
+            tags = [tag for tag in state.tags if tag is not None]
+            assert len(tags) == len(state.parts)
+            with contextlib.suppress(FileNotFoundError):  # the answer to an earlier request was lost
+                self._backend.assemble(path, state.upload, tags)
+            state.complete = True
+        if (size := self._backend.size(path)) != file.size:
+            raise StoreError(f"{self._backend.url(path)}: has {size} bytes instead of {file.size}; build again")
+
+    # -- threads -----------------------------------------------------------------------------------------------------
+
+    def _submit(self, task: Callable[..., None], *arguments: object) -> None:
+        def run() -> None:
+            if self._failure is not None:
+                return
+            try:
+                task(*arguments)
+            except BaseException as error:
+                with self._change:
+                    self._failure = self._failure or error
+                    self._change.notify_all()
+
+        with contextlib.suppress(RuntimeError):  # the pool is closed, because something failed
+            self._futures.append(self._pool.submit(run))
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._should_stop is not None and self._should_stop():
+            raise Stopped("the build was stopped")

@@ -1,0 +1,214 @@
+"""How far a build on S3 is, written down beside its parts: ``<line>/builds/<key>-<random>/progress.json``.
+
+The file is written again every few seconds, so that its age tells whether its builder lives. Two builders that take the
+same build for dead do no harm: equal keys mean equal bytes, so they send the same parts.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from merge_assets.errors import StoreError
+from merge_assets.store.names import BUILDS
+from merge_assets.store.parts import Run
+from merge_assets.store.s3 import S3Backend
+from merge_assets.store.sealed import seal
+
+_LOG = logging.getLogger(__name__)
+PROGRESS = "progress.json"
+_EVERY = 5.0
+_BEATS = 6
+"""A file that nothing new is known of is written again after this many intervals."""
+
+DEAD = timedelta(minutes=3)
+"""A build whose progress is older than this has no builder any more."""
+
+
+@dataclass
+class FileProgress:
+    """One file of a build.
+
+    Attributes:
+        upload: id of its upload in parts, empty if the server copies it whole.
+        parts: all of them, in order.
+        whole: file of the store that is copied whole.
+        tags: of the parts that the server has.
+        complete: whether the parts were turned into the file.
+    """
+
+    upload: str
+    parts: list[Run]
+    whole: str | None = None
+    tags: list[str | None] = field(default_factory=list)
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        self.tags = self.tags or [None] * len(self.parts)
+
+    def has(self, begin: int, end: int) -> bool:
+        """Whether the server has all of these bytes."""
+        touched = (
+            tag for part, tag in zip(self.parts, self.tags, strict=True) if part.begin < end and part.end > begin
+        )
+        return self.whole is None and all(tag is not None for tag in touched)
+
+    def take_over(self, backend: S3Backend, path: str, size: int, sources: set[str]) -> bool:
+        """Go on with what another attempt has sent; False if that cannot be, and then nothing is left of it."""
+        if self.whole is not None:
+            return self.whole in sources
+        there = backend.parts(path, self.upload)
+        if there is None:
+            if backend.size(path) != size:
+                return False
+            self.complete, self.tags = True, ["complete"] * len(self.parts)
+            return True
+        for number, part in enumerate(self.parts):
+            tag, length = there.get(number + 1, ("", -1))
+            self.tags[number] = tag if length == part.size else None
+        missing = {part.source for part, tag in zip(self.parts, self.tags, strict=True) if tag is None} - {None}
+        if missing <= sources and (self.parts[-1].end if self.parts else 0) == size:
+            return True
+        backend.abort(path, self.upload)  # what it was to copy is gone
+        return False
+
+
+class Progress:
+    """The progress of one build.
+
+    Attributes:
+        folder: of the build, which will hold the version's files.
+        files: by name.
+        pieces: digests of the pieces whose bytes are known.
+        flaws: what is wrong with these, where anything is.
+    """
+
+    def __init__(self, backend: S3Backend, line: str, build: str, key: str) -> None:
+        self.build = build
+        self.folder = f"{line}/{BUILDS}/{build}"
+        self.files: dict[str, FileProgress] = {}
+        self.pieces: dict[str, str] = {}
+        self.flaws: dict[str, int] = {}
+        self._backend = backend
+        self._key = key
+        self._news = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
+
+    @classmethod
+    def find(cls, backend: S3Backend, line: str, key: str, ours: str | None) -> Progress:
+        """The progress of a build of this key whose builder is dead, or a fresh one.
+
+        Args:
+            backend: the bucket.
+            line: where the version will belong.
+            key: of the version's inputs.
+            ours: a build whose builder is known to be dead, however young its progress is.
+        """
+        prefix = key[:16]
+        found = {
+            name.split("/")[-2]: entry.changed
+            for entry in backend.listed(f"{line}/{BUILDS}")
+            if (name := entry.path).endswith(f"/{PROGRESS}") and name.split("/")[-2].startswith(f"{prefix}-")
+        }
+        now = _server_time(backend, line) if found else None
+        dead = [
+            build for build, changed in found.items() if build == ours or (now is not None and now - changed > DEAD)
+        ]
+        for build in sorted(dead, key=lambda build: (build != ours, found[build])):
+            progress = cls(backend, line, build, key)
+            if progress._load():
+                return progress
+        return cls(backend, line, f"{prefix}-{secrets.token_hex(4)}", key)
+
+    def touch(self) -> None:
+        """There is something new to write down."""
+        self._news.set()
+
+    def save(self) -> None:
+        """Write everything down now, and from now on every few seconds."""
+        self._write()
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def close(self) -> None:
+        """Write down what is new, as far as the store can be reached."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+            try:
+                self._write()
+            except StoreError as error:
+                _LOG.warning("the progress of the build could not be kept: %s", error)
+
+    def forget(self) -> None:
+        """Remove the progress of a build that is finished."""
+        self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._backend.remove_files([f"{self.folder}/{PROGRESS}"])
+
+    def discard(self) -> None:
+        """Remove the build with all that was sent for it."""
+        self.forget()
+        for name, state in self.files.items():
+            if state.upload and not state.complete:
+                self._backend.abort(f"{self.folder}/{name}", state.upload)
+        self._backend.remove_files([entry.path for entry in self._backend.listed(self.folder)])
+
+    def _beat(self) -> None:
+        quiet = 0
+        while not self._closed.wait(_EVERY):
+            quiet += 1
+            if self._news.is_set() or quiet >= _BEATS:
+                self._news.clear()
+                quiet = 0
+                try:
+                    self._write()
+                except StoreError as error:
+                    _LOG.warning("the progress of the build could not be kept: %s", error)
+
+    def _write(self) -> None:
+        content = {
+            "key": self._key,
+            "pieces": dict(self.pieces),
+            "flaws": dict(self.flaws),
+            "files": {
+                name: {
+                    "upload": state.upload,
+                    "whole": state.whole,
+                    "parts": [[part.begin, part.end, part.source, part.offset] for part in state.parts],
+                }
+                for name, state in list(self.files.items())
+            },
+        }
+        self._backend.write_pointers({f"{self.folder}/{PROGRESS}": seal(content)})
+
+    def _load(self) -> bool:
+        content = self._backend.read_sealed(f"{self.folder}/{PROGRESS}")
+        try:
+            if content is None or content["key"] != self._key:
+                return False
+            self.pieces = {str(name): str(digest) for name, digest in content["pieces"].items()}
+            self.flaws = {str(name): int(count) for name, count in content["flaws"].items()}
+            for name, state in content["files"].items():
+                parts = [
+                    Run(int(begin), int(end), source, int(offset)) for begin, end, source, offset in state["parts"]
+                ]
+                self.files[str(name)] = FileProgress(str(state["upload"]), parts, state["whole"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return True
+
+
+def _server_time(backend: S3Backend, line: str) -> datetime:
+    """The store's own clock, by which the ages of its files are told."""
+    path = f"{line}/{BUILDS}/clock-{secrets.token_hex(4)}"
+    backend.write_pointers({path: b""})
+    try:
+        return next(entry.changed for entry in backend.listed(f"{line}/{BUILDS}") if entry.path == path)
+    finally:
+        backend.remove_files([path])

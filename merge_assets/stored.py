@@ -1,0 +1,111 @@
+"""Checkpoints that lie in an object store: opened by ranges, their tensors fetched one by one, never the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from merge_assets.checkpoint import Checkpoint, read_checkpoint
+from merge_assets.engine.fetched import FetchedFiles
+from merge_assets.errors import CheckpointError, StoreError
+from merge_assets.plan import Plan, TensorInput
+from merge_assets.store import Artifact, Origin, Piece, TensorCache
+
+
+class StoredSource:
+    """The files of a version, for :func:`read_checkpoint`: small ones whole, of weights the header; all of it checked."""
+
+    workers = 8
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+        self._heads: dict[str, bytes] = {}
+        self.files: Mapping[str, int] = {name: entry.size for name, entry in artifact.manifest.files.items()}
+
+    @property
+    def location(self) -> str:
+        return self._artifact.url
+
+    def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
+        try:
+            if name not in self._heads:
+                pieces = self._artifact.manifest.files[name].pieces
+                self._heads[name] = (
+                    self._artifact.read_piece(name, pieces[0]) if pieces else self._artifact.read_bytes(name)
+                )
+        except StoreError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        return self._heads[name][begin:end]
+
+
+class StoredModels:
+    """The models of the object store that a build reads.
+
+    Args:
+        cache: local folder for tensors.
+        limit: bytes that it may take.
+    """
+
+    def __init__(self, cache: Path, limit: int) -> None:
+        self._cache = TensorCache(cache, limit)
+        self._artifacts: dict[str, Artifact] = {}
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from the object store."""
+        return self._cache.fetched
+
+    def open(self, artifact: Artifact) -> Checkpoint:
+        """Headers and config of a version."""
+        self._artifacts[artifact.url] = artifact
+        return read_checkpoint(StoredSource(artifact))
+
+    def read(self, location: str, file: str) -> bytes:
+        """A small file of a model, in the object store or in a local folder.
+
+        Raises:
+            OSError: if a local file cannot be read.
+            StoreError: if one of the store cannot.
+        """
+        artifact = self._artifacts.get(location)
+        return Path(location, file).read_bytes() if artifact is None else artifact.read_bytes(file)
+
+    def inputs(self) -> FetchedFiles:
+        """What the engine reads inputs through."""
+        return FetchedFiles(self._fetch)
+
+    def origin(self, plan: Plan, item: TensorInput) -> Origin | None:
+        """Where the bytes of an input lie in the store; ``None`` for one that lies elsewhere."""
+        artifact = self._artifacts.get(plan.models[item.model].location)
+        return None if artifact is None else artifact.origin(item.header.file, _piece(artifact, item))
+
+    def nonfinite(self, plan: Plan) -> dict[str, int]:
+        """NaN and infinite elements of the outputs that are copies of tensors of the object store."""
+        counts = {}
+        for tensor in plan.tensors:
+            artifact = self._artifacts.get(plan.models[tensor.inputs[0].model].location) if tensor.is_copy else None
+            if artifact is not None:
+                counts[tensor.name] = nonfinite(artifact.manifest.details, tensor.inputs[0].header.name)
+        return counts
+
+    def _fetch(self, location: str, item: TensorInput) -> int:
+        artifact = self._artifacts[location]
+        return self._cache.open(artifact, item.header.file, _piece(artifact, item))
+
+
+def _piece(artifact: Artifact, item: TensorInput) -> Piece:
+    pieces = artifact.manifest.files[item.header.file].pieces
+    return next(piece for piece in pieces if piece.name == item.header.name)
+
+
+def tensor_digests(artifact: Artifact) -> dict[str, str]:
+    """sha256 of every tensor of a version, by name."""
+    return {
+        piece.name: piece.sha256 for entry in artifact.manifest.files.values() for piece in entry.pieces if piece.name
+    }
+
+
+def nonfinite(details: Mapping[str, object], tensor: str) -> int:
+    """NaN and infinite elements of a tensor of a version, as they were counted when it was written."""
+    counts = details.get("nonfinite")
+    return int(counts.get(tensor, 0)) if isinstance(counts, Mapping) else 0

@@ -8,7 +8,7 @@ NATIVE := $(wildcard merge_assets/engine/native/*.[ch])
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help install install-dev demo ui test lint bench bench-definitions fuzz clean
+.PHONY: help install install-dev servers demo ui test lint bench bench-definitions fuzz clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,7 +41,10 @@ $(PEER)/bin/mergekit-yaml: | $(BIN)/python
 	$(BIN)/python -m venv $(PEER)
 	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check mergekit==0.1.5 $$(grep '^torch==' constraints.txt)
 
-test: install-dev lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors, then all tests.
+servers: ## Install the servers that the tests run against, as root on Debian; else say what is missing.
+	@tests/install_servers.sh
+
+test: install-dev servers lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors, then all tests.
 	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest
 
 lint: install-dev ## Format, lint, types and the floors of the house.

@@ -180,13 +180,13 @@ def test_the_folder_has_all_that_belongs_to_a_model(upscaled: Path) -> None:
 def test_checks_pass_for_a_good_variant_and_fail_for_a_damaged_one(upscaled: Path, tmp_path: Path) -> None:
     space = workspace(tmp_path, deep=f"merge_method: passthrough\ndepth_upscale: {{model: {BASE}, overlap: 4}}\n")
     plan = api.plan(space, space.recipe("deep"), shard_size=1_000_000)
-    outcomes = {outcome.name: outcome for outcome in checks.check_variant(upscaled, plan)}
+    outcomes = {outcome.name: outcome for outcome in checks.check_variant(upscaled, plan, {})}
     assert tuple(outcomes) == checks.CHECKS
     assert all(outcome.passed for outcome in outcomes.values()), outcomes
     config = json.loads((upscaled / "config.json").read_text())
     (upscaled / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 25}))
     try:
-        damaged = {outcome.name: outcome for outcome in checks.check_variant(upscaled, plan)}
+        damaged = {outcome.name: outcome for outcome in checks.check_variant(upscaled, plan, {})}
     finally:
         (upscaled / "config.json").write_text(json.dumps(config, indent=2))
     assert not damaged["config_agrees"].passed

@@ -113,7 +113,7 @@ def merge(
                 allow_nonfinite=recipe.allow_nonfinite,
                 inputs=workspace.stored.inputs(),
             )
-            write_surroundings(made, recipe, staging, workspace.stored.read, known_scores(workspace, recipe))
+            write_surroundings(made, recipe, staging, known_scores(workspace, recipe), workspace.stored.read)
             publish(staging, target)
     except OSError as error:
         raise EngineError(f"{error.filename or target}: {error.strerror}; choose another output folder") from error
@@ -163,7 +163,6 @@ def _written(
     progress: Progress | None,
     should_stop: ShouldStop | None,
 ) -> Artifact:
-    from merge_assets.engine.checks import check_variant, count_nonfinite
     from merge_assets.engine.execute import execute
     from merge_assets.engine.folder import write_surroundings
 
@@ -183,7 +182,10 @@ def _written(
             inputs=stored.inputs(),
             landing=draft.building,
         )
-        write_surroundings(made, recipe, draft.directory, stored.read)
+        write_surroundings(made, recipe, draft.directory, read_file=stored.read)
+        # Not before: torch is large, and so far it may not have been needed.
+        from merge_assets.engine.checks import check_variant, count_nonfinite
+
         known = stored.nonfinite(made)
         known |= {name: nonfinite(origin.details, origin.piece.name) for name, origin in origins.items()}
         bad = count_nonfinite(made, report.nonfinite, known, should_stop)

@@ -14,12 +14,17 @@ from merge_assets.plan.describe import format_figure, human_bytes, layer_map, vo
 from merge_assets.recipe import Recipe
 
 
+def read_local(location: str, file: str) -> bytes:
+    """A file of a model in a local folder."""
+    return Path(location, file).read_bytes()
+
+
 def write_surroundings(
     plan: Plan,
     recipe: Recipe,
     directory: Path,
-    read_file: Callable[[str, str], bytes],
     scores: Sequence[Mapping[str, object]] = (),
+    read_file: Callable[[str, str], bytes] = read_local,
 ) -> None:
     """Write all files of a variant but its weight shards.
 
@@ -27,8 +32,8 @@ def write_surroundings(
         plan: what was built.
         recipe: its recipe.
         directory: the variant's folder.
-        read_file: gives a small file of a model, by the model's location and the file's name.
         scores: for the model card; see :func:`model_card`.
+        read_file: gives a small file of a model, by the model's location and the file's name.
 
     Raises:
         EngineError: if a file of the donor is gone or a file cannot be written.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,8 +18,17 @@ from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.building import Building
 from merge_assets.store.manifest import Manifest
-from merge_assets.store.names import BUILDS, MANIFEST
+from merge_assets.store.names import BUILDS, CURRENT, MANIFEST
 from merge_assets.store.sealed import unseal
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file as a listing shows it."""
+
+    path: str
+    size: int
+    changed: datetime
 
 
 class Backend(abc.ABC):
@@ -46,6 +57,14 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def sizes(self, path: str) -> dict[str, int]:
         """Every file below a path, relative to it, with its size in bytes."""
+
+    @abc.abstractmethod
+    def listed(self, path: str) -> list[Listed]:
+        """Every file below a path, by its path from the root, with the place's own time of its last change."""
+
+    def now(self) -> datetime:
+        """The time by the clock that :meth:`listed` goes by."""
+        return datetime.now(UTC)
 
     @abc.abstractmethod
     def manifests(self, path: str) -> Iterator[str]:
@@ -87,6 +106,28 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def remove_files(self, paths: Iterable[str]) -> None:
         """Remove files, those that are gone already included."""
+
+    @abc.abstractmethod
+    def withdraw(self, manifest: Manifest) -> str | None:
+        """Make a version stop existing at once; its files stay for :meth:`restore` or :meth:`erase`.
+
+        Returns:
+            The folder of its files; ``None`` if it is its line's current version, or is gone or another by now, and
+            nothing happened.
+        """
+
+    @abc.abstractmethod
+    def restore(self, manifest: Manifest, folder: str) -> None:
+        """Let a version that was withdrawn exist again, unless another builder has made it since."""
+
+    @abc.abstractmethod
+    def erase(self, manifest: Manifest, folder: str) -> None:
+        """Remove the files of a version that was withdrawn."""
+
+    def is_current(self, manifest: Manifest) -> bool:
+        """Whether a version is its line's current one at this moment."""
+        pointer = self.read_sealed(f"{manifest.line}/{CURRENT}")
+        return pointer is not None and pointer.get("version") == manifest.version
 
     def read_sealed(self, path: str) -> dict[str, Any] | None:
         """Fields of a small sealed file; ``None`` if there is none or it is damaged."""

@@ -14,7 +14,7 @@ from itertools import pairwise
 from merge_assets.errors import StoreError
 from merge_assets.store.s3 import S3Backend
 
-CHUNK = 8 << 20
+CHUNK = 4 << 20
 """Bytes of one request."""
 
 _LOOKS = 10

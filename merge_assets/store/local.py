@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
-from merge_assets.store.backend import Backend
+from merge_assets.store.backend import Backend, Listed
 from merge_assets.store.drafts import Drafts, keep_when_stopped, sync_directory, sync_tree, writing
+from merge_assets.store.locks import flock, release
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import MANIFEST
 
@@ -60,6 +65,19 @@ class LocalBackend(Backend):
     def sizes(self, path: str) -> dict[str, int]:
         return local_sizes(self.root / path)
 
+    def listed(self, path: str) -> list[Listed]:
+        found = []
+        for directory, names, files in os.walk(self.root / path):
+            if Path(directory) == self.root:
+                names[:] = [name for name in names if name != DRAFTS]
+            for name in files:
+                at = Path(directory, name)
+                with contextlib.suppress(FileNotFoundError):
+                    status = at.lstat()
+                    changed = datetime.fromtimestamp(status.st_mtime, UTC)
+                    found.append(Listed(at.relative_to(self.root).as_posix(), status.st_size, changed))
+        return found
+
     def manifests(self, path: str) -> Iterator[str]:
         top = self.root / path
         for directory, names, files in os.walk(top):
@@ -106,10 +124,68 @@ class LocalBackend(Backend):
             for path, data in files.items():
                 self._drafts.write_file(self.root / path, data)
 
+    def withdraw(self, manifest: Manifest) -> str | None:
+        grave = f"{DRAFTS}/{TRASH}{secrets.token_hex(4)}"
+        with writing(self.root), self._drafts.lock():
+            if self.is_current(manifest) or self.manifest(manifest.line, manifest.version) != manifest:
+                return None
+            (self.root / manifest.line / manifest.version).rename(self.root / grave)
+        return grave
+
+    def restore(self, manifest: Manifest, folder: str) -> None:
+        with self._drafts.lock(), contextlib.suppress(OSError):  # it was made again, or swept by a builder
+            (self.root / folder).rename(self.root / manifest.line / manifest.version)
+
+    def erase(self, manifest: Manifest, folder: str) -> None:
+        shutil.rmtree(self.root / folder, ignore_errors=True)
+
+    def drafts(self) -> dict[str, bool]:
+        """Names of drafts below :data:`DRAFTS`, what is on its way out included, and whether somebody writes to them."""
+        folder = self.root / DRAFTS
+        if not folder.is_dir():
+            return {}
+        with writing(self.root), self._drafts.lock():  # nobody may take the probe of a lock for a builder
+            return {path.name: _is_locked(path) for path in folder.iterdir() if path.is_dir()}
+
+    def remove_draft(self, name: str) -> None:
+        """Remove a draft, unless somebody writes to it."""
+        path = self.root / DRAFTS / name
+        with writing(self.root), self._drafts.lock(), contextlib.suppress(FileNotFoundError):
+            if not _is_locked(path):
+                self._drafts.trash(path)
+
+    def freed(self, paths: Iterable[str]) -> int:
+        """Bytes that removing these files gives back to the disk: files with names elsewhere keep theirs."""
+        names: dict[tuple[int, int], int] = {}
+        freed = 0
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                status = (self.root / path).lstat()
+                inode = status.st_dev, status.st_ino
+                names[inode] = names.get(inode, 0) + 1
+                if names[inode] == status.st_nlink:
+                    freed += status.st_size
+        return freed
+
     def remove_files(self, paths: Iterable[str]) -> None:
         for path in paths:
             with writing(self.root / path):
                 (self.root / path).unlink(missing_ok=True)
+
+
+def _is_locked(draft: Path) -> bool:
+    try:
+        held = os.open(draft / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not flock(held, wait=False)
+    finally:
+        release(held)
+
+
+DRAFTS, TRASH = ".drafts", "trash-"
+"""Where versions go on their way out, for :class:`Drafts` to sweep if their remover is killed."""
 
 
 def local_sizes(folder: Path) -> dict[str, int]:

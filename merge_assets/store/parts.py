@@ -13,11 +13,11 @@ from itertools import pairwise
 SMALLEST = 5 << 20
 """Bytes of a part, unless it is the last."""
 
-SENT = 16 << 20
-"""Bytes of a part that is sent, about; each is held in memory while it is."""
+SENT = 8 << 20
+"""Bytes of a part that is sent, at least, where there are as many; each is held in memory while it is."""
 
-COPIED = 256 << 20
-"""Bytes of a part that the server copies, at most."""
+COPIED = 128 << 20
+"""The same of a part that the server copies."""
 
 _MOST = 10_000
 
@@ -56,7 +56,7 @@ def plan_parts(runs: Iterable[Run]) -> list[Run]:
     size = joined[-1].end
     kept = [run if run.size >= SMALLEST or run.end == size else replace(run, source=None, offset=0) for run in joined]
     filled = _filled(_joined(kept), size)
-    sent = max(SENT, -(-size // (_MOST // 4)))
+    sent = max(SENT, -(-size // (_MOST // 2)))
     parts: list[Run] = []
     for run in filled:
         parts += _cut(run, sent if run.source is None else max(COPIED, sent))
@@ -104,9 +104,9 @@ def _filled(runs: list[Run], size: int) -> list[Run]:
     return filled
 
 
-def _cut(run: Run, most: int) -> list[Run]:
-    """Equal parts of at most ``most`` bytes, which are more than half of that."""
-    count = -(-run.size // most)
+def _cut(run: Run, size: int) -> list[Run]:
+    """Equal parts of ``size`` bytes or more, less than twice as many."""
+    count = max(1, run.size // size)
     edges = [run.begin + run.size * number // count for number in range(count + 1)]
     return [
         Run(begin, end, run.source, run.offset + begin - run.begin if run.source is not None else 0)

@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -28,7 +29,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.progress import Progress, ShouldStop
-from merge_assets.store.backend import Backend, files_path, size_problems
+from merge_assets.store.backend import Backend, Listed, files_path, size_problems
 from merge_assets.store.drafts import Drafts, keep_when_stopped
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import CLAIM, MANIFEST
@@ -96,6 +97,11 @@ class RemoteBackend(Backend):
         entries = self._listing(path, lambda at: list(self._fs.find(at, detail=True).values()))
         return {str(entry["name"])[start:]: int(entry["size"]) for entry in entries}
 
+    def listed(self, path: str) -> list[Listed]:
+        start = len(self._root) + 1
+        entries = self._listing(path, lambda at: list(self._fs.find(at, detail=True).values()))
+        return [Listed(str(e["name"])[start:], int(e["size"]), _changed(e)) for e in entries]
+
     def manifests(self, path: str) -> Iterator[str]:
         for name in self.sizes(path):
             folder, _, file = name.rpartition("/")
@@ -125,7 +131,7 @@ class RemoteBackend(Backend):
         """Make a version whose files are there exist, unless another builder has; returns the manifest in force."""
         base = f"{manifest.line}/{manifest.version}"
         try:
-            self._create(f"{base}/{MANIFEST}", manifest.encode())
+            self.create(f"{base}/{MANIFEST}", manifest.encode())
         except FileExistsError:
             present = self.complete(manifest.line, manifest.version)
             if present is None:
@@ -147,6 +153,25 @@ class RemoteBackend(Backend):
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 self._call("removed", path, partial(self._fs.rm_file, self._at(path)))
+
+    def withdraw(self, manifest: Manifest) -> str | None:
+        if self.is_current(manifest) or self.manifest(manifest.line, manifest.version) != manifest:
+            return None
+        self.remove_files([f"{manifest.line}/{manifest.version}/{MANIFEST}"])
+        return files_path(manifest)
+
+    def restore(self, manifest: Manifest, folder: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            self.create(f"{manifest.line}/{manifest.version}/{MANIFEST}", manifest.encode())
+
+    def erase(self, manifest: Manifest, folder: str) -> None:
+        if manifest.build:
+            self.remove_files([entry.path for entry in self.listed(folder)])
+            return
+        # Of the version's folder only what was its own: it may be that it is made again at this moment.
+        self.remove_files([f"{folder}/{name}" for name in manifest.files])
+        if self.manifest(manifest.line, manifest.version) is None:
+            self.remove_files([f"{manifest.line}/{manifest.version}/{CLAIM}"])
 
     def write_pointers(self, files: Mapping[str, bytes]) -> None:
         for path, data in files.items():
@@ -207,13 +232,13 @@ class RemoteBackend(Backend):
             return False
         token = secrets.token_hex(8).encode()
         try:
-            self._create(f"{base}/{CLAIM}", b'{"builder": "' + token + b'"}\n')
+            self.create(f"{base}/{CLAIM}", b'{"builder": "' + token + b'"}\n')
         except FileExistsError:
             # A PUT that was retried after its answer got lost finds its own claim.
             return token in (self.read(f"{base}/{CLAIM}") or b"")
         return True
 
-    def _create(self, path: str, data: bytes) -> None:
+    def create(self, path: str, data: bytes) -> None:
         """Write a small file that must not exist; FileExistsError if it does."""
 
         def create() -> None:
@@ -286,6 +311,19 @@ class RemoteBackend(Backend):
             text = text.replace(secret, "******")
         _LOG.debug("%s: cannot be %s: %s", self.url(path), done, text)
         return StoreError(f"{self.url(path)}: cannot be {done}: {text}; check the store's URL, options and network")
+
+
+def _changed(entry: Mapping[str, Any]) -> datetime:
+    """When a file was changed last; every file system calls that something else. Now, where it does not say."""
+    names = ("LastModified", "last_modified", "updated", "mtime", "created")
+    value = next((entry[name] for name in names if entry.get(name) is not None), None)
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    elif isinstance(value, (int, float)):
+        value = datetime.fromtimestamp(value, UTC)
+    if not isinstance(value, datetime):
+        return datetime.now(UTC)
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _keep(error: BaseException) -> bool:

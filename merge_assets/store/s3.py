@@ -5,10 +5,12 @@ All goes through s3fs, whose credentials, endpoint and settings are used as they
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +24,8 @@ from merge_assets.store.remote import RemoteBackend
 LARGEST_COPY = 5 << 30
 """Bytes that S3 copies in one request at most."""
 
+_M_MMAP_THRESHOLD = -3
+
 
 @dataclass(frozen=True)
 class Upload:
@@ -32,19 +36,15 @@ class Upload:
     begun: datetime
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An object as a listing shows it."""
-
-    path: str
-    size: int
-    changed: datetime
-
-
 class S3Backend(RemoteBackend):
     """Versions in a bucket."""
 
     reuses = True
+
+    def __init__(self, root: str, options: Mapping[str, Any], scratch: Path | None) -> None:
+        super().__init__(root, options, scratch)
+        self._fs.retries = 1  # of s3fs; botocore and this class try again, which is enough
+        _return_large_blocks()
 
     def building(
         self,
@@ -77,6 +77,20 @@ class S3Backend(RemoteBackend):
             return data
 
         return self._must(path, "read", get) if end > begin else b""
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a small file that must not exist; FileExistsError if it does."""
+        bucket, key = self._split(path)
+
+        def put() -> None:
+            try:
+                self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            except OSError as error:  # s3fs has no error of its own for this answer
+                if _code(error) in ("PreconditionFailed", "412"):
+                    raise FileExistsError(path) from None
+                raise
+
+        self._must(path, "written", put)
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file of at most :data:`LARGEST_COPY` bytes; the bytes do not come by here."""
@@ -162,11 +176,17 @@ class S3Backend(RemoteBackend):
                 return found
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
-    def listed(self, path: str) -> list[Listed]:
-        """Every file below ``path``, with the server's time of its last change."""
-        start = len(self._root) + 1
-        entries = self._listing(path, lambda at: list(self._fs.find(at, detail=True).values()))
-        return [Listed(str(e["name"])[start:], int(e["size"]), e["LastModified"]) for e in entries]
+    def now(self) -> datetime:
+        """The server's clock, to the second."""
+        bucket, _, prefix = self._at("").partition("/")
+        ask = partial(self._fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        try:
+            answer = self._call("listed", "", ask)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.url('')}: there is no bucket {bucket!r}; create it, or correct the store"
+            ) from None
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def size(self, path: str) -> int | None:
         """Bytes of a file, ``None`` if there is none."""
@@ -190,3 +210,23 @@ class S3Backend(RemoteBackend):
             return cast(Mapping[str, Any], self._fs.call_s3(method, Bucket=bucket, Key=key, **arguments))
 
         return self._call(done, path, ask)
+
+
+def _code(error: BaseException | None) -> str:
+    """S3's name for what went wrong, from the answer that an error was made of."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _return_large_blocks() -> None:
+    """Have the C library give blocks of a megabyte back to the system when they are freed.
+
+    By itself it keeps those of the sizes of parts, of which every thread then holds some for good.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 20)

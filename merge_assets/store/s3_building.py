@@ -27,10 +27,10 @@ from merge_assets.store.planned import Origin, PlannedFile, is_whole
 from merge_assets.store.s3 import LARGEST_COPY, S3Backend
 from merge_assets.store.s3_progress import FileProgress, Progress
 
-SENDERS = 6
+SENDERS = 4
 """Requests at once."""
 
-_READY = 256 << 20
+_READY = 128 << 20
 """Bytes that may wait to be sent; then the engine waits."""
 
 _PUNCH_HOLE = 0x02 | 0x01

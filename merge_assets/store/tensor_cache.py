@@ -31,7 +31,7 @@ class TensorCache:
         fetchers: requests at once.
     """
 
-    def __init__(self, folder: Path, limit: int, fetchers: int = 8) -> None:
+    def __init__(self, folder: Path, limit: int, fetchers: int = 6) -> None:
         self._folder = folder
         self._limit = limit
         self._pool = ThreadPoolExecutor(fetchers, "fetch")

@@ -1,0 +1,396 @@
+"""Removing versions that nobody needs, and what builders have left behind.
+
+Nothing is removed that a reader may take for there: a version stops existing first, then its files go. Whoever is killed
+in between leaves files of no version, which the next one removes. What was decided on one look at the store is looked at
+again before the files go, so that a build which has taken up a version in the meantime keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from merge_assets.errors import StoreError
+from merge_assets.progress import Progress
+from merge_assets.store.backend import Backend, Listed, files_path
+from merge_assets.store.inventory import Inventory, Stored, Unfinished, survey, version_of_key
+from merge_assets.store.local import TRASH, LocalBackend
+from merge_assets.store.names import CURRENT, KEYS
+from merge_assets.store.s3 import S3Backend, Upload
+from merge_assets.store.s3_progress import PROGRESS
+from merge_assets.store.sealed import seal
+from merge_assets.store.store import ArtifactStore
+
+Name = tuple[str, str]
+"""Line and version."""
+
+GRACE = timedelta(hours=1)
+"""What is younger is left alone: a build may have found it a moment ago."""
+
+UNFINISHED = timedelta(days=7)
+"""How long the work of a dead builder waits for one that goes on with it."""
+
+
+_QUIET = timedelta(days=1)
+"""A draft that nobody can go on with is dead when unlocked and untouched for this long: some network file systems keep
+locks to one machine."""
+
+
+@dataclass(frozen=True)
+class Litter:
+    """Something that is of no version.
+
+    Attributes:
+        what: for people.
+        files: of it, in the order in which they go.
+        uploads: of it.
+        build: what was left unfinished, if it is that.
+        pointer: line of the pointer, if it is one that names a version which is not there.
+    """
+
+    what: str
+    files: tuple[Listed, ...] = ()
+    uploads: tuple[Upload, ...] = ()
+    build: Unfinished | None = None
+    pointer: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be removed, and why the rest is not.
+
+    Attributes:
+        inventory: what it was decided on.
+        kept: why each version stays.
+        doomed: versions to remove.
+        litter: the rest to remove.
+        currents: lines whose current version is removed -> the one that takes its place, ``None`` if none is left.
+        force: whether versions that running builds copy from are removed.
+    """
+
+    inventory: Inventory
+    kept: Mapping[Name, Sequence[str]]
+    doomed: Sequence[Stored]
+    litter: Sequence[Litter] = ()
+    currents: Mapping[str, str | None] | None = None
+    force: bool = False
+
+    @property
+    def files(self) -> list[Listed]:
+        """Everything that goes."""
+        own = [entry for stored in self.doomed for entry in stored.files]
+        return own + [entry for one in self.litter for entry in one.files]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was removed.
+
+    Attributes:
+        removed: versions.
+        spared: versions that were to be removed but were taken up in the meantime, or are gone already.
+        litter: what else was removed.
+        freed: bytes.
+    """
+
+    removed: Sequence[Stored]
+    spared: Sequence[Stored]
+    litter: Sequence[Litter]
+    freed: int
+
+
+def lineage(inventory: Inventory) -> dict[Name, list[Stored]]:
+    """Which versions of the store each version was made from.
+
+    An input is recorded by a name and the fingerprint of its content. A name may be that of a recipe, of a repository or
+    any title; where no line of that name has the version, every line that has it counts.
+    """
+    having: dict[str, list[Stored]] = defaultdict(list)
+    for stored in inventory.everything:
+        having[stored.artifact.version].append(stored)
+    found = {}
+    for stored in inventory.everything:
+        sources: dict[Name, Stored] = {}
+        for title, fingerprint in stored.artifact.manifest.inputs.items():
+            path = title.partition("+")[0].partition("@")[0]
+            able = [one for one in having.get(fingerprint, ()) if one is not stored]
+            meant = [one for one in able if one.artifact.line in (f"variants/{path}", f"checkpoints/{path}")]
+            sources |= {one.name: one for one in meant or able}
+        found[stored.name] = list(sources.values())
+    return found
+
+
+def needed(inventory: Inventory, pinned: Mapping[Name, str]) -> dict[Name, list[str]]:
+    """Versions that are needed, with everyone who needs them: the lines' current ones, all that these were made from,
+    what recipes pin, and what running builds read or copy from."""
+    reasons: dict[Name, list[str]] = defaultdict(list)
+    sources = lineage(inventory)
+    reached = list(inventory.current.values())
+    for stored in reached:
+        reasons[stored.name].append("current")
+    seen = {stored.name for stored in reached}
+    while reached:
+        user = reached.pop()
+        for source in sources[user.name]:
+            reasons[source.name].append(f"{user.artifact.line} was made from it")
+            if source.name not in seen:
+                seen.add(source.name)
+                reached.append(source)
+    for name, why in pinned.items():
+        reasons[name].append(why)
+    for name, uses in _in_use(inventory).items():
+        reasons[name] += uses
+    return {name: list(dict.fromkeys(why)) for name, why in reasons.items()}
+
+
+def plan_collection(
+    inventory: Inventory, *, keep: int, older_than: timedelta | None, pinned: Mapping[Name, str]
+) -> Plan:
+    """Decide what nobody needs.
+
+    Args:
+        inventory: the store.
+        keep: how many of the newest versions of each line stay whatever they are.
+        older_than: what is younger stays; default :data:`GRACE` for versions and :data:`UNFINISHED` for what was left
+            unfinished.
+        pinned: versions that recipes name, and why they stay.
+
+    Raises:
+        StoreError: if something cannot be read that may tell of needs.
+    """
+    if inventory.damaged:
+        path = inventory.damaged[0]
+        more = f" and {len(inventory.damaged) - 1} more" if len(inventory.damaged) > 1 else ""
+        way = (
+            "build it again, or set it aside"
+            if path.endswith(f"/{CURRENT}")
+            else f"remove that version with `merge-assets store rm {'@'.join(path.rsplit('/', 1))} --yes`"
+        )
+        raise StoreError(
+            f"{inventory.backend.url(path)}{more}: is damaged, so it is unknown what is needed and nothing is removed; {way}"
+        )
+    grace = GRACE if older_than is None else older_than
+    limit = UNFINISHED if older_than is None else older_than
+    kept = needed(inventory, pinned)
+    began = min((build.begun for build in inventory.unfinished if build.alive), default=inventory.now)
+    since = min(inventory.now - grace, began)
+    for versions in inventory.versions.values():
+        for place, stored in enumerate(reversed(versions)):
+            why = kept.setdefault(stored.name, [])
+            if place < keep:
+                why.append(f"one of the newest {keep}" if keep > 1 else "the newest")
+            if inventory.now - stored.changed < grace:
+                why.append("young")
+            elif place and versions[-place].changed > since:
+                why.append("replaced a moment ago" if since == inventory.now - grace else "in use when a build began")
+    doomed = [stored for stored in inventory.everything if not kept[stored.name]]
+    alive = {(stored.name) for stored in inventory.everything if kept[stored.name]}
+    return Plan(inventory, {name: why for name, why in kept.items() if why}, doomed, _litter(inventory, alive, limit))
+
+
+def plan_removal(
+    inventory: Inventory, targets: Sequence[Stored], *, pinned: Mapping[Name, str], force: bool
+) -> tuple[Plan, dict[Name, list[str]]]:
+    """Decide what has to happen for some versions to go.
+
+    Returns:
+        The plan, and who needs what is to go. To be current alone is no need.
+    """
+    going = {stored.name for stored in targets}
+    rest = replace(
+        inventory,
+        pointers={line: version for line, version in inventory.pointers.items() if (line, version) not in going},
+    )
+    needs = {name: why for name, why in needed(rest, pinned).items() if name in going}
+    currents: dict[str, str | None] = {}
+    for line, version in inventory.pointers.items():
+        if (line, version) in going:
+            left = [stored.artifact.version for stored in inventory.versions[line] if stored.name not in going]
+            currents[line] = left[-1] if left else None
+    return Plan(inventory, {}, targets, currents=currents, force=force), needs
+
+
+def carry_out(store: ArtifactStore, plan: Plan, *, progress: Progress | None = None) -> Done:
+    """Remove what a plan says, but for what was taken up since.
+
+    Args:
+        store: the one that the plan is of.
+        plan: what to remove.
+        progress: called with things removed, things in all, and what is next.
+
+    Raises:
+        StoreError: if the store cannot be reached or written.
+    """
+    backend = plan.inventory.backend
+    for line, version in (plan.currents or {}).items():
+        if version is None:
+            backend.remove_files([f"{line}/{CURRENT}"])
+        else:
+            backend.write_pointers({f"{line}/{CURRENT}": seal({"version": version})})
+    withdrawn: list[tuple[Stored, str]] = []
+    spared: list[Stored] = []
+    for stored in plan.doomed:
+        folder = backend.withdraw(stored.artifact.manifest)
+        if folder is None:
+            spared.append(stored)
+        else:
+            withdrawn.append((stored, folder))
+    again = survey(store)
+    removed: list[Stored] = []
+    freed = 0
+    total = len(withdrawn) + len(plan.litter)
+    for stored, folder in withdrawn:
+        if again.pointers.get(stored.artifact.line) == stored.artifact.version or (
+            not plan.force and _copied_from(again, stored)
+        ):
+            backend.restore(stored.artifact.manifest, folder)
+            spared.append(stored)
+            continue
+        if progress is not None:
+            progress(len(removed), total, stored.artifact.line)
+        freed += again.occupied(_moved(entry, stored, folder) for entry in stored.files)
+        backend.erase(stored.artifact.manifest, folder)
+        _drop_pointer(
+            backend, stored.artifact.line, f"{stored.artifact.line}/{KEYS}/{stored.artifact.manifest.key}.json"
+        )
+        removed.append(stored)
+    litter = [one for one in plan.litter if _still(again, one)]
+    for place, one in enumerate(litter):
+        if progress is not None:
+            progress(len(removed) + place, total, one.what)
+        freed += again.occupied(one.files)
+        _remove_litter(backend, one)
+    return Done(removed, spared, litter, freed)
+
+
+def lifecycle_rule(store: ArtifactStore) -> tuple[dict[str, Any], str] | None:
+    """A rule by which the server itself removes uploads that were left unfinished, and the command that sets it.
+
+    ``None`` for a store that is not on S3.
+    """
+    if not store.in_bucket:
+        return None
+    bucket, _, prefix = store.url.partition("://")[2].partition("/")
+    rule = {
+        "Rules": [
+            {
+                "ID": "merge-assets-unfinished-uploads",
+                "Status": "Enabled",
+                "Filter": {"Prefix": f"{prefix}/" if prefix else ""},
+                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED.days},
+            }
+        ]
+    }
+    command = (
+        f"aws s3api put-bucket-lifecycle-configuration --bucket {shlex.quote(bucket)} "
+        f"--lifecycle-configuration {shlex.quote(json.dumps(rule))}"
+    )
+    return rule, command
+
+
+def _in_use(inventory: Inventory) -> dict[Name, list[str]]:
+    """What running builds may read or copy from."""
+    reasons: dict[Name, list[str]] = defaultdict(list)
+    for build in inventory.unfinished:
+        if not build.alive or not build.line:
+            continue
+        for stored in inventory.everything:
+            if stored.artifact.line == build.line:
+                reasons[stored.name].append("its line is being built")
+            elif build.sources is None or _holds(stored, build.sources):
+                reasons[stored.name].append(f"{build.line} is being built from it")
+    return reasons
+
+
+def _copied_from(inventory: Inventory, stored: Stored) -> bool:
+    return any(
+        build.alive and (build.sources is None or _holds(stored, build.sources)) for build in inventory.unfinished
+    )
+
+
+def _holds(stored: Stored, paths: Collection[str]) -> bool:
+    folder = f"{files_path(stored.artifact.manifest)}/"
+    return any(path.startswith(folder) for path in paths)
+
+
+def _litter(inventory: Inventory, alive: Collection[Name], limit: timedelta) -> list[Litter]:
+    found = []
+    for build in inventory.unfinished:
+        if build.alive or (inventory.now - build.changed < _waits(build, limit)):
+            continue
+        first = [entry for entry in build.files if entry.path.endswith(f"/{PROGRESS}")]
+        files = (*first, *(entry for entry in build.files if entry not in first))
+        found.append(Litter(describe(build), files, build.uploads, build))
+    for upload in inventory.uploads:
+        if inventory.now - upload.begun >= limit:
+            found.append(Litter(f"upload of {upload.path}", uploads=(upload,)))
+    for entry in inventory.leftovers:
+        if inventory.now - entry.changed >= min(limit, GRACE):
+            found.append(Litter(f"{entry.path}, which a build left", (entry,)))
+    for (line, _), entry in inventory.keys.items():
+        version = version_of_key(inventory, entry)
+        if version is None or (line, version) not in alive:
+            found.append(Litter(f"{entry.path}, which names no version", (entry,), pointer=line))
+    there = {stored.name for stored in inventory.everything}
+    for line, version in inventory.pointers.items():
+        if (line, version) not in there and f"{line}/{version}" not in inventory.damaged:
+            path = f"{line}/{CURRENT}"
+            found.append(Litter(f"{path}, which names no version", (Listed(path, 0, inventory.now),), pointer=line))
+    return found
+
+
+def _waits(build: Unfinished, limit: timedelta) -> timedelta:
+    if not build.line and build.name.startswith(TRASH):
+        return timedelta(0)
+    return limit if build.line or build.resumable else min(limit, _QUIET)
+
+
+def describe(build: Unfinished) -> str:
+    """What was left unfinished, for people."""
+    if build.line:
+        return f"unfinished {build.line}/{build.name}".rstrip("/")
+    return f"draft {build.name}" if not build.name.startswith(TRASH) else "a version removed earlier"
+
+
+def _still(again: Inventory, one: Litter) -> bool:
+    """Whether what was left behind is as it was: nobody has taken it up."""
+    if one.build is None:
+        return True
+    return any(
+        (build.line, build.name, build.changed) == (one.build.line, one.build.name, one.build.changed)
+        and not build.alive
+        for build in again.unfinished
+    )
+
+
+def _remove_litter(backend: Backend, one: Litter) -> None:
+    if one.pointer:
+        for entry in one.files:
+            _drop_pointer(backend, one.pointer, entry.path)
+    elif one.build is not None and isinstance(backend, LocalBackend):
+        backend.remove_draft(one.build.name)
+    else:
+        # What would let another builder go on with it goes first.
+        backend.remove_files([entry.path for entry in one.files if entry.path.endswith(f"/{PROGRESS}")])
+        if isinstance(backend, S3Backend):
+            for upload in one.uploads:
+                backend.abort(upload.path, upload.id)
+        backend.remove_files([entry.path for entry in one.files])
+
+
+def _drop_pointer(backend: Backend, line: str, path: str) -> None:
+    """Remove a pointer if the version that it names is not there."""
+    version = (backend.read_sealed(path) or {}).get("version")
+    if not isinstance(version, str) or backend.manifest(line, version) is None:
+        backend.remove_files([path])
+
+
+def _moved(entry: Listed, stored: Stored, folder: str) -> Listed:
+    """A file of a version that was withdrawn, where it lies now."""
+    own = files_path(stored.artifact.manifest)
+    return replace(entry, path=folder + entry.path.removeprefix(own)) if entry.path.startswith(own) else entry

@@ -2,11 +2,11 @@
 
 Routes, with M = ``/api/models/{repo}``:
 
-* ``GET M`` and ``GET M/revision/{rev}``, with ``?blobs=true`` for sizes and digests;
+* ``GET M`` and ``GET M/revision/{rev}``, with ``?blobs=true`` for sizes and digests, ``?expand=sha`` for the commit alone;
 * ``HEAD`` and ``GET /{repo}/resolve/{rev}/{path}`` with ``ETag``, ``X-Repo-Commit`` and ``Range``.
 
 Errors carry ``X-Error-Code``: RepoNotFound, RevisionNotFound, EntryNotFound (404) and GatedRepo (403). Weights
-(``*.safetensors``) are in large-file storage, every other file is an ordinary git blob.
+(``*.safetensors``) are in large-file storage, every other file is an ordinary git blob. A renamed model is a redirect.
 
     with HubServer() as server:
         server.commit("acme/base", {"config.json": b"{}"})
@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_MODEL = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)(?:/revision/(?P<revision>[^/]+))?")
+_MODEL = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)(?:/revision/(?P<revision>.+))?")
 _FILE = re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -67,6 +67,13 @@ class HubServer:
         """While clear, answers with weights stop half-way and wait."""
         self.hold.set()
         self.ignore_ranges = False
+        self.refuse: dict[str, tuple[int, Mapping[str, str]]] = {}
+        """Repository, or ``*`` for all -> status and headers of every answer."""
+        self.headers: Mapping[str, str] = {}
+        """Sent with every answer."""
+        self.down = False
+        """Connections are closed without an answer."""
+        self.renamed: dict[str, str] = {}
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -103,6 +110,15 @@ class HubServer:
         """Make the model private: without the token it looks missing."""
         self.repositories[repo].token = token
 
+    def rename(self, old: str, new: str) -> None:
+        """Move a model; its old name leads to the new one."""
+        self.repositories[new] = self.repositories.pop(old)
+        self.renamed[old] = new
+
+    def asked(self, repo: str = "") -> int:
+        """How many requests there were about a model, or in all."""
+        return sum(f"/{repo}/" in f"{each.path}/" for each in self.served) if repo else len(self.served)
+
     def sent(self, suffix: str) -> int:
         """Body bytes sent for files whose path ends so."""
         return sum(each.sent for each in self.served if each.path.endswith(suffix))
@@ -118,23 +134,35 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             url = urlsplit(self.path)
             path = unquote(url.path)
-            if match := _MODEL.fullmatch(path):
-                self._model(match, blobs="blobs" in parse_qs(url.query))
-            elif match := _FILE.fullmatch(path):
-                self._file(match)
-            else:
+            model, file = _MODEL.fullmatch(path), _FILE.fullmatch(path)
+            match = model or file
+            if hub.down:
+                hub.served.append(Served(self.command, url.path, 0, 0))
+                self.close_connection = True
+            elif match is None:
                 self._error(404, "Unrouted")
+            elif refusal := hub.refuse.get(match["repo"]) or hub.refuse.get("*"):
+                self._error(refusal[0], "", refusal[1])
+            elif new := hub.renamed.get(match["repo"]):
+                self._send(307, b"", {"Location": self.path.replace(match["repo"], new, 1)})
+            elif model:
+                query = parse_qs(url.query)
+                self._model(model, blobs="blobs" in query, brief=query.get("expand") == ["sha"])
+            elif file:
+                self._file(file)
 
         do_HEAD = do_GET
 
-        def _model(self, match: re.Match[str], *, blobs: bool) -> None:
+        def _model(self, match: re.Match[str], *, blobs: bool, brief: bool) -> None:
             found = self._find(match)
             if found is None:
                 return
             repository, commit = found
             files = repository.commits[commit]
             siblings = [_sibling(name, data) if blobs else {"rfilename": name} for name, data in sorted(files.items())]
-            info = {"id": match["repo"], "modelId": match["repo"], "sha": commit, "siblings": siblings}
+            info = {"id": match["repo"], "sha": commit}
+            if not brief:
+                info |= {"modelId": match["repo"], "siblings": siblings}
             self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
 
         def _file(self, match: re.Match[str]) -> None:
@@ -176,12 +204,12 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             return self.headers.get("Authorization") == f"Bearer {token}"
 
         def _error(self, status: int, code: str, headers: Mapping[str, str] | None = None) -> None:
-            said = {"X-Error-Code": code, "X-Error-Message": code}
+            said = {"X-Error-Code": code, "X-Error-Message": code} if code else {}
             self._send(status, json.dumps({"error": code}).encode(), {**said, **(headers or {})})
 
         def _send(self, status: int, body: bytes, headers: Mapping[str, str], name: str = "") -> None:
             self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            for key, value in {**hub.headers, **headers, "Content-Length": str(len(body))}.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "HEAD":

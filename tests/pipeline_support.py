@@ -110,7 +110,8 @@ class FakeApi:
         return self._text(workspace, reference).partition("#")[0]
 
     def observe(self, workspace: Workspace, reference: Any, **_: Any) -> Any:
-        fingerprint = sha(self._text(workspace, reference))
+        text = self._text(workspace, reference)
+        fingerprint = sha(text) if workspace.local_path(reference) else text
         return SimpleNamespace(fingerprint=fingerprint, revision=None, tensors=1, bytes=1, layers=1, architecture="x")
 
     def build(self, workspace: Workspace, recipe: Any, **_: Any) -> Any:
@@ -148,6 +149,8 @@ class FakeApi:
 
     def _text(self, workspace: Workspace, reference: Any) -> str:
         folder = workspace.local_path(reference)
+        if folder is None and workspace.settings.hub_endpoint:
+            return workspace.hub.fingerprint(workspace.hub.resolve(reference))
         if folder is None:
             raise CheckpointError(f"{reference}: the network is not reached in tests")
         return (folder / "weights").read_text()
@@ -212,7 +215,12 @@ class Daemon:
     def run(self, keys: Iterable[dg.AssetKey]) -> bool:
         """Run assets; whether all succeeded."""
         job = self.definitions.resolve_job_def("build")
-        result = job.execute_in_process(instance=self.instance, asset_selection=list(keys), raise_on_error=False)
+        result = job.execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            instance=self.instance,
+            asset_selection=list(keys),
+            raise_on_error=False,
+        )
         return result.success
 
     def tick(self) -> list[str]:
@@ -221,6 +229,16 @@ class Daemon:
         if requested:
             self.run(requested)
         return [key.to_user_string() for key in requested]
+
+    def night(self) -> list[str]:
+        """The nightly schedule and the run that it asks for; the keys it requests."""
+        context = dg.build_schedule_context(repository_def=self.definitions.get_repository_def())
+        context._instance_ref, context._instance = True, self.instance  # one in memory cannot be handed over otherwise
+        schedules = [each for each in self.definitions.schedules or [] if each.name == "nightly"]
+        requests = [one for each in schedules for one in each.evaluate_tick(context).run_requests or []]
+        for request in requests:
+            self.run(request.asset_selection)
+        return [key.to_user_string() for request in requests for key in request.asset_selection]
 
     def settle(self) -> list[str]:
         """Ticks until nothing is requested; all keys that were, in order."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from merge_assets.checkpoint import Checkpoint
 from merge_assets.errors import CheckpointError
 from merge_assets.progress import ShouldStop
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace
+
+if TYPE_CHECKING:
+    from merge_assets.hub import Hub, HubRevision
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,26 @@ def observe(workspace: Workspace, reference: ModelReference, *, should_stop: Sho
         CheckpointError, HubError: if it cannot be read.
     """
     identity = workspace.identify(reference)
-    revision = None
     if identity.kind == "recipe":
         raise CheckpointError(f"{reference} is a recipe, not a base checkpoint")
-    if identity.kind == "local":
-        directory = workspace.local_path(reference)
-        assert directory is not None
-        checkpoint = workspace.open_any(directory)
-        fingerprint = workspace.digest(checkpoint, should_stop).fingerprint
-    else:
-        resolved = workspace.hub.resolve(reference)
-        checkpoint = workspace.hub.open(resolved)
-        fingerprint, revision = workspace.hub.fingerprint(resolved), resolved.commit
+    if identity.kind == "hub":
+        return observe_revision(workspace.hub, workspace.hub.resolve(reference))
+    directory = workspace.local_path(reference)
+    assert directory is not None
+    checkpoint = workspace.open_any(directory)
+    return _observation(checkpoint, workspace.digest(checkpoint, should_stop).fingerprint, None)
+
+
+def observe_revision(hub: Hub, revision: HubRevision) -> Observation:
+    """Fingerprint a commit without downloading weights.
+
+    Raises:
+        CheckpointError, HubError: if it cannot be read.
+    """
+    return _observation(hub.open(revision), hub.fingerprint(revision), revision.commit)
+
+
+def _observation(checkpoint: Checkpoint, fingerprint: str, revision: str | None) -> Observation:
     kind = checkpoint.config.get("peft_type")
     architectures = checkpoint.config.get("architectures") or [f"{kind} adapter" if kind else "unknown"]
     return Observation(

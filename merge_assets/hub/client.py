@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from merge_assets.errors import HubError
 from merge_assets.hub.explain import explained
-from merge_assets.hub.revision import HubFile, HubRevision
+from merge_assets.hub.limits import nearly_exhausted
+from merge_assets.hub.revision import HubFile, HubHead, HubRevision
 
 TIMEOUT = 20.0
 """Seconds to wait for an answer to a small request."""
+
+HEAD_TIMEOUT = 10.0
+"""Seconds to wait when only the commit is asked for."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,37 @@ class HubClient:
         endpoint: address such as ``https://huggingface.co``, without a trailing slash.
         token: secret that grants access; ``None`` leaves it to huggingface_hub's own configuration.
         cache_dir: root of the Hub cache; ``None`` is huggingface_hub's default.
+        retries: how often a read is tried again; before that the time passes that the Hub asks for. With 0 every
+            error is raised at once.
     """
 
     endpoint: str
     token: str | None = field(default=None, repr=False)
     cache_dir: Path | None = None
+    retries: int = 2
+
+    def head(self, repo: str, revision: str | None) -> HubHead:
+        """Ask for a model's commit and its present name: one small request, never repeated."""
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not re-exported by name
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
+            validate_repo_id,
+        )
+
+        name = f"{repo}@{revision}" if revision else repo
+        url = f"{self.endpoint}/api/models/{repo}" + (f"/revision/{quote(revision, safe='')}" if revision else "")
+        with explained(name, self.endpoint):
+            validate_repo_id(repo)
+            # A renamed model is a redirect, which the session follows.
+            response = get_session().get(
+                url, params={"expand": "sha"}, headers=build_hf_headers(token=self.token), timeout=HEAD_TIMEOUT
+            )
+            hf_raise_for_status(response)
+            answer = response.json()
+            if not isinstance(answer, dict) or not isinstance(answer.get("sha"), str):
+                raise HubError(f"{name}: {self.endpoint} names no commit; name a local path")
+            return HubHead(str(answer.get("id") or repo), answer["sha"], nearly_exhausted(response.headers))
 
     def revision(self, repo: str, revision: str | None) -> HubRevision:
         """Ask for a model's commit and files, without a download."""
@@ -55,13 +86,14 @@ class HubClient:
         found = try_to_load_from_cache(revision.repo, name, cache_dir=self.cache_dir, revision=revision.commit)
         return Path(found) if isinstance(found, str) else None
 
-    def fetch(self, revision: HubRevision, name: str, bar: type | None = None) -> Path:
+    def fetch(self, revision: HubRevision, name: str, bar: type | None = None, folder: Path | None = None) -> Path:
         """Download a file into the cache unless it is there.
 
         Args:
             revision: the commit.
             name: the file.
             bar: class with tqdm's interface that is told of the bytes received; silent if ``None``.
+            folder: where to put it instead of the cache.
         """
         from huggingface_hub import hf_hub_download
 
@@ -71,6 +103,7 @@ class HubClient:
                 name,
                 revision=revision.commit,
                 cache_dir=self.cache_dir,
+                local_dir=folder,
                 endpoint=self.endpoint,
                 token=self.token,
                 tqdm_class=bar or SilentBar,
@@ -93,7 +126,7 @@ class HubClient:
         received = bytearray()
         with (
             explained(str(revision), self.endpoint),
-            http_stream_backoff("GET", url, headers=headers, max_retries=2, timeout=TIMEOUT) as response,
+            http_stream_backoff("GET", url, headers=headers, max_retries=self.retries, timeout=TIMEOUT) as response,
         ):
             hf_raise_for_status(response)
             if response.status_code != 206:

@@ -4,74 +4,121 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from merge_assets.errors import HubError
+from merge_assets.hub.limits import asked_to_wait
+
+Kind = Literal["gated", "missing", "refused", "limited", "failing", "unreachable", "unusable"]
+"""What is wrong: access is granted one by one; no such model or revision, or it is private; the token is not accepted;
+too many requests; the Hub answers with an error; it does not answer; the reference or this machine is at fault."""
 
 _TOKEN = "MERGE_ASSETS_HUB_TOKEN (or HF_TOKEN)"
 
 
+class HubProblem(HubError):
+    """What the Hub refuses, or why it cannot be asked.
+
+    Attributes:
+        kind: what is wrong, for whoever decides when to ask again.
+        reason: what is wrong and what to do, without the name of the model.
+        wait: seconds after which the Hub wants to be asked again, if it says so.
+    """
+
+    def __init__(self, name: str, reason: str, kind: Kind, wait: float | None = None) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.kind = kind
+        self.reason = reason
+        self.wait = wait
+
+
 @contextmanager
 def explained(name: str, endpoint: str) -> Iterator[None]:
-    """Raise every error of the Hub client inside the block as :class:`HubError`.
+    """Raise every error of the Hub client inside the block as :class:`HubProblem`.
 
     Args:
         name: what was asked for, ``org/name[@revision]``; starts the message.
         endpoint: the Hub's address.
     """
     import httpx2
-    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
     try:
         yield
-    except (httpx2.HTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
-        raise HubError(f"{name}: {_reason(error, name, endpoint)}") from error
+    except HubError:
+        raise
+    # KeyError, RuntimeError and ValueError: an answer without what the client expects, such as the page of a proxy,
+    # and a connection that another thread gave up.
+    except (
+        httpx2.HTTPError,
+        HFValidationError,
+        EntryNotFoundError,
+        OSError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        kind, reason = _reason(error, name, endpoint)
+        headers = error.response.headers if isinstance(error, HfHubHTTPError) else {}
+        raise HubProblem(name, reason, kind, asked_to_wait(headers)) from error
 
 
-def _reason(error: BaseException, name: str, endpoint: str) -> str:
+def _reason(error: BaseException, name: str, endpoint: str) -> tuple[Kind, str]:
     import httpx2
     from huggingface_hub import errors
 
     repo = name.partition("@")[0]
     match error:
         case errors.GatedRepoError():
-            return (
+            return "gated", (
                 f"its owner grants access one by one; accept the terms at {endpoint}/{repo} "
                 f"and set {_TOKEN} to a token of that account"
             )
         case errors.RevisionNotFoundError():
-            return "the model has no such branch, tag or commit; check the revision, or leave it out for the default"
+            return "missing", (
+                "the model has no such branch, tag or commit; check the revision, or leave it out for the default"
+            )
         case errors.RepositoryNotFoundError():
-            return (
+            return "missing", (
                 f"{endpoint} has no such model, or it is private; check the name, "
                 f"and set {_TOKEN} to a token that may read it"
             )
         case errors.RemoteEntryNotFoundError():
-            return "a file of this commit is gone from the Hub; name another revision"
+            return "missing", "a file of this commit is gone from the Hub; name another revision"
         case errors.HFValidationError():
-            return "not a model name of the Hub; write org/name[@revision]"
+            return "unusable", "not a model name of the Hub; write org/name[@revision]"
         case errors.OfflineModeIsEnabled():
-            return "not in the cache, and offline mode is on; unset HF_HUB_OFFLINE, or name a local path"
+            return "unreachable", (
+                "not in the cache, and offline mode is on; unset HF_HUB_OFFLINE, or name a local path"
+            )
         case errors.LocalEntryNotFoundError() if error.__cause__ is not None:
             return _reason(error.__cause__, name, endpoint)
         case errors.HfHubHTTPError():
             return _status_reason(error.response.status_code, error.server_message, endpoint)
-        case httpx2.HTTPError():
+        case httpx2.HTTPError() | RuntimeError():  # the second: another thread closed the connection, or Xet failed
             detail = str(error) or type(error).__name__
-            return (
+            return "unreachable", (
                 f"{endpoint} cannot be reached ({_one_line(detail)}); check the network, a proxy "
                 "and MERGE_ASSETS_HUB_ENDPOINT, or name a local path"
             )
+        case OSError():
+            return "unusable", (
+                f"cannot be fetched or kept in the cache ({_one_line(str(error))}); check disk space and permissions"
+            )
         case _:
-            return f"cannot be fetched or kept in the cache ({_one_line(str(error))}); check disk space and permissions"
+            return "failing", (
+                f"{endpoint} gives an answer that is not a Hub's ({_one_line(repr(error))}); check a proxy "
+                "and MERGE_ASSETS_HUB_ENDPOINT"
+            )
 
 
-def _status_reason(status: int, message: str | None, endpoint: str) -> str:
+def _status_reason(status: int, message: str | None, endpoint: str) -> tuple[Kind, str]:
     said = f"{endpoint} answers {status}" + (f" ({_one_line(message)})" if message else "")
     if status in (401, 403):
-        return f"{said}; set {_TOKEN} to a valid token that may read this model"
+        return "refused", f"{said}; set {_TOKEN} to a valid token that may read this model"
     if status == 429:
-        return f"{said}: too many requests; wait a few minutes, and set {_TOKEN}, which raises the limit"
-    return f"{said}; try again later, and check MERGE_ASSETS_HUB_ENDPOINT"
+        return "limited", f"{said}: too many requests; wait a few minutes, and set {_TOKEN}, which raises the limit"
+    return "failing", f"{said}; try again later, and check MERGE_ASSETS_HUB_ENDPOINT"
 
 
 def _one_line(text: str) -> str:

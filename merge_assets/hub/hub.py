@@ -21,7 +21,7 @@ from merge_assets.checkpoint import (
 from merge_assets.errors import CheckpointError, HubError
 from merge_assets.hub.client import HubClient
 from merge_assets.hub.download import download_files
-from merge_assets.hub.revision import HubRevision
+from merge_assets.hub.revision import HubHead, HubRevision
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.reference import ModelReference
 
@@ -35,13 +35,29 @@ class Hub:
         endpoint: the Hub's address; ``None`` is ``HF_ENDPOINT``, or huggingface.co.
         token: secret for private and gated models; ``None`` leaves it to ``HF_TOKEN`` or ``hf auth login``.
         cache_dir: where downloads are kept, in huggingface_hub's layout; ``None`` is its own cache.
+        patient: wait and ask again where the Hub is busy; otherwise every refusal is an error at once.
     """
 
-    def __init__(self, endpoint: str | None = None, token: str | None = None, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        token: str | None = None,
+        cache_dir: Path | None = None,
+        *,
+        patient: bool = True,
+    ) -> None:
         self._endpoint = endpoint
         self._token = token
         self._cache_dir = cache_dir
+        self._patient = patient
         self._opened: dict[str, Checkpoint] = {}
+        self._digests: dict[str, str] = {}  # git object id -> SHA-256, of files that the Hub gives no SHA-256 for
+
+    def impatient(self) -> Hub:
+        """The same Hub for a look that must end soon: nothing is tried twice, no file is kept on disk."""
+        hub = Hub(self._endpoint, self._token, self._cache_dir, patient=False)
+        hub._digests = self._digests
+        return hub
 
     @property
     def _client(self) -> HubClient:
@@ -50,7 +66,15 @@ class Hub:
             from huggingface_hub import constants
 
             endpoint = constants.ENDPOINT or DEFAULT_ENDPOINT
-        return HubClient(endpoint.rstrip("/"), self._token, self._cache_dir)
+        return HubClient(endpoint.rstrip("/"), self._token, self._cache_dir, retries=2 if self._patient else 0)
+
+    def head(self, reference: ModelReference) -> HubHead:
+        """The commit that a reference names now and the model's present name: the cheapest question, asked once.
+
+        Raises:
+            HubProblem: as :meth:`resolve`.
+        """
+        return self._client.head(reference.path, reference.revision)
 
     def resolve(self, reference: ModelReference) -> HubRevision:
         """Pin a reference to the commit that its branch or tag names now; no file is downloaded.
@@ -72,8 +96,14 @@ class Hub:
         source = HubSource(self._client, revision)
         digests = {}
         for name in fingerprint_files(revision.files, source.weight_files()):
-            digests[name] = revision.files[name].sha256 or hashlib.sha256(source.read(name)).hexdigest()
+            digests[name] = revision.files[name].sha256 or self._digest(source, revision, name)
         return fingerprint_of(digests)
+
+    def _digest(self, source: HubSource, revision: HubRevision, name: str) -> str:
+        blob = revision.files[name].blob_id
+        if blob not in self._digests:
+            self._digests[blob] = hashlib.sha256(source.read(name)).hexdigest()
+        return self._digests[blob]
 
     def read(self, revision: HubRevision, name: str) -> bytes:
         """A small file of a commit, from the cache or downloaded into it.
@@ -82,6 +112,18 @@ class Hub:
             HubError: as :meth:`resolve`.
         """
         return HubSource(self._client, revision).read(name)
+
+    def read_head(self, revision: HubRevision, name: str, end: int) -> bytes:
+        """The first ``end`` bytes of a file, without the rest of it."""
+        return HubSource(self._client, revision).read(name, 0, end)
+
+    def fetch_into(self, revision: HubRevision, name: str, folder: Path) -> Path:
+        """Download one file into a folder outside of the cache; an interrupted download is continued there.
+
+        Raises:
+            HubError: as :meth:`resolve`, or the disk is full.
+        """
+        return self._client.fetch(revision, name, folder=folder)
 
     def open(self, model: ModelReference | HubRevision) -> Checkpoint:
         """Open a checkpoint or an adapter from its config, index and shard headers; weights are not downloaded.
@@ -140,6 +182,8 @@ class HubSource:
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
         path = self._client.cached(self._revision, name)
+        if path is None and end is None and self._client.retries == 0:
+            end = self.files[name]  # a download would wait when the Hub is busy
         if path is None and end is not None:
             return self._client.read_range(self._revision, name, begin, end) if end > begin else b""
         with (path or self._client.fetch(self._revision, name)).open("rb") as file:

@@ -42,3 +42,18 @@ class HubRevision:
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.commit}"
+
+
+@dataclass(frozen=True)
+class HubHead:
+    """Where a branch, tag or commit stands, without its files.
+
+    Attributes:
+        name: what the Hub calls the model now; differs from the name asked for once it was renamed.
+        commit: the full commit id.
+        wait: seconds for which nobody should look for changes, because few requests are left; usually ``None``.
+    """
+
+    name: str
+    commit: str
+    wait: float | None = None

@@ -5,18 +5,23 @@ cannot see (it reacts to changes, so a failed run uses its change up); one sched
 """
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from merge_assets.pipeline.keys import job_suffix
+from merge_assets.pipeline.keys import LEADERBOARD, job_suffix
+from merge_assets.pipeline.versions import recorded_all, stale_reason, topological
 
 if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
 
 AUTOMATION_SENSOR = "automation"
 BACKSTOP_JOB = "rebuild_stale"
 SCHEDULED_JOB = "scheduled_recipes"
+# Together with the look at the Hub, a new revision is answered within a minute.
+INTERVAL_SECONDS = 30
 
 
 @functools.cache
@@ -49,25 +54,29 @@ def collect_on_change() -> dg.AutomationCondition[dg.AssetKey]:
 
 
 def _pending() -> dg.AutomationCondition[dg.AssetKey]:
-    """A change that no request has answered yet.
+    """An absence that neither a request nor a run of others has ended, or a change that no request has answered.
 
     ``since(newly_requested)`` rather than ``since_last_handled``: a revision that arrives during a long run must not be
     forgotten when that run ends. ``newly_requested`` is true one tick after the request, so a change seen in that tick
-    is newer than the request; the second half keeps it, which the first would drop.
+    is newer than the request; the last line keeps it, which the one before would drop.
+
+    Dagster remembers ``since`` by the shape of its operands: the three must differ in it, hence ``missing`` outside.
     """
     ac = dg.AutomationCondition
-    changed, requested = _changed(), ac.newly_requested()
-    return changed.since(requested) | (changed & requested).since(requested & ~changed)
+    requested, changed = ac.newly_requested(), _changed()
+    absent = ac.missing() & (ac.initial_evaluation().with_label("new_recipe") | ac.newly_missing())
+    return (
+        (absent.since(requested) & ac.missing())
+        | changed.since(requested)
+        | (changed & requested).since(requested & ~changed)
+    )
 
 
 def _changed() -> dg.AutomationCondition[dg.AssetKey]:
+    """What a run of both has changed (the nightly one, or `merge-assets build`) that run has answered."""
     ac = dg.AutomationCondition
-    return (
-        (ac.missing() & ac.initial_evaluation()).with_label("new_recipe")
-        | ac.newly_missing()
-        | ac.any_deps_match(ac.data_version_changed()).with_label("input_bytes_changed")
-        | ac.code_version_changed().with_label("recipe_edited")
-    )
+    bytes_changed = ac.any_deps_match(ac.data_version_changed() & ~ac.executed_with_root_target())
+    return bytes_changed.with_label("input_bytes_changed") | ac.code_version_changed().with_label("recipe_edited")
 
 
 def automation_sensor() -> dg.AutomationConditionSensorDefinition:
@@ -79,7 +88,7 @@ def automation_sensor() -> dg.AutomationConditionSensorDefinition:
         AUTOMATION_SENSOR,
         target=dg.AssetSelection.all(include_sources=True),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=INTERVAL_SECONDS,
         run_tags={"trigger": "automation"},
         description="Requests every asset that is new, edited, or has an input whose bytes changed.",
     )
@@ -103,10 +112,52 @@ def backstop(keys: list[dg.AssetKey]) -> "tuple[list[dg.ScheduleDefinition], lis
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Rebuilds what is still stale or missing, for instance after a failed run.",
     )
-    def nightly() -> dg.RunRequest:
-        return dg.RunRequest(stale_assets_only=True)
+    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        wanted = neglected(context.instance, context.repository_def.asset_graph, keys)
+        return dg.RunRequest(asset_selection=wanted) if wanted else dg.SkipReason("nothing is stale or missing")
 
     return [nightly], [job]
+
+
+def neglected(instance: dg.DagsterInstance, graph: "AssetGraph", keys: Sequence[dg.AssetKey]) -> list[dg.AssetKey]:
+    """What is stale or missing among ``keys`` and can be built in one run, with all that follows from it.
+
+    Dagster's own ``stale_assets_only`` goes one layer down per run, and takes what no input is there for: a checkpoint
+    that was never observed, or a variant that failed a check.
+    """
+    specs = topological(graph.get(key).to_asset_spec() for key in keys)
+    known = recorded_all(instance, {*keys, *(dep.asset_key for spec in specs for dep in spec.deps)})
+    running = dg.RunsFilter(
+        statuses=[
+            dg.DagsterRunStatus.QUEUED,
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+        ]
+    )
+    busy = {key for run in instance.get_runs(running) for key in run.asset_selection or ()}
+    chosen: dict[dg.AssetKey, None] = {}
+    for spec in specs:
+        deps = {dep.asset_key for dep in spec.deps}
+        if not deps & chosen.keys() and stale_reason(spec, known) is None:
+            continue
+        if busy & {spec.key, *deps}:
+            continue
+        ready = [dep in chosen or (known[dep] is not None and _passed(instance, graph, dep)) for dep in deps]
+        if any(ready) if spec.key == LEADERBOARD else all(ready):
+            chosen[spec.key] = None
+    return list(chosen)
+
+
+def _passed(instance: dg.DagsterInstance, graph: "AssetGraph", key: dg.AssetKey) -> bool:
+    """Whether no blocking check of an asset failed when it was evaluated last."""
+    for check in graph.get(key).check_keys:
+        record = instance.get_latest_asset_check_evaluation_record(check) if graph.get(check).blocking else None
+        event = record.event if record is not None else None
+        evaluation = event.asset_check_evaluation if event is not None else None
+        if evaluation is not None and not evaluation.passed:
+            return False
+    return True
 
 
 def recipe_schedules(

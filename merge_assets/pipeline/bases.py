@@ -1,7 +1,8 @@
 """Base checkpoints: observed, never built, versioned by the digest of their bytes.
 
 One asset function observes any of them in a run. Two sensors notice changes without a hand and without a run: one for
-local checkpoints, cheap because digests are cached by size and modification time, and one for Hub references.
+local checkpoints, cheap because digests are cached by size and modification time, and one for Hub references
+(:mod:`merge_assets.pipeline.hub_polling`).
 """
 
 import time
@@ -11,6 +12,8 @@ import dagster as dg
 
 from merge_assets.errors import MergeAssetsError, Stopped
 from merge_assets.pipeline.graph import ModelNode
+from merge_assets.pipeline.hub_access import build_hub_check
+from merge_assets.pipeline.hub_polling import build_hub_sensor
 from merge_assets.pipeline.keys import group_name
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.versions import observation_event, recorded
@@ -18,7 +21,6 @@ from merge_assets.sources import Workspace
 
 OBSERVE_OP = "base_checkpoints"
 LOCAL_INTERVAL_SECONDS = 30
-HUB_INTERVAL_SECONDS = 3600
 # Dagster ends a sensor evaluation after 60 s. Digests of finished files are cached, so the next tick goes on.
 TICK_SECONDS = 40.0
 
@@ -38,7 +40,7 @@ def base_spec(node: ModelNode) -> dg.AssetSpec:
 
 
 def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.AssetsDefinition]:
-    """The observable asset of all base checkpoints; empty if there are none."""
+    """The observable asset of all base checkpoints, and the check of those on the Hub; empty if there are none."""
     if not nodes:
         return []
     by_key = {node.key: node for node in nodes}
@@ -68,7 +70,8 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
         if problems:
             raise dg.Failure(description="\n".join(problems))
 
-    return [base_checkpoints]
+    polled = [node for node in nodes if node.automated and node.kind == "hub"]
+    return [base_checkpoints, *([build_hub_check(workspace, polled)] if polled else [])]
 
 
 def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.SensorDefinition]:
@@ -76,18 +79,14 @@ def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list
     automated = [node for node in nodes if node.automated]
     local = [node for node in automated if node.kind == "local"]
     hub = [node for node in automated if node.kind == "hub"]
-    sensors = []
-    if local:
-        sensors.append(_sensor(workspace, "local_checkpoints", local, LOCAL_INTERVAL_SECONDS))
-    if hub:
-        sensors.append(_sensor(workspace, "hub_revisions", hub, HUB_INTERVAL_SECONDS))
-    return sensors
+    sensors = [_local_sensor(workspace, local)] if local else []
+    return [*sensors, build_hub_sensor(workspace, hub)] if hub else sensors
 
 
-def _sensor(workspace: Workspace, name: str, nodes: Sequence[ModelNode], interval: int) -> dg.SensorDefinition:
+def _local_sensor(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.SensorDefinition:
     @dg.sensor(
-        name=name,
-        minimum_interval_seconds=interval,
+        name="local_checkpoints",
+        minimum_interval_seconds=LOCAL_INTERVAL_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         asset_selection=dg.AssetSelection.assets(*[node.key for node in nodes]),
         description=f"Looks at {len(nodes)} base checkpoints and records those whose bytes changed.",

@@ -9,6 +9,7 @@ from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.render import leaderboard_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
+from merge_assets.plan.model import digest_of
 from merge_assets.sources import Workspace
 
 LEADERBOARD_VERSION = "1"
@@ -20,7 +21,8 @@ def leaderboard_spec(scores: Sequence[dg.AssetKey], *, automated: bool) -> dg.As
     return dg.AssetSpec(
         LEADERBOARD,
         deps=list(scores),
-        code_version=LEADERBOARD_VERSION,
+        # A removed recipe is no change of an input; that the inputs are others is a change of what is collected.
+        code_version=f"{LEADERBOARD_VERSION}-{digest_of(sorted(key.to_user_string() for key in scores))[:12]}",
         group_name="leaderboard",
         kinds={"table"},
         description="All models on all suites, with the difference to each parent.\n\n"

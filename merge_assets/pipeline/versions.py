@@ -42,9 +42,20 @@ class Recorded:
 def recorded(instance: dg.DagsterInstance, key: dg.AssetKey) -> Recorded | None:
     """What the instance last recorded for ``key``; ``None`` if there is nothing."""
     record = instance.get_latest_data_version_record(key)
-    if record is None:
-        return None
-    entry = record.event_log_entry
+    return None if record is None else _read(record.event_log_entry)
+
+
+def recorded_all(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, Recorded | None]:
+    """The same for many assets, with one query for all that were built."""
+    wanted = list(keys)
+    built = {
+        record.asset_entry.asset_key: record.asset_entry.last_materialization
+        for record in instance.get_asset_records(wanted)
+    }
+    return {key: _read(entry) if (entry := built.get(key)) else recorded(instance, key) for key in wanted}
+
+
+def _read(entry: dg.EventLogEntry) -> Recorded | None:
     event = entry.asset_materialization or entry.asset_observation
     tags = (event.tags if event is not None else None) or {}
     version = tags.get(DATA_VERSION_TAG)
@@ -61,6 +72,15 @@ def recorded(instance: dg.DagsterInstance, key: dg.AssetKey) -> Recorded | None:
         revision=_text(event, "revision"),
         outcome=_text(event, "outcome"),
     )
+
+
+def last_metadata(instance: dg.DagsterInstance, key: dg.AssetKey) -> Mapping[str, dg.MetadataValue[Any]]:
+    """The metadata of the event that :func:`recorded` reads; empty if there is none."""
+    record = instance.get_latest_data_version_record(key)
+    if record is None:
+        return {}
+    event = record.event_log_entry.asset_materialization or record.event_log_entry.asset_observation
+    return event.metadata if event is not None else {}
 
 
 def _text(event: dg.AssetMaterialization | dg.AssetObservation | None, name: str) -> str | None:

@@ -1,0 +1,100 @@
+"""Whether a Hub reference can be read, as a check of its asset: a badge, the reason and what to do.
+
+A check and not an observation, because a model that was never readable has no data version, and an observation without
+one would count as its first. The check blocks nothing: what was recorded before can still be built from the cache.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from merge_assets.errors import HubError, MergeAssetsError
+from merge_assets.pipeline.graph import ModelNode
+from merge_assets.sources import Workspace
+
+CHECK = "hub_access"
+
+REACHABLE = "reachable"
+PINNED = "pinned"
+RENAMED = "renamed to "
+
+_GOOD = {
+    REACHABLE: "The Hub shows this model.",
+    PINNED: "This commit was read and cannot change; the Hub is not asked again.",
+}
+
+
+def build_hub_check(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.AssetChecksDefinition:
+    """The check that the sensor evaluates without a run; run by hand, it looks at once."""
+
+    @dg.multi_asset_check(
+        name="hub_models",
+        specs=[
+            dg.AssetCheckSpec(CHECK, asset=node.key, description="The Hub shows this model under this name.")
+            for node in nodes
+        ],
+        can_subset=True,
+    )
+    def hub_models(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        for node in nodes:
+            if dg.AssetCheckKey(node.key, CHECK) not in context.selected_asset_check_keys:
+                continue
+            try:
+                state, reason = state_of(node, workspace.hub.head(node.reference).name), ""
+            except MergeAssetsError as error:
+                state, reason = problem_of(error), reason_of(error)
+            shown = evaluation(node, state, reason, time.time())
+            yield dg.AssetCheckResult(
+                asset_key=node.key,
+                check_name=CHECK,
+                passed=shown.passed,
+                severity=shown.severity,
+                description=shown.description,
+                metadata=shown.metadata,
+            )
+
+    return hub_models
+
+
+def state_of(node: ModelNode, name: str) -> str:
+    """State of a reference that the Hub answers, under whatever name."""
+    return REACHABLE if name == node.reference.path else f"{RENAMED}{name}"
+
+
+def problem_of(error: MergeAssetsError) -> str:
+    """State of a reference that cannot be read: the kind of the Hub's refusal, or ``unusable``."""
+    return str(getattr(error, "kind", "failing" if isinstance(error, HubError) else "unusable"))
+
+
+def reason_of(error: MergeAssetsError) -> str:
+    """What is wrong and what to do, without the name of the model."""
+    return str(getattr(error, "reason", error))
+
+
+def evaluation(node: ModelNode, state: str, reason: str, since: float) -> dg.AssetCheckEvaluation:
+    """The check of a reference as an event.
+
+    Args:
+        node: the reference.
+        state: :data:`REACHABLE`, :data:`PINNED`, :data:`RENAMED` with the new name, or a kind of problem.
+        reason: what is wrong and what to do; empty without a problem.
+        since: when the state began, in seconds since 1970.
+    """
+    if state.startswith(RENAMED):
+        new = state.removeprefix(RENAMED)
+        wanted = f"{new}@{node.reference.revision}" if node.reference.revision else new
+        reason = (
+            f"the model is called {new} now; write {wanted} in the recipe. Until the old name is given to "
+            "another model, it still leads there"
+        )
+    good = _GOOD.get(state)
+    return dg.AssetCheckEvaluation(
+        asset_key=node.key,
+        check_name=CHECK,
+        passed=good is not None,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=good or f"{state}: {reason}",
+        metadata={"state": state, "since": dg.MetadataValue.timestamp(float(since))},
+        blocking=False,
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from merge_assets import api
-from merge_assets.errors import StoreError, Stopped
+from merge_assets.errors import Stopped, StoreError
 from tests.s3 import builds
 from tests.s3.builds import build, contents, project, workspace, write_model
 from tests.s3.proxy import FaultProxy
@@ -127,10 +127,8 @@ def test_a_damaged_version_is_not_reused(verify: str, root: Path, rgw: Rgw, buck
         data[100_000:] = bytes(len(data) - 100_000)
     client.put_object(Bucket=bucket, Key=key, Body=bytes(data))
     assert any(first.plan.shards[1].file in problem for problem in space.store.verify(first.artifact))
-    (root / "recipes" / "copy.yaml").write_text(builds.MEAN + "description: the same\n")
-    (root / "recipes" / "copy.yaml").write_text(
-        builds.MEAN.replace("weight: 1}", "weight: [{filter: q_proj, value: 2}, {value: 1}]}")
-    )
+    other = "weight: [{filter: q_proj, value: 2}, {value: 1}]}"
+    (root / "recipes" / "copy.yaml").write_text(builds.MEAN.replace("weight: 1}", other))
     copy = build(workspace(root, f"s3://{bucket}", rgw.options(), **options), "copy")
     assert copy.report["tensors_computed"] >= sum(t.shard == 1 for t in copy.plan.tensors)
     assert space.store.verify(copy.artifact) == []

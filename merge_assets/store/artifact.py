@@ -101,9 +101,11 @@ class Artifact:
         Raises:
             StoreError: if the version has no such file, or its bytes are not those of the manifest.
         """
+        path = f"{files_path(self.manifest)}/{self._known(name)}"
         for _ in range(_LOOKS):
-            with self.open(name) as file:
-                data = file.read()
+            data = self.backend.read(path)
+            if data is None:
+                raise StoreError(f"{self.url}/{name}: is missing; build the version again")
             if hashlib.sha256(data).hexdigest() == self.manifest.files[name].sha256:
                 return data
         raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
@@ -135,10 +137,13 @@ class Artifact:
         Raises:
             StoreError: if the version has no such file.
         """
+        return self.backend.open(f"{files_path(self.manifest)}/{self._known(name)}")
+
+    def _known(self, name: str) -> str:
         if name not in self.manifest.files:
             known = ", ".join(self.manifest.files) or "none"
             raise StoreError(f"{self.url}: has no file {name!r}; its files are: {known}")
-        return self.backend.open(f"{files_path(self.manifest)}/{name}")
+        return name
 
     def _download(
         self, backend: RemoteBackend, folder: Path, progress: Progress | None, should_stop: ShouldStop | None

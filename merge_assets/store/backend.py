@@ -35,6 +35,8 @@ class Backend(abc.ABC):
     """A place for versions: a local folder or an object store."""
 
     local: bool
+    looks = 1
+    """How often a listing is asked for that shows something wrong: one garbled on its way comes right the next time."""
     reuses = False
     """Whether pieces of versions can be copied into new ones."""
 
@@ -152,11 +154,15 @@ def files_path(manifest: Manifest) -> str:
 
 def size_problems(backend: Backend, manifest: Manifest) -> dict[str, str]:
     """Files that are missing or have another size than the manifest says: name -> what is wrong."""
-    present = backend.sizes(files_path(manifest))
-    problems = {}
-    for name, entry in manifest.files.items():
-        if name not in present:
-            problems[name] = "missing"
-        elif present[name] != entry.size:
-            problems[name] = f"{present[name]} bytes, {entry.size} in the manifest"
+    problems: dict[str, str] = {}
+    for _ in range(backend.looks):
+        present = backend.sizes(files_path(manifest))
+        problems = {}
+        for name, entry in manifest.files.items():
+            if name not in present:
+                problems[name] = "missing"
+            elif present[name] != entry.size:
+                problems[name] = f"{present[name]} bytes, {entry.size} in the manifest"
+        if not problems:
+            break
     return problems

@@ -265,13 +265,19 @@ def carry_out(store: ArtifactStore, plan: Plan, *, progress: Progress | None = N
             progress(len(removed) + place, total, one.what)
         freed += again.occupied(one.files)
         _remove_litter(backend, one)
+    if progress is not None:
+        progress(total, total, "done")
     return Done(removed, spared, litter, freed)
 
 
-def lifecycle_rule(store: ArtifactStore) -> tuple[dict[str, Any], str] | None:
+def lifecycle_rule(store: ArtifactStore, endpoint: str | None = None) -> tuple[dict[str, Any], str] | None:
     """A rule by which the server itself removes uploads that were left unfinished, and the command that sets it.
 
     ``None`` for a store that is not on S3.
+
+    Args:
+        store: the store.
+        endpoint: URL of the server for the command, where its own settings do not say.
     """
     if not store.in_bucket:
         return None
@@ -290,6 +296,8 @@ def lifecycle_rule(store: ArtifactStore) -> tuple[dict[str, Any], str] | None:
         f"aws s3api put-bucket-lifecycle-configuration --bucket {shlex.quote(bucket)} "
         f"--lifecycle-configuration {shlex.quote(json.dumps(rule))}"
     )
+    if endpoint:
+        command += f" --endpoint-url {shlex.quote(endpoint)}"
     return rule, command
 
 

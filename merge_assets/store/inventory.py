@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
 from merge_assets.errors import StoreError
@@ -22,6 +24,7 @@ from merge_assets.store.store import ArtifactStore
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
+_LOG = logging.getLogger(__name__)
 _READERS = 16
 _BUILD = re.compile(rf"(.+?)/{BUILDS}/([^/]+)(?:/(.+))?")
 _ATTEMPT = re.compile(r"(.+)/(attempt-[0-9a-f]{8})/.+")
@@ -52,6 +55,11 @@ class Stored:
     def size(self) -> int:
         """Bytes of its files, by the manifest."""
         return self.artifact.manifest.size
+
+    @property
+    def taken(self) -> int:
+        """Bytes of all that is removed with it."""
+        return sum(entry.size for entry in self.files)
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,10 @@ class Inventory:
         found = {stored.name: stored for stored in self.everything}
         return {line: found[line, name] for line, name in self.pointers.items() if (line, name) in found}
 
+    def is_current(self, stored: Stored) -> bool:
+        """Whether a version is its line's current one."""
+        return self.pointers.get(stored.artifact.line) == stored.artifact.version
+
     def occupied(self, files: Iterable[Listed]) -> int:
         """Bytes that removing these files would give back."""
         files = list(files)
@@ -139,7 +151,7 @@ def survey(store: ArtifactStore) -> Inventory:
     """
     backend = store._backend
     now = backend.now()
-    uploads = backend.uploads("") if isinstance(backend, S3Backend) else []
+    uploads = _uploads(backend)
     files = {entry.path: entry for entry in backend.listed("")}
     manifests, damaged = _manifests(backend, files)
     sorter = _Sorter(manifests, damaged, remote=not isinstance(backend, LocalBackend))
@@ -299,6 +311,16 @@ class _Sorter:
                 self._groups[line, version].append(entry)
 
 
+def _uploads(backend: Backend) -> list[Upload]:
+    if not isinstance(backend, S3Backend):
+        return []
+    try:
+        return backend.uploads("")
+    except StoreError as error:  # who may only read may not list uploads
+        _LOG.warning("uploads are not known: %s", error)
+        return []
+
+
 def _drafts(backend: Backend) -> list[Unfinished]:
     """Drafts beside the versions of a local store."""
     if not isinstance(backend, LocalBackend):
@@ -306,10 +328,17 @@ def _drafts(backend: Backend) -> list[Unfinished]:
     found = []
     for name, alive in sorted(backend.drafts().items()):
         files = backend.listed(f"{DRAFTS}/{name}")
-        times = [entry.changed for entry in files] or [datetime.now(UTC)]
+        times = [entry.changed for entry in files] or [_changed(backend.root / DRAFTS / name)]
         lock = next((entry.changed for entry in files if entry.path == f"{DRAFTS}/{name}/lock"), min(times))
         found.append(Unfinished("", name, lock, max(times), alive, name.startswith("kept-"), tuple(files)))
     return found
+
+
+def _changed(folder: Path) -> datetime:
+    try:
+        return datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+    except FileNotFoundError:  # swept by a builder just now
+        return datetime.now(UTC)
 
 
 def _sources(backend: Backend, path: str) -> frozenset[str] | None:

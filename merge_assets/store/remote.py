@@ -60,6 +60,7 @@ class RemoteBackend(Backend):
     """
 
     local = False
+    looks = 3
 
     def __init__(self, root: str, options: Mapping[str, Any], scratch: Path | None) -> None:
         options = {str(name): _plain(value) for name, value in options.items()}
@@ -270,9 +271,12 @@ class RemoteBackend(Backend):
 
     def _listing(self, path: str, ask: Callable[[str], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         def fresh() -> list[dict[str, Any]]:
-            # A cached listing would hide what other processes have published.
+            # A cached listing would hide what other processes have published, from reading as well.
             self._fs.invalidate_cache()
-            return ask(self._at(path))
+            try:
+                return ask(self._at(path))
+            finally:
+                self._fs.invalidate_cache()
 
         try:
             return self._call("listed", path, fresh)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from merge_assets.errors import StoreError
 from merge_assets.progress import ShouldStop
@@ -23,6 +24,8 @@ from merge_assets.store.remote import RemoteBackend
 
 LARGEST_COPY = 5 << 30
 """Bytes that S3 copies in one request at most."""
+
+_READ_AHEAD = 4 << 20
 
 _M_MMAP_THRESHOLD = -3
 
@@ -63,6 +66,19 @@ class S3Backend(RemoteBackend):
         building = S3Building(folder, self, progress, should_stop)
         return building, building.publish
 
+    def read(self, path: str) -> bytes | None:
+        try:
+            # One request at a time: for several, s3fs first asks its cache of listings whether the file is there.
+            return cast(bytes, self._call("read", path, lambda: self._fs.cat_file(self._at(path), max_concurrency=1)))
+        except FileNotFoundError:
+            return None
+
+    def open(self, path: str) -> BinaryIO:
+        size = self.size(path)
+        if size is None:
+            raise StoreError(f"{self.url(path)}: is missing")
+        return cast(BinaryIO, io.BufferedReader(_Ranges(self, path, size), _READ_AHEAD))
+
     def read_range(self, path: str, begin: int, end: int) -> bytes:
         """Bytes ``begin`` to ``end`` of a file.
 
@@ -94,7 +110,10 @@ class S3Backend(RemoteBackend):
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file of at most :data:`LARGEST_COPY` bytes; the bytes do not come by here."""
-        self._s3("copied", target, "copy_object", CopySource=self._source(source))
+        try:
+            self._s3("copied", target, "copy_object", CopySource=self._source(source))
+        except FileNotFoundError:
+            raise self._vanished(source) from None
 
     def start(self, path: str) -> str:
         """Begin an upload in parts; returns its id."""
@@ -119,15 +138,18 @@ class S3Backend(RemoteBackend):
 
     def copy_part(self, path: str, upload: str, number: int, source: str, begin: int, end: int) -> str:
         """Make bytes of a file one part; they do not come by here. Returns the server's tag of the part."""
-        answer = self._s3(
-            "copied",
-            path,
-            "upload_part_copy",
-            UploadId=upload,
-            PartNumber=number,
-            CopySource=self._source(source),
-            CopySourceRange=f"bytes={begin}-{end - 1}",
-        )
+        try:
+            answer = self._s3(
+                "copied",
+                path,
+                "upload_part_copy",
+                UploadId=upload,
+                PartNumber=number,
+                CopySource=self._source(source),
+                CopySourceRange=f"bytes={begin}-{end - 1}",
+            )
+        except FileNotFoundError:
+            raise self._vanished(source) from None
         return str(answer["CopyPartResult"]["ETag"]).strip('"')
 
     def parts(self, path: str, upload: str) -> dict[int, tuple[str, int]] | None:
@@ -164,11 +186,13 @@ class S3Backend(RemoteBackend):
     def uploads(self, path: str) -> list[Upload]:
         """Uploads below ``path`` that were neither completed nor aborted."""
         bucket, prefix = self._split(path)
-        start = len(prefix) - len(path) if path else len(prefix)
+        within = f"{prefix}/" if prefix else ""
+        root = self._split("")[1]
+        start = len(root) + 1 if root else 0
         found: list[Upload] = []
         marker: dict[str, str] = {}
         while True:
-            ask = partial(self._fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/", **marker)
+            ask = partial(self._fs.call_s3, "list_multipart_uploads", Bucket=bucket, Prefix=within, **marker)
             page = self._call("listed", path, ask)
             for one in page.get("Uploads", ()):
                 found.append(Upload(str(one["Key"])[start:], str(one["UploadId"]), one["Initiated"]))
@@ -177,7 +201,7 @@ class S3Backend(RemoteBackend):
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def now(self) -> datetime:
-        """The server's clock, to the second."""
+        """The server's clock, up to a second ahead."""
         bucket, _, prefix = self._at("").partition("/")
         ask = partial(self._fs.call_s3, "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
         try:
@@ -186,7 +210,8 @@ class S3Backend(RemoteBackend):
             raise StoreError(
                 f"{self.url('')}: there is no bucket {bucket!r}; create it, or correct the store"
             ) from None
-        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        # The header leaves out fractions, which the times of files have: nothing may come from the future.
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]) + timedelta(seconds=1)
 
     def size(self, path: str) -> int | None:
         """Bytes of a file, ``None`` if there is none."""
@@ -194,6 +219,9 @@ class S3Backend(RemoteBackend):
             return int(self._s3("read", path, "head_object")["ContentLength"])
         except FileNotFoundError:
             return None
+
+    def _vanished(self, source: str) -> StoreError:
+        return StoreError(f"{self.url(source)}: was removed while it was copied; build again")
 
     def _source(self, path: str) -> dict[str, str]:
         bucket, key = self._split(path)
@@ -210,6 +238,32 @@ class S3Backend(RemoteBackend):
             return cast(Mapping[str, Any], self._fs.call_s3(method, Bucket=bucket, Key=key, **arguments))
 
         return self._call(done, path, ask)
+
+
+class _Ranges(io.RawIOBase):
+    """A file read by ranges, each of which is asked for again if it does not come."""
+
+    def __init__(self, backend: S3Backend, path: str, size: int) -> None:
+        self._backend, self._path, self._size, self._at = backend, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._backend.read_range(self._path, self._at, min(self._at + len(buffer), self._size))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _code(error: BaseException | None) -> str:

@@ -265,13 +265,21 @@ class S3Building(Building):
     def _complete(self, file: PlannedFile) -> None:
         state, path = self.progress.files[file.name], f"{self.progress.folder}/{file.name}"
         if state.parts and not state.complete:
-            tags = [tag for tag in state.tags if tag is not None]
-            assert len(tags) == len(state.parts)
             with contextlib.suppress(FileNotFoundError):  # the answer to an earlier request was lost
-                self._backend.assemble(path, state.upload, tags)
+                self._assemble(path, state)
             state.complete = True
         if (size := self._backend.size(path)) != file.size:
             raise StoreError(f"{self._backend.url(path)}: has {size} bytes instead of {file.size}; build again")
+
+    def _assemble(self, path: str, state: FileProgress) -> None:
+        tags = [tag for tag in state.tags if tag is not None]
+        try:
+            self._backend.assemble(path, state.upload, tags)
+        except StoreError:  # a tag was garbled on its way here
+            there = self._backend.parts(path, state.upload) or {}
+            self._backend.assemble(
+                path, state.upload, [there[n + 1][0] for n in range(len(state.parts)) if n + 1 in there]
+            )
 
     # -- threads -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,135 @@
+"""Contract of mirroring: a commit of the Hub as a version in a bucket, of which only what is new is downloaded and sent."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from merge_assets import api
+from merge_assets.errors import HubError
+from merge_assets.reference import ModelReference
+from merge_assets.store import Artifact
+from tests.hub_server import HubServer
+from tests.s3.builds import LAYERS, build, model_files, project, workspace
+from tests.s3.proxy import FaultProxy
+from tests.s3.rgw import Rgw
+
+ONE = "merge_method: passthrough\nmodels: [{model: acme/base}]\n"
+DEEP = "merge_method: passthrough\ndepth_upscale: {model: acme/base, overlap: 2}\n"
+REFERENCE = ModelReference("acme/base")
+
+
+@pytest.fixture
+def space(tmp_path: Path, rgw: Rgw, bucket: str, hub_of_base: HubServer) -> api.Workspace:
+    root = project(tmp_path / "p", one=ONE, deep=DEEP)
+    return opened(root, rgw, bucket, hub_of_base)
+
+
+@pytest.fixture
+def hub_of_base() -> HubServer:  # type: ignore[misc]
+    with HubServer() as server:
+        server.commit("acme/base", {**model_files(1), "README.md": b"# base"})
+        yield server
+
+
+def opened(root: Path, rgw: Rgw, bucket: str, server: HubServer, url: str | None = None) -> api.Workspace:
+    options = rgw.options(url)
+    return workspace(root, f"s3://{bucket}", options, hub_endpoint=server.url, hub_cache=root / "hub-cache")
+
+
+def mirrored(space: api.Workspace) -> Artifact:
+    artifact = space.store.current("checkpoints/acme/base")
+    assert artifact is not None
+    return artifact
+
+
+def downloaded(server: HubServer) -> int:
+    """Bytes of weights that the Hub sent, but for headers."""
+    return sum(one.sent for one in server.served if one.path.endswith(".safetensors") and one.sent > 100_000)
+
+
+def test_a_mirror_has_the_bytes_and_the_fingerprint_of_the_commit(
+    space: api.Workspace, hub_of_base: HubServer, tmp_path: Path
+) -> None:
+    item = space.fetch(REFERENCE, local=False)
+    artifact = mirrored(space)
+    assert item.fingerprint == artifact.version == api.observe(space, REFERENCE).fingerprint
+    folder = artifact.directory(tmp_path / "cache")
+    wanted = {name: data for name, data in model_files(1).items()}
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "manifest.json"} == wanted
+    assert space.store.verify(artifact) == []
+    assert artifact.manifest.details["commit"] == space.hub.resolve(REFERENCE).commit
+    weights = sum(len(data) for name, data in wanted.items() if name.endswith(".safetensors"))
+    assert downloaded(hub_of_base) == weights
+    space.fetch(REFERENCE, local=False)
+    assert downloaded(hub_of_base) == weights
+    assert list((space.cache / "mirror").glob("*/*")) == []
+
+
+def test_of_a_commit_only_the_changed_shard_is_downloaded_and_only_its_changed_tensors_are_sent(
+    space: api.Workspace, hub_of_base: HubServer, rgw: Rgw, bucket: str
+) -> None:
+    space.fetch(REFERENCE, local=False)
+    first = mirrored(space)
+    files = model_files(1)
+    name = "model-00003-of-00005.safetensors"
+    data = bytearray(files[name])
+    data[-1000:] = model_files(9)[name][-1000:]
+    hub_of_base.commit("acme/base", {**files, name: bytes(data)})
+    before = downloaded(hub_of_base)
+    with FaultProxy(rgw.url) as proxy:
+        again = opened(space.settings.root, rgw, bucket, hub_of_base, proxy.url)
+        again.fetch(REFERENCE, local=False)
+        counted = proxy.counts()
+        second = mirrored(again)
+        assert again.store.verify(second) == []
+    assert downloaded(hub_of_base) - before == len(data)
+    assert second.version != first.version
+    assert counted.received < len(data) / 2 + 6_000_000
+    assert second.manifest.files[name].sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_another_model_card_is_no_other_version(space: api.Workspace, hub_of_base: HubServer) -> None:
+    space.fetch(REFERENCE, local=False)
+    version, before = mirrored(space).version, downloaded(hub_of_base)
+    hub_of_base.commit("acme/base", {**model_files(1), "README.md": b"# other words"})
+    space.fetch(REFERENCE, local=False)
+    assert mirrored(space).version == version
+    assert downloaded(hub_of_base) == before
+
+
+def test_a_passthrough_of_a_mirror_moves_no_weights_through_here(
+    space: api.Workspace, rgw: Rgw, bucket: str, hub_of_base: HubServer
+) -> None:
+    space.fetch(REFERENCE, local=False)
+    with FaultProxy(rgw.url) as proxy:
+        again = opened(space.settings.root, rgw, bucket, hub_of_base, proxy.url)
+        built = build(again, "deep")
+        counted = proxy.counts()
+    shards = len(built.plan.shards)
+    assert counted.sent + counted.received < shards * 3 * (5 << 20) + 2_000_000 < built.plan.bytes_to_write
+    assert built.plan.layer_count == 2 * (LAYERS - 2)
+    assert again.store.verify(built.artifact) == []
+    assert all(check.passed for check in built.checks)
+
+
+def test_bytes_that_are_not_what_the_hub_says_are_not_kept(space: api.Workspace, hub_of_base: HubServer) -> None:
+    commit = space.hub.resolve(REFERENCE).commit
+    repository = hub_of_base.repositories["acme/base"]
+    name = "model-00002-of-00005.safetensors"
+    right = repository.commits[commit][name]
+    revision = space.hub.resolve(REFERENCE)
+    garbled = bytearray(right)
+    garbled[-1] ^= 1
+    space.hub.open(revision)
+    repository.commits[commit][name] = bytes(garbled)
+    from merge_assets.hub.mirror import mirror
+
+    with pytest.raises(HubError, match=r"model-00002-of-00005\.safetensors"):
+        mirror(space.hub, revision, space.store, "checkpoints/acme/base", space.cache)
+    assert space.store.versions("checkpoints/acme/base") == []
+    repository.commits[commit][name] = right
+    space.fetch(REFERENCE, local=False)
+    assert space.store.verify(mirrored(space)) == []

@@ -121,7 +121,9 @@ def test_built_variants_of_every_kind_pass_their_checks(name: str, tmp_path: Pat
 
 def test_the_checks_leave_out_prediction_heads_as_transformers_does(with_prediction_head: Path) -> None:
     plan = checked(f"merge_method: passthrough\nmodels: [{{model: {with_prediction_head}}}]\n", with_prediction_head)
-    assert [check.description for check in checks.check_variant(with_prediction_head, plan, {}) if not check.passed] == []
+    assert [
+        check.description for check in checks.check_variant(with_prediction_head, plan, {}) if not check.passed
+    ] == []
 
 
 def test_an_unknown_model_type_is_not_asked_about(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_mirror_has_the_bytes_and_the_fingerprint_of_the_commit(
     artifact = mirrored(space)
     assert item.fingerprint == artifact.version == api.observe(space, REFERENCE).fingerprint
     folder = artifact.directory(tmp_path / "cache")
-    wanted = {name: data for name, data in model_files(1).items()}
+    wanted = model_files(1)
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "manifest.json"} == wanted
     assert space.store.verify(artifact) == []
     assert artifact.manifest.details["commit"] == space.hub.resolve(REFERENCE).commit

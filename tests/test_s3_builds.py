@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from merge_assets import api
-from merge_assets.errors import Stopped, StoreError
+from merge_assets.errors import EngineError, Stopped, StoreError
 from tests.s3 import builds
 from tests.s3.builds import build, contents, project, workspace, write_model
 from tests.s3.proxy import FaultProxy
@@ -135,10 +134,15 @@ def test_a_damaged_version_is_not_reused(verify: str, root: Path, rgw: Rgw, buck
 
 
 def test_a_stopped_build_goes_on_where_it_was(root: Path, rgw: Rgw, bucket: str, tmp_path: Path) -> None:
-    """Also on a machine that has nothing of it but the bucket, once the builder counts as dead."""
     space = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "one")
+    reports: list[int] = []
     with pytest.raises(Stopped):
-        build(space, "mean", should_stop=_after(space, 0.6))
+        build(
+            space,
+            "mean",
+            progress=lambda done, total, label: reports.append(done),
+            should_stop=lambda: len(reports) > 150,
+        )
     assert space.store.lines("variants") == []
     built = build(space, "mean")
     resumed = built.report["tensors_resumed"]
@@ -148,27 +152,27 @@ def test_a_stopped_build_goes_on_where_it_was(root: Path, rgw: Rgw, bucket: str,
     assert rgw.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
 
-def _after(space: api.Workspace, share: float) -> Any:
-    """Stop once so much of the files of a running build is there."""
-    seen = {"calls": 0}
+def test_a_build_that_fails_for_good_leaves_nothing_in_the_bucket(root: Path, rgw: Rgw, bucket: str) -> None:
+    (root / "recipes" / "wild.yaml").write_text(
+        builds.MEAN.replace("weight: 3", "weight: 1.0e+41") + "parameters: {normalize: false}\n"
+    )
+    space = workspace(root, f"s3://{bucket}", rgw.options())
+    with pytest.raises(EngineError, match="NaN or infinite"):
+        build(space, "wild")
+    client = rgw.client()
+    assert client.list_objects_v2(Bucket=bucket).get("Contents", []) == []
+    assert client.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
-    def stop() -> bool:
-        seen["calls"] += 1
-        return bool(seen["calls"] > 60)
 
-    return stop
-
-
-def test_an_outage_is_an_error_and_the_next_build_goes_on(root: Path, tmp_path: Path) -> None:
-    with Rgw() as server:
-        bucket = server.bucket("outage")
-        with FaultProxy(server.url) as proxy:
-            space = workspace(root, f"s3://{bucket}", server.options(proxy.url), cache_dir=tmp_path / "cache")
-            proxy.inject("error503", 1.0, method="PUT", query="partNumber=2")
-            with pytest.raises(StoreError, match=r"cannot be written.*check the store"):
-                build(space, "mean")
-            assert space.store.lines("variants") == []
-            proxy.clear()
-            built = build(space, "mean")
-            assert built.report["tensors_resumed"] > 0
-            assert contents(built, tmp_path / "x") == contents(build(workspace(root), "mean"), tmp_path / "y")
+def test_an_outage_is_an_error_and_the_next_build_goes_on(root: Path, rgw: Rgw, bucket: str, tmp_path: Path) -> None:
+    with FaultProxy(rgw.url) as proxy:
+        options = rgw.options(proxy.url) | {"config_kwargs": {"retries": {"max_attempts": 0}}}
+        space = workspace(root, f"s3://{bucket}", options, cache_dir=tmp_path / "cache")
+        proxy.inject("error503", 1.0, method="PUT", query="partNumber=2")
+        with pytest.raises(StoreError, match=r"cannot be written.*check the store"):
+            build(space, "mean")
+        assert space.store.lines("variants") == []
+        proxy.clear()
+        built = build(space, "mean")
+        assert built.report["tensors_resumed"] > 0
+        assert contents(built, tmp_path / "x") == contents(build(workspace(root), "mean"), tmp_path / "y")

@@ -5,7 +5,9 @@ Every kind of fault is injected by a proxy before a real S3 server; see tests/s3
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ def right(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("MERGE_ASSETS_FAULT_ROUNDS", "1"))))
 def test_builds_over_a_line_with_all_faults_succeed(
     seed: int, root: Path, right: dict[str, str], rgw: Rgw, bucket: str, tmp_path: Path
 ) -> None:
@@ -96,8 +98,6 @@ def test_bytes_that_go_bad_where_they_lie_are_never_merged(root: Path, rgw: Rgw,
 def test_a_scratch_disk_that_is_full_is_one_line(root: Path, rgw: Rgw, bucket: str, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    import subprocess
-
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", small], capture_output=True).returncode:
         pytest.skip("needs the right to mount a file system")
     try:

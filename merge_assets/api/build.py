@@ -175,7 +175,8 @@ def _written(
             draft.directory,
             device=_device(workspace, recipe),
             threads=workspace.settings.threads,
-            memory=int(workspace.settings.memory),
+            # Half of it is for what is on its way from and to a bucket.
+            memory=int(workspace.settings.memory) // (2 if store.in_bucket else 1),
             progress=progress,
             should_stop=should_stop,
             allow_nonfinite=recipe.allow_nonfinite,

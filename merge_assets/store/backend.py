@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.building import Building
+from merge_assets.store.drafts import keep_when_stopped
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import BUILDS, CURRENT, MANIFEST
 from merge_assets.store.sealed import unseal
@@ -79,6 +80,10 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def kept_draft(self, name: str) -> AbstractContextManager[Path]:
         """The local folder of this name, as a builder that was killed or stopped has left it, or a fresh one."""
+
+    def keeps(self, error: BaseException) -> bool:
+        """Whether a build that ended with this error can be gone on with."""
+        return keep_when_stopped(error)
 
     def building(
         self,

@@ -107,6 +107,9 @@ class Building:
     def close(self) -> None:
         """No more pieces come."""
 
+    def discard(self) -> None:
+        """Nobody will go on with this."""
+
     def _entry(self, file: PlannedFile) -> FileEntry:
         front = Piece("", 0, len(file.head), hashlib.sha256(file.head).hexdigest())
         pieces = [Piece(p.name, p.begin, p.end, self._digests[p.name], p.key) for p in file.pieces]

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend, Listed
-from merge_assets.store.drafts import Drafts, keep_when_stopped, sync_directory, sync_tree, writing
+from merge_assets.store.drafts import Drafts, sync_directory, sync_tree, writing
 from merge_assets.store.locks import flock, release
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import MANIFEST
@@ -89,7 +89,7 @@ class LocalBackend(Backend):
         return self._drafts.new()
 
     def kept_draft(self, name: str) -> AbstractContextManager[Path]:
-        return self._drafts.kept(name, keep_when_stopped)
+        return self._drafts.kept(name, self.keeps)
 
     def locate(self, path: str) -> Path:
         return self.root / path

@@ -30,7 +30,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend, Listed, files_path, size_problems
-from merge_assets.store.drafts import Drafts, keep_when_stopped
+from merge_assets.store.drafts import Drafts
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import CLAIM, MANIFEST
 from merge_assets.store.sealed import unseal
@@ -112,9 +112,13 @@ class RemoteBackend(Backend):
     def draft(self) -> AbstractContextManager[Path]:
         return self._drafts.new()
 
+    def keeps(self, error: BaseException) -> bool:
+        """An object store that cannot be reached will be, some day."""
+        return isinstance(error, StoreError) or super().keeps(error)
+
     def kept_draft(self, name: str) -> AbstractContextManager[Path]:
         store = hashlib.sha256(self._shown.encode()).hexdigest()[:8]
-        return self._drafts.kept(f"{store}{name}", _keep)
+        return self._drafts.kept(f"{store}{name}", self.keeps)
 
     def publish(
         self, folder: Path, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
@@ -328,11 +332,6 @@ def _changed(entry: Mapping[str, Any]) -> datetime:
     if not isinstance(value, datetime):
         return datetime.now(UTC)
     return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
-def _keep(error: BaseException) -> bool:
-    """An object store that cannot be reached will be, some day."""
-    return isinstance(error, StoreError) or keep_when_stopped(error)
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -121,6 +121,10 @@ class S3Building(Building):
         self._pool.shutdown(wait=True, cancel_futures=True)
         self.progress.close()
 
+    def discard(self) -> None:
+        with contextlib.suppress(StoreError):  # it stays until `store gc`
+            self.progress.discard()
+
     # -- setting out -------------------------------------------------------------------------------------------------
 
     def _begin(self, file: PlannedFile) -> None:

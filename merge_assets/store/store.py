@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from merge_assets.store.sealed import seal
 from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
 
 _LOG = logging.getLogger(__name__)
+_READERS = 8
 _HASHERS = min(4, os.cpu_count() or 1)
 
 
@@ -97,10 +99,9 @@ class ArtifactStore:
 
     def versions(self, line: str) -> list[Artifact]:
         """Every committed version of a line, oldest first."""
-        found = []
-        for name in self._backend.folders(check_line(line)):
-            if is_version(name) and (manifest := self._backend.manifest(line, name)) is not None:
-                found.append(Artifact(line, name, manifest, self._backend))
+        names = [name for name in self._backend.folders(check_line(line)) if is_version(name)]
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = [one for one in pool.map(partial(self.get, line), names) if one is not None]
         return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.version))
 
     def lines(self, kind: str) -> list[str]:
@@ -160,9 +161,15 @@ class ArtifactStore:
             draft = BuildDraft(line, folder, partial(self._commit, publish=publish), building)
             try:
                 yield draft
+            except BaseException as error:
+                building.close()
+                if not self._backend.keeps(error):
+                    building.discard()
+                raise
+            else:
+                building.close()
             finally:
                 draft.close()
-                building.close()
 
     def origins(self, keys: Collection[str], line: str) -> dict[str, Origin]:
         """Finished pieces of these keys: those of a line's own versions first, then those of its neighbours.

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from merge_assets.cli.store import app as store_app
+
 app = typer.Typer(
     name="merge-assets",
     help="Make new language models out of existing ones: a YAML recipe becomes a merged, analysed, evaluated and "
@@ -18,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(store_app, rich_help_panel="Pipeline")
 
 
 class Device(StrEnum):

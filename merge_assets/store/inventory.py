@@ -149,7 +149,7 @@ def survey(store: ArtifactStore) -> Inventory:
     Raises:
         StoreError: if it cannot be reached.
     """
-    backend = store._backend
+    backend = store.backend
     now = backend.now()
     uploads = _uploads(backend)
     files = {entry.path: entry for entry in backend.listed("")}

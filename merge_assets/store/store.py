@@ -73,6 +73,11 @@ class ArtifactStore:
         return self._backend.url("")
 
     @property
+    def backend(self) -> Backend:
+        """The place that it lies in."""
+        return self._backend
+
+    @property
     def in_bucket(self) -> bool:
         """Whether it lies on S3, where pieces are read one by one and copied by the server."""
         return isinstance(self._backend, S3Backend)

@@ -1,0 +1,365 @@
+"""Housekeeping of the store: who uses a version, whether its bytes are right, and what can go."""
+
+from __future__ import annotations
+
+import difflib
+import random
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from merge_assets.errors import StoreError
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.sources import Workspace
+from merge_assets.store import FileEntry, Piece
+from merge_assets.store.backend import Listed, files_path
+from merge_assets.store.housekeeping import (
+    Done,
+    Litter,
+    Name,
+    Plan,
+    carry_out,
+    lineage,
+    plan_collection,
+    plan_removal,
+)
+from merge_assets.store.inventory import Inventory, Stored, survey
+from merge_assets.store.names import CURRENT, MANIFEST
+from merge_assets.store.s3_progress import PROGRESS
+from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
+
+_READERS = 4
+_SAMPLE = 1000
+"""A sample is one byte of so many, in whole pieces, with the head of every file and at least one piece."""
+
+_SMALL = 1 << 20
+"""Bytes of a file without pieces that a sample reads."""
+
+_SHORTEST_COMMIT = 7
+
+
+@dataclass(frozen=True)
+class Uses:
+    """Who uses a version.
+
+    Attributes:
+        current: current versions that were made from it.
+        others: further versions that were.
+        recipes: names of recipes that refer to its line.
+        pinned: why it is pinned, empty if it is not.
+    """
+
+    current: tuple[Stored, ...]
+    others: tuple[Stored, ...]
+    recipes: tuple[str, ...]
+    pinned: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a version.
+
+    Attributes:
+        where: file, with its whole path.
+        what: is wrong.
+        remedy: what to do.
+    """
+
+    where: str
+    what: str
+    remedy: str
+
+
+def inventory(workspace: Workspace) -> Inventory:
+    """Everything in the store.
+
+    Raises:
+        StoreError: if it cannot be reached.
+    """
+    return survey(workspace.store)
+
+
+def choose(found: Inventory, text: str) -> list[Stored]:
+    """The versions that ``LINE`` or ``LINE@VERSION`` names; a version may be cut short.
+
+    Raises:
+        StoreError: if there is none, with what is near.
+    """
+    if text in found.versions:
+        return list(found.versions[text])
+    line, at, version = text.rpartition("@")
+    if at and line in found.versions:
+        meant = [one for one in found.versions[line] if one.artifact.version.startswith(version)] if version else []
+        if len(meant) == 1:
+            return meant
+        names = [one.artifact.version[:12] for one in meant or found.versions[line]]
+        problem = "is short for several versions" if meant else "is not there"
+        raise StoreError(f"{text}: this version {problem}; {line} has {', '.join(names)}")
+    raise StoreError(f"{text}: there is no such line in {found.backend.url('')}{_near(found, line if at else text)}")
+
+
+def choose_one(found: Inventory, text: str) -> Stored:
+    """Like :func:`choose`, but of a line its current version, or the newest if it has none."""
+    meant = choose(found, text)
+    return next((one for one in meant if found.is_current(one)), meant[-1])
+
+
+def pins(workspace: Workspace, found: Inventory) -> dict[Name, str]:
+    """Mirrored checkpoints that recipes name by a revision, and which recipe does.
+
+    Where it cannot be told which version a revision is, every version of the repository counts.
+    """
+    pinned: dict[Name, str] = {}
+    for recipe in workspace.book.recipes.values():
+        for reference in recipe.references():
+            for part in (reference.model, reference.lora):
+                versions = found.versions.get(f"checkpoints/{part.path}", ()) if part and part.revision else ()
+                if part is None or not versions:
+                    continue
+                meant = _of_revision(found, versions, str(part), part.revision or "")
+                why = "pinned by" if meant else "perhaps pinned by"
+                for stored in meant or versions:
+                    pinned.setdefault(stored.name, f"{why} recipe {recipe.name} ({part})")
+    for broken in workspace.book.broken:
+        text = broken.file.read_text("utf-8", "replace") if broken.file.is_file() else ""
+        for line, versions in found.versions.items():
+            kind, _, path = line.partition("/")
+            if kind == "checkpoints" and f"{path}@" in text:
+                for stored in versions:
+                    pinned.setdefault(stored.name, f"perhaps pinned by {broken.file.name}, which is broken")
+    return pinned
+
+
+def uses(workspace: Workspace, found: Inventory, stored: Stored) -> Uses:
+    """Who uses a version."""
+    kind, _, path = stored.artifact.line.partition("/")
+    sources = lineage(found)
+    users = [one for one in found.everything if stored.name in {source.name for source in sources[one.name]}]
+    recipes = [
+        recipe.name
+        for recipe in workspace.book.recipes.values()
+        if kind in ("variants", "checkpoints")
+        and any(part and part.path == path for one in recipe.references() for part in (one.model, one.lora))
+    ]
+    return Uses(
+        current=tuple(one for one in users if found.is_current(one)),
+        others=tuple(one for one in users if not found.is_current(one)),
+        recipes=tuple(recipes),
+        pinned=pins(workspace, found).get(stored.name, ""),
+    )
+
+
+def verify(
+    workspace: Workspace,
+    targets: Sequence[Stored],
+    *,
+    sampled: bool = False,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+) -> list[Problem]:
+    """Compare versions with the digests in their manifests.
+
+    Args:
+        workspace: whose store it is.
+        targets: what to look at.
+        sampled: whether to read about a thousandth instead of every byte.
+        progress: called with bytes done, bytes in all, and a line.
+        should_stop: polled throughout.
+
+    Returns:
+        What is wrong.
+
+    Raises:
+        StoreError: if the store cannot be reached.
+    """
+    problems = []
+    chosen = [_sample(stored) if sampled else {} for stored in targets]
+    sizes = [
+        sum(piece.size for pieces in sample.values() for piece in pieces) if sampled else stored.size
+        for stored, sample in zip(targets, chosen, strict=True)
+    ]
+    total, done = sum(sizes), 0
+    for stored, sample, size in zip(targets, chosen, sizes, strict=True):
+
+        def report(moved: int, _: int, what: str, done: int = done, stored: Stored = stored) -> None:
+            if progress is not None:
+                progress(done + moved, total, stored.artifact.line)
+
+        if sampled:
+            wrong = _verify_sample(stored, sample, size, report, should_stop)
+        else:
+            wrong = _verify(workspace, stored, report, should_stop)
+        done += size
+        for name, what in sorted(wrong.items()):
+            problems.append(Problem(f"{stored.artifact.url}/{name}", what, _remedy(stored, name)))
+    return problems
+
+
+def collect(workspace: Workspace, *, keep: int, older_than: timedelta | None = None) -> Plan:
+    """Decide what nobody needs; see :func:`plan_collection`."""
+    found = survey(workspace.store)
+    return plan_collection(found, keep=keep, older_than=older_than, pinned=pins(workspace, found))
+
+
+def remove(workspace: Workspace, names: Sequence[str], *, force: bool = False) -> tuple[Plan, dict[Name, list[str]]]:
+    """Decide what has to happen for versions to go; see :func:`plan_removal`.
+
+    Raises:
+        StoreError: if a name names nothing.
+    """
+    found = survey(workspace.store)
+    damaged = [name.replace("@", "/", 1) if name.count("@") == 1 else "/".join(name.rsplit("@", 1)) for name in names]
+    broken = [path for path in damaged if path in found.damaged and not path.endswith(f"/{CURRENT}")]
+    targets = {
+        stored.name: stored
+        for name, path in zip(names, damaged, strict=True)
+        if path not in broken
+        for stored in choose(found, name)
+    }
+    plan, needs = plan_removal(found, list(targets.values()), pinned=pins(workspace, found), force=force)
+    litter = [litter for path in broken for litter in _damaged(found, path)]
+    return Plan(found, {}, plan.doomed, litter, plan.currents, force), needs
+
+
+def carry_out_plan(workspace: Workspace, plan: Plan, *, progress: Progress | None = None) -> Done:
+    """Remove what a plan says; see :func:`carry_out`."""
+    return carry_out(workspace.store, plan, progress=progress)
+
+
+def _near(found: Inventory, text: str) -> str:
+    if not found.versions:
+        return "; it is empty"
+    ends = {line.rpartition("/")[2]: line for line in found.versions}
+    near = difflib.get_close_matches(text, found.versions, n=3)
+    near += [ends[end] for end in difflib.get_close_matches(text.rpartition("/")[2], ends, n=3)]
+    if near:
+        return f", did you mean {' or '.join(repr(line) for line in dict.fromkeys(near))}?"
+    return "; `merge-assets store ls` lists them"
+
+
+def _of_revision(found: Inventory, versions: Sequence[Stored], name: str, revision: str) -> list[Stored]:
+    """The versions that a revision is: by the commit that was mirrored, else as builds have recorded it."""
+    if len(revision) >= _SHORTEST_COMMIT:
+        commits = {one.name: str(one.artifact.manifest.details.get("commit", "")) for one in versions}
+        if by_commit := [one for one in versions if commits[one.name].startswith(revision)]:
+            return by_commit
+    fingerprints = {
+        fingerprint
+        for user in found.everything
+        for title, fingerprint in user.artifact.manifest.inputs.items()
+        if title.partition("+")[0] == name
+    }
+    return [one for one in versions if one.artifact.version in fingerprints]
+
+
+def _damaged(found: Inventory, folder: str) -> list[Litter]:
+    """What goes with a version whose manifest cannot be read."""
+    line, _, version = folder.rpartition("/")
+    files = sorted(found.backend.listed(folder), key=lambda entry: entry.path != f"{folder}/{MANIFEST}")
+    gone = [Litter(f"{folder}, which is damaged", tuple(files))]
+    if found.pointers.get(line) == version:
+        path = f"{line}/{CURRENT}"
+        gone.append(Litter(f"{path}, which names it", (Listed(path, 0, found.now),), pointer=line))
+    return gone
+
+
+def _verify(workspace: Workspace, stored: Stored, progress: Progress, should_stop: ShouldStop | None) -> dict[str, str]:
+    """What is wrong with a version's files, by name. What is wrong is read twice: an error on the way is no damage."""
+    artifact = stored.artifact
+    wrong = {}
+    for text in workspace.store.verify(artifact, progress=progress, should_stop=should_stop):
+        rest = text.removeprefix(f"{artifact.url}/")
+        name = max((name for name in artifact.manifest.files if rest.startswith(f"{name}: ")), key=len, default="")
+        if not name:
+            name, _, what = rest.rpartition(": ")
+            if artifact.manifest.build and name == PROGRESS:  # its builder was killed after its last step
+                continue
+            wrong[name] = what
+            continue
+        entry = artifact.manifest.files[name]
+        sizes = {one.path: one.size for one in stored.files}
+        wrong[name] = rest.removeprefix(f"{name}: ")
+        if sizes.get(f"{files_path(artifact.manifest)}/{name}") == entry.size:
+            again = _look(stored, name, entry.model_copy(update={"sha256": None}) if entry.pieces else entry)
+            if again is None:
+                del wrong[name]
+            else:
+                wrong[name] = again
+    return wrong
+
+
+def _look(stored: Stored, name: str, entry: FileEntry) -> str | None:
+    with stored.artifact.open(name) as file:
+        return what_is_wrong(file, entry, Watch(threading.Event()))
+
+
+def _sample(stored: Stored) -> dict[str, list[Piece]]:
+    """Pieces to read, by file; a small file without pieces counts as one."""
+    chosen: dict[str, list[Piece]] = {}
+    for name, entry in stored.artifact.manifest.files.items():
+        if not entry.pieces:
+            small = entry.sha256 is not None and entry.size <= _SMALL
+            chosen[name] = [Piece("", 0, entry.size, entry.sha256 or "")] if small else []
+            continue
+        head, *rest = entry.pieces
+        chosen[name] = [head]
+        budget = entry.size // _SAMPLE
+        for number, piece in enumerate(random.sample(rest, len(rest))):
+            if not number or piece.size <= budget:
+                chosen[name].append(piece)
+                budget -= piece.size
+    return chosen
+
+
+def _verify_sample(
+    stored: Stored,
+    sample: Mapping[str, Sequence[Piece]],
+    total: int,
+    progress: Progress,
+    should_stop: ShouldStop | None,
+) -> dict[str, str]:
+    artifact = stored.artifact
+    start = len(files_path(artifact.manifest)) + 1
+    there = {entry.path[start:]: entry.size for entry in stored.files}
+    wrong = {}
+    for name, entry in artifact.manifest.files.items():
+        if name not in there:
+            wrong[name] = "missing"
+        elif there[name] != entry.size:
+            wrong[name] = f"{there[name]} bytes, {entry.size} in the manifest"
+
+    def job(name: str) -> Callable[[Watch], None]:
+        def run(watch: Watch) -> None:
+            for piece in sample[name]:
+                try:
+                    artifact.read_piece(name, piece)
+                except StoreError as error:
+                    if "not those that" not in str(error):  # the store cannot be reached
+                        raise
+                    what = piece.name or "the header" if artifact.manifest.files[name].pieces else "its content"
+                    wrong[name] = f"{what} (bytes {piece.begin} to {piece.end}) is not what the manifest records"
+                watch.relative_update(piece.size)
+
+        return run
+
+    jobs = {name: job(name) for name in sample if name not in wrong}
+    run_batch(jobs, total, workers=_READERS, progress=progress, should_stop=should_stop)
+    return wrong
+
+
+def _remedy(stored: Stored, name: str) -> str:
+    artifact = stored.artifact
+    if name not in artifact.manifest.files:
+        return "remove this file"
+    kind, _, path = artifact.line.partition("/")
+    removal = f"merge-assets store rm '{artifact.line}@{artifact.version[:12]}' --force --yes"
+    if not artifact.backend.is_current(artifact.manifest):
+        return f"{removal}; what was made from it stays as it is"
+    match kind:
+        case "variants":
+            return f"{removal}; merge-assets build {path}"
+        case "checkpoints":
+            return f"{removal}; what is made of it mirrors it again"
+        case _:
+            return f"{removal}; it is made again when it is needed"

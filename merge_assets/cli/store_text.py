@@ -1,0 +1,187 @@
+"""Tables and lines about versions of a store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from merge_assets.cli.console import console
+from merge_assets.plan.describe import human_bytes
+from merge_assets.store.housekeeping import Plan, describe
+from merge_assets.store.inventory import Inventory, Stored
+from merge_assets.store.names import MANIFEST
+
+SHORT = 12
+"""Digits of a version that are shown."""
+
+_NAMES = 3
+
+
+def print_plan(plan: Plan, *, title: str, needs: Mapping[tuple[str, str], Sequence[str]] | None = None) -> None:
+    """What goes and what stays, with why."""
+    found = plan.inventory
+    doomed = {stored.name for stored in plan.doomed}
+    shown = [one for one in found.everything if one.name in doomed or one.name in plan.kept]
+    if shown:
+        table = Table("version", "age", "size", "frees", "", "why", title=escape(f"{title}: {found.backend.url('')}"))
+        table.columns[2].justify = table.columns[3].justify = "right"
+        for line in dict.fromkeys(stored.artifact.line for stored in shown):
+            table.add_section()
+            table.add_row(f"[bold]{escape(line)}[/]")
+            for stored in [one for one in reversed(shown) if one.artifact.line == line]:
+                goes = stored.name in doomed
+                why = (needs or {}).get(stored.name, ()) if goes else plan.kept[stored.name]
+                table.add_row(
+                    f"  {stored.artifact.version[:SHORT]}",
+                    shown_age(found.now, stored.changed),
+                    human_bytes(stored.taken),
+                    human_bytes(found.occupied(stored.files)) if goes else "",
+                    "[red]remove[/]" if goes else "[green]keep[/]",
+                    escape(joined(why, "; ")) or "[dim]nobody needs it[/]",
+                )
+        console().print(table)
+    for litter in plan.litter:
+        size = f", {human_bytes(found.occupied(litter.files))}" if litter.files and not litter.pointer else ""
+        uploads = f", {counted(len(litter.uploads), 'upload')}" if litter.uploads else ""
+        console().print(f"[red]{'remove':>12}[/]  {escape(litter.what)}{size}{uploads}", soft_wrap=True)
+
+
+def print_unfinished(found: Inventory) -> None:
+    """What is being built, or was left behind."""
+    if not found.unfinished and not found.uploads:
+        return
+    table = Table("unfinished", "begun", "last change", "size", "uploads", "state")
+    table.columns[3].justify = table.columns[4].justify = "right"
+    for build in found.unfinished:
+        state = "left behind"
+        if build.alive:
+            state = "[green]seems to run[/]"
+        elif build.resumable:
+            state = "[yellow]waits for the next build[/]"
+        table.add_row(
+            escape(describe(build).removeprefix("unfinished ")),
+            shown_age(found.now, build.begun),
+            shown_age(found.now, build.changed),
+            human_bytes(build.size),
+            str(len(build.uploads) or ""),
+            state,
+        )
+    for upload in found.uploads:
+        table.add_row(escape(upload.path), shown_age(found.now, upload.begun), "", "", "1", "left behind")
+    console().print(table)
+
+
+def print_damaged(found: Inventory) -> None:
+    """What cannot be read, and what to do about it."""
+    for path in found.damaged:
+        line, _, version = path.rpartition("/")
+        remedy = "" if path.endswith(".json") else f"; merge-assets store rm '{line}@{version}' --yes"
+        file = path if path.endswith(".json") else f"{path}/{MANIFEST}"
+        console().print(
+            f"[bold red]{'damaged':>12}[/]  {escape(found.backend.url(file))}: cannot be read{escape(remedy)}",
+            soft_wrap=True,
+        )
+
+
+def listing(found: Inventory, lines: Iterable[str], pinned: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Versions by line and what is unfinished, as JSON."""
+    shown_lines = {
+        line: [
+            {
+                "version": one.artifact.version,
+                "created": one.artifact.manifest.created.isoformat(),
+                "bytes": one.size,
+                "current": found.is_current(one),
+                "pinned": pinned.get(one.name, ""),
+                "inputs": one.artifact.manifest.inputs,
+            }
+            for one in found.versions[line]
+        ]
+        for line in lines
+    }
+    shown = [one for line in shown_lines for one in found.versions[line]]
+    unfinished = [
+        {
+            "line": one.line,
+            "name": one.name,
+            "begun": one.begun.isoformat(),
+            "changed": one.changed.isoformat(),
+            "bytes": one.size,
+            "uploads": len(one.uploads),
+            "running": one.alive,
+            "resumable": one.resumable,
+        }
+        for one in found.unfinished
+    ]
+    return {
+        "url": found.backend.url(""),
+        "lines": shown_lines,
+        "unfinished": unfinished,
+        "uploads": [{"path": one.path, "begun": one.begun.isoformat()} for one in found.uploads],
+        "damaged": list(found.damaged),
+        "versions": len(shown),
+        "bytes": sum(one.size for one in shown),
+        "bytes_taken": found.occupied(entry for one in shown for entry in one.files),
+    }
+
+
+def shown_marks(found: Inventory, stored: Stored, pinned: Mapping[tuple[str, str], str]) -> str:
+    """Whether a version is current and pinned."""
+    marks = ["[green]current[/]"] if found.is_current(stored) else []
+    return " ".join([*marks, *(["[cyan]pinned[/]"] if stored.name in pinned else [])])
+
+
+def short_name(stored: Stored) -> str:
+    """Line and version, cut short."""
+    return f"{stored.artifact.line}@{stored.artifact.version[:SHORT]}"
+
+
+def shown_inputs(inputs: Mapping[str, str]) -> str:
+    """Names of inputs; of local folders the last part."""
+    return joined([title.rpartition("/")[2] if title.startswith("/") else title for title in inputs], ", ")
+
+
+def joined(texts: Sequence[str], separator: str) -> str:
+    """The first few of some texts, and how many more there are."""
+    shown = separator.join(texts[:_NAMES])
+    return f"{shown}{separator}{len(texts) - _NAMES} more" if len(texts) > _NAMES else shown
+
+
+def shown_figures(report: Mapping[str, Any], prefix: str, show: Any) -> str:
+    """The figures of a report whose names begin alike, without those that are zero."""
+    figures = {name.removeprefix(prefix): value for name, value in report.items() if name.startswith(prefix)}
+    return ", ".join(f"{show(value)} {name.replace('_', ' ')}" for name, value in figures.items() if value) or "none"
+
+
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """The mappings in a list out of a manifest's details."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def print_fact(label: str, value: str) -> None:
+    """One line with its label."""
+    console().print(f"[bold]{escape(label):>12}[/]  {escape(value)}", soft_wrap=True, highlight=False)
+
+
+def counted(number: int, word: str) -> str:
+    """``1 version``, ``2 versions``."""
+    return f"{number} {word}{'s'[: number != 1]}"
+
+
+def shown_age(now: datetime, then: datetime) -> str:
+    """``5 min`` and the like."""
+    seconds = max((now - then).total_seconds(), 0.0)
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def print_json(value: object) -> None:
+    """As it is, whatever the terminal's width."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201

@@ -8,10 +8,10 @@ NATIVE := $(wildcard merge_assets/engine/native/*.[ch])
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help install install-dev servers demo ui test lint bench bench-definitions fuzz clean
+.PHONY: help install install-dev servers demo ui test lint bench bench-definitions bench-s3 fuzz clean
 
 help: ## Show this list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 install: $(VENV)/.installed ## Install the project and what it runs with into .venv.
 
@@ -45,7 +45,7 @@ servers: ## Install the servers that the tests run against, as root on Debian; e
 	@tests/install_servers.sh
 
 test: install-dev servers lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors, then all tests.
-	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest
+	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install-dev ## Format, lint, types and the floors of the house.
 	$(BIN)/ruff format --check .
@@ -58,6 +58,9 @@ bench: install $(PEER)/bin/mergekit-yaml ## Time the engine beside mergekit and 
 
 bench-definitions: install ## Time loading the definitions of 1000 recipes.
 	$(BIN)/python benchmarks/definitions_load.py
+
+bench-s3: install-dev servers ## Time builds into S3 beside a plain copy, and incremental rebuilds; ARGS="--only throughput".
+	$(BIN)/python -m benchmarks.object_store $(ARGS)
 
 fuzz: install-dev ## Fuzz what others write with atheris; TIME=3600 for an hour in all.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measure import RunError, Usage, floor, run
+from benchmarks.object_store_copy import copy
+from benchmarks.object_store_models import model_files, revision, shape_of
+from benchmarks.object_store_report import show
 from benchmarks.report import PARTS, render
 from benchmarks.works import WORKS, recipe_text
+from merge_assets.checkpoint import open_checkpoint
 from merge_assets.recipe import load_recipe
+from tests.s3.rgw import Rgw
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 MEGABYTE = 1_000_000
@@ -111,3 +116,50 @@ def test_the_page_says_which_aims_are_met_and_by_how_much_the_others_are_missed(
 
 def test_the_page_has_a_place_for_every_generated_part():
     assert [name for name in PARTS if f"<!-- generated: {name} -->" not in PAGE.read_text()] == []
+
+
+def test_a_model_for_the_hub_has_five_shards_of_which_a_revision_changes_one(tmp_path):
+    shape = shape_of(2048)
+    assert (shape.feed, shape.heads, shape.kv_heads) == (5632, 32, 4)
+    small = shape_of(256)
+    files = model_files(0, 12, small)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+    assert len(open_checkpoint(tmp_path).tensors) == 12 * 9 + 3
+    assert files == model_files(0, 12, small)
+    for shard in range(5):
+        ((name, data),) = revision(0, 12, small, shard, 1).items()
+        assert len(data) == len(files[name])
+        assert data != files[name]
+
+
+@pytest.mark.parametrize("client", ["s3fs", "boto3"])
+def test_a_plain_copy_moves_every_byte_once(client: str, rgw: Rgw, bucket: str):
+    size, output = 9_000_001, 12_000_003
+    rgw.client().put_object(Bucket=bucket, Key="in", Body=bytes(size))
+    moved = copy(client, bucket, rgw.options(), [("in", size)], down=True, up=[output, 5])
+    assert moved["bytes"] == size + output + 5
+    head = rgw.client().head_object(Bucket=bucket, Key="copy/0")
+    assert (head["ContentLength"], head["ETag"][-3:]) == (output, '-1"')
+    assert rgw.client().head_object(Bucket=bucket, Key="copy/1")["ContentLength"] == 5
+
+
+def test_the_throughput_of_a_build_is_told_as_a_share_of_the_plain_copy(capsys):
+    build = {"wall": 4.0, "cpu": 1, "machine_cpu": 2, "input_bytes": 200e6, "output_bytes": 100e6}
+    build |= {"phases": {"engine": 2, "wait for transfers": 1}, "peak_memory": 300e6, "idle_memory": 100e6}
+    copies = {"wall": 2.0, "cpu": 1, "machine_cpu": 2, "bytes": 300e6}
+    rounds = [{"build": build, "build with checks": build, "s3fs both": copies}]
+    show(
+        {
+            "machine": {"processor": "one"},
+            "load_before": [0.0],
+            "model_bytes": 1e8,
+            "rounds": 1,
+            "throughput": {"rounds": rounds, "memory_setting": 256e6},
+        }
+    )
+    lines = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["", "build", "4.00", "75", "0.50", "1.0", "2.0", ""] in lines
+    assert ["", "build, engine and transfers alone", "3.00", "100", "0.67", "1.0", "2.0", ""] in lines
+    assert any("200 MB" in line for line in lines)

@@ -6,20 +6,21 @@ from pathlib import Path
 
 from merge_assets.checkpoint.tensors import DTYPES, TensorHeader
 
-_BLOCK = 8 << 20
+_BLOCK = 1 << 20
 
-_MASKS: dict[str, int] = {
-    "F8_E4M3": 0x7F,
-    "F8_E5M2": 0x7C,
-    "F16": 0x7C00,
-    "BF16": 0x7F80,
-    "F32": 0x7F800000,
-    "F64": 0x7FF0000000000000,
+_LARGEST: dict[str, tuple[int, int]] = {
+    "F8_E4M3": (0x7F, 0x7E),
+    "F8_E5M2": (0x7F, 0x7B),
+    "F16": (0x7FFF, 0x7BFF),
+    "BF16": (0x7FFF, 0x7F7F),
+    "F32": (0x7FFFFFFF, 0x7F7FFFFF),
+    "F64": (0x7FFFFFFFFFFFFFFF, 0x7FEFFFFFFFFFFFFF),
+    "F8_E8M0": (0xFF, 0xFE),
 }
-"""The bits that are all set in every NaN and infinity of a dtype, and in nothing else."""
+"""The bits without the sign, and those of the largest finite number: NaN and infinities are above it."""
 
-_ONLY = {"F8_E8M0": 0xFF, "F8_E4M3FNUZ": 0x80, "F8_E5M2FNUZ": 0x80}
-"""The only NaN of a dtype that has no infinities."""
+_ONLY = {"F8_E4M3FNUZ": 0x80, "F8_E5M2FNUZ": 0x80}
+"""The only NaN of a dtype that has no infinities, which is the negative zero of others."""
 
 
 def nonfinite_elements(file: Path, header: TensorHeader) -> int:
@@ -31,16 +32,21 @@ def nonfinite_elements(file: Path, header: TensorHeader) -> int:
     import numpy as np
 
     dtype = "F32" if header.dtype == "C64" else header.dtype
-    width, mask, only = DTYPES[dtype], _MASKS.get(dtype), _ONLY.get(dtype)
-    if mask is None and only is None:
+    width, only = DTYPES[dtype], _ONLY.get(dtype)
+    if dtype not in _LARGEST and only is None:
         return 0
+    magnitude, largest = _LARGEST.get(dtype, (0, 0))
     unsigned = np.dtype(f"<u{width}")
     count, left = 0, header.nbytes
-    with file.open("rb") as stream:
+    with file.open("rb", buffering=0) as stream:
         stream.seek(header.begin)
         while left and (raw := stream.read(min(left, _BLOCK))):
             left -= len(raw)
             bits = np.frombuffer(raw, unsigned)
-            bad = bits == only if mask is None else bits & unsigned.type(mask) == mask
-            count += int(np.count_nonzero(bad))
+            if only is not None:
+                count += int(np.count_nonzero(bits == only))
+                continue
+            sizes = bits & unsigned.type(magnitude)
+            if sizes.max() > largest:
+                count += int(np.count_nonzero(sizes > largest))
     return count

@@ -20,6 +20,7 @@ from merge_assets.store.building import copy_range, hash_range
 _AHEAD = 2
 """Shards that are on the local disk at once."""
 
+_HASHERS = 2
 _POLL = 0.2  # seconds between two looks at should_stop
 
 
@@ -138,7 +139,11 @@ def _add(
     should_stop: ShouldStop | None,
 ) -> dict[str, int]:
     """Bring a downloaded shard into a draft; returns the NaN and infinite elements by tensor."""
-    digests = {tensor.name: hash_range(path, tensor.begin, tensor.end) for tensor in tensors}
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        hashed = pool.map(lambda tensor: hash_range(path, tensor.begin, tensor.end), tensors)
+        counted = pool.map(lambda tensor: nonfinite_elements(path, tensor), tensors)
+        digests = {tensor.name: digest for tensor, digest in zip(tensors, hashed, strict=True)}
+        flaws = {tensor.name: count for tensor, count in zip(tensors, counted, strict=True) if count}
     origins = {
         tensor: Origin(
             found.path, Piece(tensor, found.piece.begin, found.piece.end, digest), found.pieces, found.details
@@ -150,16 +155,13 @@ def _add(
         head = file.read(tensors[0].begin)
     building = draft.building
     building.add([_planned(name, head, tensors, sha256)], origins)
-    flaws = {}
     with path.open("rb") as source, (draft.directory / name).open("r+b") as target:
         for tensor in tensors:
             if should_stop is not None and should_stop():
                 raise Stopped("the mirroring was stopped")
-            if count := nonfinite_elements(path, tensor):
-                flaws[tensor.name] = count
             if tensor.name not in building.finished:
                 copy_range(source.fileno(), target.fileno(), tensor.begin, tensor.begin, tensor.nbytes)
-                building.landed(tensor.name, 0)
+                building.landed(tensor.name, 0, digests[tensor.name])
     return flaws
 
 

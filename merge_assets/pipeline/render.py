@@ -122,7 +122,10 @@ def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
         "bytes_written": _number(report, "bytes_written"),
         "read": human_bytes(_number(report, "bytes_read")),
         "written": human_bytes(_number(report, "bytes_written")),
-        **{key: human_bytes(_number(report, f"bytes_{key}")) for key in ("reused", "linked", "moved", "fetched", "sent")},
+        **{
+            key: human_bytes(_number(report, f"bytes_{key}"))
+            for key in ("reused", "linked", "moved", "fetched", "sent")
+        },
         "peak_memory_bytes": _number(report, "peak_memory"),
         "peak_memory": human_bytes(_number(report, "peak_memory")),
         "device": str(report.get("device", "unknown")),

@@ -19,7 +19,7 @@ from merge_assets.progress import ShouldStop
 from merge_assets.store.manifest import FileEntry, Piece
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece, Tally, is_whole
 
-_BLOCK = 8 << 20
+_BLOCK = 1 << 20
 _HASHERS = 2
 
 
@@ -87,15 +87,16 @@ class Building:
                 path.unlink()
         self._resume(added.keys())
 
-    def landed(self, name: str, flaws: int) -> None:
+    def landed(self, name: str, flaws: int, digest: str | None = None) -> None:
         """All bytes of a piece are in its file; called once for each, from any thread.
 
         Args:
             name: of the piece.
             flaws: a count that is kept for the case that the rest is left to another attempt.
+            digest: sha256 of the bytes, if it is known.
         """
         file, piece = self._places[name]
-        digest = hash_range(self.folder / file.name, piece.begin, piece.end)
+        digest = digest or hash_range(self.folder / file.name, piece.begin, piece.end)
         with self._lock:
             self._digests[name] = digest
         self._journal.add(name, digest, flaws)

@@ -7,9 +7,9 @@ two readings agree: what garbles them on their way does not do so twice in the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import pairwise
+from typing import Protocol
 
 from merge_assets.errors import StoreError
 from merge_assets.store.s3 import S3Backend
@@ -18,6 +18,18 @@ CHUNK = 4 << 20
 """Bytes of one request."""
 
 _LOOKS = 10
+
+
+class LocalBytes(Protocol):
+    """A local file that is being filled from several threads; offsets are from its beginning."""
+
+    def write(self, offset: int, data: bytes) -> None: ...
+
+    def read(self, offset: int, count: int) -> bytes: ...
+
+    def digest(self) -> str:
+        """sha256 of all of it."""
+        ...
 
 
 def fetch_range(backend: S3Backend, path: str, begin: int, end: int, sha256: str) -> bytes:
@@ -54,8 +66,7 @@ def fetch_into(
     begin: int,
     end: int,
     sha256: str,
-    write: Callable[[int, bytes], None],
-    digest: Callable[[], str],
+    file: LocalBytes,
     pool: Executor,
 ) -> None:
     """Bring a piece of any size, several chunks at once.
@@ -66,8 +77,7 @@ def fetch_into(
         begin: first byte.
         end: one past the last byte.
         sha256: of the bytes.
-        write: puts bytes at an offset from ``begin``; called from the pool's threads.
-        digest: of all that was written.
+        file: where to.
         pool: for the chunks.
 
     Raises:
@@ -76,20 +86,27 @@ def fetch_into(
     edges = [*range(begin, end, CHUNK), end]
     chunks = list(pairwise(edges))
 
-    def bring(chunk: tuple[int, int]) -> str:
-        data = backend.read_range(path, *chunk)
-        write(chunk[0] - begin, data)
-        return hashlib.blake2b(data, digest_size=16).hexdigest() if len(chunks) > 1 else ""
+    def bring(chunk: tuple[int, int]) -> None:
+        file.write(chunk[0] - begin, backend.read_range(path, *chunk))
 
-    seen: Sequence[str] = list(pool.map(bring, chunks))
-    if digest() == sha256:
+    def bring_again(chunk: tuple[int, int]) -> bool:
+        """Whether it came as the last time."""
+        data = backend.read_range(path, *chunk)
+        same = file.read(chunk[0] - begin, len(data)) == data
+        if not same:
+            file.write(chunk[0] - begin, data)
+        return same
+
+    list(pool.map(bring, chunks))
+    if file.digest() == sha256:
         return
     # One bad chunk in a large piece must not mean to read all of it until every chunk comes right in one go.
-    doubtful = dict(zip(chunks, seen, strict=True))
+    doubtful = chunks
     for _ in range(_LOOKS):
-        again = dict(zip(doubtful, pool.map(bring, doubtful), strict=True))
-        doubtful = {chunk: mark for chunk, mark in again.items() if len(chunks) == 1 or doubtful[chunk] != mark}
-        if (not doubtful or len(chunks) == 1) and digest() == sha256:
+        same = list(pool.map(bring_again, doubtful))
+        if len(chunks) > 1:
+            doubtful = [chunk for chunk, agreed in zip(doubtful, same, strict=True) if not agreed]
+        if (not doubtful or len(chunks) == 1) and file.digest() == sha256:
             return
         if not doubtful:
             break

@@ -6,7 +6,6 @@ All goes through s3fs, whose credentials, endpoint and settings are used as they
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,22 +118,13 @@ class S3Backend(RemoteBackend):
         """Begin an upload in parts; returns its id."""
         return str(self._s3("written", path, "create_multipart_upload")["UploadId"])
 
-    def put_part(self, path: str, upload: str, number: int, data: bytes | memoryview) -> str:
+    def put_part(self, path: str, upload: str, number: int, data: bytes) -> str:
         """Send one part; returns the server's tag of it.
 
-        Raises:
-            StoreError: if the server does not have the bytes that were sent.
+        The server compares the bytes with the digest in the request's signature or, over https, with their checksum.
         """
-        answer = self._s3("written", path, "upload_part", UploadId=upload, PartNumber=number, Body=bytes(data))
-        tag = str(answer["ETag"]).strip('"')
-        # Where the server encrypts with keys of its own, the tag is no digest, and no test of anything.
-        if (
-            "SSEKMSKeyId" not in answer
-            and len(tag) == 32
-            and tag != hashlib.md5(data, usedforsecurity=False).hexdigest()
-        ):
-            raise StoreError(f"{self.url(path)}: part {number} arrived with other bytes; try again")
-        return tag
+        answer = self._s3("written", path, "upload_part", UploadId=upload, PartNumber=number, Body=data)
+        return str(answer["ETag"]).strip('"')
 
     def copy_part(self, path: str, upload: str, number: int, source: str, begin: int, end: int) -> str:
         """Make bytes of a file one part; they do not come by here. Returns the server's tag of the part."""

@@ -69,14 +69,17 @@ class S3Building(Building):
         self._local = self.resumed
         for file in files:
             self._begin(file)
-        self.resumed = self.finished - self._origins.keys()
-        self.tally.resumed = sum(self._places[name][1].size for name in self.resumed)
+        sent = {
+            piece.name for file in files for piece in file.pieces
+        } & self.finished - self._origins.keys() - self._local
+        self.resumed |= sent
+        self.tally.resumed += sum(self._places[name][1].size for name in sent)
         self.progress.save()
         for file in files:
             self._set_out(file)
 
-    def landed(self, name: str, flaws: int) -> None:
-        super().landed(name, flaws)
+    def landed(self, name: str, flaws: int, digest: str | None = None) -> None:
+        super().landed(name, flaws, digest)
         self.progress.pieces[name] = self._digests[name]
         if flaws:
             self.progress.flaws[name] = flaws

@@ -17,7 +17,7 @@ from merge_assets.store.fetching import fetch_into
 from merge_assets.store.manifest import Piece
 from merge_assets.store.s3 import S3Backend
 
-_BLOCK = 8 << 20
+_BLOCK = 1 << 20
 
 
 class TensorCache:
@@ -63,16 +63,9 @@ class TensorCache:
         except OSError as error:
             raise _full(self._folder, error) from error
         try:
-            fetch_into(
-                backend,
-                path,
-                begin,
-                end,
-                sha256,
-                lambda offset, data: _write(held, offset, data),
-                lambda: _digest(held),
-                self._pool,
-            )
+            if piece.size:
+                os.posix_fallocate(held, 0, piece.size)  # filling a file with holes costs several times as much
+            fetch_into(backend, path, begin, end, sha256, _File(held), self._pool)
             temporary.replace(target)
         except BaseException as error:
             os.close(held)
@@ -103,19 +96,27 @@ class TensorCache:
             total -= size
 
 
-def _write(held: int, offset: int, data: bytes) -> None:
-    done = 0
-    while done < len(data):
-        done += os.pwrite(held, memoryview(data)[done:], offset + done)
+class _File:
+    """See :class:`merge_assets.store.fetching.LocalBytes`."""
 
+    def __init__(self, held: int) -> None:
+        self._held = held
 
-def _digest(held: int) -> str:
-    digest = hashlib.sha256()
-    at = 0
-    while block := os.pread(held, _BLOCK, at):
-        digest.update(block)
-        at += len(block)
-    return digest.hexdigest()
+    def write(self, offset: int, data: bytes) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._held, memoryview(data)[done:], offset + done)
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self._held, count, offset)
+
+    def digest(self) -> str:
+        digest = hashlib.sha256()
+        buffer, at = memoryview(bytearray(_BLOCK)), 0
+        while count := os.preadv(self._held, [buffer], at):
+            digest.update(buffer[:count])
+            at += count
+        return digest.hexdigest()
 
 
 def _full(folder: Path, error: OSError) -> StoreError:

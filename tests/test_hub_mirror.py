@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,11 @@ def hub_of_base() -> HubServer:  # type: ignore[misc]
         yield server
 
 
-def opened(root: Path, rgw: Rgw, bucket: str, server: HubServer, url: str | None = None) -> api.Workspace:
-    options = rgw.options(url)
-    return workspace(root, f"s3://{bucket}", options, hub_endpoint=server.url, hub_cache=root / "hub-cache")
+def opened(
+    root: Path, rgw: Rgw, bucket: str, server: HubServer, url: str | None = None, **settings: Any
+) -> api.Workspace:
+    hub = {"hub_endpoint": server.url, "hub_cache": root / "hub-cache"}
+    return workspace(root, f"s3://{bucket}", rgw.options(url), **hub, **settings)
 
 
 def mirrored(space: api.Workspace) -> Artifact:
@@ -105,11 +108,12 @@ def test_a_passthrough_of_a_mirror_moves_no_weights_through_here(
 ) -> None:
     space.fetch(REFERENCE, local=False)
     with FaultProxy(rgw.url) as proxy:
-        again = opened(space.settings.root, rgw, bucket, hub_of_base, proxy.url)
+        again = opened(space.settings.root, rgw, bucket, hub_of_base, proxy.url, shard_size=1_000_000_000)
         built = build(again, "deep")
         counted = proxy.counts()
-    shards = len(built.plan.shards)
-    assert counted.sent + counted.received < shards * 3 * (5 << 20) + 2_000_000 < built.plan.bytes_to_write
+    # What fills up the first part of the only shard comes here, twice because no digest tells of it, and goes back; so
+    # does a run of layers that is cut short by the end of a file.
+    assert counted.sent + counted.received < 5 * (5 << 20) < built.plan.bytes_to_write / 2
     assert built.plan.layer_count == 2 * (LAYERS - 2)
     assert again.store.verify(built.artifact) == []
     assert all(check.passed for check in built.checks)

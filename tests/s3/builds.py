@@ -97,8 +97,7 @@ def workspace(root: Path, store: str = "", options: Mapping[str, Any] | None = N
             store=store or str(root / "store"),
             store_options=dict(options or {}),
             device="cpu",
-            shard_size=SHARD,
-            **{"cache_dir": root / f"cache-{name}", **settings},
+            **{"cache_dir": root / f"cache-{name}", "shard_size": SHARD, **settings},
         )
     )
 

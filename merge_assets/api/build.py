@@ -237,6 +237,7 @@ def _tally(made: Plan, origins: Mapping[str, Origin], building: Building, fetche
     tally = building.tally
     return {
         "tensors_reused": len(names & origins.keys()),
+        "tensors_by_server": tally.by_server,
         "tensors_resumed": len(names & building.resumed),
         "bytes_reused": tally.reused,
         "bytes_linked": tally.linked,

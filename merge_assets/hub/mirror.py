@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from merge_assets.checkpoint import TensorHeader, needed_files, nonfinite_elements
@@ -16,6 +20,7 @@ from merge_assets.hub.revision import HubRevision
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece
 from merge_assets.store.building import copy_range, hash_range
+from merge_assets.store.locks import release
 
 _AHEAD = 2
 """Shards that are on the local disk at once."""
@@ -53,10 +58,24 @@ def mirror(
         StoreError: the store cannot be reached or written.
     """
     fingerprint = hub.fingerprint(revision)
-    found = store.find(line, fingerprint)
-    if found is not None:
-        store.set_current(line, found.version)
-        return found
+    with _alone(scratch / "mirror" / f"{fingerprint}.lock", revision, should_stop):
+        found = store.find(line, fingerprint)
+        if found is not None:
+            store.set_current(line, found.version)
+            return found
+        return _mirrored(hub, revision, fingerprint, store, line, scratch, progress, should_stop)
+
+
+def _mirrored(
+    hub: Hub,
+    revision: HubRevision,
+    fingerprint: str,
+    store: ArtifactStore,
+    line: str,
+    scratch: Path,
+    progress: Progress | None,
+    should_stop: ShouldStop | None,
+) -> Artifact:
     checkpoint = hub.open(revision)
     by_file: dict[str, list[TensorHeader]] = {}
     for tensor in checkpoint.tensors.values():
@@ -92,9 +111,40 @@ def mirror(
             fingerprint,
             key=fingerprint,
             inputs={revision.repo: revision.commit},
-            details={"repository": revision.repo, "commit": revision.commit, "nonfinite": flaws},
+            details={
+                "repository": revision.repo,
+                "commit": revision.commit,
+                "nonfinite": flaws,
+                "report": {"shards_downloaded": len(new), **asdict(draft.building.tally)},
+            },
             should_stop=should_stop,
         )
+
+
+@contextmanager
+def _alone(lock: Path, revision: HubRevision, should_stop: ShouldStop | None) -> Iterator[None]:
+    """Let one process of this machine mirror a commit; the others wait and find it done."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        while not _taken(held):
+            if should_stop is not None and should_stop():
+                raise Stopped(f"the mirroring of {revision} was stopped")
+            time.sleep(_POLL)
+        yield
+    finally:
+        release(held)
+
+
+def _taken(held: int) -> bool:
+    """Whether nobody else holds the lock; also where the file system has no locks."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 class _Earlier:

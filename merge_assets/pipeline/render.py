@@ -107,6 +107,10 @@ def observation_metadata(observation: "Observation") -> Metadata:
     return metadata
 
 
+_MOVED = ("reused", "linked", "moved", "fetched", "sent")
+"""What the store says of bytes that were not computed; see :class:`merge_assets.store.planned.Tally`."""
+
+
 def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
     """A merged variant: what it is made of, what making it took."""
     report = built.report
@@ -117,15 +121,14 @@ def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
         "tensors_computed": _number(report, "tensors_computed"),
         "tensors_copied": _number(report, "tensors_copied"),
         "tensors_reused": _number(report, "tensors_reused"),
+        "tensors_copied_by_server": _number(report, "tensors_by_server"),
         "tensors_resumed": _number(report, "tensors_resumed"),
         "bytes_read": _number(report, "bytes_read"),
         "bytes_written": _number(report, "bytes_written"),
         "read": human_bytes(_number(report, "bytes_read")),
         "written": human_bytes(_number(report, "bytes_written")),
-        **{
-            key: human_bytes(_number(report, f"bytes_{key}"))
-            for key in ("reused", "linked", "moved", "fetched", "sent")
-        },
+        **{f"bytes_{key}": _number(report, f"bytes_{key}") for key in _MOVED},
+        **{key: human_bytes(_number(report, f"bytes_{key}")) for key in _MOVED},
         "peak_memory_bytes": _number(report, "peak_memory"),
         "peak_memory": human_bytes(_number(report, "peak_memory")),
         "device": str(report.get("device", "unknown")),

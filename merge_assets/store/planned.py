@@ -79,6 +79,7 @@ class Tally:
         resumed: finished by an earlier attempt of the same build.
         fetched: read from the object store.
         sent: written to the object store.
+        by_server: pieces, not bytes, that the object store copied, but for what filled up parts.
     """
 
     reused: int = 0
@@ -87,6 +88,7 @@ class Tally:
     resumed: int = 0
     fetched: int = 0
     sent: int = 0
+    by_server: int = 0
 
 
 def is_whole(file: PlannedFile, origins: Mapping[str, Origin], head: str) -> str | None:

@@ -146,6 +146,8 @@ class S3Building(Building):
         for piece in file.pieces:
             if piece.name in self._origins:
                 self._digests[piece.name] = self._origins[piece.name].piece.sha256
+                self.tally.reused += piece.size
+                self.tally.by_server += 1
             elif piece.name in self.progress.pieces and earlier.has(piece.begin, piece.end):
                 self._digests[piece.name] = self.progress.pieces[piece.name]
                 if piece.name in self.progress.flaws:

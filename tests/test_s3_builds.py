@@ -133,8 +133,10 @@ def test_a_damaged_version_is_not_reused(verify: str, root: Path, rgw: Rgw, buck
     assert space.store.verify(copy.artifact) == []
 
 
-def test_a_stopped_build_goes_on_where_it_was(root: Path, rgw: Rgw, bucket: str, tmp_path: Path) -> None:
-    space = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "one")
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_a_stopped_build_goes_on_where_it_was(where: str, root: Path, rgw: Rgw, bucket: str, tmp_path: Path) -> None:
+    store = f"s3://{bucket}" if where == "bucket" else str(tmp_path / "store")
+    space = workspace(root, store, rgw.options(), cache_dir=tmp_path / "one")
     reports: list[int] = []
     with pytest.raises(Stopped):
         build(

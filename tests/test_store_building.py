@@ -1,0 +1,190 @@
+"""Contract of versions built piece by piece: what is finished is kept, checked before it counts, and shared."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from merge_assets.errors import Stopped, StoreError
+from merge_assets.store import Artifact, ArtifactStore, BuildDraft, PlannedFile, PlannedPiece
+
+LINE, KEY = "variants/mean", "ab" * 32
+HEAD = b"head of the file"
+
+
+def planned(name: str = "a.bin", *pieces: str, keys: str = "k") -> PlannedFile:
+    """A file of pieces of 1000 bytes each; their keys differ by ``keys``."""
+    places = [len(HEAD) + 1000 * n for n in range(len(pieces))]
+    return PlannedFile(
+        name,
+        HEAD,
+        tuple(
+            PlannedPiece(p, at, at + 1000, f"{ord(keys):02x}" * 31 + f"{n:02x}")
+            for n, (p, at) in enumerate(zip(pieces, places, strict=True))
+        ),
+    )
+
+
+def fill(draft: BuildDraft, file: PlannedFile, *names: str) -> None:
+    """Write pieces as a builder does; each is its name over and over."""
+    for piece in file.pieces:
+        if piece.name in names:
+            with (draft.directory / file.name).open("r+b") as stream:
+                stream.seek(piece.begin)
+                stream.write((piece.name.encode() * 1000)[:1000])
+            draft.building.landed(piece.name, 0)
+
+
+def commit(draft: BuildDraft, version: str = "v1") -> Artifact:
+    (draft.directory / "config.json").write_text("{}")
+    return draft.commit(version, key=KEY, inputs={}, details={})
+
+
+def interrupt(store: ArtifactStore, file: PlannedFile, *names: str) -> None:
+    """A build that is stopped after some pieces."""
+    with pytest.raises(Stopped), store.build(LINE, KEY) as draft:
+        draft.building.add([file], {})
+        fill(draft, file, *names)
+        raise Stopped("stopped")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path / "store"))
+
+
+FILE = planned("a.bin", "one", "two", "three")
+
+
+def test_a_version_of_pieces_is_the_file_with_a_digest_of_each(store: ArtifactStore) -> None:
+    with store.build(LINE, KEY) as draft:
+        draft.building.add([FILE], {})
+        assert (draft.directory / "a.bin").stat().st_size == FILE.size
+        fill(draft, FILE, "two", "three", "one")
+        artifact = commit(draft)
+    assert store.verify(artifact) == []
+    data = (Path(artifact.url) / "a.bin").read_bytes()
+    assert data == HEAD + b"".join((p.name.encode() * 1000)[:1000] for p in FILE.pieces)
+    assert [piece.name for piece in artifact.manifest.files["a.bin"].pieces] == ["", "one", "two", "three"]
+
+
+def test_the_next_builder_has_what_the_stopped_one_finished(store: ArtifactStore) -> None:
+    interrupt(store, FILE, "one", "three")
+    assert store.versions(LINE) == []
+    with store.build(LINE, KEY) as draft:
+        draft.building.add([FILE], {})
+        assert draft.building.finished == draft.building.resumed == {"one", "three"}
+        fill(draft, FILE, "two")
+        assert store.verify(commit(draft)) == []
+
+
+def test_another_key_begins_anew(store: ArtifactStore) -> None:
+    interrupt(store, FILE, "one")
+    with store.build(LINE, "cd" * 32) as draft:
+        draft.building.add([FILE], {})
+        assert draft.building.finished == frozenset()
+
+
+def test_a_piece_whose_bytes_were_lost_is_made_again(store: ArtifactStore, tmp_path: Path) -> None:
+    """As after a power cut: the journal reached the disk, the bytes did not; the journal's last line was cut."""
+    interrupt(store, FILE, "one", "two")
+    draft = next((tmp_path / "store" / ".drafts").glob("kept-*"))
+    with (draft / "content" / "a.bin").open("r+b") as stream:
+        stream.seek(FILE.pieces[0].begin)
+        stream.write(bytes(1000))
+    with (draft / "journal").open("a") as journal:
+        journal.write('["three", "00')
+    with store.build(LINE, KEY) as again:
+        again.building.add([FILE], {})
+        assert again.building.finished == {"two"}
+        fill(again, FILE, "one", "three")
+        assert store.verify(commit(again)) == []
+
+
+def test_flaws_of_finished_pieces_are_remembered(store: ArtifactStore) -> None:
+    with pytest.raises(Stopped), store.build(LINE, KEY) as draft:
+        draft.building.add([FILE], {})
+        draft.building.landed("one", 7)
+        raise Stopped("stopped")
+    with store.build(LINE, KEY) as again:
+        again.building.add([FILE], {})
+        assert again.building.flaws == {"one": 7}
+
+
+def test_an_error_that_stays_leaves_no_draft(store: ArtifactStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no room"), store.build(LINE, KEY) as draft:
+        draft.building.add([FILE], {})
+        raise StoreError("no room")
+    assert [path.name for path in (tmp_path / "store" / ".drafts").iterdir()] == [".lock"]
+
+
+def test_two_builders_at_once_do_not_share_a_draft(store: ArtifactStore) -> None:
+    with store.build(LINE, KEY) as one, store.build(LINE, KEY) as two:
+        assert one.directory != two.directory
+        for draft in (one, two):
+            draft.building.add([FILE], {})
+            fill(draft, FILE, "one", "two", "three")
+        assert commit(one).manifest == commit(two).manifest
+
+
+def test_work_that_nobody_goes_on_with_is_removed_after_a_week(store: ArtifactStore, tmp_path: Path) -> None:
+    interrupt(store, FILE, "one")
+    kept = next((tmp_path / "store" / ".drafts").glob("kept-*"))
+    for age, there in ((6, True), (8, False)):
+        then = time.time() - age * 86_400
+        for path in (kept, *kept.rglob("*")):
+            os.utime(path, (then, then))
+        with store.draft("variants/other"):
+            assert kept.exists() == there
+
+
+def first_version(store: ArtifactStore) -> Artifact:
+    with store.build(LINE, KEY) as draft:
+        draft.building.add([FILE], {})
+        fill(draft, FILE, "one", "two", "three")
+        return commit(draft)
+
+
+def test_a_file_that_another_version_has_whole_is_linked(store: ArtifactStore) -> None:
+    first = first_version(store)
+    origins = store.origins({piece.key for piece in FILE.pieces}, LINE)
+    with store.build("variants/twin", KEY) as draft:
+        draft.building.add([FILE], {piece.name: origins[piece.key] for piece in FILE.pieces})
+        assert draft.building.finished == {"one", "two", "three"}
+        twin = commit(draft)
+    assert os.path.samefile(Path(first.url) / "a.bin", Path(twin.url) / "a.bin")  # noqa: PTH121
+    assert draft.building.tally.linked == FILE.size
+    assert store.verify(twin) == []
+
+
+def test_pieces_that_other_versions_have_are_copied_and_theirs_stay_as_they_are(store: ArtifactStore) -> None:
+    first = first_version(store)
+    other = planned("b.bin", "two", "new", keys="m")
+    origins = store.origins({piece.key for piece in FILE.pieces}, "variants/other")
+    with store.build("variants/other", KEY) as draft:
+        draft.building.add([other], {"two": origins[FILE.pieces[1].key]})
+        assert draft.building.finished == {"two"}
+        fill(draft, other, "new")
+        artifact = commit(draft)
+    assert (Path(artifact.url) / "b.bin").read_bytes() == HEAD + b"two" * 333 + b"t" + b"new" * 333 + b"n"
+    assert draft.building.tally.copied == draft.building.tally.reused == 1000
+    assert store.verify(artifact) == store.verify(first) == []
+
+
+@pytest.mark.parametrize(("verify", "noticed"), [("full", True), ("off", False)])
+def test_damage_is_noticed_before_reuse_as_far_as_asked(verify: str, noticed: bool, store: ArtifactStore) -> None:
+    first = first_version(store)
+    with (Path(first.url) / "a.bin").open("r+b") as stream:
+        stream.seek(FILE.pieces[2].begin + 500)
+        stream.write(b"X")
+    found = store.origins({piece.key for piece in FILE.pieces}, LINE)
+    assert (len(store.sound(found, verify)) == 0) == noticed  # type: ignore[arg-type]
+
+
+def test_a_version_with_a_file_cut_short_is_no_origin(store: ArtifactStore) -> None:
+    first = first_version(store)
+    os.truncate(Path(first.url) / "a.bin", 100)
+    assert store.origins({piece.key for piece in FILE.pieces}, LINE) == {}

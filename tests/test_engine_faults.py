@@ -21,7 +21,7 @@ import pytest
 
 from merge_assets import api
 from merge_assets.engine import files as engine_files
-from merge_assets.errors import EngineError
+from merge_assets.errors import EngineError, StoreError
 from merge_assets.settings import Settings
 from merge_assets.store import ArtifactStore
 from tests.checkpoint_support import raw_file
@@ -37,7 +37,7 @@ SLOW_DISK = {"FAULT_SLOW": "10000"}
 BUILD = """
 import sys, types
 from merge_assets import api
-unchecked = types.SimpleNamespace(check_variant=lambda *_, **__: [], CheckOutcome=None)
+unchecked = types.SimpleNamespace(check_variant=lambda *_, **__: [], CheckOutcome=None, count_nonfinite=lambda *_, **__: {})
 sys.modules["merge_assets.engine.checks"] = unchecked
 space = api.Workspace.open()
 api.build(space, space.recipe("ties"))
@@ -163,7 +163,7 @@ def test_a_build_killed_at_any_moment_shows_no_half_version(project: Path, fault
         subprocess.run([sys.executable, "-c", BUILD], cwd=project, env=command_environment(project), check=True)
         (artifact,) = store.versions(line)
         assert store.verify(artifact) == []
-        return {name: entry.sha256 for name, entry in artifact.manifest.files.items()}
+        return {name: entry.digest for name, entry in artifact.manifest.files.items()}
 
     def check(_: int) -> bool:
         versions = store.versions(line)
@@ -245,7 +245,7 @@ def test_a_full_disk_below_the_store(project: Path, tmp_path: Path) -> None:
     with disk(tmp_path / "disk", 8 << 20) as small:
         store = ArtifactStore(str(small / "store"))
         space = api.Workspace(Settings(root=project, cache_dir=tmp_path / "cache"), open_project(project).book, store)
-        with pytest.raises(EngineError, match=r"model\.safetensors: cannot reserve .*No space left"):
+        with pytest.raises(StoreError, match=r"model\.safetensors: cannot reserve .*No space left"):
             api.build(space, space.recipe("ties"))
         assert store.versions("variants/ties") == []
         assert names(small / "store") == [".drafts"]

@@ -210,7 +210,7 @@ def test_a_recipe_that_is_added_while_its_input_is_rebuilt_to_the_same_bytes_is_
             fake.during = lambda name: None
             project.recipe("second", SECOND)
             daemon.reload()
-            assert daemon.tick() == daemon.tick() == []
+            assert {*daemon.tick(), *daemon.tick()} <= {"leaderboard"}  # which collects other scores from now on
 
     project.checkpoint("one", "weights of one# a comment")
     daemon.observe()

@@ -9,7 +9,7 @@ from merge_assets.checkpoint import Checkpoint, read_checkpoint
 from merge_assets.engine.fetched import FetchedFiles
 from merge_assets.errors import CheckpointError, StoreError
 from merge_assets.plan import Plan, TensorInput
-from merge_assets.store import Artifact, Origin, Piece, TensorCache
+from merge_assets.store import Artifact, Origin, Piece, TensorCache, nonfinite
 
 
 class StoredSource:
@@ -49,6 +49,7 @@ class StoredModels:
     def __init__(self, cache: Path, limit: int) -> None:
         self._cache = TensorCache(cache, limit)
         self._artifacts: dict[str, Artifact] = {}
+        self._pieces: dict[str, dict[tuple[str, str], Piece]] = {}
 
     @property
     def fetched(self) -> int:
@@ -58,6 +59,9 @@ class StoredModels:
     def open(self, artifact: Artifact) -> Checkpoint:
         """Headers and config of a version."""
         self._artifacts[artifact.url] = artifact
+        self._pieces[artifact.url] = {
+            (name, piece.name): piece for name, entry in artifact.manifest.files.items() for piece in entry.pieces
+        }
         return read_checkpoint(StoredSource(artifact))
 
     def read(self, location: str, file: str) -> bytes:
@@ -76,8 +80,9 @@ class StoredModels:
 
     def origin(self, plan: Plan, item: TensorInput) -> Origin | None:
         """Where the bytes of an input lie in the store; ``None`` for one that lies elsewhere."""
-        artifact = self._artifacts.get(plan.models[item.model].location)
-        return None if artifact is None else artifact.origin(item.header.file, _piece(artifact, item))
+        location = plan.models[item.model].location
+        artifact = self._artifacts.get(location)
+        return None if artifact is None else artifact.origin(item.header.file, self._piece(location, item))
 
     def nonfinite(self, plan: Plan) -> dict[str, int]:
         """NaN and infinite elements of the outputs that are copies of tensors of the object store."""
@@ -89,13 +94,10 @@ class StoredModels:
         return counts
 
     def _fetch(self, location: str, item: TensorInput) -> int:
-        artifact = self._artifacts[location]
-        return self._cache.open(artifact, item.header.file, _piece(artifact, item))
+        return self._cache.open(self._artifacts[location], item.header.file, self._piece(location, item))
 
-
-def _piece(artifact: Artifact, item: TensorInput) -> Piece:
-    pieces = artifact.manifest.files[item.header.file].pieces
-    return next(piece for piece in pieces if piece.name == item.header.name)
+    def _piece(self, location: str, item: TensorInput) -> Piece:
+        return self._pieces[location][item.header.file, item.header.name]
 
 
 def tensor_digests(artifact: Artifact) -> dict[str, str]:
@@ -103,9 +105,3 @@ def tensor_digests(artifact: Artifact) -> dict[str, str]:
     return {
         piece.name: piece.sha256 for entry in artifact.manifest.files.values() for piece in entry.pieces if piece.name
     }
-
-
-def nonfinite(details: Mapping[str, object], tensor: str) -> int:
-    """NaN and infinite elements of a tensor of a version, as they were counted when it was written."""
-    counts = details.get("nonfinite")
-    return int(counts.get(tensor, 0)) if isinstance(counts, Mapping) else 0

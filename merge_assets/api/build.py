@@ -19,8 +19,7 @@ from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace, variant_line
-from merge_assets.store import Artifact, Origin, PlannedFile, PlannedPiece
-from merge_assets.stored import nonfinite
+from merge_assets.store import Artifact, Origin, PlannedFile, PlannedPiece, nonfinite
 
 if TYPE_CHECKING:
     from merge_assets.engine.checks import CheckOutcome

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from merge_assets.checkpoint import TensorHeader, needed_files, nonfinite_elements
@@ -18,9 +17,9 @@ from merge_assets.errors import HubError, Stopped
 from merge_assets.hub.hub import Hub
 from merge_assets.hub.revision import HubRevision
 from merge_assets.progress import Progress, ShouldStop
-from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece
+from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece, nonfinite
 from merge_assets.store.building import copy_range, hash_range
-from merge_assets.store.locks import release
+from merge_assets.store.locks import exclusive_unless_stopped
 
 _AHEAD = 2
 """Shards that are on the local disk at once."""
@@ -58,7 +57,7 @@ def mirror(
         StoreError: the store cannot be reached or written.
     """
     fingerprint = hub.fingerprint(revision)
-    with _alone(scratch / "mirror" / f"{fingerprint}.lock", revision, should_stop):
+    with exclusive_unless_stopped(scratch / "mirror" / f"{fingerprint}.lock", should_stop):
         found = store.find(line, fingerprint)
         if found is not None:
             store.set_current(line, found.version)
@@ -94,7 +93,7 @@ def _mirrored(
                 continue
             head = hub.read_head(revision, name, by_file[name][0].begin)
             draft.building.add([_planned(name, head, by_file[name], sha256)], {p.piece.name: p for p in pieces})
-            flaws |= {p.piece.name: count for p in pieces if (count := _flaws(p))}
+            flaws |= {p.piece.name: count for p in pieces if (count := nonfinite(p.details, p.piece.name))}
             done += revision.files[name].size
         with _downloads(hub, revision, new, scratch / "mirror" / fingerprint, should_stop) as downloads:
             for name, path in downloads:
@@ -121,32 +120,6 @@ def _mirrored(
         )
 
 
-@contextmanager
-def _alone(lock: Path, revision: HubRevision, should_stop: ShouldStop | None) -> Iterator[None]:
-    """Let one process of this machine mirror a commit; the others wait and find it done."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
-    try:
-        while not _taken(held):
-            if should_stop is not None and should_stop():
-                raise Stopped(f"the mirroring of {revision} was stopped")
-            time.sleep(_POLL)
-        yield
-    finally:
-        release(held)
-
-
-def _taken(held: int) -> bool:
-    """Whether nobody else holds the lock; also where the file system has no locks."""
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
 class _Earlier:
     """The files and pieces of earlier versions."""
 
@@ -168,11 +141,6 @@ class _Earlier:
     def piece(self, sha256: str) -> Origin | None:
         """A piece with this content."""
         return self._pieces.get(sha256)
-
-
-def _flaws(origin: Origin) -> int:
-    counts = origin.details.get("nonfinite", {})
-    return int(counts.get(origin.piece.name, 0))
 
 
 def _planned(name: str, head: bytes, tensors: list[TensorHeader], sha256: str | None) -> PlannedFile:
@@ -231,12 +199,10 @@ def _downloads(
         return path
 
     def walk() -> Iterator[tuple[str, Path]]:
-        waiting: Mapping[str, Future[Path]] = {}
-        left = list(names)
-        while left or waiting:
-            while left and len(waiting) < _AHEAD:
-                waiting = {**waiting, left[0]: pool.submit(bring, left.pop(0))}
-            name, future = next(iter(waiting.items()))
+        left = iter(names)
+        waiting = deque((name, pool.submit(bring, name)) for name in islice(left, _AHEAD))
+        while waiting:
+            name, future = waiting[0]
             while not future.done():
                 if should_stop is not None and should_stop():
                     raise Stopped(f"the download of {revision} was stopped")
@@ -244,7 +210,8 @@ def _downloads(
             path = future.result()
             yield name, path
             path.unlink(missing_ok=True)
-            waiting = {key: value for key, value in waiting.items() if key != name}
+            waiting.popleft()
+            waiting.extend((name, pool.submit(bring, name)) for name in islice(left, 1))
 
     try:
         yield walk()

@@ -31,7 +31,8 @@ from merge_assets.store.locks import exclusive, flock, release
 CONTENT = "content"
 """Folder of a draft that the builder fills."""
 
-_FOLDER = ".drafts"
+DRAFTS = ".drafts"
+TRASH = "trash-"
 _KEPT = "kept-"
 _KEPT_SECONDS = 7 * 86_400.0
 """How long the work of a dead builder waits for one that goes on with it."""
@@ -50,7 +51,7 @@ class Drafts:
     """
 
     def __init__(self, folder: Path, *, private: bool = False) -> None:
-        self._folder = folder / _FOLDER
+        self._folder = folder / DRAFTS
         self._private = private
         self._mode = 0o700 if private else 0o777
 
@@ -125,7 +126,7 @@ class Drafts:
 
     def trash(self, path: Path) -> None:
         """Take a directory out of sight at once and remove it; call under :meth:`lock`."""
-        grave = self._folder / f"trash-{secrets.token_hex(4)}"
+        grave = self._folder / f"{TRASH}{secrets.token_hex(4)}"
         path.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
 
@@ -146,12 +147,12 @@ class Drafts:
         for path in self._folder.iterdir():
             if path.name.startswith("tmp-"):
                 path.unlink(missing_ok=True)
-            elif path.name.startswith("trash-"):
+            elif path.name.startswith(TRASH):
                 dead.append(path)
             elif path.is_dir():
                 with contextlib.suppress(FileNotFoundError):  # its builder may be removing it at this moment
                     if _is_dead(path):
-                        grave = self._folder / f"trash-{secrets.token_hex(4)}"
+                        grave = self._folder / f"{TRASH}{secrets.token_hex(4)}"
                         path.rename(grave)
                         dead.append(grave)
         return dead
@@ -184,18 +185,27 @@ def sync_directory(folder: Path) -> None:
     _sync(folder)
 
 
+def is_locked(draft: Path) -> bool:
+    """Whether a builder holds a draft, or the file system has no locks; call under :meth:`Drafts.lock`.
+
+    Raises:
+        OSError: if its lock is not there or cannot be opened.
+    """
+    held = os.open(draft / "lock", os.O_RDWR)
+    try:
+        return not flock(held, wait=False)
+    finally:
+        release(held)
+
+
 def _is_dead(draft: Path) -> bool:
     try:
-        held = os.open(draft / "lock", os.O_RDWR)
+        if is_locked(draft):
+            return False
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    try:
-        if not flock(held, wait=False):
-            return False
-    finally:
-        release(held)
     quiet = time.time() - _last_change(draft)
     if draft.name.startswith(_KEPT):
         return quiet > _KEPT_SECONDS

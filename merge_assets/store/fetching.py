@@ -7,9 +7,9 @@ two readings agree: what garbles them on their way does not do so twice in the s
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import Executor
 from itertools import pairwise
-from typing import Protocol
 
 from merge_assets.errors import StoreError
 from merge_assets.store.s3 import S3Backend
@@ -18,18 +18,31 @@ CHUNK = 4 << 20
 """Bytes of one request."""
 
 _LOOKS = 10
+_BLOCK = 1 << 20
 
 
-class LocalBytes(Protocol):
-    """A local file that is being filled from several threads; offsets are from its beginning."""
+class LocalFile:
+    """An open local file that is filled from several threads; offsets are from its beginning."""
 
-    def write(self, offset: int, data: bytes) -> None: ...
+    def __init__(self, held: int) -> None:
+        self._held = held
 
-    def read(self, offset: int, count: int) -> bytes: ...
+    def write(self, offset: int, data: bytes) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._held, memoryview(data)[done:], offset + done)
+
+    def read(self, offset: int, count: int) -> bytes:
+        return os.pread(self._held, count, offset)
 
     def digest(self) -> str:
         """sha256 of all of it."""
-        ...
+        digest = hashlib.sha256()
+        buffer, at = memoryview(bytearray(_BLOCK)), 0
+        while count := os.preadv(self._held, [buffer], at):
+            digest.update(buffer[:count])
+            at += count
+        return digest.hexdigest()
 
 
 def fetch_range(backend: S3Backend, path: str, begin: int, end: int, sha256: str) -> bytes:
@@ -66,7 +79,7 @@ def fetch_into(
     begin: int,
     end: int,
     sha256: str,
-    file: LocalBytes,
+    file: LocalFile,
     pool: Executor,
 ) -> None:
     """Bring a piece of any size, several chunks at once.

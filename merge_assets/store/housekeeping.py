@@ -18,8 +18,9 @@ from typing import Any
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress
 from merge_assets.store.backend import Backend, Listed, files_path
+from merge_assets.store.drafts import TRASH
 from merge_assets.store.inventory import Inventory, Stored, Unfinished, survey, version_of_key
-from merge_assets.store.local import TRASH, LocalBackend
+from merge_assets.store.local import LocalBackend
 from merge_assets.store.names import CURRENT, KEYS
 from merge_assets.store.s3 import S3Backend, Upload
 from merge_assets.store.s3_progress import PROGRESS

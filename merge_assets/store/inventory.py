@@ -15,7 +15,8 @@ from typing import TypeVar
 from merge_assets.errors import StoreError
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.backend import Backend, Listed
-from merge_assets.store.local import DRAFTS, LocalBackend
+from merge_assets.store.drafts import DRAFTS
+from merge_assets.store.local import LocalBackend
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import BUILDS, CLAIM, CURRENT, KEYS, MANIFEST, check_line, is_version
 from merge_assets.store.s3 import S3Backend, Upload

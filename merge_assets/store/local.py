@@ -16,8 +16,7 @@ from typing import BinaryIO
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend, Listed
-from merge_assets.store.drafts import Drafts, sync_directory, sync_tree, writing
-from merge_assets.store.locks import flock, release
+from merge_assets.store.drafts import DRAFTS, TRASH, Drafts, is_locked, sync_directory, sync_tree, writing
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import MANIFEST
 
@@ -145,13 +144,13 @@ class LocalBackend(Backend):
         if not folder.is_dir():
             return {}
         with writing(self.root), self._drafts.lock():  # nobody may take the probe of a lock for a builder
-            return {path.name: _is_locked(path) for path in folder.iterdir() if path.is_dir()}
+            return {path.name: _is_held(path) for path in folder.iterdir() if path.is_dir()}
 
     def remove_draft(self, name: str) -> None:
         """Remove a draft, unless somebody writes to it."""
         path = self.root / DRAFTS / name
         with writing(self.root), self._drafts.lock(), contextlib.suppress(FileNotFoundError):
-            if not _is_locked(path):
+            if not _is_held(path):
                 self._drafts.trash(path)
 
     def freed(self, paths: Iterable[str]) -> int:
@@ -173,19 +172,11 @@ class LocalBackend(Backend):
                 (self.root / path).unlink(missing_ok=True)
 
 
-def _is_locked(draft: Path) -> bool:
+def _is_held(draft: Path) -> bool:
     try:
-        held = os.open(draft / "lock", os.O_RDWR)
+        return is_locked(draft)
     except FileNotFoundError:
         return False
-    try:
-        return not flock(held, wait=False)
-    finally:
-        release(held)
-
-
-DRAFTS, TRASH = ".drafts", "trash-"
-"""Where versions go on their way out, for :class:`Drafts` to sweep if their remover is killed."""
 
 
 def local_sizes(folder: Path) -> dict[str, int]:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from merge_assets.errors import Stopped
+from merge_assets.progress import ShouldStop
+
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -15,6 +21,36 @@ def exclusive(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _held(os.open(path, os.O_CREAT | os.O_RDWR, 0o666), wait=True) as locked:
         yield locked
+
+
+@contextlib.contextmanager
+def exclusive_unless_stopped(path: Path, should_stop: ShouldStop | None) -> Iterator[None]:
+    """Like :func:`exclusive`, for work that takes long: who waits can be stopped.
+
+    Raises:
+        Stopped: on request.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        while not _taken(held):
+            if should_stop is not None and should_stop():
+                raise Stopped(f"stopped while waiting for {path}")
+            time.sleep(_POLL_SECONDS)
+        yield
+    finally:
+        release(held)
+
+
+def _taken(held: int) -> bool:
+    """Whether nobody else holds the lock; also where the file system has no locks."""
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 @contextlib.contextmanager

@@ -114,3 +114,9 @@ def is_whole(file: PlannedFile, origins: Mapping[str, Origin], head: str) -> str
         ):
             return None
     return first.path
+
+
+def nonfinite(details: Mapping[str, object], tensor: str) -> int:
+    """NaN and infinite elements of a tensor of a version, as they were counted when it was written."""
+    counts = details.get("nonfinite")
+    return int(counts.get(tensor, 0)) if isinstance(counts, Mapping) else 0

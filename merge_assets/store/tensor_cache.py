@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import threading
@@ -13,11 +12,9 @@ from pathlib import Path
 from merge_assets.errors import StoreError
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.backend import files_path
-from merge_assets.store.fetching import fetch_into
+from merge_assets.store.fetching import LocalFile, fetch_into
 from merge_assets.store.manifest import Piece
 from merge_assets.store.s3 import S3Backend
-
-_BLOCK = 1 << 20
 
 
 class TensorCache:
@@ -65,7 +62,7 @@ class TensorCache:
         try:
             if piece.size:
                 os.posix_fallocate(held, 0, piece.size)  # filling a file with holes costs several times as much
-            fetch_into(backend, path, begin, end, sha256, _File(held), self._pool)
+            fetch_into(backend, path, begin, end, sha256, LocalFile(held), self._pool)
             temporary.replace(target)
         except BaseException as error:
             os.close(held)
@@ -94,29 +91,6 @@ class TensorCache:
             with contextlib.suppress(OSError):
                 path.unlink()
             total -= size
-
-
-class _File:
-    """See :class:`merge_assets.store.fetching.LocalBytes`."""
-
-    def __init__(self, held: int) -> None:
-        self._held = held
-
-    def write(self, offset: int, data: bytes) -> None:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self._held, memoryview(data)[done:], offset + done)
-
-    def read(self, offset: int, count: int) -> bytes:
-        return os.pread(self._held, count, offset)
-
-    def digest(self) -> str:
-        digest = hashlib.sha256()
-        buffer, at = memoryview(bytearray(_BLOCK)), 0
-        while count := os.preadv(self._held, [buffer], at):
-            digest.update(buffer[:count])
-            at += count
-        return digest.hexdigest()
 
 
 def _full(folder: Path, error: OSError) -> StoreError:

@@ -76,7 +76,7 @@ class StoredModels:
 
     def inputs(self) -> FetchedFiles:
         """What the engine reads inputs through."""
-        return FetchedFiles(self._fetch)
+        return FetchedFiles(self._fetch, self._cache.close)
 
     def origin(self, plan: Plan, item: TensorInput) -> Origin | None:
         """Where the bytes of an input lie in the store; ``None`` for one that lies elsewhere."""

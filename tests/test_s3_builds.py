@@ -62,6 +62,31 @@ def test_a_variant_in_the_bucket_is_read_tensor_by_tensor(
     assert again.store.lines("variants") == []
 
 
+def test_what_is_read_again_stays_on_the_local_disk(root: Path, rgw: Rgw, bucket: str, tmp_path: Path) -> None:
+    build(workspace(root, f"s3://{bucket}", rgw.options()), "mean")
+    cache = tmp_path / "cache"
+
+    def read(weight: int, limit: int = 1_000_000_000) -> tuple[int, int]:
+        """Bytes that came for one more recipe, and bytes of the cache after it."""
+        text = f"merge_method: linear\nparameters: {{normalize: false, weight: {weight}}}\nmodels: [{{model: mean}}]\n"
+        (root / "recipes" / f"times{weight}.yaml").write_text(text)
+        with FaultProxy(rgw.url) as proxy:
+            space = workspace(root, f"s3://{bucket}", rgw.options(proxy.url), cache_dir=cache, cache_size=limit)
+            build(space, f"times{weight}")
+            came = proxy.counts(method="GET", path="safetensors").sent
+        return came, sum(path.stat().st_size for path in (cache / "tensors").rglob("*") if path.is_file())
+
+    first, kept_first = read(2)
+    assert kept_first == 0  # most inputs are read by one build only
+    second, kept = read(3)
+    assert second == pytest.approx(first, rel=0.01) == pytest.approx(kept, rel=0.01)
+    third, _ = read(4)
+    assert third < 0.01 * first
+    for path in (cache / "tensors").glob("??/*"):
+        path.write_bytes(b"")
+    assert read(5, kept // 2)[1] <= kept // 2
+
+
 def test_layers_of_a_bucket_are_copied_by_the_server(
     local: dict[str, dict[str, str]], root: Path, rgw: Rgw, bucket: str, tmp_path: Path
 ) -> None:

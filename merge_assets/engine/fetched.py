@@ -6,7 +6,6 @@ of bytes ahead, so that fetching and arithmetic overlap.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -25,15 +24,19 @@ _WALKERS = 4
 Fetch = Callable[[str, TensorInput], int]
 """(location of the model, input) -> a descriptor of a local file that holds the input and nothing else."""
 
+Free = Callable[[int], None]
+"""What is told of a descriptor that is no longer needed."""
+
 _Key = tuple[int, str, int]
 
 
 class FetchedFiles(InputFiles):
     """Inputs of which some lie in an object store: those of models whose location is a URL."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, free: Free) -> None:
         super().__init__()
         self._fetch = fetch
+        self._free = free
         self._change = threading.Condition()
         self._uses: Counter[_Key] = Counter()
         self._open: dict[_Key, int] = {}
@@ -90,7 +93,7 @@ class FetchedFiles(InputFiles):
             with self._lock:
                 self._descriptors.pop(f"{location}/{item.header.file}#{item.header.name}", None)
             if descriptor is not None:
-                os.close(descriptor)
+                self._free(descriptor)
 
     def __exit__(self, *_: object) -> None:
         with self._change:
@@ -103,7 +106,7 @@ class FetchedFiles(InputFiles):
         with self._lock:
             self._descriptors = {path: held for path, held in self._descriptors.items() if held not in ours}
         for descriptor in ours:
-            os.close(descriptor)
+            self._free(descriptor)
         super().__exit__()
 
     def _inputs(self, tensor: OutputTensor) -> dict[_Key, TensorInput]:

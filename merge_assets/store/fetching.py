@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import Executor
+from collections import deque
+from concurrent.futures import Executor, Future
+from concurrent.futures import wait as wait_for
 from itertools import pairwise
 
 from merge_assets.errors import StoreError
@@ -19,6 +21,8 @@ CHUNK = 4 << 20
 
 _LOOKS = 10
 _BLOCK = 1 << 20
+_IN_ORDER = 4
+"""Chunks of a piece that may be on their way, or wait for one before them, at once."""
 
 
 class LocalFile:
@@ -99,8 +103,10 @@ def fetch_into(
     edges = [*range(begin, end, CHUNK), end]
     chunks = list(pairwise(edges))
 
-    def bring(chunk: tuple[int, int]) -> None:
-        file.write(chunk[0] - begin, backend.read_range(path, *chunk))
+    def bring(chunk: tuple[int, int]) -> bytes:
+        data = backend.read_range(path, *chunk)
+        file.write(chunk[0] - begin, data)
+        return data
 
     def bring_again(chunk: tuple[int, int]) -> bool:
         """Whether it came as the last time."""
@@ -110,8 +116,20 @@ def fetch_into(
             file.write(chunk[0] - begin, data)
         return same
 
-    list(pool.map(bring, chunks))
-    if file.digest() == sha256:
+    digest = hashlib.sha256()
+    coming: deque[Future[bytes]] = deque()
+    try:
+        for chunk in chunks:
+            if len(coming) == _IN_ORDER:
+                digest.update(coming.popleft().result())
+            coming.append(pool.submit(bring, chunk))
+        while coming:
+            digest.update(coming.popleft().result())
+    finally:  # nobody may write into the file when it is closed
+        for future in coming:
+            future.cancel()
+        wait_for(coming)
+    if digest.hexdigest() == sha256:
         return
     # One bad chunk in a large piece must not mean to read all of it until every chunk comes right in one go.
     doubtful = chunks

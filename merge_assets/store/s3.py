@@ -5,7 +5,6 @@ All goes through s3fs, whose credentials, endpoint and settings are used as they
 
 from __future__ import annotations
 
-import ctypes
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ LARGEST_COPY = 5 << 30
 
 _READ_AHEAD = 4 << 20
 
-_M_MMAP_THRESHOLD = -3
-
 
 @dataclass(frozen=True)
 class Upload:
@@ -46,7 +43,6 @@ class S3Backend(RemoteBackend):
     def __init__(self, root: str, options: Mapping[str, Any], scratch: Path | None) -> None:
         super().__init__(root, options, scratch)
         self._fs.retries = 1  # of s3fs; botocore and this class try again, which is enough
-        _return_large_blocks()
 
     def building(
         self,
@@ -264,13 +260,3 @@ def _code(error: BaseException | None) -> str:
             return str(response.get("Error", {}).get("Code", ""))
         error = error.__cause__ or error.__context__
     return ""
-
-
-def _return_large_blocks() -> None:
-    """Have the C library give blocks of a megabyte back to the system when they are freed.
-
-    By itself it keeps those of the sizes of parts, of which every thread then holds some for good.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 1 << 20)

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HEAD = re.compile(r"[^@+\s][^@+]*(@[^@+\s]+)?")
 
 
@@ -47,6 +48,11 @@ class ModelReference:
     def looks_like_hub_id(self) -> bool:
         """True for ``org/name``, which is also a legal relative path."""
         return _HUB_ID.fullmatch(self.path) is not None
+
+    @property
+    def is_commit(self) -> bool:
+        """True if the revision is a full commit id, which names the same bytes for ever."""
+        return _COMMIT.fullmatch(self.revision or "") is not None
 
     @property
     def is_url(self) -> bool:

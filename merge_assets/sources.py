@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from merge_assets.checkpoint import (
     Checkpoint,
     CheckpointDigest,
-    TensorHeader,
     digest_checkpoint,
     open_adapter,
     open_any,
     open_checkpoint,
 )
 from merge_assets.errors import CheckpointError, RecipeError
-from merge_assets.plan import Plan, PlanInput, build_plan
+from merge_assets.identity import ModelIdentity, analysis_line, checkpoint_line, variant_line
+from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import LayerFigure, Recipe, RecipeBook, load_recipe
 from merge_assets.reference import ModelReference
@@ -31,27 +30,6 @@ from merge_assets.stored import StoredModels, tensor_digests
 if TYPE_CHECKING:
     from merge_assets.evaluation.suite import Suites
     from merge_assets.hub import Hub
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What a model reference turned out to be.
-
-    Attributes:
-        kind: another recipe's variant, a local directory, or a repository on the Hub.
-        parts: path of the model in asset keys and store lines.
-        title: name for people.
-        reference: as written.
-    """
-
-    kind: Literal["recipe", "local", "hub"]
-    parts: tuple[str, ...]
-    title: str
-    reference: ModelReference
-
-    @property
-    def slug(self) -> str:
-        return "/".join(self.parts)
 
 
 class Workspace:
@@ -196,6 +174,9 @@ class Workspace:
             directory = self.local_path(reference)
             assert directory is not None
             return PlanInput(reference, self.open_local(directory))
+        mirrored = self._mirror_of(reference)
+        if mirrored is not None:
+            return self._of_artifact(reference, mirrored, local=False)
         revision = self.hub.resolve(reference)
         return PlanInput(reference, self.hub.open(revision), self.hub.fingerprint(revision))
 
@@ -291,9 +272,20 @@ class Workspace:
         from merge_assets.hub.mirror import mirror
 
         wanted = ModelReference(reference.path, commit) if commit else reference
+        line = checkpoint_line(reference)
+        found = self._mirror_of(wanted)
+        if found is not None:
+            self.store.set_current(line, found.version)
+            return found
         revision = self.hub.resolve(wanted)
-        line = f"checkpoints/{reference.path}"
         return mirror(self.hub, revision, self.store, line, self.cache, progress=progress, should_stop=should_stop)
+
+    def _mirror_of(self, reference: ModelReference) -> Artifact | None:
+        """The mirror of a commit, for which the Hub need not be asked."""
+        if not (self.store.in_bucket and reference.is_commit):
+            return None
+        versions = self.store.versions(checkpoint_line(reference))
+        return next((v for v in versions if v.manifest.inputs.get(reference.path) == reference.revision), None)
 
     def _downloaded(
         self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
@@ -391,52 +383,3 @@ class Workspace:
 
         directory = artifact.directory(self.cache / "artifacts")
         return [LayerFigure(**row) for row in read_layers(directory, template.tensor or "", template.by)]
-
-
-def variant_line(name: str) -> str:
-    """Store line of a recipe's variants."""
-    return f"variants/{name}"
-
-
-def analysis_line(model: ModelIdentity) -> str:
-    """Store line of a model's analyses."""
-    return f"analyses/{model.slug}"
-
-
-def scores_line(model: ModelIdentity, suite: str) -> str:
-    """Store line of a model's scores on one suite."""
-    return f"scores/{model.slug}/{suite}"
-
-
-def planned_checkpoint(plan: Plan, read_file: Callable[[str, str], bytes]) -> Checkpoint:
-    """The checkpoint that a plan describes, before it is built.
-
-    Args:
-        plan: the plan.
-        read_file: gives a small file of a model, by the model's location and the file's name.
-    """
-    tensors: Mapping[str, TensorHeader] = {
-        tensor.name: TensorHeader(
-            name=tensor.name,
-            dtype=tensor.dtype,
-            shape=tensor.shape,
-            file=plan.shards[tensor.shard].file,
-            begin=tensor.begin,
-            end=tensor.end,
-        )
-        for tensor in plan.tensors
-    }
-    files = {shard.file: shard.size for shard in plan.shards} | {c.file: c.size for c in plan.carried}
-    texts = {written.file: written.text.encode() for written in plan.written}
-    places = {c.file: plan.models[c.model].location for c in plan.carried}
-
-    def read(name: str) -> bytes:
-        if name in texts:
-            return texts[name]
-        try:
-            return read_file(places[name], name)
-        except (KeyError, OSError):  # of a recipe whose inputs were not downloaded yet
-            raise CheckpointError(f"{name}: is not there yet; run `merge-assets build {plan.recipe}`") from None
-
-    files |= {name: len(text) for name, text in texts.items()}
-    return Checkpoint(f"recipe:{plan.recipe}", tensors, plan.config, files, reader=read)

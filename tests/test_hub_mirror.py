@@ -106,6 +106,20 @@ def test_of_a_commit_only_the_changed_shard_is_downloaded_and_only_its_changed_t
     assert second.manifest.files[name].sha256 == hashlib.sha256(data).hexdigest()
 
 
+def test_a_mirrored_commit_is_built_from_without_the_hub(
+    space: api.Workspace, hub_of_base: HubServer, rgw: Rgw, bucket: str
+) -> None:
+    space.fetch(REFERENCE, local=False)
+    root, commit = space.settings.root, mirrored(space).manifest.details["commit"]
+    (root / "recipes" / "pinned.yaml").write_text(ONE.replace("acme/base", f"acme/base@{commit}"))
+    asked = len(hub_of_base.served)
+    again = opened(root, rgw, bucket, hub_of_base)
+    assert api.plan(again, again.recipe("pinned")).bytes_to_write > 0
+    built = build(again, "pinned")
+    assert dict(built.artifact.manifest.inputs) == {f"acme/base@{commit}": mirrored(space).version}
+    assert len(hub_of_base.served) == asked
+
+
 def test_another_model_card_is_no_other_version(space: api.Workspace, hub_of_base: HubServer) -> None:
     space.fetch(REFERENCE, local=False)
     version, before = mirrored(space).version, downloaded(hub_of_base)

@@ -17,8 +17,9 @@ from merge_assets.api.importing import Found, import_recipe, write_recipe
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
+from merge_assets.identity import ModelIdentity
 from merge_assets.recipe import load_recipe
-from merge_assets.sources import ModelIdentity, Workspace
+from merge_assets.sources import Workspace
 
 __all__ = [
     "Analysed",

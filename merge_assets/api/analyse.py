@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_assets.identity import analysis_line
 from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace, analysis_line
+from merge_assets.sources import Workspace
 from merge_assets.store import Artifact
 
 if TYPE_CHECKING:

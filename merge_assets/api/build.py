@@ -13,12 +13,13 @@ from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.engine.agreement import check_agreement
 from merge_assets.errors import CheckpointError, EngineError, HubError, RecipeError
+from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace, variant_line
+from merge_assets.sources import Workspace
 from merge_assets.store import Artifact, Origin, PlannedFile, PlannedPiece, nonfinite
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from merge_assets.errors import StoreError
+from merge_assets.identity import checkpoint_line
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.sources import Workspace
 from merge_assets.store import FileEntry, Piece
@@ -114,7 +115,7 @@ def pins(workspace: Workspace, found: Inventory) -> dict[Name, str]:
     for recipe in workspace.book.recipes.values():
         for reference in recipe.references():
             for part in (reference.model, reference.lora):
-                versions = found.versions.get(f"checkpoints/{part.path}", ()) if part and part.revision else ()
+                versions = found.versions.get(checkpoint_line(part), ()) if part and part.revision else ()
                 if part is None or not versions:
                     continue
                 meant = _of_revision(found, versions, str(part), part.revision or "")

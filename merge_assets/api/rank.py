@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from merge_assets.api.score import SCORES_FILE
 from merge_assets.errors import CheckpointError, MergeAssetsError
+from merge_assets.identity import ModelIdentity, scores_line, variant_line
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.sources import ModelIdentity, Workspace, scores_line, variant_line
+from merge_assets.sources import Workspace
 from merge_assets.store import Artifact
 
 if TYPE_CHECKING:

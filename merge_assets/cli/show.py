@@ -12,6 +12,7 @@ from merge_assets import api
 from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size
 from merge_assets.errors import MergeAssetsError
+from merge_assets.identity import variant_line
 from merge_assets.plan import Plan
 from merge_assets.plan.describe import (
     dropped_tensors,
@@ -25,7 +26,6 @@ from merge_assets.plan.describe import (
 from merge_assets.plan.difference import difference
 from merge_assets.recipe import Recipe
 from merge_assets.settings import load_settings
-from merge_assets.sources import variant_line
 
 
 def show_recipes(*, as_json: bool) -> int:

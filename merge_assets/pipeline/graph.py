@@ -12,11 +12,12 @@ from typing import TypeVar
 import dagster as dg
 
 from merge_assets.errors import CheckpointError
+from merge_assets.identity import ModelIdentity
 from merge_assets.pipeline.keys import base_key, broken_key, scores_key, snr_key, variant_key
 from merge_assets.plan.assemble import not_analysed
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.sources import ModelIdentity, Workspace
+from merge_assets.sources import Workspace
 
 SNR_METRICS = ("snr", "margin")
 

@@ -6,7 +6,6 @@ recorded with the same data version, which triggers nothing; builds then name a 
 """
 
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +39,6 @@ SURE_AFTER = 3
 
 PINNED_SECONDS = 3600
 """How often it is looked up, without the network, that a pinned commit is still recorded."""
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Event = dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -276,10 +273,7 @@ def _observation(
 
 def _is_settled(node: ModelNode, known: Recorded | None) -> bool:
     """Whether a reference names a commit, which cannot move, and that commit is recorded."""
-    revision = node.reference.revision
-    return (
-        revision is not None and known is not None and known.revision == revision and bool(_COMMIT.fullmatch(revision))
-    )
+    return node.reference.is_commit and known is not None and known.revision == node.reference.revision
 
 
 def _summary(agenda: Agenda, asked: int, now: float) -> str:

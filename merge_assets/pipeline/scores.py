@@ -6,6 +6,7 @@ import dagster as dg
 
 from merge_assets.errors import MergeAssetsError
 from merge_assets.evaluation.suite import Suite
+from merge_assets.identity import scores_line
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import ScoresNode
@@ -14,7 +15,7 @@ from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import code_references, one_sentence, scores_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
-from merge_assets.sources import Workspace, scores_line
+from merge_assets.sources import Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores

@@ -8,11 +8,12 @@ from typing import NoReturn
 import dagster as dg
 
 from merge_assets.errors import RecipeError
+from merge_assets.identity import analysis_line, scores_line, variant_line
 from merge_assets.pipeline.graph import Graph, ModelNode
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.versions import Recorded, out_of_date
 from merge_assets.recipe.book import not_stored
-from merge_assets.sources import Workspace, analysis_line, scores_line, variant_line
+from merge_assets.sources import Workspace
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""What a model reference turned out to be, and the store lines that belong to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from merge_assets.reference import ModelReference
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a model reference turned out to be.
+
+    Attributes:
+        kind: another recipe's variant, a local directory, or a repository on the Hub.
+        parts: path of the model in asset keys and store lines.
+        title: name for people.
+        reference: as written.
+    """
+
+    kind: Literal["recipe", "local", "hub"]
+    parts: tuple[str, ...]
+    title: str
+    reference: ModelReference
+
+    @property
+    def slug(self) -> str:
+        return "/".join(self.parts)
+
+
+def checkpoint_line(reference: ModelReference) -> str:
+    """Store line of a Hub model's mirrors."""
+    return f"checkpoints/{reference.path}"
+
+
+def variant_line(name: str) -> str:
+    """Store line of a recipe's variants."""
+    return f"variants/{name}"
+
+
+def analysis_line(model: ModelIdentity) -> str:
+    """Store line of a model's analyses."""
+    return f"analyses/{model.slug}"
+
+
+def scores_line(model: ModelIdentity, suite: str) -> str:
+    """Store line of a model's scores on one suite."""
+    return f"scores/{model.slug}/{suite}"

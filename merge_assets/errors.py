@@ -55,6 +55,10 @@ class StoreError(MergeAssetsError):
     """The artifact store cannot be reached, or an artifact in it is incomplete or damaged."""
 
 
+class DamageError(StoreError):
+    """Bytes of the store are not those that a manifest records."""
+
+
 class HubError(MergeAssetsError):
     """The Hub does not have what was asked for, or refuses it."""
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from merge_assets.errors import StoreError
+from merge_assets.errors import DamageError, StoreError
 from merge_assets.identity import checkpoint_line
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.sources import Workspace
 from merge_assets.store import FileEntry, Piece
-from merge_assets.store.backend import Listed, files_path
+from merge_assets.store.backend import Listed, files_path, wrong_sizes
 from merge_assets.store.housekeeping import (
     Done,
     Litter,
@@ -27,13 +26,11 @@ from merge_assets.store.housekeeping import (
 )
 from merge_assets.store.inventory import Inventory, Stored, survey
 from merge_assets.store.names import CURRENT, MANIFEST
+from merge_assets.store.reuse import sample
 from merge_assets.store.s3_progress import PROGRESS
 from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
 
 _READERS = 4
-_SAMPLE = 1000
-"""A sample is one byte of so many, in whole pieces, with the head of every file and at least one piece."""
-
 _SMALL = 1 << 20
 """Bytes of a file without pieces that a sample reads."""
 
@@ -177,18 +174,18 @@ def verify(
     problems = []
     chosen = [_sample(stored) if sampled else {} for stored in targets]
     sizes = [
-        sum(piece.size for pieces in sample.values() for piece in pieces) if sampled else stored.size
-        for stored, sample in zip(targets, chosen, strict=True)
+        sum(piece.size for some in pieces.values() for piece in some) if sampled else stored.size
+        for stored, pieces in zip(targets, chosen, strict=True)
     ]
     total, done = sum(sizes), 0
-    for stored, sample, size in zip(targets, chosen, sizes, strict=True):
+    for stored, pieces, size in zip(targets, chosen, sizes, strict=True):
 
         def report(moved: int, _: int, what: str, done: int = done, stored: Stored = stored) -> None:
             if progress is not None:
                 progress(done + moved, total, stored.artifact.line)
 
         if sampled:
-            wrong = _verify_sample(stored, sample, size, report, should_stop)
+            wrong = _verify_sample(stored, pieces, size, report, should_stop)
         else:
             wrong = _verify(workspace, stored, report, should_stop)
         done += size
@@ -304,47 +301,34 @@ def _sample(stored: Stored) -> dict[str, list[Piece]]:
             chosen[name] = [Piece("", 0, entry.size, entry.sha256 or "")] if small else []
             continue
         head, *rest = entry.pieces
-        chosen[name] = [head]
-        budget = entry.size // _SAMPLE
-        for number, piece in enumerate(random.sample(rest, len(rest))):
-            if not number or piece.size <= budget:
-                chosen[name].append(piece)
-                budget -= piece.size
+        chosen[name] = [head, *(sample(rest) if rest else ())]
     return chosen
 
 
 def _verify_sample(
     stored: Stored,
-    sample: Mapping[str, Sequence[Piece]],
+    chosen: Mapping[str, Sequence[Piece]],
     total: int,
     progress: Progress,
     should_stop: ShouldStop | None,
 ) -> dict[str, str]:
     artifact = stored.artifact
     start = len(files_path(artifact.manifest)) + 1
-    there = {entry.path[start:]: entry.size for entry in stored.files}
-    wrong = {}
-    for name, entry in artifact.manifest.files.items():
-        if name not in there:
-            wrong[name] = "missing"
-        elif there[name] != entry.size:
-            wrong[name] = f"{there[name]} bytes, {entry.size} in the manifest"
+    wrong = wrong_sizes({entry.path[start:]: entry.size for entry in stored.files}, artifact.manifest)
 
     def job(name: str) -> Callable[[Watch], None]:
         def run(watch: Watch) -> None:
-            for piece in sample[name]:
+            for piece in chosen[name]:
                 try:
                     artifact.read_piece(name, piece)
-                except StoreError as error:
-                    if "not those that" not in str(error):  # the store cannot be reached
-                        raise
+                except DamageError:
                     what = piece.name or "the header" if artifact.manifest.files[name].pieces else "its content"
                     wrong[name] = f"{what} (bytes {piece.begin} to {piece.end}) is not what the manifest records"
                 watch.relative_update(piece.size)
 
         return run
 
-    jobs = {name: job(name) for name in sample if name not in wrong}
+    jobs = {name: job(name) for name in chosen if name not in wrong}
     run_batch(jobs, total, workers=_READERS, progress=progress, should_stop=should_stop)
     return wrong
 

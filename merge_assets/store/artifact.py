@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from merge_assets.errors import StoreError
+from merge_assets.errors import DamageError, StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend, files_path
 from merge_assets.store.drafts import Drafts, sync_tree
@@ -108,13 +108,13 @@ class Artifact:
                 raise StoreError(f"{self.url}/{name}: is missing; build the version again")
             if hashlib.sha256(data).hexdigest() == self.manifest.files[name].sha256:
                 return data
-        raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
+        raise DamageError(f"{self.url}/{name}: {_DAMAGED}")
 
     def read_piece(self, name: str, piece: Piece) -> bytes:
         """One piece of a file, checked against its digest; for pieces that fit in memory.
 
         Raises:
-            StoreError: if its bytes are not those of the manifest.
+            DamageError: if its bytes are not those of the manifest.
         """
         path = f"{files_path(self.manifest)}/{name}"
         if isinstance(self.backend, S3Backend):
@@ -123,7 +123,7 @@ class Artifact:
             file.seek(piece.begin)
             data = file.read(piece.size)
         if hashlib.sha256(data).hexdigest() != piece.sha256:
-            raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
+            raise DamageError(f"{self.url}/{name}: {_DAMAGED}")
         return data
 
     def origin(self, name: str, piece: Piece) -> Origin:
@@ -159,7 +159,7 @@ class Artifact:
                     with target.open("rb") as file:
                         if what_is_wrong(file, self.manifest.files[name], watch.quiet()) is None:
                             return
-                raise StoreError(f"{self.url}/{name}: {_DAMAGED}")
+                raise DamageError(f"{self.url}/{name}: {_DAMAGED}")
 
             return run
 

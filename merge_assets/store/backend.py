@@ -161,13 +161,16 @@ def size_problems(backend: Backend, manifest: Manifest) -> dict[str, str]:
     """Files that are missing or have another size than the manifest says: name -> what is wrong."""
     problems: dict[str, str] = {}
     for _ in range(backend.looks):
-        present = backend.sizes(files_path(manifest))
-        problems = {}
-        for name, entry in manifest.files.items():
-            if name not in present:
-                problems[name] = "missing"
-            elif present[name] != entry.size:
-                problems[name] = f"{present[name]} bytes, {entry.size} in the manifest"
+        problems = wrong_sizes(backend.sizes(files_path(manifest)), manifest)
         if not problems:
             break
     return problems
+
+
+def wrong_sizes(present: Mapping[str, int], manifest: Manifest) -> dict[str, str]:
+    """Files that are not among those present, or with another size: name -> what is wrong."""
+    return {
+        name: f"{present[name]} bytes, {entry.size} in the manifest" if name in present else "missing"
+        for name, entry in manifest.files.items()
+        if present.get(name) != entry.size
+    }

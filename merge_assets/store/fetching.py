@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for
 from itertools import pairwise
 
-from merge_assets.errors import StoreError
+from merge_assets.errors import DamageError
 from merge_assets.store.s3 import S3Backend
 
 CHUNK = 4 << 20
@@ -53,7 +53,7 @@ def fetch_range(backend: S3Backend, path: str, begin: int, end: int, sha256: str
     """Bytes of a file that have a digest; for those that fit in memory.
 
     Raises:
-        StoreError: if they never come as the digest says.
+        DamageError: if they never come as the digest says.
     """
     for _ in range(_LOOKS):
         data = backend.read_range(path, begin, end)
@@ -66,7 +66,7 @@ def fetch_unknown(backend: S3Backend, path: str, begin: int, end: int) -> bytes:
     """Bytes of a file that no digest tells of.
 
     Raises:
-        StoreError: if no two readings in a row are the same.
+        DamageError: if no two readings in a row are the same.
     """
     data = backend.read_range(path, begin, end)
     for _ in range(_LOOKS):
@@ -98,7 +98,7 @@ def fetch_into(
         pool: for the chunks.
 
     Raises:
-        StoreError: if the piece never comes as the digest says.
+        DamageError: if the piece never comes as the digest says.
     """
     edges = [*range(begin, end, CHUNK), end]
     chunks = list(pairwise(edges))
@@ -144,8 +144,8 @@ def fetch_into(
     raise _damaged(backend, path, begin, end)
 
 
-def _damaged(backend: S3Backend, path: str, begin: int, end: int) -> StoreError:
-    return StoreError(
+def _damaged(backend: S3Backend, path: str, begin: int, end: int) -> DamageError:
+    return DamageError(
         f"{backend.url(path)}: bytes {begin} to {end} are not those that the manifest records; "
         "run `merge-assets store verify`, remove the version that it names and build it again"
     )

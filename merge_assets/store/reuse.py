@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -16,6 +16,7 @@ from merge_assets.store.backend import Backend, size_problems
 from merge_assets.store.building import hash_range
 from merge_assets.store.fetching import CHUNK
 from merge_assets.store.local import LocalBackend
+from merge_assets.store.manifest import Piece
 from merge_assets.store.planned import Origin
 from merge_assets.store.s3 import S3Backend
 
@@ -93,14 +94,19 @@ def _chosen(origins: list[Origin], verify: Verify) -> list[Origin]:
         return origins
     if verify == "off":
         return []
-    budget = sum(origin.piece.size for origin in origins) // _SAMPLE
-    smallest = min(origins, key=lambda origin: origin.piece.size)
-    sample = [smallest]
-    for origin in random.sample(origins, len(origins)):
-        if origin is not smallest and origin.piece.size <= budget:
-            budget -= origin.piece.size
-            sample.append(origin)
-    return sample
+    by_piece = {origin.piece: origin for origin in origins}
+    return [by_piece[piece] for piece in sample(list(by_piece))]
+
+
+def sample(pieces: Sequence[Piece]) -> list[Piece]:
+    """The smallest piece, and others by chance: about a thousandth of the bytes."""
+    smallest = min(pieces, key=lambda piece: piece.size)
+    chosen, budget = [smallest], sum(piece.size for piece in pieces) // _SAMPLE
+    for piece in random.sample(pieces, len(pieces)):
+        if piece is not smallest and piece.size <= budget:
+            budget -= piece.size
+            chosen.append(piece)
+    return chosen
 
 
 def _digest(backend: Backend, origin: Origin) -> str:

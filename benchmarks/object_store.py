@@ -85,7 +85,12 @@ class Bench:
                     outputs = [size for _, size in self._weights(bucket, "variants")]
                     self._clear(bucket, "variants")
                 for client in ("s3fs", "boto3"):
-                    for name, down, up in (("download", True, []), ("upload", False, outputs), ("both", True, outputs)):
+                    for name, down, up, folder in (
+                        ("download", True, [], ""),
+                        ("upload", False, outputs, ""),
+                        ("both", True, outputs, ""),
+                        ("both, through a file", True, outputs, str(self.folder)),
+                    ):
                         found[f"{client} {name}"] = self._step(
                             "copy",
                             client=client,
@@ -94,6 +99,7 @@ class Bench:
                             sources=sources,
                             down=down,
                             up=up,
+                            folder=folder,
                         )
                         self._clear(bucket, "copy")
                 rounds.append(found)

@@ -1,16 +1,20 @@
 """What builds into S3 are held against: the same bytes moved by the client alone, with the same requests and as many.
 
-Nothing is computed, hashed or written to a disk: ranges are downloaded and forgotten, and parts of one buffer are sent.
+Nothing is computed or hashed. The ideal copy does not even keep the bytes: ranges are downloaded and forgotten, and parts of
+one buffer are sent. Through a file, as copies from bucket to bucket do by way of a machine, what comes is written to it, and
+what goes is read from it.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from inspect import signature
+from itertools import accumulate
 from typing import Any, Protocol
 
 from merge_assets.store.fetching import CHUNK
@@ -73,7 +77,13 @@ _CLIENTS: dict[str, Callable[[str, dict[str, Any]], Client]] = {"s3fs": S3fs, "b
 
 
 def copy(
-    client: str, bucket: str, options: dict[str, Any], sources: list[tuple[str, int]], down: bool, up: Sequence[int]
+    client: str,
+    bucket: str,
+    options: dict[str, Any],
+    sources: list[tuple[str, int]],
+    down: bool,
+    up: Sequence[int],
+    folder: str = "",
 ) -> dict[str, Any]:
     """Download objects in chunks and upload others in parts.
 
@@ -86,6 +96,7 @@ def copy(
         sources: keys and sizes of what is read.
         down: whether to download.
         up: sizes of the objects to upload.
+        folder: of the file through which the bytes pass, no more of them up than down; if empty, they are forgotten.
     """
     ours = _CLIENTS[client](bucket, options)
     ours.call("list_objects_v2", MaxKeys=1)
@@ -94,11 +105,15 @@ def copy(
     parts = [(number, run) for number, size in enumerate(up) for run in plan_parts([Run(0, size)])]
     buffer = os.urandom(max((run.size for _, run in parts), default=0))
     change, come = threading.Condition(), 0
+    places = dict(zip(chunks, accumulate((end - begin for _, begin, end in chunks), initial=0), strict=False))
+    file = tempfile.TemporaryFile(dir=folder) if folder else None  # noqa: SIM115 - it goes with this function
 
     def read(chunk: tuple[str, int, int]) -> None:
         nonlocal come
         try:
-            ours.read(*chunk)
+            data = ours.read(*chunk)
+            if file is not None:
+                os.pwrite(file.fileno(), data, places[chunk])
         finally:  # also after an error, which then is raised below: nobody may wait for ever
             with change:
                 come += chunk[2] - chunk[1]
@@ -108,7 +123,9 @@ def copy(
         with change:
             change.wait_for(lambda: come >= due)
         # The store makes bytes of its own of what it reads of a file, too.
-        body = bytes(memoryview(buffer)[: run.size])
+        body = (
+            bytes(memoryview(buffer)[: run.size]) if file is None else os.pread(file.fileno(), run.size, due - run.size)
+        )
         answer = ours.call("upload_part", Key=f"copy/{number}", UploadId=uploads[number], PartNumber=part, Body=body)
         return number, part, str(answer["ETag"])
 

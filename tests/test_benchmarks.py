@@ -145,11 +145,25 @@ def test_a_plain_copy_moves_every_byte_once(client: str, rgw: Rgw, bucket: str):
     assert rgw.client().head_object(Bucket=bucket, Key="copy/1")["ContentLength"] == 5
 
 
+def test_a_copy_through_a_file_sends_what_came(rgw: Rgw, bucket: str, tmp_path: Path):
+    sent = os.urandom(9_000_001)
+    rgw.client().put_object(Bucket=bucket, Key="in", Body=sent)
+    copy("s3fs", bucket, rgw.options(), [("in", len(sent))], down=True, up=[len(sent)], folder=str(tmp_path))
+    assert rgw.client().get_object(Bucket=bucket, Key="copy/0")["Body"].read() == sent
+
+
 def test_the_throughput_of_a_build_is_told_as_a_share_of_the_plain_copy(capsys):
     build = {"wall": 4.0, "cpu": 1, "machine_cpu": 2, "input_bytes": 200e6, "output_bytes": 100e6}
     build |= {"phases": {"engine": 2, "wait for transfers": 1}, "peak_memory": 300e6, "idle_memory": 100e6}
     copies = {"wall": 2.0, "cpu": 1, "machine_cpu": 2, "bytes": 300e6}
-    rounds = [{"build": build, "build with checks": build, "s3fs both": copies}]
+    rounds = [
+        {
+            "build": build,
+            "build with checks": build,
+            "s3fs both": copies,
+            "s3fs both, through a file": copies | {"wall": 3.0},
+        }
+    ]
     show(
         {
             "machine": {"processor": "one"},
@@ -160,6 +174,6 @@ def test_the_throughput_of_a_build_is_told_as_a_share_of_the_plain_copy(capsys):
         }
     )
     lines = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
-    assert ["", "build", "4.00", "75", "0.50", "1.0", "2.0", ""] in lines
-    assert ["", "build, engine and transfers alone", "3.00", "100", "0.67", "1.0", "2.0", ""] in lines
+    assert ["", "build", "4.00", "75", "0.50", "0.75", "1.0", "2.0", ""] in lines
+    assert ["", "build, engine and transfers alone", "3.00", "100", "0.67", "1.00", "1.0", "2.0", ""] in lines
     assert any("200 MB" in line for line in lines)

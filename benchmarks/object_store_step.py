@@ -49,7 +49,7 @@ _PHASES = (
     ("merge_assets.store.building", "Building.add", "set out"),
     ("merge_assets.store.s3_building", "S3Building.add", "set out"),
     ("merge_assets.engine.execute", "execute", "engine"),
-    ("merge_assets.engine.checks", "check_variant", "checks"),
+    ("merge_assets.api.build", "check_variant", "checks"),
     ("merge_assets.store.draft", "BuildDraft.describe", "wait for transfers"),
     ("merge_assets.store.draft", "BuildDraft.commit", "publish"),
 )
@@ -110,7 +110,7 @@ def build(settings: dict[str, Any], recipe: str, checks: bool, imported: bool) -
         _connect(settings)
     phases = Phases()
     if not checks:
-        vars(importlib.import_module("merge_assets.engine.checks"))["check_variant"] = lambda *_, **__: []
+        vars(importlib.import_module("merge_assets.api.build"))["check_variant"] = lambda *_, **__: []
     space = api.Workspace.open(Settings(**settings))
     _forget_peak()
     idle, modules, cpu = _memory("VmRSS"), set(sys.modules), time.process_time()

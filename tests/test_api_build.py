@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,26 @@ def test_checks_pass_for_a_good_variant_and_fail_for_a_damaged_one(upscaled: Pat
     assert not damaged["config_agrees"].passed
     assert "model.layers.24" in damaged["config_agrees"].description
     assert not damaged["loads_and_generates"].passed
+
+
+def test_whether_config_and_tensors_agree_is_asked_once_for_the_same_config_names_and_shapes(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(checks, "loading_report", lambda config, tensors: asked.append(config) or {})
+    workspace(project, mean=LINEAR)
+    first = build(project, "mean")
+    assert len(asked) == 1
+    shutil.rmtree(project / "b")
+    write_llama(project / "b", seed=3)
+    second = build(project, "mean")
+    assert second.artifact.version != first.artifact.version
+    assert second.checks[1] == first.checks[1]
+    assert len(asked) == 1
+    config = json.loads((project / "a" / "config.json").read_text())
+    (project / "a" / "config.json").write_text(json.dumps(config | {"rope_theta": 5e5}))
+    build(project, "mean")
+    assert len(asked) == 2
 
 
 def test_nan_in_copied_bytes_is_found(tmp_path: Path) -> None:

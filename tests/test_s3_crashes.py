@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,14 +30,13 @@ KILLS = int(os.environ.get("MERGE_ASSETS_KILLS", "15"))
 """Kills for each kind of store; 50 are run by hand before a release."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["merge_assets.engine.checks", "tests.s3.builds", "s3fs"])
+CONTEXT.set_forkserver_preload(["merge_assets.api", "tests.s3.builds", "s3fs"])
 
 
 def run(root: Path, store: str, options: Mapping[str, Any], name: str, cache: Path | None, answers: Any = None) -> None:
     """The body of a process that builds."""
-    import merge_assets.engine.checks as checks
-
-    checks.check_variant = lambda *_, **__: []  # loading transformers would take nearly all of the time
+    # Loading transformers would take nearly all of the time.
+    sys.modules["merge_assets.api.build"].check_variant = lambda *_, **__: []  # type: ignore[attr-defined]
     more = {"cache_dir": cache} if cache else {}
     built = build(workspace(root, store, options, **more), name)
     if answers is not None:

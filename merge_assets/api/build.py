@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from merge_assets.api.score import known_scores
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.engine.agreement import check_agreement
+from merge_assets.engine.checks import CheckOutcome, check_variant, count_nonfinite
 from merge_assets.errors import CheckpointError, EngineError, HubError, RecipeError
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan
@@ -20,10 +22,9 @@ from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace
-from merge_assets.store import Artifact, Origin, PlannedFile, PlannedPiece, nonfinite
+from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece, nonfinite
 
 if TYPE_CHECKING:
-    from merge_assets.engine.checks import CheckOutcome
     from merge_assets.engine.execute import BuildReport
     from merge_assets.store.building import Building
 
@@ -184,13 +185,17 @@ def _written(
             landing=draft.building,
         )
         write_surroundings(made, recipe, draft.directory, read_file=stored.read)
-        # Not before: torch is large, and so far it may not have been needed.
-        from merge_assets.engine.checks import check_variant, count_nonfinite
-
         known = stored.nonfinite(made)
         known |= {name: nonfinite(origin.details, origin.piece.name) for name, origin in origins.items()}
         bad = count_nonfinite(made, report.nonfinite, known, should_stop)
-        outcomes = check_variant(draft.directory, made, bad, here=not store.in_bucket, should_stop=should_stop)
+        outcomes = check_variant(
+            draft.directory,
+            made,
+            bad,
+            here=not store.in_bucket,
+            agreement=_known_agreement(store.current(line), draft),
+            should_stop=should_stop,
+        )
         digests = {name: entry.digest for name, entry in draft.describe({}, None, should_stop).items()}
         shards = [shard.file for shard in made.shards]
         return draft.commit(
@@ -208,6 +213,21 @@ def _written(
             },
             should_stop=should_stop,
         )
+
+
+def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> CheckOutcome | None:
+    """What was found of the line's current version, if it has the same config and headers: transformers need not be asked
+    again, which takes seconds."""
+    if earlier is None:
+        return None
+    files = earlier.manifest.files
+    before = {name: entry.pieces[0].sha256 for name, entry in files.items() if entry.pieces}
+    heads = {name: sha256(file.head).hexdigest() for name, file in draft.building.files.items()}
+    config = sha256((draft.directory / "config.json").read_bytes()).hexdigest()
+    if before != heads or "config.json" not in files or files["config.json"].sha256 != config:
+        return None
+    outcomes = [CheckOutcome(**outcome) for outcome in earlier.manifest.details["checks"]]
+    return next((outcome for outcome in outcomes if outcome.name == "config_agrees" and outcome.passed), None)
 
 
 def _files(made: Plan) -> list[PlannedFile]:
@@ -249,8 +269,6 @@ def _tally(made: Plan, origins: Mapping[str, Origin], building: Building, fetche
 
 
 def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool) -> Built:
-    from merge_assets.engine.checks import CheckOutcome
-
     details = artifact.manifest.details
     outcomes = tuple(_judged(CheckOutcome(**outcome), recipe) for outcome in details["checks"])
     return Built(artifact, reused, made, outcomes, details["report"])

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from merge_assets.checkpoint import Checkpoint, nonfinite_elements, open_checkpoint
 from merge_assets.engine.agreement import REFUSALS, describe, loading_report, model_of
 from merge_assets.errors import CheckpointError, Stopped
@@ -54,6 +52,7 @@ def check_variant(
     nonfinite: Mapping[str, int],
     *,
     here: bool = True,
+    agreement: CheckOutcome | None = None,
     should_stop: ShouldStop | None = None,
 ) -> list[CheckOutcome]:
     """Check a variant that was written for ``plan``.
@@ -63,16 +62,14 @@ def check_variant(
         plan: what it was built from.
         nonfinite: NaN and infinite elements by tensor, where there are any; see :func:`count_nonfinite`.
         here: whether the folder holds the weights, not just the headers of their files.
+        agreement: what ``config_agrees`` found of the same config, names and shapes before.
         should_stop: polled between checks.
 
     Raises:
         Stopped: on request.
     """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     outcomes = [_finite(plan, nonfinite)]
-    outcomes.append(_config_agrees(directory, plan))
+    outcomes.append(agreement or _config_agrees(directory, plan))
     if should_stop is not None and should_stop():
         raise Stopped("stopped between checks")
     outcomes.append(_loads_and_generates(directory) if here else _NOT_HERE)
@@ -144,6 +141,9 @@ def _is_beyond(name: str, checkpoint: Checkpoint) -> bool:
 
 def _loads_and_generates(directory: Path) -> CheckOutcome:
     """Load the variant, and generate if it is a language model."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     name = "loads_and_generates"
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
@@ -173,6 +173,7 @@ def _loads_and_generates(directory: Path) -> CheckOutcome:
 
 def _generated(directory: Path, model: Any) -> str:
     """What follows a word; without a tokenizer, whether anything follows the first token."""
+    import torch
     from transformers import AutoTokenizer
 
     if not any(directory.glob("tokenizer*")) and not (directory / "vocab.json").is_file():

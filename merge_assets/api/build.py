@@ -227,7 +227,8 @@ def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> CheckOutcom
     if before != heads or "config.json" not in files or files["config.json"].sha256 != config:
         return None
     outcomes = [CheckOutcome(**outcome) for outcome in earlier.manifest.details["checks"]]
-    return next((outcome for outcome in outcomes if outcome.name == "config_agrees" and outcome.passed), None)
+    made = [one for one in outcomes if one.name == "config_agrees" and one.passed and one.metadata.get("tried", True)]
+    return made[0] if made else None
 
 
 def _files(made: Plan) -> list[PlannedFile]:

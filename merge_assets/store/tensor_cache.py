@@ -67,7 +67,8 @@ class TensorCache:
             target.parent.mkdir(parents=True, exist_ok=True)
             if held is None:
                 held = self._pass_through(backend, path, piece)
-                target.touch(0o600)  # an empty file says that the piece was asked for
+                with contextlib.suppress(OSError):  # it may be another user's
+                    target.touch(0o600)  # an empty file says that the piece was asked for
             else:
                 os.close(held)
                 held = self._keep(backend, path, piece, target)
@@ -94,11 +95,13 @@ class TensorCache:
                 file.close()
 
     def _find(self, target: Path) -> int | None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             held = os.open(target, os.O_RDONLY)
+        except OSError:  # it is not there, or another user's
+            return None
+        with contextlib.suppress(OSError):
             os.utime(held)
-            return held
-        return None
+        return held
 
     def _pass_through(self, backend: S3Backend, path: str, piece: Piece) -> int:
         """A piece in a file without a name, which the next of its size is put into: fresh memory costs more than copying."""

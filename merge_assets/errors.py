@@ -1,18 +1,59 @@
 """Every error that a user's input can cause, in one tree.
 
 ``str(error)`` is the whole message a person reads: where (file, key path or tensor), what was found,
-and what to do. The command line prints it without a traceback and exits with code 2.
+and what to do. The command line prints it without a traceback and exits with code 2. ``error.kind`` is the word that
+programs read; docs/operation.md lists them all.
 """
 
+import copyreg
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 
 class MergeAssetsError(Exception):
-    """Base of every error caused by input, environment or a damaged file, not by a defect of ours."""
+    """Base of every error caused by input, environment or a damaged file, not by a defect of ours.
+
+    Attributes:
+        kind: what is wrong, as a word that stays the same whatever the message says.
+        may_pass: whether the same call may succeed later although nobody changes anything here. Retries ask this and
+            nothing else.
+        file: the file that is wrong or that led here, such as ``recipe.yaml`` or ``recipe.yaml:3``, if known.
+        key: dotted path inside that file, such as ``slices[0].sources[1].layer_range``, if known.
+        wait: seconds after which a server wants to be asked again, if it says so.
+    """
+
+    kind: str = "error"
+    may_pass: bool = False
+    file: Path | str | None = None
+    key: str | None = None
+    wait: float | None = None
 
     def __init__(self, *arguments: object) -> None:
         # Names out of hostile files may hold halves of surrogate pairs, which no terminal or file takes.
         super().__init__(*(_printable(item) if isinstance(item, str) else item for item in arguments))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross processes. Exception would call the class with the message alone, and most take more than that.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+    def prefix(self, text: str) -> None:
+        """Put text in front of the message. The error stays the same object: one that is made anew from the message of
+        another loses all that the message does not say."""
+        self.args = (_printable(f"{text}{self}"),)
+
+
+@contextmanager
+def in_file(file: Path | str) -> Iterator[None]:
+    """Put the file that led to them in front of errors of the block, unless they name one themselves."""
+    try:
+        yield
+    except MergeAssetsError as error:
+        if error.file is None:
+            error.file = file
+            error.prefix(f"{file}: ")
+        raise
 
 
 def _printable(text: str) -> str:
@@ -21,6 +62,14 @@ def _printable(text: str) -> str:
 
 class SettingsError(MergeAssetsError):
     """A setting in the environment or in merge-assets.toml is unknown or has a wrong value."""
+
+    kind = "settings"
+
+
+class NotInstalledError(MergeAssetsError):
+    """A package of one of the extras is needed and not installed."""
+
+    kind = "not-installed"
 
 
 class RecipeError(MergeAssetsError):
@@ -32,6 +81,8 @@ class RecipeError(MergeAssetsError):
         key: dotted path inside the document, such as ``slices[0].sources[1].layer_range``.
     """
 
+    kind = "recipe"
+
     def __init__(self, message: str, *, file: Path | str | None = None, key: str | None = None) -> None:
         self.message = message
         self.file = file
@@ -42,33 +93,74 @@ class RecipeError(MergeAssetsError):
 class CheckpointError(MergeAssetsError):
     """A checkpoint is missing, damaged, hostile, or in a format that is not read."""
 
+    kind = "checkpoint"
+
 
 class PlanError(RecipeError):
     """A recipe does not fit the headers of its inputs."""
+
+    kind = "plan"
 
 
 class EngineError(MergeAssetsError):
     """Reading, computing or writing a tensor failed; nothing visible was written."""
 
+    kind = "engine"
+
 
 class StoreError(MergeAssetsError):
-    """The artifact store cannot be reached, or an artifact in it is incomplete or damaged."""
+    """An artifact in the store is missing or incomplete, or the store cannot do what was asked for."""
+
+    kind = "store"
+
+
+class StoreUnreachableError(StoreError):
+    """The server of the store does not answer, or answers with an error that may pass."""
+
+    kind = "store.unreachable"
+    may_pass = True
 
 
 class DamageError(StoreError):
     """Bytes of the store are not those that a manifest records."""
 
+    kind = "store.damaged"
+
+
+HubTrouble = Literal["gated", "missing", "refused", "limited", "failing", "unreachable", "offline", "unusable"]
+"""What is wrong: access is granted one by one; no such model, revision or file, or it is private; the token is not
+accepted; too many requests; the Hub answers with an error; it does not answer; this machine is told not to ask; the
+reference, the answer or this machine is at fault."""
+
 
 class HubError(MergeAssetsError):
-    """The Hub does not have what was asked for, or refuses it."""
+    """The Hub does not have what was asked for, refuses it, or cannot be asked.
+
+    Args:
+        name: what was asked for, ``org/name[@revision]``; starts the message.
+        reason: what is wrong and what to do, without the name.
+        trouble: what is wrong in a word; the kind is ``hub.`` and this word.
+        wait: seconds after which the Hub wants to be asked again, if it says so.
+    """
+
+    def __init__(self, name: object, reason: str, trouble: HubTrouble, wait: float | None = None) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
+        self.kind = f"hub.{trouble}"
+        self.may_pass = trouble in ("limited", "failing", "unreachable")
+        self.wait = wait
 
 
 class AnalysisError(MergeAssetsError):
     """An analysis cannot be computed or read."""
 
+    kind = "analysis"
+
 
 class EvaluationError(MergeAssetsError):
     """A suite is wrong, or an evaluation failed."""
+
+    kind = "evaluation"
 
 
 class Stopped(Exception):

@@ -17,7 +17,7 @@ from merge_assets.checkpoint import (
     open_any,
     open_checkpoint,
 )
-from merge_assets.errors import CheckpointError, RecipeError
+from merge_assets.errors import CheckpointError, RecipeError, in_file
 from merge_assets.identity import ModelIdentity, analysis_line, checkpoint_line, variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
 from merge_assets.progress import Progress, ShouldStop
@@ -106,6 +106,17 @@ class Workspace:
     def uses_hub(self, reference: ModelReference) -> bool:
         """Whether a model or its adapter is a repository on the Hub."""
         return any(self.identify(part).kind == "hub" for part in (reference.model, reference.lora) if part is not None)
+
+    def check_models(self, recipe: Recipe) -> None:
+        """Tell whether every model that a recipe is made of is somewhere.
+
+        Raises:
+            CheckpointError: for the first that is not.
+        """
+        for reference in self.book.inputs(recipe):
+            for part in (reference.model, reference.lora):
+                if part is not None:
+                    self.identify(part)
 
     def identify(self, reference: ModelReference) -> ModelIdentity:
         """Tell what a reference names: a recipe first, then a local directory, then the Hub.
@@ -348,12 +359,13 @@ class Workspace:
 
     def _planned(self, reference: ModelReference) -> Plan:
         recipe = self.book.recipes[reference.path]
-        return build_plan(
-            recipe,
-            [self.headers(item) for item in recipe.references()],
-            shard_size=int(self.settings.shard_size),
-            figures=self.figures(recipe),
-        )
+        with in_file(recipe.source.file):
+            return build_plan(
+                recipe,
+                [self.headers(item) for item in recipe.references()],
+                shard_size=int(self.settings.shard_size),
+                figures=self.figures(recipe),
+            )
 
     def folded_input(self, reference: ModelReference, plan: Plan) -> PlanInput:
         """A recipe that is not stored as the input of another: its plan, and the checkpoint that it would be."""

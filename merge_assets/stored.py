@@ -7,7 +7,6 @@ from pathlib import Path
 
 from merge_assets.checkpoint import Checkpoint, read_checkpoint
 from merge_assets.engine.fetched import FetchedFiles
-from merge_assets.errors import CheckpointError, StoreError
 from merge_assets.plan import Plan, TensorInput
 from merge_assets.store import Artifact, Origin, Piece, TensorCache, nonfinite
 
@@ -27,14 +26,11 @@ class StoredSource:
         return self._artifact.url
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
-        try:
-            if name not in self._heads:
-                pieces = self._artifact.manifest.files[name].pieces
-                self._heads[name] = (
-                    self._artifact.read_piece(name, pieces[0]) if pieces else self._artifact.read_bytes(name)
-                )
-        except StoreError as error:
-            raise CheckpointError(f"{name}: {error}") from error
+        if name not in self._heads:
+            pieces = self._artifact.manifest.files[name].pieces
+            self._heads[name] = (
+                self._artifact.read_piece(name, pieces[0]) if pieces else self._artifact.read_bytes(name)
+            )
         return self._heads[name][begin:end]
 
 

@@ -69,6 +69,8 @@ class HubServer:
         self.ignore_ranges = False
         self.refuse: dict[str, tuple[int, Mapping[str, str]]] = {}
         """Repository, or ``*`` for all -> status and headers of every answer."""
+        self.says: dict[str, bytes] = {}
+        """Repository -> what every answer about it says instead."""
         self.headers: Mapping[str, str] = {}
         """Sent with every answer."""
         self.down = False
@@ -143,6 +145,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self._error(404, "Unrouted")
             elif refusal := hub.refuse.get(match["repo"]) or hub.refuse.get("*"):
                 self._error(refusal[0], "", refusal[1])
+            elif said := hub.says.get(match["repo"]):
+                self._send(200, said, {"Content-Type": "application/json"})
             elif new := hub.renamed.get(match["repo"]):
                 self._send(307, b"", {"Location": self.path.replace(match["repo"], new, 1)})
             elif model:

@@ -71,10 +71,7 @@ def test_no_server(tmp_path: Path) -> None:
 
 def test_something_that_is_no_hub(server: HubServer, tmp_path: Path) -> None:
     message = refusal(Hub(f"{server.url}/elsewhere", cache_dir=tmp_path), REFERENCE)
-    assert (
-        f"{server.url}/elsewhere answers 404 (Unrouted); try again later, and check MERGE_ASSETS_HUB_ENDPOINT"
-        in message
-    )
+    assert f"{server.url}/elsewhere answers 404 (Unrouted); check the name and MERGE_ASSETS_HUB_ENDPOINT" in message
 
 
 def test_a_shard_that_the_hub_has_lost(hub: Hub, server: HubServer) -> None:

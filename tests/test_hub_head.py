@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import HubError
-from merge_assets.hub import Hub, HubProblem
+from merge_assets.hub import Hub
 from merge_assets.hub.limits import LONGEST, asked_to_wait, nearly_exhausted
 from merge_assets.reference import ModelReference
 from tests.hub_server import HubServer
@@ -18,8 +18,8 @@ __all__ = ["hub", "model", "server"]
 POLICY = {"RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
 
 
-def problem(hub: Hub, reference: ModelReference = REFERENCE) -> HubProblem:
-    with pytest.raises(HubProblem) as caught:
+def problem(hub: Hub, reference: ModelReference = REFERENCE) -> HubError:
+    with pytest.raises(HubError) as caught:
         hub.head(reference)
     assert str(caught.value) == f"{reference}: {caught.value.reason}"
     return caught.value
@@ -51,14 +51,18 @@ def test_a_renamed_model_is_found_and_its_new_name_told(hub: Hub, server: HubSer
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ((403, {"X-Error-Code": "GatedRepo"}), "gated"),
-        ((404, {"X-Error-Code": "RepoNotFound"}), "missing"),
-        ((404, {"X-Error-Code": "RevisionNotFound"}), "missing"),
-        ((401, {}), "refused"),
-        ((403, {}), "refused"),
-        ((429, {}), "limited"),
-        ((500, {}), "failing"),
-        ((503, {}), "failing"),
+        ((403, {"X-Error-Code": "GatedRepo"}), "hub.gated"),
+        ((404, {"X-Error-Code": "RepoNotFound"}), "hub.missing"),
+        ((404, {"X-Error-Code": "RevisionNotFound"}), "hub.missing"),
+        ((404, {}), "hub.missing"),
+        ((410, {}), "hub.missing"),
+        ((400, {}), "hub.unusable"),
+        ((401, {}), "hub.refused"),
+        ((403, {}), "hub.refused"),
+        ((429, {}), "hub.limited"),
+        ((408, {}), "hub.failing"),
+        ((500, {}), "hub.failing"),
+        ((503, {}), "hub.failing"),
     ],
 )
 def test_a_refusal_says_of_what_kind_it_is(
@@ -71,12 +75,12 @@ def test_a_refusal_says_of_what_kind_it_is(
 
 def test_silence_and_nonsense_are_told_apart(hub: Hub, server: HubServer) -> None:
     server.down = True
-    assert problem(hub).kind == "unreachable"
+    assert problem(hub).kind == "hub.unreachable"
     server.down = False
     server.refuse[REPO] = (200, {})
     with pytest.raises(HubError, match="names no commit"):
         hub.head(REFERENCE)
-    assert problem(hub, ModelReference("not a name")).kind == "unusable"
+    assert problem(hub, ModelReference("not a name")).kind == "hub.unusable"
 
 
 @pytest.mark.parametrize(
@@ -121,9 +125,9 @@ def test_an_impatient_look_waits_for_no_limit(hub: Hub, server: HubServer) -> No
     quick = hub.impatient()
     for verb in (quick.fingerprint, quick.open, lambda commit: quick.read(commit, "config.json")):
         server.served.clear()
-        with pytest.raises(HubProblem) as caught:
+        with pytest.raises(HubError) as caught:
             verb(revision)
-        assert caught.value.kind == "limited"
+        assert caught.value.kind == "hub.limited"
         assert len(server.served) <= 8
 
 

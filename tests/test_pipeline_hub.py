@@ -297,7 +297,7 @@ def test_a_gated_model_says_so_once_and_is_observed_when_access_is_given(world: 
         assert world.tick() == []
     passed, text = world.state("acme", "one")
     assert not passed
-    assert text.startswith("gated: its owner grants access one by one; accept the terms at ")
+    assert text.startswith("hub.gated: its owner grants access one by one; accept the terms at ")
     assert len(world.warnings) == 1
     assert world.asked() < 60, "an hour of ticks is fewer than ten looks, of a few requests each"
     world.server.repositories["acme/one"].gated = False
@@ -313,7 +313,7 @@ def test_a_missing_model_and_a_missing_revision_hold_nobody_else_up(world: World
     world.server.commit("acme/private", files())
     world.server.hide("acme/private", "hf_secret")
     assert world.tick() == ["base/acme/one"]
-    assert world.state("acme", "absent")[1].startswith("missing: ")
+    assert world.state("acme", "absent")[1].startswith("hub.missing: ")
     assert "or it is private" in world.state("acme", "private")[1]
     assert "no such branch, tag or commit" in world.state("acme", "one@v9")[1]
     commit = world.server.commit("acme/one", files(seed=1))
@@ -329,7 +329,7 @@ def test_a_model_that_vanishes_keeps_its_recorded_version(world: World) -> None:
     before = world.version("acme", "one")
     del world.server.repositories["acme/one"]
     assert world.tick() == []
-    assert world.state("acme", "one")[1].startswith("missing: ")
+    assert world.state("acme", "one")[1].startswith("hub.missing: ")
     assert world.version("acme", "one") == before
 
 
@@ -350,7 +350,7 @@ def test_something_on_the_hub_that_is_no_checkpoint(world: World) -> None:
     world.server.commit("acme/one", {"config.json": b"{}", "pytorch_model.bin": b"\x80"})
     world.recipes("acme/one")
     assert world.tick() == []
-    assert world.state("acme", "one")[1].startswith("unusable: ")
+    assert world.state("acme", "one")[1].startswith("checkpoint: ")
 
 
 def test_a_token_that_is_refused(world: World) -> None:
@@ -387,7 +387,7 @@ def test_a_failing_model_is_asked_less_and_less_and_the_others_as_before(world: 
         world.tick()
     assert world.server.asked("acme/two") == 120
     assert 5 <= world.server.asked("acme/one") <= 12
-    assert world.state("acme", "one")[1].startswith("failing: ")
+    assert world.state("acme", "one")[1].startswith("hub.failing: ")
     assert len(world.warnings) == 1
     assert world.state("acme", "two")[0]
     world.server.refuse.clear()
@@ -410,7 +410,7 @@ def test_a_lost_network_is_one_question_at_a_time_and_soon_over(world: World) ->
         assert world.tick() == []
     assert world.asked() <= 25, "in an hour, for twenty models"
     states = {name: world.state(*name.split("/")) for name in names}
-    assert all(not passed and text.startswith("unreachable: ") for passed, text in states.values())
+    assert all(not passed and text.startswith("hub.unreachable: ") for passed, text in states.values())
     assert world.state("acme", f"pinned@{pinned}")[0], "what is never asked does not suffer"
     assert len(world.warnings) == len(names)
     world.server.down = False
@@ -465,7 +465,7 @@ def test_a_readme_or_a_problem_triggers_nothing_and_new_bytes_do(world: World, f
     assert daemon.settle() == []
     world.server.refuse["acme/better"] = (403, {"X-Error-Code": "GatedRepo"})
     world.tick()
-    assert world.state("acme", "one")[1].startswith("gated")
+    assert world.state("acme", "one")[1].startswith("hub.gated")
     assert daemon.settle() == []
     world.server.refuse.clear()
     world.tick(later=3600)
@@ -482,7 +482,7 @@ def test_a_model_that_was_never_readable_starts_no_run(world: World, fake: FakeA
     daemon = Daemon(world.project, **settings)
     world.instance = daemon.instance
     world.tick()
-    assert world.state("acme", "absent")[1].startswith("missing")
+    assert world.state("acme", "absent")[1].startswith("hub.missing")
     assert daemon.settle() == []
     assert fake.calls == []
 

@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from merge_assets.errors import HubError, RecipeError
-from merge_assets.pipeline.work import run_work
+from merge_assets.errors import DamageError, HubError, MergeAssetsError, RecipeError, StoreUnreachableError
+from merge_assets.pipeline.work import RETRIES, run_work
 
 KEY = dg.AssetKey("thing")
 
@@ -86,16 +87,33 @@ def test_items_have_no_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "retried"), [(RecipeError("scale is missing", file="a.yaml"), 0), (HubError("no"), 1)]
+    ("error", "retried"),
+    [
+        (RecipeError("scale is missing", file="a.yaml"), 0),
+        (DamageError("store/x: is damaged"), 0),
+        (HubError("acme/base", "no such model", "missing"), 0),
+        (HubError("acme/base", "the token is not accepted", "refused"), 0),
+        (HubError("acme/base", "accept the terms", "gated"), 0),
+        (HubError("acme/base", "offline mode is on", "offline"), 0),
+        (HubError("acme/base", "answers 429", "limited", 0.02), RETRIES),
+        (HubError("acme/base", "answers 503", "failing"), RETRIES),
+        (HubError("acme/base", "cannot be reached", "unreachable"), RETRIES),
+        (StoreUnreachableError("s3://x: cannot be read"), RETRIES),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
 )
-def test_an_error_of_the_input_fails_with_its_message(error: Exception, retried: int) -> None:
+def test_only_an_error_that_may_pass_is_tried_again(
+    error: MergeAssetsError, retried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
     calls = []
 
     def work(progress: Any, should_stop: Any) -> None:
         calls.append(1)
         raise error
 
-    @dg.asset(key=KEY, retry_policy=dg.RetryPolicy(max_retries=1))
+    # Whatever somebody else would retry: errors that may pass are tried again by the step itself, others by nobody.
+    @dg.asset(key=KEY, retry_policy=dg.RetryPolicy(max_retries=5))
     def thing(context: dg.AssetExecutionContext) -> None:
         run_work(context, KEY, work)
 
@@ -103,7 +121,50 @@ def test_an_error_of_the_input_fails_with_its_message(error: Exception, retried:
     assert not result.success
     assert len(calls) == 1 + retried
     failure = next(event for event in result.all_events if event.is_step_failure)
-    assert failure.step_failure_data.user_failure_data.description == str(error)
+    shown = failure.step_failure_data.user_failure_data
+    assert shown.description == str(error)
+    assert shown.metadata["error_kind"].value == error.kind
+    assert ("retry_after" in shown.metadata) == (error.wait is not None)
+
+
+def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
+    calls = []
+
+    def work(progress: Any, should_stop: Any) -> str:
+        calls.append(1)
+        if len(calls) == 1:
+            raise HubError("acme/base", "answers 503", "failing")
+        return "made"
+
+    result, instance = run(work)
+    assert result.success
+    told = [entry.user_message or "" for entry in instance.all_logs(result.run_id)]
+    assert any("acme/base: answers 503; this step is tried again in 0 s" in text for text in told)
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = HubError("acme/base", "answers 429", "limited", 0.5)
+    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
+    calls: list[float] = []
+
+    def work(progress: Any, should_stop: Any) -> None:
+        calls.append(time.monotonic())
+        raise error
+
+    run(work)
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(calls)) and len(calls) == 1 + RETRIES
+
+
+def test_a_missing_package_fails_with_the_command_that_installs_it() -> None:
+    def work(progress: Any, should_stop: Any) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    result, _ = run(work)
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    shown = failure.step_failure_data.user_failure_data
+    assert shown.description == "this needs torch, which is not installed: pip install 'merge-assets[engine]'"
+    assert shown.metadata["error_kind"].value == "not-installed"
 
 
 def test_an_unknown_error_keeps_its_traceback() -> None:

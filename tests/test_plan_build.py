@@ -299,7 +299,7 @@ WRONG = {
     ),
     "missing parameter": (
         "merge_method: linear\nmodels: [{{model: {a}}}]",
-        r"parameters\.weight: missing for model .*a, tensor model\.embed_tokens\.weight",
+        r"parameters\.weight: missing; method linear needs it, give it a value",
     ),
     "parameter that no filter matches": (
         "merge_method: linear\nmodels: [{{model: {a}, parameters: {{weight: {{filter: mlp, value: 1}}}}}}]",

@@ -155,6 +155,7 @@ class _Job:
                 try:
                     spectrum, read = singular_values(read_part(self.directory, part)), part.nbytes
                 except AnalysisError as error:
-                    raise AnalysisError(f"{self.directory / source.file}: tensor {part.name}: {error}") from error
+                    error.prefix(f"{self.directory / source.file}: tensor {part.name}: ")
+                    raise
             self.results.put(_Result(part, spectrum, identities[part.name], part.name in known, hashed + read))
             hashed = 0

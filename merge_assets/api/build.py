@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,9 +13,9 @@ from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.engine.agreement import check_agreement
 from merge_assets.engine.checks import CheckOutcome, check_variant, count_nonfinite
-from merge_assets.errors import CheckpointError, EngineError, HubError, RecipeError
+from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.identity import variant_line
-from merge_assets.plan import Plan, PlanInput, build_plan
+from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
@@ -54,7 +53,9 @@ def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None)
     Raises:
         MergeAssetsError: for everything that is wrong with the recipe or its inputs.
     """
-    with _of(recipe):
+    check_alone(recipe)
+    with in_file(recipe.source.file):
+        workspace.check_models(recipe)  # before the Hub is asked for any
         inputs = [workspace.headers(reference) for reference in recipe.references()]
     return _plan(workspace, recipe, inputs, shard_size)
 
@@ -331,17 +332,8 @@ def _fetched(
         inputs = _fetched(workspace, inner, commits, progress, should_stop, with_digests=with_digests)
         return workspace.folded_input(reference, _plan(workspace, inner, inputs, None))
 
-    with _of(recipe):
+    with in_file(recipe.source.file):
         return [fetched(reference) for reference in recipe.references()]
-
-
-@contextmanager
-def _of(recipe: Recipe) -> Iterator[None]:
-    """Name the recipe's file in errors of its models."""
-    try:
-        yield
-    except (CheckpointError, HubError) as error:
-        raise type(error)(f"{recipe.source.file}: {error}") from error
 
 
 def _plan(workspace: Workspace, recipe: Recipe, inputs: list[PlanInput], shard_size: int | None) -> Plan:
@@ -349,8 +341,9 @@ def _plan(workspace: Workspace, recipe: Recipe, inputs: list[PlanInput], shard_s
     if recipe.prune_layers is not None:
         fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
     size = shard_size or int(workspace.settings.shard_size)
-    made = build_plan(recipe, inputs, shard_size=size, figures=workspace.figures(recipe, fingerprint))
-    check_agreement(made, inputs, str(recipe.source.file))
+    with in_file(recipe.source.file):
+        made = build_plan(recipe, inputs, shard_size=size, figures=workspace.figures(recipe, fingerprint))
+        check_agreement(made, inputs, str(recipe.source.file))
     return made
 
 

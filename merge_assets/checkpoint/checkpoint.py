@@ -44,7 +44,8 @@ class Checkpoint:
         try:
             return self.reader(name)
         except CheckpointError as error:
-            raise CheckpointError(f"{self.location}/{error}") from None
+            error.prefix(f"{self.location}/")
+            raise
 
     @cached_property
     def stacks(self) -> tuple[LayerStack, ...]:

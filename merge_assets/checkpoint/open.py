@@ -131,7 +131,8 @@ def _located(source: CheckpointSource) -> Iterator[None]:
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{source.location}/{error}") from None
+        error.prefix(f"{source.location}/")
+        raise
 
 
 def adapter_files(files: Mapping[str, int]) -> list[str]:

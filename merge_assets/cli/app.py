@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from merge_assets.cli.store import JsonOption
 from merge_assets.cli.store import app as store_app
 
 app = typer.Typer(
@@ -51,7 +52,6 @@ PickleOption = Annotated[
         "--allow-pickle", callback=_allow_pickle, help="Read local models of pickled weights (*.bin), tensors only."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)

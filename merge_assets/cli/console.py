@@ -61,7 +61,8 @@ def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Report]:
     try:
         yield report
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it would print an empty line
+            bar.stop()
 
 
 def parse_size(text: str | None) -> int | None:

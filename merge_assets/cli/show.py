@@ -11,9 +11,9 @@ from rich.table import Table
 from merge_assets import api
 from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size
-from merge_assets.errors import MergeAssetsError
+from merge_assets.errors import MergeAssetsError, RecipeError
 from merge_assets.identity import variant_line
-from merge_assets.plan import Plan
+from merge_assets.plan import Plan, check_alone
 from merge_assets.plan.describe import (
     dropped_tensors,
     folded_recipes,
@@ -31,9 +31,17 @@ from merge_assets.settings import load_settings
 def show_recipes(*, as_json: bool) -> int:
     """Print all recipes; 1 if any is broken."""
     workspace = Workspace.open()
-    rows = [_recipe_row(workspace, workspace.book.recipes[name]) for name in workspace.book.order()]
-    broken = [{"name": b.name, "file": str(b.file), "error": str(b.error)} for b in workspace.book.broken]
-    broken += [{"name": b.name, "file": str(b.file), "error": str(b.error)} for b in workspace.suites.broken]
+    broken = [_broken_row(one.name, one.file, one.error) for one in workspace.book.broken]
+    broken += [_broken_row(one.name, one.file, one.error) for one in workspace.suites.broken]
+    for recipe in workspace.book.recipes.values():
+        try:
+            check_alone(recipe)
+        except RecipeError as error:
+            broken.append(_broken_row(recipe.name, recipe.source.file, error))
+    names = {entry["name"] for entry in broken}
+    rows = [
+        _recipe_row(workspace, workspace.book.recipes[name]) for name in workspace.book.order() if name not in names
+    ]
     if as_json:
         _print_json({"recipes": rows, "broken": broken})
         return 1 if broken else 0
@@ -44,6 +52,10 @@ def show_recipes(*, as_json: bool) -> int:
     for entry in broken:
         err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
     return 1 if broken else 0
+
+
+def _broken_row(name: str, file: Path, error: MergeAssetsError) -> dict[str, str]:
+    return {"name": name, "file": str(file), "kind": error.kind, "error": str(error)}
 
 
 def _recipe_row(workspace: Workspace, recipe: Recipe) -> dict[str, str]:

@@ -24,7 +24,7 @@ VersionsArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[LINE[@VERSION]]...", help="Versions, or lines with all of theirs; default: everything."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; an error, too, beside its line.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Remove it; without this, only say what would be removed.")]
 
 

@@ -58,7 +58,7 @@ class HubClient:
             hf_raise_for_status(response)
             answer = response.json()
             if not isinstance(answer, dict) or not isinstance(answer.get("sha"), str):
-                raise HubError(f"{name}: {self.endpoint} names no commit; name a local path")
+                raise HubError(name, f"{self.endpoint} names no commit; name a local path", "unusable")
             return HubHead(str(answer.get("id") or repo), answer["sha"], nearly_exhausted(response.headers))
 
     def revision(self, repo: str, revision: str | None) -> HubRevision:
@@ -72,11 +72,13 @@ class HubClient:
         files = {}
         for sibling in info.siblings or ():
             if sibling.size is None or sibling.blob_id is None:
-                raise HubError(f"{name}: {self.endpoint} gives no size for {sibling.rfilename}; name a local path")
+                raise HubError(
+                    name, f"{self.endpoint} gives no size for {sibling.rfilename}; name a local path", "unusable"
+                )
             sha256 = sibling.lfs.sha256 if sibling.lfs else None
             files[sibling.rfilename] = HubFile(sibling.size, sha256, sibling.blob_id)
         if info.sha is None:
-            raise HubError(f"{name}: {self.endpoint} names no commit; name a local path")
+            raise HubError(name, f"{self.endpoint} names no commit; name a local path", "unusable")
         return HubRevision(repo, info.sha, files)
 
     def cached(self, revision: HubRevision, name: str) -> Path | None:
@@ -131,8 +133,10 @@ class HubClient:
             hf_raise_for_status(response)
             if response.status_code != 206:
                 raise HubError(
-                    f"{revision}: {self.endpoint} sends {name} whole instead of a range of it; "
-                    "download the model and name the local path"
+                    revision,
+                    f"{self.endpoint} sends {name} whole instead of a range of it; "
+                    "download the model and name the local path",
+                    "unusable",
                 )
             for chunk in response.iter_bytes():
                 received += chunk

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
-from merge_assets.errors import HubError
+from merge_assets.errors import HubError, HubTrouble
 from merge_assets.hub.limits import asked_to_wait
-
-Kind = Literal["gated", "missing", "refused", "limited", "failing", "unreachable", "unusable"]
-"""What is wrong: access is granted one by one; no such model or revision, or it is private; the token is not accepted;
-too many requests; the Hub answers with an error; it does not answer; the reference or this machine is at fault."""
 
 _TOKEN = "MERGE_ASSETS_HUB_TOKEN (or HF_TOKEN)"
 
 
-class HubProblem(HubError):
-    """What the Hub refuses, or why it cannot be asked.
-
-    Attributes:
-        kind: what is wrong, for whoever decides when to ask again.
-        reason: what is wrong and what to do, without the name of the model.
-        wait: seconds after which the Hub wants to be asked again, if it says so.
-    """
-
-    def __init__(self, name: str, reason: str, kind: Kind, wait: float | None = None) -> None:
-        super().__init__(f"{name}: {reason}")
-        self.kind = kind
-        self.reason = reason
-        self.wait = wait
-
-
 @contextmanager
 def explained(name: str, endpoint: str) -> Iterator[None]:
-    """Raise every error of the Hub client inside the block as :class:`HubProblem`.
+    """Raise every error of the Hub client inside the block as :class:`HubError`.
 
     Args:
         name: what was asked for, ``org/name[@revision]``; starts the message.
@@ -58,12 +37,12 @@ def explained(name: str, endpoint: str) -> Iterator[None]:
         RuntimeError,
         ValueError,
     ) as error:
-        kind, reason = _reason(error, name, endpoint)
+        trouble, reason = _reason(error, name, endpoint)
         headers = error.response.headers if isinstance(error, HfHubHTTPError) else {}
-        raise HubProblem(name, reason, kind, asked_to_wait(headers)) from error
+        raise HubError(name, reason, trouble, asked_to_wait(headers)) from error
 
 
-def _reason(error: BaseException, name: str, endpoint: str) -> tuple[Kind, str]:
+def _reason(error: BaseException, name: str, endpoint: str) -> tuple[HubTrouble, str]:
     import httpx2
     from huggingface_hub import errors
 
@@ -88,9 +67,7 @@ def _reason(error: BaseException, name: str, endpoint: str) -> tuple[Kind, str]:
         case errors.HFValidationError():
             return "unusable", "not a model name of the Hub; write org/name[@revision]"
         case errors.OfflineModeIsEnabled():
-            return "unreachable", (
-                "not in the cache, and offline mode is on; unset HF_HUB_OFFLINE, or name a local path"
-            )
+            return "offline", ("not in the cache, and offline mode is on; unset HF_HUB_OFFLINE, or name a local path")
         case errors.LocalEntryNotFoundError() if error.__cause__ is not None:
             return _reason(error.__cause__, name, endpoint)
         case errors.HfHubHTTPError():
@@ -112,12 +89,16 @@ def _reason(error: BaseException, name: str, endpoint: str) -> tuple[Kind, str]:
             )
 
 
-def _status_reason(status: int, message: str | None, endpoint: str) -> tuple[Kind, str]:
+def _status_reason(status: int, message: str | None, endpoint: str) -> tuple[HubTrouble, str]:
     said = f"{endpoint} answers {status}" + (f" ({_one_line(message)})" if message else "")
     if status in (401, 403):
         return "refused", f"{said}; set {_TOKEN} to a valid token that may read this model"
     if status == 429:
         return "limited", f"{said}: too many requests; wait a few minutes, and set {_TOKEN}, which raises the limit"
+    if status in (404, 410):
+        return "missing", f"{said}; check the name and MERGE_ASSETS_HUB_ENDPOINT"
+    if 400 <= status < 500 and status not in (408, 425):  # asked again, it would say the same
+        return "unusable", f"{said}; check the name and MERGE_ASSETS_HUB_ENDPOINT"
     return "failing", f"{said}; try again later, and check MERGE_ASSETS_HUB_ENDPOINT"
 
 

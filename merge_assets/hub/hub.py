@@ -72,7 +72,7 @@ class Hub:
         """The commit that a reference names now and the model's present name: the cheapest question, asked once.
 
         Raises:
-            HubProblem: as :meth:`resolve`.
+            HubError: as :meth:`resolve`.
         """
         return self._client.head(reference.path, reference.revision)
 
@@ -162,7 +162,9 @@ class Hub:
         paths = download_files(self._client, revision, names, progress, should_stop)
         for name, path in zip(names, paths, strict=True):
             if path.stat().st_size != revision.files[name].size:
-                raise HubError(f"{revision}: {path} in the cache has another size than on the Hub; remove that file")
+                raise HubError(
+                    revision, f"{path} in the cache has another size than on the Hub; remove that file", "unusable"
+                )
         return next(path.parent for name, path in zip(names, paths, strict=True) if "/" not in name)
 
 
@@ -201,4 +203,5 @@ class HubSource:
                 adapter_files(self.files) if is_adapter(self.files) else find_weight_files(self.files, read_index(self))
             )
         except CheckpointError as error:
-            raise CheckpointError(f"{self.location}/{error}") from None
+            error.prefix(f"{self.location}/")
+            raise

@@ -195,7 +195,7 @@ def _downloads(
         sha256 = revision.files[name].sha256
         if sha256 is not None and _sha256(path) != sha256:
             path.unlink()
-            raise HubError(f"{revision}: {name} came with other bytes than the Hub says; try again")
+            raise HubError(revision, f"{name} came with other bytes than the Hub says; try again", "failing")
         return path
 
     def walk() -> Iterator[tuple[str, Path]]:

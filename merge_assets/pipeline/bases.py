@@ -54,12 +54,12 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
     def base_checkpoints(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         from merge_assets import api
 
-        problems: list[str] = []
+        problems: list[MergeAssetsError] = []
         for key in sorted(context.selected_asset_keys):
             try:
                 observation = api.observe(workspace, by_key[key].reference)
             except MergeAssetsError as error:
-                problems.append(str(error))
+                problems.append(error)
                 context.log.error(str(error))
                 continue
             yield dg.ObserveResult(
@@ -68,7 +68,10 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
                 metadata=observation_metadata(observation),
             )
         if problems:
-            raise dg.Failure(description="\n".join(problems))
+            raise dg.Failure(
+                description="\n".join(map(str, problems)),
+                metadata={"error_kind": ", ".join(sorted({problem.kind for problem in problems}))},
+            )
 
     polled = [node for node in nodes if node.automated and node.kind == "hub"]
     return [base_checkpoints, *([build_hub_check(workspace, polled)] if polled else [])]

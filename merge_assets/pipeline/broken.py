@@ -34,6 +34,7 @@ def broken_spec(node: BrokenNode) -> dg.AssetSpec:
         tags={"state": "broken"},
         description=f"The recipe {node.name} is broken and builds nothing.\n\n```\n{node.message}\n```",
         metadata={
+            "error_kind": node.kind,
             "dagster/code_references": dg.CodeReferencesMetadataValue(
                 code_references=[dg.LocalFileCodeReference(file_path=str(node.file), label=node.file.name)]
             ),
@@ -56,7 +57,13 @@ def build_broken(
     def broken_recipes(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         for node in nodes:
             if dg.AssetCheckKey(node.key, CHECK) in context.selected_asset_check_keys:
-                yield dg.AssetCheckResult(asset_key=node.key, check_name=CHECK, passed=False, description=node.message)
+                yield dg.AssetCheckResult(
+                    asset_key=node.key,
+                    check_name=CHECK,
+                    passed=False,
+                    description=node.message,
+                    metadata={"error_kind": node.kind},
+                )
 
     @dg.sensor(
         name="broken_recipes_sensor",
@@ -77,6 +84,12 @@ def build_broken(
 def broken_evaluations(nodes: Sequence[BrokenNode]) -> list[dg.AssetCheckEvaluation]:
     """The failed check of each node, as an event."""
     return [
-        dg.AssetCheckEvaluation(asset_key=node.key, check_name=CHECK, passed=False, description=node.message)
+        dg.AssetCheckEvaluation(
+            asset_key=node.key,
+            check_name=CHECK,
+            passed=False,
+            description=node.message,
+            metadata={"error_kind": node.kind},
+        )
         for node in nodes
     ]

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import dagster as dg
 
-from merge_assets.errors import CheckpointError
+from merge_assets.errors import CheckpointError, MergeAssetsError, RecipeError, in_file
 from merge_assets.identity import ModelIdentity
 from merge_assets.pipeline.keys import base_key, broken_key, scores_key, snr_key, variant_key
+from merge_assets.plan import check_alone
 from merge_assets.plan.assemble import not_analysed
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
@@ -110,11 +111,12 @@ class ScoresNode:
 
 @dataclass(frozen=True)
 class BrokenNode:
-    """A recipe or suite that cannot be used, and why."""
+    """A recipe or suite that cannot be used, why, and the kind of that error."""
 
     name: str
     file: Path
     message: str
+    kind: str = RecipeError.kind
 
     @property
     def key(self) -> dg.AssetKey:
@@ -166,12 +168,12 @@ class _Builder:
         self.broken: dict[str, BrokenNode] = {}
         self.folded: dict[str, list[str]] = {}
         for recipe in workspace.book.broken:
-            self._break(recipe.name, recipe.file, str(recipe.error))
+            self._break(recipe.name, recipe.file, str(recipe.error), recipe.error.kind)
         for suite in workspace.suites.broken:
-            self._break(f"suite-{suite.name}", suite.file, str(suite.error))
+            self._break(f"suite-{suite.name}", suite.file, str(suite.error), suite.error.kind)
 
     def add(self, recipe: Recipe) -> None:
-        """Add the nodes of one recipe, or a broken node if one of its models is nowhere.
+        """Add the nodes of one recipe, or a broken node if one of its models is nowhere or the recipe alone is wrong.
 
         A recipe that is not stored has none: what is made of it depends on what it is made of itself.
         """
@@ -185,10 +187,12 @@ class _Builder:
         adapters = {whole.lora for whole in wholes}
         folded = self.workspace.book.folded(recipe)
         try:
-            models = {reference: self._model(reference) for reference in references}
-            analysed = self._analysed((*folded, recipe), models)
-        except CheckpointError as error:
-            self._break(recipe.name, recipe.source.file, f"{recipe.source.file}: {error}")
+            with in_file(recipe.source.file):
+                check_alone(recipe)
+                models = {reference: self._model(reference) for reference in references}
+                analysed = self._analysed((*folded, recipe), models)
+        except MergeAssetsError as error:
+            self._break(recipe.name, recipe.source.file, str(error), error.kind)
             return
         if not recipe.materialize:
             self.folded[recipe.name] = []
@@ -293,11 +297,13 @@ class _Builder:
                 return recipe.source.file.relative_to(root).parent.as_posix().strip(".")
         return ""
 
-    def _break(self, name: str, file: Path, message: str) -> None:
+    def _break(self, name: str, file: Path, message: str, kind: str = RecipeError.kind) -> None:
         """Add a broken node; two files that claim one name share it."""
         name = name.replace("/", "_") or "unnamed"
         known = self.broken.get(name)
-        self.broken[name] = BrokenNode(name, file, f"{known.message}\n{message}" if known else message)
+        self.broken[name] = BrokenNode(
+            name, file, f"{known.message}\n{message}" if known else message, known.kind if known else kind
+        )
 
 
 def is_cron(text: str) -> bool:

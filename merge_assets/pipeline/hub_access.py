@@ -43,7 +43,7 @@ def build_hub_check(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.Asse
             try:
                 state, reason = state_of(node, workspace.hub.head(node.reference).name), ""
             except MergeAssetsError as error:
-                state, reason = problem_of(error), reason_of(error)
+                state, reason = error.kind, reason_of(error)
             shown = evaluation(node, state, reason, time.time())
             yield dg.AssetCheckResult(
                 asset_key=node.key,
@@ -62,14 +62,9 @@ def state_of(node: ModelNode, name: str) -> str:
     return REACHABLE if name == node.reference.path else f"{RENAMED}{name}"
 
 
-def problem_of(error: MergeAssetsError) -> str:
-    """State of a reference that cannot be read: the kind of the Hub's refusal, or ``unusable``."""
-    return str(getattr(error, "kind", "failing" if isinstance(error, HubError) else "unusable"))
-
-
 def reason_of(error: MergeAssetsError) -> str:
     """What is wrong and what to do, without the name of the model."""
-    return str(getattr(error, "reason", error))
+    return error.reason if isinstance(error, HubError) else str(error)
 
 
 def evaluation(node: ModelNode, state: str, reason: str, since: float) -> dg.AssetCheckEvaluation:
@@ -77,7 +72,7 @@ def evaluation(node: ModelNode, state: str, reason: str, since: float) -> dg.Ass
 
     Args:
         node: the reference.
-        state: :data:`REACHABLE`, :data:`PINNED`, :data:`RENAMED` with the new name, or a kind of problem.
+        state: :data:`REACHABLE`, :data:`PINNED`, :data:`RENAMED` with the new name, or the kind of an error.
         reason: what is wrong and what to do; empty without a problem.
         since: when the state began, in seconds since 1970.
     """
@@ -89,12 +84,13 @@ def evaluation(node: ModelNode, state: str, reason: str, since: float) -> dg.Ass
             "another model, it still leads there"
         )
     good = _GOOD.get(state)
+    kind = {} if good or state.startswith(RENAMED) else {"error_kind": state}
     return dg.AssetCheckEvaluation(
         asset_key=node.key,
         check_name=CHECK,
         passed=good is not None,
         severity=dg.AssetCheckSeverity.WARN,
         description=good or f"{state}: {reason}",
-        metadata={"state": state, "since": dg.MetadataValue.timestamp(float(since))},
+        metadata={"state": state, **kind, "since": dg.MetadataValue.timestamp(float(since))},
         blocking=False,
     )

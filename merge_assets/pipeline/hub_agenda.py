@@ -15,9 +15,6 @@ LONGEST_PAUSE = 3600.0
 LONGEST_OUTAGE_PAUSE = 600.0
 """A Hub that does not answer at all is not burdened by a try, and a network is expected back sooner than a licence."""
 
-PASSING = frozenset({"failing", "unreachable"})
-"""Problems that pass by themselves."""
-
 
 @dataclass
 class Turn:
@@ -27,7 +24,8 @@ class Turn:
         wait: when it may be asked again.
         failures: times in a row that it could not be read.
         since: when the first of them was.
-        problem: kind of the last of them; empty if it can be read.
+        problem: kind of the error that the last of them was; empty if it can be read.
+        passing: whether that may pass by itself.
         shown: what its page shows; empty if nothing yet.
     """
 
@@ -35,6 +33,7 @@ class Turn:
     failures: int = 0
     since: int = 0
     problem: str = ""
+    passing: bool = False
     shown: str = ""
 
 
@@ -92,17 +91,17 @@ class Agenda:
     def answered(self, name: str, now: float) -> None:
         """A reference was read; others that waited for the Hub to recover need not wait longer."""
         turn = self.asked(name)
-        if turn.problem in PASSING:
+        if turn.passing:
             for other in self.turns.values():
-                if other.problem in PASSING:
+                if other.passing:
                     other.wait = 0
-        turn.wait, turn.failures, turn.since, turn.problem = 0, 0, 0, ""
+        self.turns[name] = Turn(shown=turn.shown)
 
-    def refused(self, name: str, now: float, problem: str) -> None:
+    def refused(self, name: str, now: float, problem: str, *, passing: bool) -> None:
         """A reference cannot be read; it is asked again after a pause that grows up to an hour."""
         turn = self.asked(name)
         if turn.problem != problem:
-            turn.failures, turn.since, turn.problem = 0, int(now), problem
+            turn.failures, turn.since, turn.problem, turn.passing = 0, int(now), problem, passing
         turn.failures += 1
         turn.wait = math.ceil(now + pause(name, turn.failures, LONGEST_PAUSE))
 
@@ -123,7 +122,7 @@ class Agenda:
     def hurry(self) -> None:
         """Forget the pauses of what a person may have put right: a name, a token, a licence."""
         for turn in self.turns.values():
-            if turn.problem and turn.problem not in PASSING:
+            if turn.problem and not turn.passing:
                 turn.wait = 0
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from merge_assets.errors import MergeAssetsError
+from merge_assets.errors import HubError, MergeAssetsError
 from merge_assets.pipeline import hub_access
 from merge_assets.pipeline.graph import ModelNode
-from merge_assets.pipeline.hub_agenda import LONGEST_OUTAGE_PAUSE, LONGEST_PAUSE, PASSING, Agenda
+from merge_assets.pipeline.hub_agenda import LONGEST_OUTAGE_PAUSE, LONGEST_PAUSE, Agenda
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.versions import Recorded, last_metadata, observation_event, recorded
 from merge_assets.reference import ModelReference
@@ -39,6 +39,10 @@ SURE_AFTER = 3
 
 PINNED_SECONDS = 3600
 """How often it is looked up, without the network, that a pinned commit is still recorded."""
+
+LIMITED = "hub.limited"
+SILENT = frozenset({"hub.unreachable", "hub.offline"})
+"""Kinds of errors that are of the Hub as a whole, not of one reference."""
 
 Event = dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -157,9 +161,9 @@ class HubPoller:
                     return
                 self._busy.add(name)
                 look = _look_at(hub, self._nodes[name], known[name])
-                problem = hub_access.problem_of(look.error) if look.error else ""
-                answers.append(problem != "unreachable")
-                if problem == "limited" or not any(answers):
+                problem = look.error.kind if look.error else ""
+                answers.append(problem not in SILENT)
+                if problem == LIMITED or not any(answers):
                     stop.set()
                 self._found.put(look)
                 self._busy.discard(name)
@@ -202,7 +206,6 @@ class _Showing:
 def _look_at(hub: "Hub", node: ModelNode, known: Recorded | None) -> Look:
     """Ask for the commit, and for as much more as differs from what is known."""
     from merge_assets.api.observe import observe_revision
-    from merge_assets.hub import HubProblem
 
     name = str(node.reference)
     try:
@@ -218,16 +221,16 @@ def _look_at(hub: "Hub", node: ModelNode, known: Recorded | None) -> Look:
     except MergeAssetsError as error:
         return Look(name, error=error)
     except Exception as error:  # one reference must not end the looks at all others
-        return Look(name, error=HubProblem(name, f"looking at it failed with {error!r}", "failing"))
+        return Look(name, error=HubError(name, f"looking at it failed with {error!r}", "failing"))
 
 
 def _enter(agenda: Agenda, looks: Sequence[Look], now: float, show: _Showing) -> list[Look]:
     """Enter looks into the agenda, and give back those that succeeded."""
     good = [look for look in looks if look.error is None]
-    problems = {look.name: hub_access.problem_of(look.error) for look in looks if look.error is not None}
+    problems = {look.name: look.error.kind for look in looks if look.error is not None}
     # If the Hub answered anybody, if only with a refusal, silence is a matter of one reference.
-    silent = not good and set(problems.values()) <= {"unreachable", "limited"}
-    if looks and not silent and "limited" not in problems.values():
+    silent = not good and set(problems.values()) <= {*SILENT, LIMITED}
+    if looks and not silent and LIMITED not in problems.values():
         agenda.recovered()
     for look in good:
         agenda.answered(look.name, now)
@@ -240,22 +243,21 @@ def _enter(agenda: Agenda, looks: Sequence[Look], now: float, show: _Showing) ->
             continue
         problem, reason = problems[look.name], hub_access.reason_of(look.error)
         agenda.asked(look.name)
-        if problem != "limited" and not silent:
-            agenda.refused(look.name, now, problem)
+        if problem != LIMITED and not silent:
+            agenda.refused(look.name, now, problem, passing=look.error.may_pass)
             turn = agenda.turns[look.name]
-            if problem not in PASSING or turn.failures >= SURE_AFTER:
+            if not turn.passing or turn.failures >= SURE_AFTER:
                 show(look.name, problem, reason, turn.since)
-    limits = [look.error for look in looks if problems.get(look.name) == "limited"]
+    limits = [look.error for look in looks if look.error is not None and look.error.kind == LIMITED]
     if limits:
-        waits = [getattr(error, "wait", None) for error in limits]
-        agenda.held(now, LONGEST_PAUSE, max((wait for wait in waits if wait is not None), default=None))
+        agenda.held(now, LONGEST_PAUSE, max((e.wait for e in limits if e.wait is not None), default=None))
     elif looks and silent:
         agenda.held(now, LONGEST_OUTAGE_PAUSE)
         if agenda.failures >= SURE_AFTER:
-            reason = next(hub_access.reason_of(look.error) for look in looks if look.error is not None)
+            error = next(look.error for look in looks if look.error is not None)
             for name, turn in agenda.turns.items():
                 if turn.shown != hub_access.PINNED:
-                    show(name, "unreachable", reason, agenda.since)
+                    show(name, error.kind, hub_access.reason_of(error), agenda.since)
     return good
 
 

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 import dagster as dg
 
-from merge_assets.errors import HubError, MergeAssetsError, Stopped
+from merge_assets.errors import MergeAssetsError, Stopped
+from merge_assets.extras import not_installed
 from merge_assets.progress import Progress, ShouldStop
 
 T = TypeVar("T")
@@ -20,6 +21,11 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 EVENT_SECONDS = 5.0
 STOP_SECONDS = 60.0
+RETRIES = 2
+"""How often a step is tried again after an error that may pass."""
+RETRY_SECONDS = 30.0
+"""Pause before the first of them, doubled before each further one; longer where a server asks for it."""
+LONGEST_RETRY_SECONDS = 600.0
 
 
 class _Latest:
@@ -50,8 +56,8 @@ def run_work(
         every: seconds between two reports.
 
     Raises:
-        dagster.Failure: for an error caused by input or environment, with its message as the description. Only
-            Hub errors may be retried.
+        dagster.Failure: for an error caused by input or environment, with its message as the description.
+        dagster.RetryRequested: the same, where it may pass: the step is tried again, :data:`RETRIES` times at most.
     """
     stop = threading.Event()
     finished = threading.Event()
@@ -81,7 +87,7 @@ def run_work(
         finished.wait(STOP_SECONDS)
         raise
     if error:
-        _raise(error[0])
+        _raise(context, error[0])
     return result[0]
 
 
@@ -101,9 +107,20 @@ def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest
     context.log_event(dg.AssetObservation(asset_key=key, metadata=metadata))
 
 
-def _raise(error: BaseException) -> None:
-    if isinstance(error, MergeAssetsError):
-        raise dg.Failure(description=str(error), allow_retries=isinstance(error, HubError)) from None
+def _raise(context: dg.AssetExecutionContext, error: BaseException) -> None:
     if isinstance(error, Stopped):
         raise dg.Failure(description="the work was stopped", allow_retries=False) from None
-    raise error
+    known = error if isinstance(error, MergeAssetsError) else not_installed(error)
+    if known is None:
+        raise error
+    if known.may_pass and context.op_execution_context.retry_number < RETRIES:
+        pause = RETRY_SECONDS * 2**context.op_execution_context.retry_number
+        pause = min(max(pause, known.wait or 0.0), LONGEST_RETRY_SECONDS)
+        context.log.warning(f"{known}; this step is tried again in {pause:.0f} s")
+        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=pause) from known
+    raise dg.Failure(description=str(known), metadata=error_metadata(known), allow_retries=False) from None
+
+
+def error_metadata(error: MergeAssetsError) -> dict[str, str | float]:
+    """What a failure says to programs: its kind, and when a server wants to be asked again."""
+    return {"error_kind": error.kind, **({} if error.wait is None else {"retry_after": error.wait})}

@@ -1,5 +1,6 @@
 """A recipe resolved against the headers of its inputs: what will be computed, from what, into what."""
 
+from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.build import build_plan
 from merge_assets.plan.checkpoint import planned_checkpoint
@@ -17,6 +18,7 @@ __all__ = [
     "Shard",
     "TensorInput",
     "build_plan",
+    "check_alone",
     "find_method",
     "index_json",
     "index_name",

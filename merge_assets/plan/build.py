@@ -12,6 +12,7 @@ from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader, rewrite_co
 from merge_assets.checkpoint.config import Origin
 from merge_assets.checkpoint.files import weights_stem
 from merge_assets.errors import CheckpointError, PlanError
+from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
 from merge_assets.plan.inputs import Inputs, lifted, tensor_key
 from merge_assets.plan.layers import InputLayers
@@ -29,7 +30,7 @@ from merge_assets.plan.model import (
     digest_of,
 )
 from merge_assets.plan.outside import is_buffer, outside_tensors, tied_output
-from merge_assets.plan.parameters import check_names, check_weights, resolve_parameters
+from merge_assets.plan.parameters import check_weights, resolve_parameters
 from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice
@@ -66,20 +67,13 @@ class _Builder:
         self, recipe: Recipe, inputs: Sequence[PlanInput], shard_size: int, figures: Sequence[LayerFigure] | None
     ) -> None:
         self.recipe = recipe
+        self.method, warnings = check_alone(recipe)
         given, inputs = inputs, prepared(recipe, inputs)
         self.inputs = inputs
         self.sources = Inputs(inputs)
         self.taken: set[tuple[int, str]] = set()
         self.shard_size = shard_size
-        try:
-            self.method: Method = find_method(recipe.merge_method)
-        except PlanError as error:
-            raise plan_error(recipe, "merge_method", error.message) from None
-        if self.method.makes_input:
-            raise plan_error(
-                recipe, "merge_method", f"{recipe.merge_method} is not a merge method; docs/methods.md lists them"
-            )
-        self.warnings = [*check_names(recipe, self.method), *notes(given, inputs)]
+        self.warnings = [*warnings, *notes(given, inputs)]
         self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
         self.warnings += [
             f"module {part.name} is not named, so it is that of {inputs[self.assembly.donor].reference}, unchanged"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from merge_assets.plan.methods import Method, Parameter, did_you_mean, methods
 from merge_assets.plan.problems import plan_error
-from merge_assets.recipe import Recipe, lookup
+from merge_assets.recipe import Module, Recipe, lookup
+from merge_assets.recipe.parameters import Conditional, ParameterValue
+from merge_assets.reference import ModelReference
 
 Scope = Mapping[str, Any]
 Value = float | bool | str
@@ -43,7 +45,9 @@ def resolve_parameters(
                     f"missing{whose}, tensor {tensor}; give it a value without a filter or with one that matches",
                 )
             continue
-        values[parameter.name] = _checked(parameter, value, f"{whose}, tensor {tensor}", recipe)
+        values[parameter.name] = _checked(
+            parameter, value, f"parameters.{parameter.name}", f"{whose}, tensor {tensor}", recipe
+        )
     return values
 
 
@@ -74,8 +78,7 @@ def check_weights(
         )
 
 
-def _checked(parameter: Parameter, value: Any, whose: str, recipe: Recipe) -> Value:
-    key = f"parameters.{parameter.name}"
+def _checked(parameter: Parameter, value: Any, key: str, whose: str, recipe: Recipe) -> Value:
     if isinstance(value, str):
         if value in parameter.words:
             return value
@@ -107,7 +110,7 @@ def check_names(recipe: Recipe, method: Method) -> list[str]:
     """
     known = {p.name for p in method.parameters}
     warnings = []
-    for where, scope in _scopes(recipe):
+    for where, scope, _ in _scopes(recipe, method):
         for name in scope:
             if name in known:
                 continue
@@ -121,18 +124,53 @@ def check_names(recipe: Recipe, method: Method) -> list[str]:
     return warnings
 
 
-def _scopes(recipe: Recipe) -> Iterable[tuple[str, Scope]]:
-    yield "parameters", recipe.parameters
-    yield from _scopes_in("", recipe.models, recipe.slices)
+def check_values(recipe: Recipe, method: Method) -> None:
+    """Check every value in a recipe that some tensor may get, before it is known which do.
+
+    Raises:
+        PlanError: for a value of the wrong kind or out of range, or a parameter that the method needs and that is
+            nowhere in the recipe.
+    """
+    given: set[str] = set()
+    for where, scope, is_base in _scopes(recipe, method):
+        given |= scope.keys()
+        for parameter in method.parameters:
+            # The base has no parameters of its own; what is written beside it is never read.
+            if parameter.name in scope and not (is_base and parameter.per_model):
+                for value in _values(scope[parameter.name]):
+                    _checked(parameter, value, f"{where}.{parameter.name}", "", recipe)
+    for parameter in method.parameters:
+        if parameter.required and parameter.default is None and parameter.name not in given:
+            raise plan_error(
+                recipe, f"parameters.{parameter.name}", f"missing; method {method.name} needs it, give it a value"
+            )
+
+
+def _values(setting: ParameterValue) -> Iterator[Value]:
+    """Every value that a setting can give, and the ends of those that it runs between."""
+    if not isinstance(setting, tuple):
+        yield setting
+        return
+    for item in setting:
+        yield from _values(item.value) if isinstance(item, Conditional) else (item,)
+
+
+def _scopes(recipe: Recipe, method: Method) -> Iterator[tuple[str, Scope, bool]]:
+    """Key path and content of every ``parameters``, and whether they are those of the base model."""
+    base = recipe.base_model if method.has_base else None
+    yield "parameters", recipe.parameters, False
+    yield from _scopes_in("", recipe, base)
     for name, module in (recipe.modules or {}).items():
-        yield f"modules.{name}.parameters", module.parameters
-        yield from _scopes_in(f"modules.{name}.", module.models, module.slices)
+        yield f"modules.{name}.parameters", module.parameters, False
+        yield from _scopes_in(f"modules.{name}.", module, base)
 
 
-def _scopes_in(prefix: str, models: Any, slices: Any) -> Iterable[tuple[str, Scope]]:
-    for number, entry in enumerate(models or ()):
-        yield f"{prefix}models[{number}].parameters", entry.parameters
-    for number, piece in enumerate(slices or ()):
-        yield f"{prefix}slices[{number}].parameters", piece.parameters
+def _scopes_in(prefix: str, body: Recipe | Module, base: ModelReference | None) -> Iterator[tuple[str, Scope, bool]]:
+    for number, entry in enumerate(body.models or ()):
+        yield f"{prefix}models[{number}].parameters", entry.parameters, entry.model == base
+    for number, piece in enumerate(body.slices or ()):
+        yield f"{prefix}slices[{number}].parameters", piece.parameters, False
+        own = piece.base_model or base
         for place, source in enumerate(piece.sources):
-            yield f"{prefix}slices[{number}].sources[{place}].parameters", source.parameters
+            where = f"{prefix}slices[{number}].sources[{place}].parameters"
+            yield where, source.parameters, source.model == own

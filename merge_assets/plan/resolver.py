@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_assets.checkpoint import DEFAULT_PART, Part
 from merge_assets.errors import PlanError
+from merge_assets.plan.alone import check_base, check_count
 from merge_assets.plan.methods import Method, did_you_mean
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import LayerFigure, ModelEntry, Module, Recipe, Slice
@@ -273,11 +274,9 @@ class Resolver:
                     )
                 sources.append(ResolvedSource(self.index[source.model], start, end, dict(source.parameters)))
             base = piece.base_model or self.recipe.base_model
+            if self.method.has_base:
+                check_base(self.recipe, base, [source.model for source in piece.sources], where)
             base_place = self._base_place(sources, base)
-            if self.method.has_base and base is not None and base_place is None:
-                raise self.fail(
-                    f"{where}.sources", f"the base model {base} is not among the sources; add it with its layer_range"
-                )
             resolved.append(self._checked(sources, base_place, dict(piece.parameters), where))
         return tuple(resolved)
 
@@ -296,16 +295,5 @@ class Resolver:
                 f"{self.inputs[s.model].reference} [{s.start}, {s.end}] has {s.end - s.start}" for s in sources
             )
             raise self.fail(key, f"sources differ in their number of layers: {listing}")
-        method = self.method
-        if method.needs_base and base is None:
-            raise self.fail("base_model", f"missing; method {method.name} needs a base model")
-        count = len(sources) - (base is not None)
-        if count < method.least or (method.most is not None and count > method.most):
-            wanted = str(method.least) if method.least == method.most else f"at least {method.least}"
-            if method.most is not None and method.most != method.least:
-                wanted = f"{method.least} to {method.most}"
-            beside = " besides the base" if base is not None else ""
-            raise self.fail(
-                key, f"method {method.name} takes {wanted} model{'s'[: wanted != '1']}{beside}, found {count}"
-            )
+        check_count(self.recipe, self.method, len(sources), key, with_base=base is not None)
         return ResolvedSlice(tuple(sources), base, parameters, key)

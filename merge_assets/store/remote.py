@@ -27,7 +27,8 @@ import fsspec
 from pydantic import SecretStr
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from merge_assets.errors import Stopped, StoreError
+from merge_assets.errors import Stopped, StoreError, StoreUnreachableError
+from merge_assets.extras import not_installed
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.backend import Backend, Listed, files_path, size_problems
 from merge_assets.store.drafts import Drafts
@@ -68,7 +69,9 @@ class RemoteBackend(Backend):
         self._shown = _without_credentials(root).rstrip("/")
         try:
             self._fs, path = fsspec.core.url_to_fs(root, **options)
-        except (ImportError, ValueError, TypeError, OSError) as error:
+        except ImportError as error:
+            raise not_installed(error) or self._error("", "opened", error) from None
+        except (ValueError, TypeError, OSError) as error:
             raise self._error("", "opened", error) from None
         self._root = str(path).rstrip("/")
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
@@ -318,7 +321,8 @@ class RemoteBackend(Backend):
         for secret in self._secrets:
             text = text.replace(secret, "******")
         _LOG.debug("%s: cannot be %s: %s", self.url(path), done, text)
-        return StoreError(f"{self.url(path)}: cannot be {done}: {text}; check the store's URL, options and network")
+        kind = StoreUnreachableError if _may_pass(error) else StoreError
+        return kind(f"{self.url(path)}: cannot be {done}: {text}; check the store's URL, options and network")
 
 
 def _changed(entry: Mapping[str, Any]) -> datetime:

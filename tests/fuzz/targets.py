@@ -24,7 +24,7 @@ class _NoHub:
     """In place of the Hub, so that a fuzzer asks nothing of the network."""
 
     def resolve(self, reference: object) -> None:
-        raise HubError(f"{reference}: there is no network here")
+        raise HubError(reference, "there is no network here", "offline")
 
 
 class Project:

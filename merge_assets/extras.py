@@ -1,0 +1,57 @@
+"""Which extra brings a package that is missing, as the metadata of this package says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, metadata, requires
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from merge_assets.errors import NotInstalledError
+
+DISTRIBUTION = "merge-assets"
+
+_BROUGHT_BY = {"PIL": "pillow", "datasets": "lm_eval"}
+"""Modules that are imported by another name than that of the package which an extra lists."""
+
+
+def not_installed(error: BaseException) -> NotInstalledError | None:
+    """The error to show for an import that failed; ``None`` if it is not about a package of an extra.
+
+    Args:
+        error: what was raised; what it was raised for is looked at, too, since some libraries wrap such errors.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, ModuleNotFoundError) and cause.name is not None:
+            module = cause.name.partition(".")[0]
+            extra = _extra(_BROUGHT_BY.get(module, module))
+            if extra is not None:
+                return NotInstalledError(
+                    f"this needs {module}, which is not installed: pip install '{DISTRIBUTION}[{extra}]'"
+                )
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or at.__context__
+
+
+def _extra(package: str) -> str | None:
+    """The first extra that lists a package, in the order in which they are declared."""
+    name = canonicalize_name(package)
+    try:
+        wanted = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
+        extras = metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return None
+    for extra in extras:
+        for one in wanted:
+            if canonicalize_name(one.name) == name and one.marker is not None and one.marker.evaluate({"extra": extra}):
+                return str(extra)
+    return None

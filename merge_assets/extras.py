@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires
+from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -16,6 +17,17 @@ _BROUGHT_BY = {"PIL": "pillow", "datasets": "lm_eval"}
 """Modules that are imported by another name than that of the package which an extra lists."""
 
 
+def require(*modules: str) -> None:
+    """Check that modules of extras are there, before work that ends in vain without them.
+
+    Raises:
+        NotInstalledError: for the first that is not.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise not_installed(ModuleNotFoundError(name=module)) or NotInstalledError(f"{module} is not installed")
+
+
 def not_installed(error: BaseException) -> NotInstalledError | None:
     """The error to show for an import that failed; ``None`` if it is not about a package of an extra.
 
@@ -25,10 +37,11 @@ def not_installed(error: BaseException) -> NotInstalledError | None:
     for cause in _causes(error):
         if isinstance(cause, ModuleNotFoundError) and cause.name is not None:
             module = cause.name.partition(".")[0]
-            extra = _extra(_BROUGHT_BY.get(module, module))
+            package = _BROUGHT_BY.get(module, module)
+            extra = _extra(package)
             if extra is not None:
                 return NotInstalledError(
-                    f"this needs {module}, which is not installed: pip install '{DISTRIBUTION}[{extra}]'"
+                    f"this needs {package}, which is not installed: pip install '{DISTRIBUTION}[{extra}]'"
                 )
     return None
 
@@ -45,13 +58,15 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _extra(package: str) -> str | None:
     """The first extra that lists a package, in the order in which they are declared."""
     name = canonicalize_name(package)
+    if name == DISTRIBUTION:  # some extras are made of others
+        return None
     try:
-        wanted = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
+        listed = [
+            one for text in requires(DISTRIBUTION) or () if canonicalize_name((one := Requirement(text)).name) == name
+        ]
         extras = metadata(DISTRIBUTION).get_all("Provides-Extra") or []
     except PackageNotFoundError:  # run from a folder that was never installed
         return None
-    for extra in extras:
-        for one in wanted:
-            if canonicalize_name(one.name) == name and one.marker is not None and one.marker.evaluate({"extra": extra}):
-                return str(extra)
-    return None
+    return next(
+        (str(extra) for extra in extras for one in listed if one.marker and one.marker.evaluate({"extra": extra})), None
+    )

@@ -126,8 +126,9 @@ def test_errors_that_stay_are_reported_and_publish_nothing(
 ) -> None:
     store = faulty(lambda operation, path: error if operation in ("put", "pipe") and path.endswith(target) else None)
 
-    with pytest.raises(StoreError, match=f"(?s){target}.*{error}"):
+    with pytest.raises(StoreError, match=f"(?s){target}.*{error}") as caught:
         commit(store)
+    assert caught.value.kind == ("store" if isinstance(error, PermissionError) else "store.unreachable")
     tries = [path for operation, path in Faulty.calls if operation in ("put", "pipe") and path.endswith(target)]
     assert len(tries) == (1 if isinstance(error, PermissionError) else 8)
     store = faulty(no_fault)

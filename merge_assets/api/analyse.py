@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_assets.extras import require
 from merge_assets.identity import analysis_line
 from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 ANALYSIS_VERSION = "1"
 """Changes whenever an analysis of the same bytes would have other figures."""
+
+_NEEDED = ("safetensors", "threadpoolctl", "matplotlib", "PIL")
+"""What an analysis imports, the last of it when all is computed."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def snr(
         progress: called with bytes.
         should_stop: polled while computing.
     """
+    require(*_NEEDED)
     from merge_assets.analysis.run import analyse as run
 
     item = workspace.fetch(reference, progress=progress, should_stop=should_stop)
@@ -96,6 +101,7 @@ def analyse(
         progress: called with bytes.
         should_stop: polled while computing.
     """
+    require(*_NEEDED)
     item = workspace.fetch(reference, commit=commit, progress=progress, should_stop=should_stop)
     identity = workspace.identify(reference)
     line = analysis_line(identity)

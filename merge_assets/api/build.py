@@ -14,8 +14,9 @@ from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.engine.agreement import check_agreement
 from merge_assets.engine.checks import CheckOutcome, check_variant, count_nonfinite
 from merge_assets.errors import EngineError, RecipeError, in_file
+from merge_assets.extras import require
 from merge_assets.identity import variant_line
-from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
+from merge_assets.plan import Plan, PlanInput, build_plan, check_alone, find_method
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
@@ -94,6 +95,9 @@ def merge(
         )
     # Everything that is wrong with the recipe, before anything is built or downloaded.
     made = plan(workspace, recipe, shard_size=shard_size)
+    chosen = device or _device(workspace, recipe)
+    if chosen == "cuda" or any(find_method(tensor.method).in_torch for tensor in made.tensors):
+        require("torch")
     # Only an analysis of exactly these bytes may choose layers.
     measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))
     inputs = workspace.book.inputs(recipe)
@@ -106,7 +110,7 @@ def merge(
             report = execute(
                 made,
                 staging,
-                device=device or _device(workspace, recipe),
+                device=chosen,
                 threads=threads or workspace.settings.threads,
                 tile=tile,
                 memory=int(workspace.settings.memory),
@@ -169,6 +173,7 @@ def _written(
     from merge_assets.engine.folder import write_surroundings
 
     store, stored = workspace.store, workspace.stored
+    require("torch", "transformers")  # the checks, which come last, need both
     origins, fetched = _origins(workspace, made, line, should_stop), stored.fetched
     with store.build(line, made.key, should_stop=should_stop) as draft:
         draft.building.add(_files(made), origins)

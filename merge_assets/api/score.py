@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
@@ -106,6 +107,7 @@ def score(
     from merge_assets.evaluation.scores import Scores
 
     wanted = workspace.suites.require(suite)
+    require("lm_eval")
     identity = workspace.identify(reference)
     item = workspace.fetch(reference, commit=commit, should_stop=should_stop)
     assert item.fingerprint is not None

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from merge_assets.cli.console import console
 from merge_assets.cli.show import show_leaderboard
+from merge_assets.extras import require
 from merge_assets.pipeline import run as pipeline
 from merge_assets.settings import load_settings
 
@@ -67,6 +68,7 @@ def run_demo() -> int:
 
 def run_ui(host: str, port: int) -> None:
     """Become `dagster dev`: web server, daemon and code location of this project."""
+    require("dagster_webserver")
     settings = load_settings()
     pipeline.prepare_home(settings)
     workspace = settings.path("workspace.yaml")

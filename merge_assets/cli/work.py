@@ -12,6 +12,7 @@ from merge_assets import api
 from merge_assets.api import Workspace
 from merge_assets.cli.console import console, parse_size, progress_bar
 from merge_assets.errors import CheckpointError, EvaluationError
+from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
 from merge_assets.reference import ModelReference
 
@@ -98,6 +99,7 @@ def run_evaluate(
     reference = parse_reference(model)
     if out is None and (limit or batch_size or device):
         raise EvaluationError("--limit, --batch-size and --device are for quick looks; give --out DIR with them")
+    require("lm_eval")
     for name in [suite] if suite else workspace.settings.default_suites:
         with progress_bar(name, is_bytes=False) as report:
             if out is None:

@@ -256,6 +256,7 @@ def test_a_recipe_that_is_wrong_alone_is_listed_as_broken(project: Path, server:
     assert server.asked() == 0
 
 
+@pytest.mark.slow
 def test_a_wrong_recipe_of_a_name_is_not_built_and_the_hub_is_not_asked(project: Path, server: HubServer) -> None:
     (project / "recipes" / "wrong.yaml").write_text(WRONG["method"][0])
     environment = {"MERGE_ASSETS_HUB_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"}
@@ -265,6 +266,7 @@ def test_a_wrong_recipe_of_a_name_is_not_built_and_the_hub_is_not_asked(project:
     assert server.asked() == 0
 
 
+@pytest.mark.slow
 def test_a_build_says_which_base_the_hub_refuses(project: Path, server: HubServer) -> None:
     server.refuse["*"] = (503, {})
     environment = {"MERGE_ASSETS_HUB_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0"}

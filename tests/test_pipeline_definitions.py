@@ -70,6 +70,8 @@ def test_a_broken_recipe_is_shown_and_takes_nothing_down(full: Project) -> None:
     (evaluation,) = result.asset_events
     assert not evaluation.passed
     assert "merge_methd" in evaluation.description
+    assert evaluation.metadata["error_kind"].value == "recipe"
+    assert shown["broken/wrong"].metadata["error_kind"] == "recipe"
 
 
 def test_validation_fails_on_a_broken_recipe(full: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,9 @@ class World:
         assert record is not None, f"{path} has no state"
         evaluation = record.event.asset_check_evaluation
         assert evaluation is not None and not evaluation.blocking
+        kind = evaluation.metadata.get("error_kind")
+        assert kind is None or (evaluation.description or "").startswith(f"{kind.value}: ")
+        assert evaluation.passed or "renamed" in (evaluation.description or "") or kind is not None
         return evaluation.passed, evaluation.description or ""
 
     def version(self, *path: str) -> str | None:

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
         default={}, repr=False, description="keyword arguments of the store's fsspec filesystem"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where merges and evaluations run")
+    executor: Literal["in_process", "multiprocess", "kubernetes"] = Field(
+        default="multiprocess", description="where Dagster's steps run: the run's process, processes, or pods"
+    )
     threads: int = Field(default_factory=_threads, ge=1, description="worker threads; default: CPUs of this process")
     memory: ByteSize = Field(default=ByteSize(256_000_000), gt=0, description="bound of the engine's buffers")
     shard_size: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0, description="largest shard of a variant")

@@ -6,6 +6,8 @@ the Kubernetes executor makes it, and held against the API's own schema.
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -15,7 +17,10 @@ from dagster_k8s import DagsterK8sJobConfig, construct_dagster_k8s_job
 from dagster_k8s.job import get_user_defined_k8s_config
 from kubernetes.client import ApiClient
 
+from merge_assets.errors import SettingsError
 from merge_assets.pipeline import executor
+from merge_assets.settings import Settings
+from tests.commands import run_command
 from tests.pipeline_support import MEAN, Project, project
 
 __all__ = ["project"]  # fixture
@@ -69,16 +74,48 @@ def test_the_schema_refuses_a_misspelt_field() -> None:
         kubernetes_validate.validate(job, "1.32", strict=True)
 
 
-def test_the_executor_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert executor.choose_executor().name == "local"
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert executor.choose_executor().name == "k8s"
+def test_the_executor_is_a_setting_whatever_runs_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("", "10.0.0.1"):  # that of a pod
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", variable)
+        assert executor.choose_executor(Settings()).name == "local"
+        assert executor.choose_executor(Settings(executor="in_process")).name == "in_process"
+        assert executor.choose_executor(Settings(executor="kubernetes")).name == "k8s"
+
+
+def test_steps_cannot_be_pods_of_runs_that_are_none() -> None:
+    """Said to whoever starts the run, here or in the UI, and not by each step."""
+    settings = Settings(executor="kubernetes")
+    create = executor.choose_executor(settings).executor_creation_fn
+    assert create is not None
+    with dg.DagsterInstance.ephemeral() as instance:
+        for ask in (
+            lambda: executor.require_launcher(settings, instance),
+            lambda: create(SimpleNamespace(instance=instance)),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(
+                SettingsError, match="whose run launcher is K8sRunLauncher, not SyncInMemoryRunLauncher"
+            ):
+                ask()
+        executor.require_launcher(Settings(), instance)
+
+
+def test_without_its_package_the_kubernetes_executor_says_how_to_install_it(tmp_path: Path) -> None:
+    (tmp_path / "dagster_k8s.py").write_text("raise ModuleNotFoundError(\"No module named 'dagster_k8s'\")\n")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mean.yaml").write_text(MEAN)
+    done = run_command(
+        "build", root=tmp_path, environment={"MERGE_ASSETS_EXECUTOR": "kubernetes", "PYTHONPATH": str(tmp_path)}
+    )
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: executor: kubernetes needs the package dagster-k8s (No module named 'dagster_k8s'): "
+        "pip install 'merge-assets[deploy]', or set executor to multiprocess or in_process\n"
+    )
+    assert not list(tmp_path.glob("var/dagster/history/runs*"))
 
 
 def _on_gpu(project: Project) -> dg.Definitions:
     from merge_assets.pipeline.assemble import build_definitions
-    from merge_assets.settings import Settings
     from merge_assets.sources import Workspace
 
     settings = Settings(root=project.root, default_suites=["quick"], device="auto")

@@ -33,6 +33,7 @@ def test_defaults(project):
     assert settings.recipes == [project / "recipes"] and settings.suites == [project / "suites"]
     assert settings.store_url == str(project / "var/store")
     assert settings.cache_dir == project / "var/cache"
+    assert settings.executor == "multiprocess"
     assert (settings.device, settings.hub_endpoint, settings.hub_token) == ("auto", None, None)
     assert (settings.memory, settings.shard_size) == (256_000_000, 5_000_000_000)
     assert settings.threads >= 1
@@ -108,6 +109,7 @@ def test_a_store_url_is_kept_and_a_folder_is_made_absolute(project, monkeypatch)
         ("zzz = 3\n", "zzz: unknown setting; known: root, recipes"),
         ("threads = 0\n", "threads: input should be greater than or equal to 1"),
         ('device = "gpu"\n', "device: input should be 'auto', 'cpu' or 'cuda'"),
+        ('executor = "k8s"\n', "executor: input should be 'in_process', 'multiprocess' or 'kubernetes'"),
         ('memory = "lots"\n', "memory: could not parse value and unit"),
         ("recipes = 3\n", "recipes: "),
         ("threads =\n", "line 1"),

@@ -26,6 +26,7 @@ def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.De
 
     Raises:
         RecipeError: if a recipe is broken while definitions are being validated.
+        SettingsError: if the executor needs a package that is not installed.
     """
     graph = graph or build_graph(workspace)
     refuse_when_validating(graph.broken)
@@ -63,7 +64,7 @@ def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.De
         jobs=jobs,
         schedules=[*nightly, *crons],
         sensors=[automation_sensor(), *build_base_sensors(workspace, graph.bases), *broken_sensors],
-        executor=choose_executor(),
+        executor=choose_executor(workspace.settings),
     )
 
 

@@ -1,11 +1,16 @@
-"""Which executor runs the steps: a pod per step in Kubernetes, else a few forked processes."""
+"""Which executor runs the steps, as the setting ``executor`` says."""
 
 import multiprocessing
 import os
 
 import dagster as dg
 
+from merge_assets.errors import SettingsError
+from merge_assets.pipeline.in_process import in_process_executor
+from merge_assets.settings import Settings
+
 PRELOAD_MODULE = "merge_assets.pipeline.preload"
+ANOTHER = "set executor to multiprocess or in_process"
 
 
 def steps_at_once() -> int:
@@ -13,7 +18,32 @@ def steps_at_once() -> int:
     return 2 if (os.cpu_count() or 1) <= 8 else 4
 
 
-def local_executor() -> dg.ExecutorDefinition:
+def choose_executor(settings: Settings) -> dg.ExecutorDefinition:
+    """The executor of every run.
+
+    The environment is not looked at: ``KUBERNETES_SERVICE_HOST`` is set in every pod, whatever launched it.
+
+    Raises:
+        SettingsError: if it needs a package that is not installed.
+    """
+    if settings.executor == "kubernetes":
+        return _kubernetes_executor()
+    if settings.executor == "in_process":
+        return in_process_executor()
+    return _local_executor()
+
+
+def require_launcher(settings: Settings, instance: dg.DagsterInstance) -> None:
+    """Refuse an instance whose runs the chosen executor cannot work in.
+
+    Raises:
+        SettingsError: if steps are to be pods, and the instance does not launch runs as pods.
+    """
+    if settings.executor == "kubernetes":
+        _require_pods(instance)
+
+
+def _local_executor() -> dg.ExecutorDefinition:
     """Steps as processes forked from one that has imported torch, transformers and lm-eval already.
 
     A fresh process per step spends 4 to 5 seconds on these imports, more than a small merge takes.
@@ -26,10 +56,43 @@ def local_executor() -> dg.ExecutorDefinition:
     )
 
 
-def choose_executor() -> dg.ExecutorDefinition:
-    """The Kubernetes executor inside a cluster, else the local one."""
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
+def _kubernetes_executor() -> dg.ExecutorDefinition:
+    try:
         from dagster_k8s import k8s_job_executor
+    except ImportError as error:
+        raise SettingsError(
+            f"executor: kubernetes needs the package dagster-k8s ({error}): pip install 'merge-assets[deploy]', "
+            f"or {ANOTHER}"
+        ) from None
 
-        return k8s_job_executor
-    return local_executor()
+    create = k8s_job_executor.executor_creation_fn
+    assert create is not None
+
+    def pods(context: dg.InitExecutorContext) -> dg.Executor:
+        # Also for runs that the UI and the daemon make: with another launcher each step would fail for an attribute.
+        _require_pods(context.instance)
+        return create(context)
+
+    return dg.ExecutorDefinition(
+        name=k8s_job_executor.name,
+        config_schema=k8s_job_executor.config_schema,  # type: ignore[arg-type]  # which the constructor takes as well
+        requirements=dg.multiple_process_executor_requirements(),
+        executor_creation_fn=pods,
+    )
+
+
+def _require_pods(instance: dg.DagsterInstance) -> None:
+    from dagster_k8s import K8sRunLauncher
+
+    try:
+        launcher = instance.run_launcher
+    except Exception as error:  # it asks the cluster for its configuration; many things can go wrong there
+        raise SettingsError(
+            f"executor: kubernetes works in a pod of a cluster only; this instance's run launcher cannot be made here "
+            f"({error}); run it there, or {ANOTHER}"
+        ) from None
+    if not isinstance(launcher, K8sRunLauncher):
+        raise SettingsError(
+            f"executor: kubernetes needs an instance whose run launcher is K8sRunLauncher, not "
+            f"{type(launcher).__name__}: give DAGSTER_HOME the dagster.yaml of the Helm release, or {ANOTHER}"
+        )

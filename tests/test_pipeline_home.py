@@ -13,6 +13,7 @@ import yaml
 from merge_assets.errors import SettingsError
 from merge_assets.pipeline.home import missing_settings, open_instance, prepare_home
 from merge_assets.settings import Settings
+from tests.commands import run_command
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGED = resources.files("merge_assets.pipeline") / "dagster.yaml"
@@ -77,6 +78,18 @@ def test_a_home_with_retries_but_no_monitoring_is_told_of_the_latter_only(tmp_pa
     (tmp_path / "dagster.yaml").write_text("run_retries: {enabled: true}\n")
     hint = missing_settings(tmp_path)
     assert hint is not None and ": run_monitoring is not enabled: " in hint and "run_retries" not in hint
+
+
+def test_a_build_works_in_a_home_by_relative_path_and_gives_the_hint_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dagster.yaml").write_text("")
+    done = run_command("build", root=tmp_path, environment={"DAGSTER_HOME": "mine"})
+    assert done.code == 0 and "Nothing to do" in done.stdout
+    (hint,) = done.stderr.splitlines()
+    assert hint.startswith(
+        f"hint: {tmp_path / 'mine' / 'dagster.yaml'}: run_retries and run_monitoring are not enabled"
+    )
+    assert not (tmp_path / "var" / "dagster").exists()
 
 
 def test_a_home_that_is_a_file_is_one_message(settings: Settings, tmp_path: Path, monkeypatch) -> None:

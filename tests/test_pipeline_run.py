@@ -68,7 +68,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipes").mkdir()
     (folder / "merge-assets.toml").write_text("default_suites = []\n")
     (folder / "build.py").write_text(BUILD)
-    shutil.copyfile(REPOSITORY / "dagster.yaml", folder / "dagster.yaml")
     for name in ("base", "manual", "scripture"):
         shutil.copytree(REPOSITORY / "examples" / "checkpoints" / name, folder / "checkpoints" / name)
     for name, text in (("mean", LINEAR), ("nested", NESTED), ("short", SHORT)):

@@ -10,34 +10,60 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from merge_assets.cli.console import console
+from merge_assets.cli.console import console, err
 from merge_assets.cli.show import show_leaderboard
+from merge_assets.errors import Stopped
 from merge_assets.extras import require
-from merge_assets.pipeline import run as pipeline
-from merge_assets.settings import load_settings
+from merge_assets.pipeline import outcome as words
+from merge_assets.pipeline.home import missing_settings, prepare_home
+from merge_assets.pipeline.run import materialise
+from merge_assets.settings import Settings, load_settings
 
 _STYLES = {
-    pipeline.BUILT: "green",
-    pipeline.OBSERVED: "green",
-    pipeline.REUSED: "cyan",
-    pipeline.UP_TO_DATE: "dim",
-    pipeline.FAILED: "bold red",
-    pipeline.SKIPPED: "yellow",
+    words.BUILT: "green",
+    words.OBSERVED: "green",
+    words.REUSED: "cyan",
+    words.UP_TO_DATE: "dim",
+    words.FAILED: "bold red",
+    words.SKIPPED: "yellow",
 }
 
 
 def run_build(names: Sequence[str], *, with_scores: bool = True, force: bool = False) -> int:
-    """Bring recipes up to date and print what became of every asset; 1 if something failed."""
+    """Bring recipes up to date and print what became of every asset; 1 if something failed.
+
+    Raises:
+        Stopped: after all was printed, if a signal ended it.
+    """
+    _open_home(load_settings())
     began = time.perf_counter()
-    made = pipeline.materialise(list(names), with_scores=with_scores, force=force, report=_print_outcome)
+    made = materialise(list(names), with_scores=with_scores, force=force, report=_print_outcome)
     counts = [f"{made.count(state)} {state}" for state in _STYLES if made.count(state)]
     console().print(f"{', '.join(counts)} in {time.perf_counter() - began:.0f} s")
     if made.run_id is None and not made.failed:
         console().print("[green]Nothing to do: everything is up to date.[/]")
+    if made.ending is not None and made.ending.state == words.STOPPED:
+        raise Stopped
+    if made.ending is not None:
+        _print_ending(made.ending)
     return int(made.failed)
 
 
-def _print_outcome(outcome: pipeline.Outcome, known: int, total: int) -> None:
+def _open_home(settings: Settings) -> None:
+    missing = missing_settings(prepare_home(settings))
+    if missing:
+        err().print(f"hint: {missing}", style="dim", markup=False, soft_wrap=True, highlight=False)
+
+
+def _print_ending(ending: words.Ending) -> None:
+    lines = [f"[{_STYLES[words.FAILED]}]the run {ending.run_id} {words.HOW[ending.state]}[/]: {escape(ending.reason)}"]
+    if ending.keys:
+        lines.append(f"not made because of it: {escape(', '.join(ending.keys))}")
+    lines.append("its whole log is in the UI (merge-assets ui, Runs); the next build goes on with what is finished")
+    console().print("\n".join(lines), soft_wrap=True, highlight=False)
+
+
+def _print_outcome(outcome: words.Outcome, known: int, total: int) -> None:
     style = _STYLES[outcome.state]
     seconds = f" {outcome.seconds:.1f} s" if outcome.seconds else ""
     message = f"  [dim]{escape(outcome.message)}[/]" if outcome.message else ""
@@ -70,7 +96,7 @@ def run_ui(host: str, port: int) -> None:
     """Become `dagster dev`: web server, daemon and code location of this project."""
     require("dagster_webserver")
     settings = load_settings()
-    pipeline.prepare_home(settings)
+    _open_home(settings)
     workspace = settings.path("workspace.yaml")
     source = ["-w", str(workspace)] if workspace.is_file() else ["-m", "definitions"]
     # dagster dev stops its children on these signals only where they have their default meaning.

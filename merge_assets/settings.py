@@ -27,6 +27,8 @@ CONFIG_NAME = "merge-assets.toml"
 PREFIX = "MERGE_ASSETS_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 HIDDEN = "******"
+MIN_TOKEN = 16
+"""Characters of the UI's token; what is shorter can be guessed."""
 
 # Only these store options are known not to be secret; s3fs, adlfs and gcsfs name their secrets in many ways.
 _OPEN_OPTIONS = frozenset(
@@ -43,6 +45,7 @@ _OPEN_OPTIONS = frozenset(
     }
 )
 _OPEN_GROUPS = frozenset({"client_kwargs", "config_kwargs"})
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -113,6 +116,10 @@ class Settings(BaseSettings):
         default=False, description="read local checkpoints of pickled weights (*.bin), as data only"
     )
 
+    ui_token: SecretStr | None = Field(default=None, description="token that the UI asks for")
+    ui_hosts: Names = Field(default=[], description="names of the UI's server, as in a browser, without the port")
+    ui_read_only: bool = Field(default=False, description="whether the UI refuses whatever changes something")
+
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @validates("root")
@@ -129,6 +136,24 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_path(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         return None if path is None else _under_root(path, info)
+
+    @validates("ui_token")
+    @classmethod
+    def _long_token(cls, token: SecretStr | None) -> SecretStr | None:
+        text = token.get_secret_value() if token else ""
+        if token and (len(text) < MIN_TOKEN or text.strip() != text or not (text.isascii() and text.isprintable())):
+            raise ValueError(f"must be {MIN_TOKEN} or more ASCII characters; `openssl rand -hex 32` makes one")
+        return token
+
+    @validates("ui_hosts")
+    @classmethod
+    def _bare_names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no host name; write it without scheme, port and path: merges.example.org"
+                )
+        return names
 
     def path(self, path: Path | str) -> Path:
         """``path`` as an absolute path, relative ones under the project root."""

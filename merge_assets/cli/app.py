@@ -191,13 +191,33 @@ def leaderboard(
 
 @app.command(rich_help_panel="Pipeline")
 def ui(
-    port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000,
-    host: Annotated[str, typer.Option(help="Address of the web server.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the web server; 0 takes a free one.")] = 3000,
+    host: Annotated[
+        str, typer.Option(help="Address of the web server. Any but this machine's own needs a token (`ui_token`).")
+    ] = "127.0.0.1",
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Refuse whatever changes something: launching, reporting, reloading, …")
+    ] = False,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", resolve_path=True, help="Where the code is; default: workspace.yaml, else definitions.py."
+        ),
+    ] = None,
+    daemon: Annotated[
+        bool, typer.Option("--daemon/--no-daemon", help="Run the daemon, or only the web server.")
+    ] = True,
+    no_login: Annotated[
+        bool, typer.Option("--no-login", help="Serve other machines without a token: something else asks for one.")
+    ] = False,
 ) -> None:
-    """Start the Dagster UI and the daemon that rebuilds what changed."""
+    """Start the Dagster UI and the daemon that rebuilds what changed.
+
+    Pages of other sites, unknown host names and mutations by GET are refused; with the setting `ui_token` people log in.
+    """
     from merge_assets.cli.pipeline import run_ui
 
-    run_ui(host, port)
+    run_ui(host, port, workspace, daemon, read_only, login=not no_login)
 
 
 @app.command(rich_help_panel="Pipeline")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -92,19 +91,20 @@ def run_demo() -> int:
     return failed
 
 
-def run_ui(host: str, port: int) -> None:
-    """Become `dagster dev`: web server, daemon and code location of this project."""
+def run_ui(host: str, port: int, workspace: Path | None, daemon: bool, read_only: bool, login: bool) -> None:
+    """Serve the UI, with daemon and code location of this project, until it is stopped."""
     require("dagster_webserver")
+    from merge_assets.pipeline.front.serve import Serving, serve
+
     settings = load_settings()
     _open_home(settings)
-    workspace = settings.path("workspace.yaml")
-    source = ["-w", str(workspace)] if workspace.is_file() else ["-m", "definitions"]
-    # dagster dev stops its children on these signals only where they have their default meaning.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    console().print(f"http://{host}:{port}  (Ctrl-C stops it)")
-    sys.stdout.flush()
-    os.chdir(settings.root)
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
-    command = [sys.executable, "-m", "dagster", "dev", *source, "-h", host, "-p", str(port)]
-    os.execv(sys.executable, command)
+    serving = Serving(
+        host=host,
+        port=port,
+        workspace=workspace,
+        with_daemon=daemon,
+        read_only=read_only or settings.ui_read_only,
+        without_login=not login,
+    )
+    serve(settings, serving, lambda address: console().print(f"{address}  (Ctrl-C stops it)", highlight=False))

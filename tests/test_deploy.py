@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -108,6 +109,13 @@ def test_ports_are_published_on_loopback_only() -> None:
     assert not any("network_mode" in service for service in services().values())
 
 
+def test_the_ui_is_served_behind_its_gate_and_only_with_a_token() -> None:
+    (command,) = [yaml.safe_load(" ".join(words[1:])) for words in stages()["web"] if words[0] == "CMD"]
+    assert command[:2] == ["merge-assets", "ui"] and "--no-login" not in command
+    assert services()["webserver"]["environment"]["MERGE_ASSETS_UI_TOKEN"].startswith("${MERGE_ASSETS_UI_TOKEN:?")
+    assert not any("dagster-webserver" in str(part) for part in (services(), stages()))
+
+
 def test_there_is_exactly_one_daemon_and_it_and_the_webserver_wait_for_the_others() -> None:
     daemons = [service for service in services().values() if "dagster-daemon" in service.get("command", [])]
     assert len(daemons) == 1 and daemons[0].get("deploy", {}).get("replicas", 1) == 1
@@ -147,7 +155,12 @@ def test_variables_are_documented_known_and_not_given_here() -> None:
     example = (DEPLOY / ".env.example").read_text()
     offered = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
     assert set(re.findall(r"\$\{([A-Z_]+)", text)) == offered
-    assert re.findall(r"^(?:POSTGRES_PASSWORD|MERGE_ASSETS_HUB_TOKEN|AWS_\w+)=(.+)$", example, re.MULTILINE) == []
+    assert (
+        re.findall(
+            r"^(?:POSTGRES_PASSWORD|MERGE_ASSETS_HUB_TOKEN|MERGE_ASSETS_UI_TOKEN|AWS_\w+)=(.+)$", example, re.MULTILINE
+        )
+        == []
+    )
 
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     ours = set(re.findall(r"\bMERGE_ASSETS_([A-Z_]+)", text + example + dockerfile))
@@ -204,6 +217,24 @@ def test_images_install_extras_that_exist_and_the_web_image_no_torch() -> None:
     assert "dagster-webserver" in web
     assert not re.search(r"torch|transformers|lm_eval|merge-assets\[", web)
     assert {"engine", "evaluation", "s3"} <= extras_of("build-code")
+
+
+def test_what_the_web_image_runs_imports_nothing_of_the_engine() -> None:
+    absent = [
+        "torch",
+        "transformers",
+        "safetensors",
+        "tokenizers",
+        "matplotlib",
+        "PIL",
+        "threadpoolctl",
+        "lm_eval",
+        "s3fs",
+    ]
+    code = f"import sys\nsys.modules.update(dict.fromkeys({absent}))\nimport merge_assets.cli.app\n"
+    code += "import merge_assets.cli.pipeline, merge_assets.pipeline.front.serve"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_constraints_fit_any_build_of_torch() -> None:
@@ -336,6 +367,7 @@ def test_the_services_work_together(postgres: str, tmp_path: Path) -> None:
     settings = (DEPLOY / "dagster.yaml").read_text().replace("/opt/dagster/logs", str(home / "logs"))
     (home / "dagster.yaml").write_text(settings)
     code_port, web_port = free_port(), free_port()
+    token = secrets.token_hex()
     workspace = (DEPLOY / "workspace.yaml").read_text()
     workspace = workspace.replace("host: code", "host: 127.0.0.1").replace("4000", str(code_port))
     (tmp_path / "workspace.yaml").write_text(workspace)
@@ -349,13 +381,14 @@ def test_the_services_work_together(postgres: str, tmp_path: Path) -> None:
         "MERGE_ASSETS_AUTOMATE": "no-recipe-has-this-name",
         "MERGE_ASSETS_STORE": str(tmp_path / "store"),
         "MERGE_ASSETS_CACHE_DIR": str(tmp_path / "cache"),
+        "MERGE_ASSETS_UI_TOKEN": token,
     }
     commands = {
         "code": yaml.safe_load(" ".join(stages()["code"][-1][1:])),
         "webserver": yaml.safe_load(" ".join(stages()["web"][-1][1:])),
         "daemon": services()["daemon"]["command"],
     }
-    local = {"0.0.0.0": "127.0.0.1", "4000": str(code_port), "3000": str(web_port)}
+    local = {"4000": str(code_port), "3000": str(web_port)}
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(name: str) -> None:
@@ -396,9 +429,8 @@ def test_the_services_work_together(postgres: str, tmp_path: Path) -> None:
         wait("daemon", health("daemon"))
         query = b'{"query": "{ assetNodes { assetKey { path } } workspaceOrError { ... on Workspace { locationEntries '
         query += b'{ loadStatus locationOrLoadError { __typename } } } } }"}'
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{web_port}/graphql", query, {"Content-Type": "application/json"}
-        )
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"http://127.0.0.1:{web_port}/graphql", query, headers)
         answer = yaml.safe_load(urllib.request.urlopen(request, timeout=60).read())["data"]
         (entry,) = answer["workspaceOrError"]["locationEntries"]
         assert entry["locationOrLoadError"]["__typename"] == "RepositoryLocation"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -15,11 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mamba2Config, Mamba2ForCausalLM
 
 from merge_assets import api
 from merge_assets.engine import checks
 from merge_assets.errors import CheckpointError, EngineError, PlanError, RecipeError, Stopped
+from merge_assets.plan.difference import difference
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from tests.commands import command_environment
@@ -323,6 +326,64 @@ def test_what_is_not_stored_is_not_ranked(project: Path) -> None:
     space = workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN)
     assert [str(reference) for reference in _models(space)] == ["a", "b", "chain"]
     assert _parents(space, space.recipe("chain")) == ["a", "b"]
+
+
+# -- infinities in a config ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unlimited(tmp_path: Path) -> Path:
+    """Mamba2 with a config as transformers 4 wrote it, and a key that no library knows."""
+    config = Mamba2Config(
+        hidden_size=16,
+        state_size=4,
+        num_heads=4,
+        head_dim=8,
+        n_groups=1,
+        num_hidden_layers=2,
+        vocab_size=32,
+        chunk_size=8,
+    )
+    Mamba2ForCausalLM(config).save_pretrained(tmp_path / "a")
+    written = json.loads((tmp_path / "a" / "config.json").read_text())
+    written |= {"time_step_limit": [0.0, math.inf], "floor": -math.inf, "odd": math.nan}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(written))
+    (tmp_path / "a" / "generation_config.json").write_text('{"eos_token_id": 2, "x": -Infinity}')
+    return tmp_path
+
+
+STACKED = (
+    "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, 2]}]}, "
+    "{sources: [{model: a, layer_range: [1, 2]}]}]\n"
+)
+
+
+def test_infinities_of_a_config_are_carried_as_they_are(unlimited: Path) -> None:
+    space = workspace(unlimited, same="merge_method: passthrough\nmodels: [{model: a}]\n", stacked=STACKED)
+    for name, layers in (("same", 2), ("stacked", 3)):
+        built = build(unlimited, name)
+        assert [check.name for check in built.checks if not check.passed] == []
+        text = built.artifact.read_bytes("config.json").decode()
+        assert re.findall(r"-?Infinity|NaN", text) == ["Infinity", "-Infinity", "NaN"]
+        assert (
+            built.artifact.read_bytes("generation_config.json") == (unlimited / "a/generation_config.json").read_bytes()
+        )
+        out = unlimited / name
+        api.merge(space, space.recipe(name), out)
+        assert AutoConfig.from_pretrained(out).time_step_limit[1] == math.inf
+        assert AutoModelForCausalLM.from_pretrained(out).config.num_hidden_layers == layers
+        assert build(unlimited, name).reused
+
+
+def test_a_plan_with_infinities_is_strict_json_and_differs_from_none(unlimited: Path) -> None:
+    space = workspace(unlimited, same="merge_method: passthrough\nmodels: [{model: a}]\n")
+    plan = api.plan(space, space.recipe("same"))
+    held = json.loads(plan.to_json(), parse_constant=pytest.fail)["config"]
+    assert held["time_step_limit"] == [0.0, {"__float__": "Infinity"}]
+    assert difference(plan, build(unlimited, "same").artifact.read_bytes("plan.json").decode()).config == ()
+    config = (unlimited / "a" / "config.json").read_text()
+    (unlimited / "a" / "config.json").write_text(config.replace("[0.0, Infinity]", '[0.0, {"__float__": "Infinity"}]'))
+    assert api.plan(space, space.recipe("same")).key != plan.key, "other bytes of config.json"
 
 
 # -- NaN that a recipe allows --------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Every error names the file, the tensor where one is at fault, and what to do. No
 """
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -135,6 +136,18 @@ def test_an_index_names_only_shards_beside_it(tmp_path: Path, shard: object, say
 )
 def test_files_that_do_not_agree_are_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
     assert says in refusal(sharded(tmp_path, **changes))
+
+
+def test_constants_that_python_writes_into_settings_are_numbers_there_and_nowhere_else(tmp_path: Path) -> None:
+    limits = b'{"model_type": "mamba2", "limit": [-Infinity, Infinity], "floor": NaN}'
+    opened = open_checkpoint(
+        write_files(sharded(tmp_path, config=limits), {"generation_config.json": b'{"penalty": Infinity}'})
+    )
+    assert opened.config["limit"] == [-math.inf, math.inf]
+    assert math.isnan(opened.config["floor"])
+    assert opened.generation_config == {"penalty": math.inf}
+    index = b'{"metadata": {"total_size": NaN}, "weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}'
+    assert "index.json: not JSON (NaN is not JSON)" in refusal(sharded(tmp_path, index=index))
 
 
 def test_the_good_checkpoint_that_the_bad_ones_are_made_of_opens(tmp_path: Path) -> None:

@@ -263,11 +263,11 @@ def _check_config(location: str, config: Mapping[str, Any]) -> None:
             f"path_initial_model_for_weight_conversion, or {_MERGE_FIRST}",
         )
     for key in ("r", "lora_alpha"):
-        if key in config and (type(config[key]) not in (int, float) or not math.isfinite(config[key])):
+        if key in config and not _is_number(config[key]):
             raise fail(key, f"{config[key]!r} is not a number; save the adapter again")
     for key in ("rank_pattern", "alpha_pattern"):
         patterns = config.get(key) or {}
-        if not isinstance(patterns, Mapping) or not all(type(value) in (int, float) for value in patterns.values()):
+        if not isinstance(patterns, Mapping) or not all(_is_number(value) for value in patterns.values()):
             raise fail(key, "must map names of modules to numbers; save the adapter again")
         _check_patterns(patterns, key, fail)
         for pattern in patterns:
@@ -281,6 +281,10 @@ def _check_config(location: str, config: Mapping[str, Any]) -> None:
             _check_patterns([value], key, fail)
         elif value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             raise fail(key, "is neither a pattern nor a list of names; save the adapter again")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_patterns(patterns: Iterable[str], key: str, fail: Any) -> None:

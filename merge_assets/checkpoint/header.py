@@ -29,14 +29,23 @@ class _DuplicateKeyError(ValueError):
     """A JSON object names a key twice."""
 
 
-def load_json(raw: bytes) -> Any:
-    """Parse JSON strictly: duplicate keys, NaN, Infinity and halves of characters are errors.
+def load_json(raw: bytes, *, constants: bool = False) -> Any:
+    """Parse JSON strictly: duplicate keys and halves of characters are errors, and so are NaN and Infinity.
+
+    Args:
+        raw: UTF-8.
+        constants: take bare ``NaN``, ``Infinity`` and ``-Infinity`` for numbers, as Python's own writer puts them into the
+            settings of models (Mamba2's ``time_step_limit``).
 
     Raises:
         ValueError: with a one-line reason.
     """
     try:
-        content = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        content = json.loads(
+            raw.decode("utf-8-sig"),
+            object_pairs_hook=_unique,
+            parse_constant=float if constants else _no_constant,
+        )
         if _SURROGATE.search(raw):
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:

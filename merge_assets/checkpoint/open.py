@@ -159,7 +159,7 @@ def read_index(source: CheckpointSource) -> dict[str, str] | None:
     name = _stem(source.files) + INDEX_SUFFIX
     if name not in source.files:
         return None
-    weight_map = _read_object(source, name, MAX_INDEX).get("weight_map")
+    weight_map = _read_object(source, name, MAX_INDEX, constants=False).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{name}: weight_map is not an object with tensor names; fetch the file again")
     for tensor, shard in weight_map.items():
@@ -258,7 +258,9 @@ def _read_header(source: CheckpointSource, shard: str) -> list[TensorHeader]:
     return parse_header(raw, shard, size)[0]
 
 
-def _read_object(source: CheckpointSource, name: str, limit: int = MAX_CONFIG) -> dict[str, Any]:
+def _read_object(
+    source: CheckpointSource, name: str, limit: int = MAX_CONFIG, *, constants: bool = True
+) -> dict[str, Any]:
     if name not in source.files:
         raise CheckpointError(f"{name}: missing; a checkpoint needs it beside its weights")
     if source.files[name] > limit:
@@ -266,7 +268,7 @@ def _read_object(source: CheckpointSource, name: str, limit: int = MAX_CONFIG) -
             f"{name}: {source.files[name]} bytes are more than the {limit} allowed; fetch the file again"
         )
     try:
-        content = load_json(source.read(name))
+        content = load_json(source.read(name), constants=constants)
     except ValueError as error:
         raise CheckpointError(f"{name}: not JSON ({error}); fetch the file again") from None
     if not isinstance(content, dict):

@@ -226,7 +226,8 @@ def _read_object(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     if name not in checkpoint.files:
         return {}
     try:
-        content = load_json(_bytes(checkpoint, name))
+        # transformers writes its settings with Python's json, which knows NaN; tokenizer.json is of a strict writer.
+        content = load_json(_bytes(checkpoint, name), constants=name == SETTINGS)
     except ValueError as error:
         raise _broken(checkpoint, name, f"not JSON ({error})") from None
     if not isinstance(content, dict):

@@ -86,12 +86,16 @@ def _is_evident(plan: Plan, donor: Checkpoint) -> bool:
     planned = {tensor.name: tensor.shape for tensor in plan.tensors}
     stored = {name: header.shape for name, header in donor.tensors.items()}
     before, after = _without_dtypes(donor.config), _without_dtypes(plan.config)
-    if planned == stored and before == after and all(span.sources[0].start == span.start for span in plan.layers):
+    if (
+        planned == stored
+        and _text(before) == _text(after)
+        and all(span.sources[0].start == span.start for span in plan.layers)
+    ):
         return True
     if len(donor.parts) != 1 or len(donor.parts[0].stacks) != 1:
         return False
     stack = donor.parts[0].stacks[0]
-    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    changed = {key for key in before.keys() | after.keys() if _text(before.get(key)) != _text(after.get(key))}
     hinted = any(_HINT.search(key) and value not in (None, False) for key, value in donor.config.items())
     if hinted or stack.tail or stack.config_key is None or len(stack.config_key) > 1 or changed - {*stack.config_key}:
         return False
@@ -267,5 +271,6 @@ def _lists(level: Any, count: int) -> Iterator[tuple[str, list[Any]]]:
         yield "moe_layers", [number in experts for number in range(count)]
 
 
-def _text(config: Mapping[str, Any]) -> str:
+def _text(config: Any) -> str:
+    """A config, or a value of it, as JSON; unlike the values themselves, NaN then equals NaN."""
     return json.dumps(config, sort_keys=True)

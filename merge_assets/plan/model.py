@@ -310,8 +310,13 @@ class Plan:
         return sum(tensor.bytes_to_read() for tensor in self.tensors)
 
     def to_json(self) -> str:
-        """Strict JSON, one object; the same plan always gives the same text. What few plans have is only where set."""
-        return json.dumps(asdict(self, dict_factory=_without_empty), indent=1, allow_nan=False)
+        """Strict JSON, one object; the same plan always gives the same text. What few plans have is only where set.
+
+        Infinities and NaN of the config, which strict JSON cannot hold, are ``{"__float__": "Infinity"}``, as transformers 5
+        writes them.
+        """
+        fields = asdict(self, dict_factory=_without_empty) | {"config": _strict(self.config)}
+        return json.dumps(fields, indent=1, allow_nan=False)
 
 
 _RARE = frozenset({"nested", "folded", "rows", "vocabulary", "written"})
@@ -323,7 +328,17 @@ def _without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return present
 
 
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": json.dumps(value)}
+    return value
+
+
 def digest_of(value: object) -> str:
-    """SHA-256 hex digest of the canonical JSON of ``value``."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """SHA-256 hex digest of the canonical JSON of ``value``; infinities and NaN are bare words in it."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

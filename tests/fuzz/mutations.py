@@ -19,6 +19,7 @@ def _nested(levels: int, leaf: Any = 0, *, as_map: bool = False) -> Any:
 HOSTILE: list[Any] = [
     "qwen3_moe", "deepseek_v3", "gemma3", "t5", "llama4", "jamba", "MEM*", "full_attention", "linear_attention", [3], [1, 1, 0],
     None, True, False, -1, 0, 1, 2, 3, 2**31, 2**63, 2**64, 10**30, -(2**63), 0.5, -0.0, 1e308, math.nan, math.inf,
+    -math.inf, [0.0, math.inf],
     "", "0", "x" * 2000, "..", "../../../../etc/passwd", "/etc/passwd", "a/b", "..\\x", "\ud800", "\u202e", "\x00",
     "\n", "é", "🙂",
     [], {}, [[]], [None], [0, 1, 2], [-1], [2**70], ["full_attention"] * 2, {"a": {"b": []}}, {"": 0}, {"..": ".."},

@@ -93,7 +93,7 @@ def bodies(draw: st.DrawFn, *, own_settings: bool) -> Data:
 
 
 _tokens = st.dictionaries(
-    st.sampled_from(["<s>", "<|im_start|>", "[PAD]", "a:b", "no"]),
+    st.sampled_from(["<s>", "<|im_start|>", "[PAD]", "a:b", "no", "source", "models"]),
     mapping(
         {},
         {
@@ -110,11 +110,15 @@ _extras = {
     "out_dtype": st.just("float32"),
     "base_model": models,
     "parameters": parameters(INPUT_PARAMETERS + WHOLE_PARAMETERS),
-    "tokenizer": mapping({"source": st.just("union")}, {"tokens": _tokens, "pad_to_multiple_of": st.just(8)}),
+    "tokenizer": mapping(
+        {"source": st.sampled_from(["union", "base"])}, {"tokens": _tokens, "pad_to_multiple_of": st.just(8)}
+    ),
     "chat_template": st.sampled_from(["auto", "{{ a }}: b\n\n{% if x %}\nyes: no\n{% endif %}\n"]),
     "description": st.sampled_from(["one line", "with: a colon", "- a dash", "# a hash", "it's “so”"]),
     "group": st.just("pruning"),
-    "tags": st.dictionaries(st.sampled_from(["family", "size"]), st.sampled_from(["yi-34b", "x"]), min_size=1),
+    "tags": st.dictionaries(
+        st.sampled_from(["family", "size", "device", "seed"]), st.sampled_from(["yi-34b", "x"]), min_size=1
+    ),
     "owners": st.lists(st.sampled_from(["team:merges", "a@b.org"]), min_size=1, max_size=2),
     "seed": st.integers(0, 9),
     "evaluate": st.lists(st.sampled_from(["demo", "open-llm-leaderboard-v1"]), max_size=2),
@@ -122,6 +126,11 @@ _extras = {
     "schedule": st.just("0 3 * * *"),
     "device": st.just("cpu"),
     "name": st.just("given"),
+}
+# Keys and values that may as well be those of what stands around them.
+_doubtful = {
+    "tokenizer": mapping({"source": references}, {"tokens": _tokens}),
+    "tags": st.dictionaries(st.sampled_from(["name", "group", "dtype", "device"]), st.just("cpu"), min_size=1),
 }
 
 
@@ -135,7 +144,8 @@ def recipes(draw: st.DrawFn, *, ambiguous: bool = True) -> Data:
     body = draw(bodies(own_settings=ambiguous))
     template = body.keys() & {"depth_upscale", "prune_layers"}
     method = {"merge_method": "passthrough" if template else draw(st.sampled_from(["linear", "slerp", "ties"]))}
-    extras = draw(st.fixed_dictionaries({}, optional=_extras))
+    doubtful = {key: _extras[key] | strategy for key, strategy in _doubtful.items()} if ambiguous else {}
+    extras = draw(st.fixed_dictionaries({}, optional=_extras | doubtful))
     if ambiguous:
         return draw(shuffled({**body, **method, **extras}))
     return {**body, **method, **draw(shuffled(extras))}

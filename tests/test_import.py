@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from merge_assets.errors import RecipeError
 from merge_assets.plan.methods import methods
 from merge_assets.recipe import Recipe, load_recipe, load_recipes
 from merge_assets.recipe.importing import Imported, import_text
+from merge_assets.recipe.shapes import Shape, recipe_shape
 from tests.recipe_support import ROOT, write
 
 PARAMETERS = {m.name: {p.name: p.per_model for p in m.parameters} for m in methods().values()}
@@ -122,6 +124,58 @@ def test_a_base_model_is_the_recipes(tmp_path: Path) -> None:
     found = imported(flat(text))
     assert meaning(found.recipes[0]) == read(tmp_path, text)
     assert found.choices == ("line 7: base_model is read as that of the recipe, not of an item of slices",)
+
+
+PLAIN = "models: [{model: org/a}]\nmerge_method: linear\n"
+TOKENIZER = PLAIN + "tokenizer:\n  tokens:\n    <s>:\n      force: false\n  source: union\n"
+
+
+def test_a_source_that_is_no_model_is_the_tokenizers(tmp_path: Path) -> None:
+    for text in (TOKENIZER, TOKENIZER.replace("union", "base  # the first"), TOKENIZER.replace("union", '"union"')):
+        found = imported(flat(text))
+        assert meaning(found.recipes[0]) == read(tmp_path, text)
+        assert found.choices == ()
+
+
+def test_a_source_that_is_a_model_is_the_tokens_and_that_is_said(tmp_path: Path) -> None:
+    text = TOKENIZER.replace("  source: union", "      source: org/b")
+    found = imported(flat(text))
+    assert meaning(found.recipes[0]) == read(tmp_path, text)
+    assert found.choices == ("line 7: source is read as that of <s>, not of tokenizer",)
+    braces = TOKENIZER.replace("  source: union", "      source: {kind: zero}")
+    assert imported(flat(braces)).choices == (), "a mapping is only ever a token's"
+
+
+def test_a_tag_may_be_called_as_a_key_is(tmp_path: Path) -> None:
+    text = PLAIN + "tags:\n  family: yi\n  device: a100\n  seed: none\ndevice: cpu\n"
+    found = imported(flat(text))
+    assert meaning(found.recipes[0]) == read(tmp_path, text)
+    doubtful = imported(flat(PLAIN + "tags:\n  family: yi\n  device: cpu\n"))
+    assert doubtful.recipes[0].device == "cpu"
+    assert doubtful.choices == ("line 5: device is read as that of the recipe, not of tags",)
+    last = imported(flat(PLAIN + "tags:\n  device: cpu\n"))
+    assert last.recipes[0].tags == {"device": "cpu"}, "or tags would be empty"
+
+
+def test_a_token_may_be_called_as_a_key_is(tmp_path: Path) -> None:
+    text = PLAIN + "tokenizer:\n  tokens:\n    source:\n      source: org/a\n    models:\n      force: true\n"
+    assert meaning(imported(flat(text)).recipes[0]) == read(tmp_path, text)
+
+
+def test_every_key_that_may_stand_in_two_places_is_known() -> None:
+    """Where a key is added to the schema that an outer mapping has too, say which reading is right, and test it."""
+
+    def doubles(shape: Shape | None, around: frozenset[str] = frozenset()) -> Iterator[str]:
+        if shape is not None:
+            yield from shape.keys.keys() & around
+            for below in (*shape.keys.values(), shape.values, shape.item):
+                yield from doubles(below, around | shape.keys.keys())
+
+    by_their_owner = {"parameters", "base_model", "models", "slices"}
+    by_their_value = {"source"}
+    of_a_reference = {"model", "lora", "override_architecture", "path", "revision"}
+    of_an_entry = {"value", "filter"}
+    assert set(doubles(recipe_shape())) == by_their_owner | by_their_value | of_a_reference | of_an_entry
 
 
 def test_a_choice_that_leads_nowhere_is_taken_back(tmp_path: Path) -> None:

@@ -52,6 +52,20 @@ def stripped(text: str) -> list[str]:
 
 @SLOW
 @given(recipes(ambiguous=False))
+@example(
+    {
+        "models": [{"model": "org/a"}],
+        "merge_method": "linear",
+        "tokenizer": {"tokens": {"<s>": {"force": False}}, "source": "union"},
+    }
+)
+@example(
+    {
+        "depth_upscale": {"overlap": 2, "model": "org/a"},
+        "merge_method": "passthrough",
+        "tokenizer": {"tokens": {"no": {"force": True}}, "source": "base", "pad_to_multiple_of": 8},
+    }
+)
 def test_a_recipe_without_its_indentation_is_the_same_recipe(data: dict[str, Any]) -> None:
     text = block_yaml(data)
     found = import_text(flat(text), FILE, "page", PARAMETERS)
@@ -68,6 +82,19 @@ def test_a_recipe_without_its_indentation_is_the_same_recipe(data: dict[str, Any
             {"sources": [{"model": "org/a", "layer_range": [0, 1]}]},
         ],
         "merge_method": "linear",
+    }
+)
+@example(
+    {
+        "prune_layers": {
+            "remove": [3, 5],
+            "model": {"model": {"path": "inner"}},
+            "by": "list",
+            "protect": {"first": 1},
+        },
+        "group": "pruning",
+        "merge_method": "passthrough",
+        "tags": {"device": "cpu", "dtype": "cpu", "name": "cpu", "group": "cpu"},
     }
 )
 def test_a_recipe_in_any_order_is_the_same_or_the_choice_is_said(data: dict[str, Any]) -> None:

@@ -4,7 +4,10 @@ The schema says what fits where, so the structure follows from the lines alone. 
 takes it:
 
 * a key goes to the innermost open mapping that has this key and not yet a value for it, and closes what is open inside;
-* in mappings of free keys (``tokens``) any key fits that no mapping around them has, in ``parameters`` those of a method;
+* where the value that stands behind a key is of a type that only one of its places has, it goes there: ``source: union`` is
+  the tokenizer's, as that of a token names a model;
+* in mappings of free keys (``tokens``) any key fits that no mapping around them has, or that has a value which only fits
+  here; in ``parameters`` those of a method;
 * ``- `` starts an item of the innermost open list whose items can start so;
 * what is neither is the value of the key above, or goes on with the text above.
 
@@ -23,10 +26,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import is_free
+from merge_assets.recipe.document import is_free, parse_documents
 from merge_assets.recipe.lines import Kind, Line, read_lines
 from merge_assets.recipe.problems import did_you_mean
 from merge_assets.recipe.shapes import PLAIN, Shape, anything, recipe_shape, schema_keys
@@ -61,11 +64,17 @@ _State = tuple[_Open, ...]
 
 
 class _Place(NamedTuple):
-    """One way to take a line: the column it gets, what is open afterwards, and what it becomes part of."""
+    """One way to take a line.
+
+    ``column`` is what the line gets, ``state`` what is open afterwards, ``owner`` what it becomes part of, ``below`` the shape
+    of what stands behind its key, and ``rare`` whether a free key takes a name that a mapping around it has.
+    """
 
     column: int
     state: _State
     owner: _Open
+    below: Shape = PLAIN
+    rare: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,7 @@ class _Reader:
         self._names = names
         method = next((line.value.strip("\"'") for line in lines if line.key == "merge_method"), "")
         self._whole = {name for name, per_model in parameters.get(method, {}).items() if not per_model}
+        self._values: dict[int, tuple[Any, ...]] = {}
         self._dead: set[tuple[int, _State]] = set()
         self._steps = 0
         self._furthest = -1
@@ -162,8 +172,8 @@ class _Reader:
         for index, chosen in enumerate(places):
             line = self._lines[index]
             if line.kind is Kind.key and told < _MAX_CHOICES:
-                others = [p for p in self._places(index, state) if p.state != chosen.state and p.owner.kind != "text"]
-                others = [p for p in others if not _is_alike(line, chosen.owner, p.owner)]
+                others = [place for place in self._key_places(index, state) if place.state != chosen.state]
+                others = [place for place in others if not _is_alike(line, chosen.owner, place.owner)]
                 possible = [p for p in others if self._is_possible([*places[:index], p], differs)]
                 if possible:
                     told += 1
@@ -221,9 +231,7 @@ class _Reader:
         line = self._lines[index]
         found: list[_Place] = []
         if line.kind is Kind.key:
-            found = [place for place in _key_places(line, state) if not self._is_no_parameter(line, place)]
-            if len(found) > 1:
-                found = self._ordered(index, found)
+            found = self._key_places(index, state)
         elif line.kind is Kind.item:
             found = list(_item_places(line, state))
         elif line.kind is Kind.text:
@@ -235,22 +243,32 @@ class _Reader:
             found.append(_Place(-1, state, innermost))
         return iter(found)
 
-    def _ordered(self, index: int, found: list[_Place]) -> list[_Place]:
-        """Several places for a key, innermost first, in the order of preference."""
+    def _key_places(self, index: int, state: _State) -> list[_Place]:
+        """Where a key may stand, the preferred place first."""
         line = self._lines[index]
-        key = line.key
+        found = [place for place in _key_places(line, state) if not self._is_no_parameter(line, place)]
+        if len(found) < 2:
+            return found
+        whole = line.key == "parameters" and self._is_whole(index)
 
-        def rank(place: _Place) -> tuple[int, int, int]:
+        def rank(place: _Place) -> tuple[bool, bool, int, int, int]:
             owner, depth = place.owner, len(place.state)
-            as_before = -(key in owner.earlier)
-            if key == "base_model":
-                return 0, as_before, depth
+            as_before = -(line.key in owner.earlier)
+            wrong = _leaves_a_gap(place, state) or not self._fits(index, place)
+            if line.key == "base_model":
+                return wrong, place.rare, 0, as_before, depth
             if whole:
-                return int("model" in owner.shape.keys), as_before, depth
-            return 0, as_before, -depth
+                return wrong, place.rare, int("model" in owner.shape.keys), as_before, depth
+            return wrong, place.rare, 0, as_before, -depth
 
-        whole = key == "parameters" and self._is_whole(index)
         return sorted(found, key=rank)
+
+    def _fits(self, index: int, place: _Place) -> bool:
+        """Whether the value behind a key is of a type that the schema has there, as far as the line alone tells."""
+        if index not in self._values:
+            self._values[index] = _value(self._lines[index], self._lines[index + 1 : index + 2])
+        known = self._values[index]
+        return not known or place.below.fits(known[0])
 
     def _is_no_parameter(self, line: Line, place: _Place) -> bool:
         """Whether a line would be a parameter that no method has."""
@@ -276,6 +294,23 @@ def _is_alike(line: Line, owner: _Open, other: _Open) -> bool:
     )
 
 
+def _leaves_a_gap(place: _Place, state: _State) -> bool:
+    """Whether a key that needs a value is left without one."""
+    *around, node = state
+    return node.kind == "key" and place.state[: len(around)] != tuple(around) and not node.shape.fits(None)
+
+
+def _value(line: Line, next_line: Sequence[Line]) -> tuple[Any, ...]:
+    """The value behind a key; nothing if it goes on in the next line, or stands elsewhere."""
+    if line.opens or line.opens_text or any(below.kind is Kind.text for below in next_line):
+        return ()
+    try:
+        (document,) = parse_documents("\n    ".join((f"_: {line.value}", *line.parts[1:])), Path())
+    except (RecipeError, ValueError):
+        return ()
+    return tuple(document.data.values())
+
+
 def _key_places(line: Line, state: _State) -> Iterator[_Place]:
     """Where ``key: …`` or ``- key: …`` fits, innermost first."""
     for depth in range(len(state) - 1, -1, -1):
@@ -284,22 +319,25 @@ def _key_places(line: Line, state: _State) -> Iterator[_Place]:
             item = node.shape.item
             if node.kind not in ("key", "list") or item is None:
                 continue
-            below = _under(item, line.key, state[:depth])
+            below = _under(item, line.key)
             if below is None:
                 continue
             listed = _as_list(node, state[depth + 1 :])
             label = f"an item of {node.label}"
             owner = _Open(item, "map", listed.column + 2, frozenset((line.key,)), listed.inner, label=label)
-            yield _Place(listed.column, _after(line, below, (*state[:depth], listed, owner)), owner)
+            yield _Place(listed.column, _after(line, below, (*state[:depth], listed, owner)), owner, below)
         elif node.kind in ("key", "map"):
             free = depth == 0 and is_free(line.key)
-            below = anything() if free else _under(node.shape, line.key, state[:depth])
+            below = anything() if free else _under(node.shape, line.key)
             if below is None or (line.key in node.used and not free):
+                continue
+            rare = line.key not in node.shape.keys and _is_known(line.key, state[:depth])
+            if rare and line.opens and not below.is_open:
                 continue
             column = node.column + 2 if node.kind == "key" else node.column
             inner = node.inner | _used(state[depth + 1 :])
             owner = node._replace(kind="map", column=column, used=node.used | {line.key}, inner=inner)
-            yield _Place(column, _after(line, below, (*state[:depth], owner)), owner)
+            yield _Place(column, _after(line, below, (*state[:depth], owner)), owner, below, rare)
 
 
 def _item_places(line: Line, state: _State) -> Iterator[_Place]:
@@ -309,7 +347,7 @@ def _item_places(line: Line, state: _State) -> Iterator[_Place]:
         if node.kind not in ("key", "list") or item is None:
             continue
         first_key = line.first_key
-        fits = item.scalar if first_key is None else _under(item, first_key, state[:depth]) is not None
+        fits = item.scalar if first_key is None else _under(item, first_key) is not None
         if fits or line.value.startswith("*"):
             listed = _as_list(node, state[depth + 1 :])
             yield _Place(listed.column, (*state[:depth], listed), listed)
@@ -324,13 +362,18 @@ def _text_places(state: _State, before: Line | None) -> Iterator[_Place]:
         yield _Place(node.column + 2, state, node)
 
 
-def _under(shape: Shape, key: str, around: _State) -> Shape | None:
+def _under(shape: Shape, key: str) -> Shape | None:
     """The shape of a key's value, ``None`` if ``shape`` is no mapping that takes the key."""
     if key in shape.keys:
         return shape.keys[key]
-    if shape.values is not None and not any(node.kind == "map" and key in node.shape.keys for node in around):
+    if shape.values is not None:
         return shape.values
     return anything() if key == "<<" and shape.keys else None
+
+
+def _is_known(key: str, around: _State) -> bool:
+    """Whether an open mapping has the key."""
+    return any(node.kind == "map" and key in node.shape.keys for node in around)
 
 
 def _as_list(node: _Open, inside: _State) -> _Open:

@@ -55,6 +55,8 @@ DESCRIPTIVE = frozenset(
 )
 NEEDS_STORED = {"evaluate": "evaluate", "publish": "publish", "schedule": "build on a schedule"}
 """Keys of what is done with a stored variant -> what they do."""
+TOKENIZER_SOURCES = ("union", "base")
+"""Sources of a whole tokenizer that are no models."""
 
 
 class _Part(BaseModel):
@@ -163,7 +165,13 @@ def _read_token_source(raw: Any) -> ModelReference | TokenSource | None:
     if raw is None or isinstance(raw, TokenSource):
         return raw
     if not (isinstance(raw, dict) and "kind" in raw):
-        return read_reference(raw)
+        reference = read_reference(raw)
+        if str(reference) in TOKENIZER_SOURCES:
+            raise Misfit(
+                f"a token's source names a model; {reference} is what tokenizer.source may be "
+                f"(a folder of that name is ./{reference})"
+            )
+        return reference
     try:
         return TokenSource.model_validate(raw)
     except ValidationError as error:
@@ -343,7 +351,7 @@ class Recipe(_Part):
         if self.tokenizer is not None and self.tokenizer_source is not None:
             raise Misfit("tokenizer and tokenizer_source exclude each other; keep one", ("tokenizer_source",))
         for path, text in self._tokenizer_texts():
-            if text not in ("union", "base"):
+            if text not in TOKENIZER_SOURCES:
                 try:
                     ModelReference.parse(text)
                 except ValueError as error:
@@ -375,7 +383,7 @@ class Recipe(_Part):
         for name, module in (self.modules or {}).items():
             yield from _body_mentions(f"modules.{name}.", module.models, module.slices)
         for path, text in self._tokenizer_texts():
-            if text not in ("union", "base"):
+            if text not in TOKENIZER_SOURCES:
                 yield ".".join(path), ModelReference.parse(text)
         for token, settings in self.tokenizer.tokens.items() if self.tokenizer else ():
             if isinstance(settings.source, ModelReference):

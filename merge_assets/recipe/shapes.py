@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from merge_assets.recipe.parameters import Conditional
 from merge_assets.recipe.problems import HIDDEN_KEYS
@@ -25,12 +26,27 @@ class Shape:
         values: as a mapping of free keys, such as ``parameters``: the shape under every key.
         item: as a list: the shape of its items.
         scalar: whether it may be a plain value.
+        types: the types of the schema that it may be of; empty where the schema does not say.
     """
 
     keys: Mapping[str, Shape] = field(default_factory=dict)
     values: Shape | None = None
     item: Shape | None = None
     scalar: bool = False
+    types: tuple[Any, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be a mapping or a list, which lines below it hold."""
+        return bool(self.keys) or self.values is not None or self.item is not None
+
+    def fits(self, value: object) -> bool:
+        """Whether the schema takes a value here, as YAML gives it."""
+        return not self._adapters or any(_is_valid(adapter, value) for adapter in self._adapters)
+
+    @cached_property
+    def _adapters(self) -> tuple[TypeAdapter[Any], ...]:
+        return tuple(TypeAdapter(kind) for kind in self.types)
 
 
 PLAIN = Shape(scalar=True)
@@ -68,8 +84,21 @@ def _keys(shape: Shape) -> Iterator[str]:
             yield from _keys(other)
 
 
+def _is_valid(adapter: TypeAdapter[Any], value: object) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
 def _of_model(model: type[BaseModel]) -> Shape:
-    return Shape(keys={name: _of(info.annotation) for name, info in model.model_fields.items()})
+    return Shape(keys={name: _of_field(info) for name, info in model.model_fields.items()})
+
+
+def _of_field(info: FieldInfo) -> Shape:
+    whole = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    return replace(_of(info.annotation), types=(whole,))
 
 
 def _of(annotation: Any) -> Shape:
@@ -83,7 +112,7 @@ def _of(annotation: Any) -> Shape:
     if origin in (Union, UnionType):
         return _either(_of(side) for side in inside if side is not NoneType)
     if origin is dict:
-        return Shape(values=_of(inside[1]))
+        return Shape(values=replace(_of(inside[1]), types=(inside[1],)))
     if origin is tuple:
         item = _either(_of(side) for side in inside if side is not Ellipsis)
         # A single {value, filter} needs no list around it.
@@ -97,6 +126,7 @@ def _either(shapes: Iterable[Shape]) -> Shape:
     values: Shape | None = None
     item: Shape | None = None
     scalar = False
+    types: list[tuple[Any, ...]] = []
     for shape in shapes:
         for key, below in shape.keys.items():
             keys[key] = _either((keys[key], below)) if key in keys else below
@@ -104,4 +134,5 @@ def _either(shapes: Iterable[Shape]) -> Shape:
         if shape.item is not None:
             item = shape.item if item is None else _either((item, shape.item))
         scalar |= shape.scalar
-    return Shape(keys, values, item, scalar)
+        types.append(shape.types)
+    return Shape(keys, values, item, scalar, sum(types, ()) if all(types) else ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from merge_assets.errors import RecipeError
 from merge_assets.plan.methods import methods
 from merge_assets.recipe import Recipe, load_recipe, load_recipes
 from merge_assets.recipe.importing import Imported, import_text
+from merge_assets.recipe.operations import OPERATIONAL
 from merge_assets.recipe.shapes import Shape, recipe_shape
 from tests.recipe_support import ROOT, write
 
@@ -47,8 +48,10 @@ dtype: bfloat16
 """
 
 
-def imported(text: str, file: str = "card.md", pick: int | None = None) -> Imported:
-    return import_text(text, Path(file), "found", PARAMETERS, pick)
+def imported(
+    text: str, file: str = "card.md", pick: int | None = None, keep: Collection[str] = OPERATIONAL
+) -> Imported:
+    return import_text(text, Path(file), "found", PARAMETERS, pick, keep)
 
 
 def refusal(text: str) -> str:
@@ -450,6 +453,77 @@ def test_a_model_card_in_one_line(tmp_path: Path) -> None:
 def test_a_config_in_a_single_pair_of_backticks(tmp_path: Path) -> None:
     card = f"# merge\n\nPlain textCSSYAMLXML`  {LINEAR.replace(chr(10), '  ')}  `\n\n- **models** are listed\n"
     assert meaning(imported(card).recipes[0]) == read(tmp_path, LINEAR)
+
+
+# -- what is the author's ---------------------------------------------------------------------------------------------
+
+OPERATED = """name: x
+owners:   # us
+  - team:merges
+
+# nightly
+schedule: "0 3 * * *"
+evaluate: [demo]
+"""
+
+
+def test_what_only_the_author_operates_is_left_out() -> None:
+    found = imported(OPERATED + LINEAR + "publish:\n  repo_id: me/x\nallow_nonfinite: true", keep=())
+    assert found.text == "name: x\n\n# nightly\n" + LINEAR
+    assert found.dropped == ("schedule", "publish", "evaluate", "allow_nonfinite", "owners")
+    assert found.repairs == ()
+    recipe = found.recipes[0]
+    assert (recipe.schedule, recipe.publish, recipe.evaluate, recipe.owners) == (None, None, None, ())
+
+
+def test_named_keys_are_kept() -> None:
+    found = imported(OPERATED + LINEAR, keep=("schedule",))
+    assert found.dropped == ("evaluate", "owners")
+    assert found.recipes[0].schedule == "0 3 * * *"
+    assert imported(OPERATED + LINEAR).text == OPERATED + LINEAR
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('{"schedule": "0 3 * * *", "merge_method": "linear", "models": [{"model": "org/a"}], "owners": ["team:a"]}\n',
+         '{"merge_method": "linear", "models": [{"model": "org/a"}]}\n'),
+        ("{owners: ['team:a'], device: cpu, models: [{model: org/a}], merge_method: linear, evaluate: [], publish: null}\n",
+         "{models: [{model: org/a}], merge_method: linear}\n"),
+        ("  merge_method: linear\n  evaluate: &e\n  - demo\n  # why\n  models: [{model: org/a}]\n  owners: []\n",
+         "  merge_method: linear\n  # why\n  models: [{model: org/a}]\n"),
+        ("x-all: &all {device: cpu, schedule: 0 3 * * *}\n<<: *all\nmerge_method: linear\nmodels: [{model: org/a}]\n",
+         "device: auto\nschedule: null\nx-all: &all {device: cpu, schedule: 0 3 * * *}\n<<: *all\nmerge_method: linear\n"
+         "models: [{model: org/a}]\n"),
+        ("x-o: &o ['team:a']\nowners: *o\nmerge_method: linear\nmodels:\n- model: org/a\ndevice: cpu  # here",
+         "x-o: &o ['team:a']\nmerge_method: linear\nmodels:\n- model: org/a\n"),
+        (f"name: a\ndevice: cpu\n{LINEAR}---\n# second\nname: b\n{LINEAR}evaluate:\n  - demo\n",
+         f"name: a\n{LINEAR}---\n# second\nname: b\n{LINEAR}"),
+    ],
+    ids=["JSON", "braces", "indented", "merged in", "an alias", "two documents"],
+)  # fmt: skip
+def test_keys_are_left_out_however_they_are_written(text: str, left: str) -> None:
+    found = import_text(text, Path("x.yaml"), "x", PARAMETERS)
+    assert found.text == left
+    assert all(recipe.device == "auto" and not recipe.evaluate for recipe in found.recipes)
+
+
+def test_a_key_that_others_refer_to_cannot_be_left_out() -> None:
+    text = f"evaluate: &e [demo]\n{LINEAR}x-more: *e\n"
+    with pytest.raises(RecipeError, match=r"evaluate cannot be left out, since other keys refer .*--keep"):
+        imported(text, keep=())
+    assert imported(text, keep=("evaluate",)).text == text
+
+
+def test_passwords_in_addresses_are_never_read() -> None:
+    text = (
+        LINEAR.replace("org/a", "s3://key:hunter2@bucket/a")
+        + "# https://me:hunter2@example.org/x and http://host:80/y@z\n"
+    )
+    found = imported(text)
+    assert "hunter2" not in found.text and "http://host:80/y@z" in found.text
+    assert found.repairs == ("passwords in addresses, now asterisks",)
+    assert "hunter2" not in refusal(flat(text).replace("model: s3", "modl: s3"))
 
 
 # -- what cannot be mended -------------------------------------------------------------------------------------------

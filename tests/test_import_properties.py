@@ -16,14 +16,20 @@ from hypothesis import strategies as st
 
 from merge_assets.errors import RecipeError
 from merge_assets.recipe import Recipe
-from merge_assets.recipe.importing import import_text
+from merge_assets.recipe.importing import Imported, import_text
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
+from merge_assets.recipe.operations import OPERATIONAL
 from merge_assets.recipe.shapes import recipe_shape, schema_keys
 from tests.recipe_strategies import recipes
 from tests.test_import import PARAMETERS, SLERP, flat
 
 FILE = Path("page.txt")
 SLOW = settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+def kept(text: str) -> Imported:
+    """What the text is imported as, with the keys of its author's operation."""
+    return import_text(text, FILE, "page", PARAMETERS, keep=OPERATIONAL)
 
 
 def meaning(text: str) -> dict[str, Any]:
@@ -68,7 +74,7 @@ def stripped(text: str) -> list[str]:
 )
 def test_a_recipe_without_its_indentation_is_the_same_recipe(data: dict[str, Any]) -> None:
     text = block_yaml(data)
-    found = import_text(flat(text), FILE, "page", PARAMETERS)
+    found = kept(flat(text))
     assert meaning(found.text) == meaning(text)
     assert stripped(found.text) == stripped(text), "only the indentation changes"
 
@@ -99,7 +105,7 @@ def test_a_recipe_without_its_indentation_is_the_same_recipe(data: dict[str, Any
 )
 def test_a_recipe_in_any_order_is_the_same_or_the_choice_is_said(data: dict[str, Any]) -> None:
     text = block_yaml(data)
-    found = import_text(flat(text), FILE, "page", PARAMETERS)
+    found = kept(flat(text))
     assert stripped(found.text) == stripped(text)
     if with_parameters_at_sources(meaning(found.text)) != with_parameters_at_sources(meaning(text)):
         assert found.choices
@@ -108,8 +114,17 @@ def test_a_recipe_in_any_order_is_the_same_or_the_choice_is_said(data: dict[str,
 @given(recipes(), st.sampled_from([None, False]))
 def test_a_sound_recipe_is_not_touched(data: dict[str, Any], flow: bool | None) -> None:
     text = yaml.safe_dump(data, sort_keys=False, default_flow_style=flow, allow_unicode=True)
+    found = kept(text)
+    assert (found.text, found.repairs, found.dropped) == (text, (), ())
+
+
+@given(recipes(), st.sampled_from([None, False, True]))
+def test_only_the_keys_of_the_authors_operation_are_left_out(data: dict[str, Any], flow: bool | None) -> None:
+    text = yaml.safe_dump(data, sort_keys=False, default_flow_style=flow, allow_unicode=True)
     found = import_text(text, FILE, "page", PARAMETERS)
-    assert (found.text, found.repairs) == (text, ())
+    own = {key: value for key, value in data.items() if key not in OPERATIONAL}
+    assert meaning(found.text) == meaning(block_yaml(own))
+    assert set(found.dropped) == data.keys() & OPERATIONAL.keys()
 
 
 _pieces = st.sampled_from(

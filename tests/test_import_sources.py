@@ -83,6 +83,26 @@ def test_standard_input_is_printed_without_writing(project: Path) -> None:
     assert not (project / "recipes").exists()
 
 
+def test_what_is_the_authors_is_left_out_and_local_models_are_said(project: Path) -> None:
+    write_llama(project / "b", 3)
+    (project / "mine.yaml").write_text(LOCAL.replace("./a", "/home/me/a") + "schedule: 0 3 * * *\nowners: ['team:x']\n")
+    done = run_command("import", "mine.yaml", root=project)
+    assert done.code == 0, done.stderr
+    assert "left out  schedule, owners (--keep takes one over)" in done.stdout
+    assert (
+        "local  models[0].model: /home/me/a is a path or a recipe of the author's machine; write where" in done.stdout
+    )
+    assert "local  models[1].model: ./b is a path of the author's that is here, too" in done.stdout
+    head = [line for line in (project / "recipes" / "mine.yaml").read_text().splitlines() if line.startswith("# ")]
+    assert head[1] == "# Left out: schedule, owners."
+    assert head[2].startswith("# Local: models[0].model: /home/me/a ")
+    recipe = load_recipe(project / "recipes" / "mine.yaml")
+    assert (recipe.schedule, recipe.owners) == (None, ())
+    done = run_command("import", "mine.yaml", "--keep", "owners", "--keep", "schedule", "--print", root=project)
+    assert "team:x" in done.stdout and "left out" not in done.stderr
+    assert "schedule" in run_command("import", "mine.yaml", "--keep", "all", "--print", root=project).stdout
+
+
 def test_a_file_is_not_overwritten_unasked(project: Path) -> None:
     (project / "mine.yaml").write_text(LINEAR)
     target = project / "out.yaml"
@@ -108,6 +128,11 @@ def test_a_file_is_not_overwritten_unasked(project: Path) -> None:
         (["sound.yaml", "--to", "x.txt"], "x.txt: a recipe's file ends in .yaml"),
         (["sound.yaml", "--name", "a b"], "'a b' is not allowed"),
         (["sound.yaml", "--pick", "3"], "has 1 configs, so there is no number 3"),
+        (
+            ["sound.yaml", "--keep", "seed"],
+            "--keep seed: an import leaves out no such key; write one of schedule, publish",
+        ),
+        (["https://me:hunter2@example.org/a/b"], "error: https://me:******@example.org/a/b: only models"),
     ],
 )
 def test_errors_are_one_message_and_write_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from merge_assets.errors import RecipeError
 from merge_assets.plan.methods import methods
+from merge_assets.recipe import Recipe
+from merge_assets.recipe.cleaning import without_passwords
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace
@@ -37,11 +40,13 @@ class Found:
         imported: its text and what was mended.
         name: of the recipe, or of the file that holds several.
         origin: where it was found, in words.
+        local: models that it names by a path or a name of the author's machine, one sentence each.
     """
 
     imported: Imported
     name: str
     origin: str
+    local: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,13 @@ class _Source:
 
 
 def import_recipe(
-    workspace: Workspace, source: str, *, name: str | None = None, pick: int | None = None, stdin: bytes | None = None
+    workspace: Workspace,
+    source: str,
+    *,
+    name: str | None = None,
+    pick: int | None = None,
+    keep: Collection[str] = (),
+    stdin: bytes | None = None,
 ) -> Found:
     """Find the merge config in a source and mend what copying broke. Nothing is written.
 
@@ -64,6 +75,7 @@ def import_recipe(
         source: ``org/name[@revision]`` or the address of its page on the Hub, a file, a folder with a model card, or ``-``.
         name: of the recipe, instead of the config's own or the source's.
         pick: take this one of several configs, from 1.
+        keep: operational keys (``schedule``, …) that are taken over, too; ``all`` for all of them.
         stdin: the text, where ``source`` is ``-``.
 
     Raises:
@@ -71,7 +83,12 @@ def import_recipe(
         HubError: the Hub refuses it or cannot be reached.
     """
     from merge_assets.recipe.importing import import_text, renamed  # needed by this command alone
+    from merge_assets.recipe.operations import OPERATIONAL
 
+    for key in keep:
+        if key not in OPERATIONAL and key != "all":
+            known = ", ".join((*OPERATIONAL, "all"))
+            raise RecipeError(f"--keep {key}: an import leaves out no such key; write one of {known}")
     opened = (
         _from_bytes(stdin or b"", Path("standard input"), "imported") if source == STDIN else _open(workspace, source)
     )
@@ -79,10 +96,11 @@ def import_recipe(
         method.name: {parameter.name: parameter.per_model for parameter in method.parameters}
         for method in methods().values()
     }
-    imported = import_text(opened.text, opened.file, name or opened.name, parameters, pick)
+    kept = OPERATIONAL if "all" in keep else keep
+    imported = import_text(opened.text, opened.file, name or opened.name, parameters, pick, kept)
     if name is not None and imported.recipes[-1].name != name:
         imported = renamed(imported, name, opened.file)
-    return Found(imported, imported.recipes[-1].name, opened.origin)
+    return Found(imported, imported.recipes[-1].name, opened.origin, tuple(_local_models(workspace, imported.recipes)))
 
 
 def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, overwrite: bool = False) -> Path:
@@ -117,7 +135,10 @@ def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, 
     head = [f"Imported by merge-assets from {found.origin}: {imported.place}."]
     if imported.repairs:
         head.append(f"Mended: {', '.join(imported.repairs)}.")
+    if imported.dropped:
+        head.append(f"Left out: {', '.join(imported.dropped)}.")
     head += [f"Not certain: {choice}." for choice in imported.choices]
+    head += [f"Local: {sentence}." for sentence in found.local]
     text = "".join(f"# {line}\n" for line in head) + imported.text
     for entry in read_recipes(text, target, target.stem):
         if isinstance(entry, BrokenRecipe):
@@ -132,6 +153,25 @@ def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, 
     finally:
         draft.unlink(missing_ok=True)
     return target
+
+
+def _local_models(workspace: Workspace, recipes: Sequence[Recipe]) -> Iterator[str]:
+    """What to do with each model that is neither on the Hub nor a recipe at hand."""
+    names = {*(recipe.name for recipe in recipes), *workspace.book.recipes}
+    told: set[str] = set()
+    for recipe in recipes:
+        for key, reference in recipe.mentions():
+            for part in (reference.model, reference.lora):
+                if part is None or part.is_url or part.looks_like_hub_id or {part.path} & (names | told):
+                    continue
+                told.add(part.path)
+                if workspace.local_path(part) is not None:
+                    yield f"{key}: {part.path} is a path of the author's that is here, too; see that it is the model meant"
+                else:
+                    yield (
+                        f"{key}: {part.path} is a path or a recipe of the author's machine; write where that model is on "
+                        "the Hub (org/name), or your own folder of it"
+                    )
 
 
 def _check_names(workspace: Workspace, found: Found, target: Path) -> None:
@@ -162,8 +202,8 @@ def _open(workspace: Workspace, source: str) -> _Source:
     reference, names = _hub_page(workspace, source) if "://" in source else (_hub_name(source), CONFIGS)
     if reference is None:
         raise RecipeError(
-            f"{source!r} is neither a file, nor a folder, nor a repository on the Hub (org/name[@revision]); "
-            "- reads standard input"
+            f"{without_passwords(source)!r} is neither a file, nor a folder, nor a repository on the Hub "
+            "(org/name[@revision]); - reads standard input"
         )
     return _from_hub(workspace, reference, names)
 
@@ -183,7 +223,9 @@ def _hub_page(workspace: Workspace, address: str) -> tuple[ModelReference | None
     hosts = (*_HUB_HOSTS, *([urlsplit(endpoint).netloc] if endpoint else []))
     parts = [unquote(part) for part in url.path.split("/") if part]
     if url.netloc not in hosts or len(parts) < 2:
-        raise RecipeError(f"{address}: only models on the Hub are fetched; save the page and import the file")
+        raise RecipeError(
+            f"{without_passwords(address)}: only models on the Hub are fetched; save the page and import the file"
+        )
     revision = parts[3] if len(parts) > 3 and parts[2] in ("tree", "blob", "resolve", "raw") else None
     names = ("/".join(parts[4:]),) if len(parts) > 4 and parts[2] != "tree" else CONFIGS
     return _hub_name("/".join(parts[:2]) + (f"@{revision}" if revision else "")), names

@@ -247,17 +247,26 @@ def import_(
     pick: Annotated[
         int | None, typer.Option(min=1, help="Which of several configs; default: the last whole one.")
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY",
+            help="Take this key over, too: schedule, publish, evaluate, device, allow_nonfinite, owners, or all. They are "
+            "left out unless named here, since they are the author's, not the merge's. May be given several times.",
+        ),
+    ] = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the recipe and write nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Turn a published merge config into a recipe.
 
     Finds it in the source, mends what copying broke (lost indentation, typographic quotes, tabs, line numbers, …), shows
-    the result and writes it. Models that are named in it are not fetched.
+    the result and writes it. Models that are named in it are not fetched; those that are paths of the author's machine are
+    said.
     """
     from merge_assets.cli.importing import run_import
 
-    run_import(source, to, name, pick, only_print, overwrite)
+    run_import(source, to, name, pick, keep or (), only_print, overwrite)
 
 
 @app.command(rich_help_panel="Recipes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -18,12 +19,18 @@ from merge_assets.recipe import Recipe
 
 
 def run_import(
-    source: str, to: Path | None, name: str | None, pick: int | None, only_print: bool, overwrite: bool
+    source: str,
+    to: Path | None,
+    name: str | None,
+    pick: int | None,
+    keep: Sequence[str],
+    only_print: bool,
+    overwrite: bool,
 ) -> None:
     """Find, mend, show and write."""
     workspace = Workspace.open()
     stdin = sys.stdin.buffer.read() if source == STDIN else None
-    found = api.import_recipe(workspace, source, name=name, pick=pick, stdin=stdin)
+    found = api.import_recipe(workspace, source, name=name, pick=pick, keep=keep, stdin=stdin)
     if only_print:
         _print_notes(found, err_stream=True)
         sys.stdout.write(found.imported.text)
@@ -44,8 +51,12 @@ def _print_notes(found: Found, *, err_stream: bool = False) -> None:
     out = err() if err_stream else console()
     out.print(f"[bold]{'found':>12}[/]  {escape(found.origin)}: {escape(found.imported.place)}", soft_wrap=True)
     out.print(f"[bold]{'mended':>12}[/]  {escape(', '.join(found.imported.repairs) or 'nothing')}", soft_wrap=True)
+    if dropped := found.imported.dropped:
+        out.print(f"[bold]{'left out':>12}[/]  {', '.join(dropped)} (--keep takes one over)", soft_wrap=True)
     for choice in found.imported.choices:
         out.print(f"[yellow]{'not certain':>12}[/]  {escape(choice)}", soft_wrap=True)
+    for sentence in found.local:
+        out.print(f"[yellow]{'local':>12}[/]  {escape(sentence)}", soft_wrap=True)
 
 
 def _print_layers(workspace: Workspace, recipe: Recipe) -> None:

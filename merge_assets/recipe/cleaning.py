@@ -29,6 +29,14 @@ _BUTTON = re.compile(
 )
 _BUTTON_BEFORE = re.compile(r"^[ \t]*(?:yaml|yml)?(?:Copy(?: code)?|Copied!|CopyEdit)+[ \t]*(?=[a-z_]+:)")
 
+_PASSWORD = re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s/@'\"]+@")
+HIDDEN_PASSWORD = ":******@"
+
+
+def without_passwords(text: str) -> str:
+    """``text`` with asterisks for the passwords of addresses (``https://user:password@host``)."""
+    return _PASSWORD.sub(rf"\1{HIDDEN_PASSWORD}", text)
+
 
 def clean(text: str) -> tuple[str, tuple[str, ...]]:
     """``text`` with the characters and lines of a YAML file, and what was repaired, in words.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import islice
@@ -14,10 +14,11 @@ import yaml
 
 from merge_assets.errors import RecipeError
 from merge_assets.recipe.blocks import Block, find_blocks
-from merge_assets.recipe.cleaning import clean, without_table
+from merge_assets.recipe.cleaning import HIDDEN_PASSWORD, clean, without_passwords, without_table
 from merge_assets.recipe.document import is_free, parse_documents
 from merge_assets.recipe.indentation import MethodParameters, Reading, readings
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
+from merge_assets.recipe.operations import without_operations
 from merge_assets.recipe.problems import LATER
 from merge_assets.recipe.schema import Recipe
 from merge_assets.recipe.shapes import recipe_shape
@@ -41,6 +42,7 @@ class Imported:
         recipes: what it reads as.
         repairs: what was mended, in words; empty if the config was sound.
         choices: lines whose place was not certain, one sentence each.
+        dropped: operational keys that were left out.
         place: where in the source it was found, in words.
     """
 
@@ -49,15 +51,22 @@ class Imported:
     repairs: tuple[str, ...]
     choices: tuple[str, ...]
     place: str
+    dropped: tuple[str, ...] = ()
 
 
 def import_text(
-    text: str, file: Path, name: str, parameters: MethodParameters | None = None, pick: int | None = None
+    text: str,
+    file: Path,
+    name: str,
+    parameters: MethodParameters | None = None,
+    pick: int | None = None,
+    keep: Collection[str] = (),
 ) -> Imported:
     """Find the merge config in a text and mend it.
 
     Of several configs that are whole, those that refer to each other by name become one file; otherwise the last one is
-    taken, which model cards show last.
+    taken, which model cards show last. What the author's operation needs (see :mod:`merge_assets.recipe.operations`) is left
+    out, and passwords in addresses are never read.
 
     Args:
         text: Markdown, HTML, YAML or plain text.
@@ -65,11 +74,12 @@ def import_text(
         name: the recipe's name, if the config has none.
         parameters: of the methods; tells whose ``parameters`` are whose where the indentation is lost.
         pick: take this one of several configs, from 1.
+        keep: operational keys that stay.
 
     Raises:
         RecipeError: there is none, or the one that is meant cannot be mended.
     """
-    text = without_table(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = without_table(without_passwords(text.replace("\r\n", "\n").replace("\r", "\n")))
     known = {parameter for of_method in (parameters or {}).values() for parameter in of_method}
     groups = find_blocks(text, known)
     if not groups:
@@ -87,9 +97,23 @@ def import_text(
             except RecipeError as error:
                 errors.append(("\n" in block.text.strip(), error))
         if whole:
-            return _chosen(whole[::-1], file, name, len(group))
+            return _own(_chosen(whole[::-1], file, name, len(group)), file, name, keep)
     # A mention in a sentence is less likely what was meant than something of several lines.
     raise next((error for several_lines, error in errors if several_lines), errors[0][1])
+
+
+def _own(imported: Imported, file: Path, name: str, keep: Collection[str]) -> Imported:
+    """What a recipe says of the merge, without what it says of its author's operation.
+
+    Raises:
+        RecipeError: if that cannot be left out.
+    """
+    if HIDDEN_PASSWORD in imported.text:
+        imported = replace(imported, repairs=(*imported.repairs, "passwords in addresses, now asterisks"))
+    text, dropped = without_operations(imported.text, file, keep)
+    if not dropped:
+        return imported
+    return replace(imported, text=text, recipes=_sound(read_recipes(text, file, name)), dropped=dropped)
 
 
 def renamed(imported: Imported, name: str, file: Path) -> Imported:

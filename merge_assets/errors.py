@@ -97,7 +97,7 @@ class CheckpointError(MergeAssetsError):
 
 
 class PlanError(RecipeError):
-    """A recipe does not fit the headers of its inputs."""
+    """A recipe cannot be planned: it does not fit the headers of its inputs, or asks for what is not built yet."""
 
     kind = "plan"
 

@@ -386,7 +386,7 @@ class Workspace:
             AnalysisError: if the stored analysis has no such tensor.
         """
         template = recipe.prune_layers
-        if template is None or template.by in ("list", "reverse_order"):
+        if template is None or not template.is_measured:
             return None
         artifact = self.store.current(analysis_line(self.identify(template.model)))
         if artifact is None or (fingerprint and artifact.manifest.details["fingerprint"] != fingerprint):

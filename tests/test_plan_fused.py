@@ -406,7 +406,7 @@ def test_shapes_are_checked_through_the_inner_recipe(root: Path) -> None:
         outer_plan(root, inner=SLERP, outer=MEAN.replace("model: c", "model: wordy"))
 
 
-@pytest.mark.parametrize("by", ["snr, tensor: v_proj", "block_influence"])
+@pytest.mark.parametrize("by", ["snr, tensor: v_proj", "margin, tensor: v_proj"])
 def test_layers_of_what_is_not_stored_cannot_be_chosen_by_an_analysis(by: str, root: Path) -> None:
     prune = f"merge_method: passthrough\nprune_layers: {{model: inner, by: {by}, remove: 1}}\n"
     with pytest.raises(PlanError, match=r"prune_layers\.model: inner is not stored .* by: list"):

@@ -20,8 +20,6 @@ from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace
 
-SNR_METRICS = ("snr", "margin")
-
 _T = TypeVar("_T")
 
 
@@ -249,7 +247,7 @@ class _Builder:
         found = []
         for recipe in recipes:
             template = recipe.prune_layers
-            if template is not None and template.by in SNR_METRICS and template.tensor is not None:
+            if template is not None and template.tensor is not None:
                 if template.model not in models:
                     raise CheckpointError(f"prune_layers.model: {not_analysed(template.model)}")
                 found.append((template.model, template.tensor))

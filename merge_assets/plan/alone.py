@@ -8,7 +8,7 @@ from merge_assets.errors import PlanError
 from merge_assets.plan.methods import Method, find_method
 from merge_assets.plan.parameters import check_names, check_values
 from merge_assets.plan.problems import plan_error
-from merge_assets.recipe import Module, Recipe
+from merge_assets.recipe import Module, Recipe, check_built
 from merge_assets.reference import ModelReference
 
 
@@ -21,6 +21,7 @@ def check_alone(recipe: Recipe) -> tuple[Method, list[str]]:
     Raises:
         PlanError: for the first thing that is wrong.
     """
+    check_built(recipe)
     try:
         method = find_method(recipe.merge_method)
     except PlanError as error:

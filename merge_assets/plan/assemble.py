@@ -99,11 +99,10 @@ def _prune(recipe: Recipe, resolver: Resolver, figures: Sequence[LayerFigure] | 
     template = recipe.prune_layers
     assert template is not None
     count = resolver.layer_count(template.model, "prune_layers.model")
-    measured = template.by not in ("list", "reverse_order")
-    if measured and resolver.inputs[resolver.index[template.model]].folded is not None:
+    if template.is_measured and resolver.inputs[resolver.index[template.model]].folded is not None:
         raise plan_error(recipe, "prune_layers.model", not_analysed(template.model))
     if figures is None:
-        if measured:
+        if template.is_measured:
             raise plan_error(
                 recipe,
                 "prune_layers.by",

@@ -22,7 +22,7 @@ def prepared(recipe: Recipe, inputs: Sequence[PlanInput]) -> tuple[PlanInput, ..
         PlanError: if an input is quantised in a way that is not read, or its adapter does not fit it.
     """
     template = recipe.prune_layers
-    if template is not None and template.model.lora is not None and template.by not in ("list", "reverse_order"):
+    if template is not None and template.model.lora is not None and template.is_measured:
         raise plan_error(
             recipe,
             "prune_layers.model",

@@ -35,6 +35,7 @@ from merge_assets.recipe.templates import (
     expand_prune_layers,
     select_layers,
 )
+from merge_assets.recipe.unbuilt import check_built
 
 __all__ = [
     "BrokenRecipe",
@@ -58,6 +59,7 @@ __all__ = [
     "TokenSettings",
     "TokenSource",
     "TokenizerSettings",
+    "check_built",
     "expand_depth_upscale",
     "expand_prune_layers",
     "gradient",

@@ -1,7 +1,8 @@
 """Every recipe of a project, and how they refer to each other.
 
-A broken file never takes others down: it is listed in ``broken`` with its error. Recipes that share a name, that
-stand on a cycle, or that use a broken recipe are broken too, because none of them can be built.
+A broken file never takes others down: it is listed in ``broken`` with its error. Recipes that share a name, that ask
+for what is not built yet, that stand on a cycle, or that use a broken recipe are broken too, because none of them can
+be built.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from merge_assets.errors import RecipeError
 from merge_assets.recipe.load import BrokenRecipe, read_file
 from merge_assets.recipe.schema import Recipe
+from merge_assets.recipe.unbuilt import check_built
 from merge_assets.reference import ModelReference
 
 SUFFIXES = (".yaml", ".yml")
@@ -60,9 +62,11 @@ class RecipeBook:
                     else:
                         broken.append(entry)
         recipes, twins = _split_twins(found)
+        recipes, unbuilt = _split_unbuilt(recipes)
         recipes, cyclic = _split_cycles(recipes)
-        recipes, orphans = _split_orphans(recipes, [*broken, *twins, *cyclic])
-        everything = sorted([*broken, *twins, *cyclic, *orphans], key=lambda entry: (str(entry.file), entry.name))
+        broken += [*twins, *unbuilt, *cyclic]
+        recipes, orphans = _split_orphans(recipes, broken)
+        everything = sorted([*broken, *orphans], key=lambda entry: (str(entry.file), entry.name))
         return cls(dict(sorted(recipes.items())), everything)
 
     def resolve(self, reference: ModelReference) -> Recipe | None:
@@ -171,6 +175,17 @@ def _split_twins(found: list[Recipe]) -> tuple[dict[str, Recipe], list[BrokenRec
             others = ", ".join(str(other.source.file) for other in recipes if other is not recipe)
             broken.append(_broken(recipe, f"{name!r} is also the name of a recipe in {others}; rename one", "name"))
     return {name: recipes[0] for name, recipes in by_name.items() if len(recipes) == 1}, broken
+
+
+def _split_unbuilt(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
+    broken: list[BrokenRecipe] = []
+    for name, recipe in recipes.items():
+        try:
+            check_built(recipe)
+        except RecipeError as error:
+            broken.append(BrokenRecipe(name, recipe.source.file, error))
+    gone = {entry.name for entry in broken}
+    return {name: recipe for name, recipe in recipes.items() if name not in gone}, broken
 
 
 def _split_cycles(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:

@@ -225,13 +225,18 @@ class Protect(_Part):
 
 
 Metric = Literal["snr", "margin", "block_influence", "angular_distance", "reverse_order", "list"]
+UNBUILT_METRICS = ("block_influence", "angular_distance")
+"""Metrics that nothing computes yet; see :mod:`merge_assets.recipe.unbuilt`."""
 
 
 class PruneLayers(_Part):
     """A model without the layers that an analysis picks."""
 
     model: Reference = Field(description="the checkpoint whose layers are removed")
-    by: Metric = Field(description="the metric, or `list` for layers named one by one")
+    by: Metric = Field(
+        description="the metric, or `list` for layers named one by one; `block_influence` and `angular_distance` are not "
+        "built yet: an error of the plan"
+    )
     tensor: str | None = Field(
         default=None, min_length=1, description="module the metric is taken of, for `snr` and `margin`"
     )
@@ -240,6 +245,11 @@ class PruneLayers(_Part):
     )
     at_most: StrictInt | None = Field(default=None, ge=1, description="upper limit for `remove: infinite`")
     protect: Protect = Field(default=Protect(), description="layers that stay whatever the metric says")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the layers are chosen by an analysis of the model's weights."""
+        return self.by in ("snr", "margin")
 
     @model_validator(mode="before")
     @classmethod
@@ -265,14 +275,13 @@ class PruneLayers(_Part):
 
     @model_validator(mode="after")
     def _fits_metric(self) -> PruneLayers:
-        weights = self.by in ("snr", "margin")
-        if weights and self.tensor is None:
+        if self.is_measured and self.tensor is None:
             raise Misfit(f"by: {self.by} needs the module it is taken of, such as self_attn.v_proj", ("tensor",))
-        if not weights and self.tensor is not None:
+        if not self.is_measured and self.tensor is not None:
             raise Misfit(f"by: {self.by} is not taken of one tensor; leave it out", ("tensor",))
         if isinstance(self.remove, tuple) != (self.by == "list"):
             raise Misfit("layer numbers and by: list go together", ("remove",))
-        if self.remove == "infinite" and not weights:
+        if self.remove == "infinite" and not self.is_measured:
             raise Misfit(f"infinite is for by: snr and by: margin, not for {self.by}", ("remove",))
         if self.at_most is not None and self.remove != "infinite":
             raise Misfit("limits only remove: infinite; leave it out", ("at_most",))
@@ -324,7 +333,9 @@ class Recipe(_Part):
     evaluate: tuple[str, ...] | None = Field(
         default=None, description="suites; `[]`: none; left out: the setting `default_suites`"
     )
-    publish: Publish | None = Field(default=None, description="push the variant to the Hub")
+    publish: Publish | None = Field(
+        default=None, description="push the variant to the Hub; not built yet: an error of the plan"
+    )
     schedule: Cron | None = Field(default=None, description="cron line for rebuild and evaluation")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where the merge is computed; `auto`: as the setting `device` says"

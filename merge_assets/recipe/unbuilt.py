@@ -1,0 +1,26 @@
+"""What the schema has a place for and nothing does yet: recipes that ask for it are refused, not built without it."""
+
+from __future__ import annotations
+
+from merge_assets.errors import PlanError
+from merge_assets.recipe.schema import UNBUILT_METRICS, Recipe
+
+
+def check_built(recipe: Recipe) -> None:
+    """Refuse a recipe that asks for what is not built yet.
+
+    Raises:
+        PlanError: names the file, the line, the key and what to do.
+    """
+    if recipe.publish is not None:
+        raise _unbuilt(recipe, "publish", "pushing to the Hub is not built yet; leave it out")
+    template = recipe.prune_layers
+    if template is not None and template.by in UNBUILT_METRICS:
+        message = (
+            f"{template.by} is not built yet; choose by snr, margin or reverse_order, or name the layers with by: list"
+        )
+        raise _unbuilt(recipe, "prune_layers.by", message)
+
+
+def _unbuilt(recipe: Recipe, key: str, message: str) -> PlanError:
+    return PlanError(message, file=recipe.source.at(key), key=key)

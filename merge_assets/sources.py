@@ -13,6 +13,7 @@ from merge_assets.checkpoint import (
     Checkpoint,
     CheckpointDigest,
     digest_checkpoint,
+    known_digests,
     open_adapter,
     open_any,
     open_checkpoint,
@@ -166,37 +167,52 @@ class Workspace:
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def headers(self, reference: ModelReference) -> PlanInput:
+    def headers(self, reference: ModelReference, *, with_digests: bool = False) -> PlanInput:
         """Headers of a model and of its adapter, for a plan. Reads no weights; a recipe that was never built, or is not
-        stored, is planned."""
-        item = self._headers(reference.model)
+        stored, is planned.
+
+        Args:
+            reference: what to open.
+            with_digests: whether to look up the digests of local files that were digested before and have not changed.
+        """
+        item = self._headers(reference.model, with_digests)
         if reference.lora is None:
             return item
-        return replace(item, reference=reference, adapter=self._adapter_headers(reference.lora))
+        return replace(item, reference=reference, adapter=self._adapter_headers(reference.lora, with_digests))
 
-    def _headers(self, reference: ModelReference) -> PlanInput:
+    def _headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
         identity = self.identify(reference)
         if self.book.resolve_folded(reference) is not None:
-            return self.folded_input(reference, self._planned(reference))
+            return self.folded_input(reference, self._planned(reference, with_digests))
         if identity.kind == "recipe":
             artifact = self.store.current(variant_line(reference.path))
-            return self._of_artifact(reference, artifact, local=False) if artifact else self._of_plan(reference)
+            return (
+                self._of_artifact(reference, artifact, local=False)
+                if artifact
+                else self._of_plan(reference, with_digests)
+            )
         if identity.kind == "local":
             directory = self.local_path(reference)
             assert directory is not None
-            return PlanInput(reference, self.open_local(directory))
+            return self._with_known_digests(reference, self.open_local(directory), with_digests)
         mirrored = self._mirror_of(reference)
         if mirrored is not None:
             return self._of_artifact(reference, mirrored, local=False)
         revision = self.hub.resolve(reference)
         return PlanInput(reference, self.hub.open(revision), self.hub.fingerprint(revision))
 
-    def _adapter_headers(self, reference: ModelReference) -> PlanInput:
+    def _adapter_headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
         directory = self._adapter_path(reference)
         if directory is not None:
-            return PlanInput(reference, open_adapter(self._readable(directory)))
+            return self._with_known_digests(reference, open_adapter(self._readable(directory)), with_digests)
         revision = self.hub.resolve(reference)
         return PlanInput(reference, self.hub.open(revision), self.hub.fingerprint(revision))
+
+    def _with_known_digests(self, reference: ModelReference, checkpoint: Checkpoint, wanted: bool) -> PlanInput:
+        digest = known_digests(checkpoint, self.cache) if wanted else None
+        if digest is None:
+            return PlanInput(reference, checkpoint)
+        return PlanInput(reference, checkpoint, digest.fingerprint, digest.tensors, digest.files)
 
     def _adapter_path(self, reference: ModelReference) -> Path | None:
         """The folder of a local adapter, ``None`` if it is on the Hub."""
@@ -351,18 +367,18 @@ class Workspace:
             reference, checkpoint, artifact.version, tensor_digests(artifact), files, is_variant=is_variant
         )
 
-    def _of_plan(self, reference: ModelReference) -> PlanInput:
+    def _of_plan(self, reference: ModelReference, with_digests: bool) -> PlanInput:
         """The headers that a variant will have once it is built."""
-        plan = self._planned(reference)
+        plan = self._planned(reference, with_digests)
         digests = {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
         return PlanInput(reference, planned_checkpoint(plan, self.stored.read), None, digests)
 
-    def _planned(self, reference: ModelReference) -> Plan:
+    def _planned(self, reference: ModelReference, with_digests: bool) -> Plan:
         recipe = self.book.recipes[reference.path]
         with in_file(recipe.source.file):
             return build_plan(
                 recipe,
-                [self.headers(item) for item in recipe.references()],
+                [self.headers(item, with_digests=with_digests) for item in recipe.references()],
                 shard_size=int(self.settings.shard_size),
                 figures=self.figures(recipe),
             )

@@ -49,15 +49,19 @@ class Built:
 
 
 def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None) -> Plan:
-    """Plan a recipe from headers alone.
+    """Plan a recipe from headers alone. Digests of local models are in it where they are known from earlier.
 
     Raises:
         MergeAssetsError: for everything that is wrong with the recipe or its inputs.
     """
+    return _of_headers(workspace, recipe, shard_size, with_digests=True)
+
+
+def _of_headers(workspace: Workspace, recipe: Recipe, shard_size: int | None, *, with_digests: bool) -> Plan:
     check_alone(recipe)
     with in_file(recipe.source.file):
         workspace.check_models(recipe)  # before the Hub is asked for any
-        inputs = [workspace.headers(reference) for reference in recipe.references()]
+        inputs = [workspace.headers(reference, with_digests=with_digests) for reference in recipe.references()]
     return _plan(workspace, recipe, inputs, shard_size)
 
 
@@ -93,8 +97,9 @@ def merge(
         raise EngineError(
             f"{target}: holds files already; choose another output folder, or replace it with --overwrite"
         )
-    # Everything that is wrong with the recipe, before anything is built or downloaded.
-    made = plan(workspace, recipe, shard_size=shard_size)
+    # Everything that is wrong with the recipe, before anything is built or downloaded. What is written does not depend on
+    # what happens to be known of the inputs.
+    made = _of_headers(workspace, recipe, shard_size, with_digests=False)
     chosen = device or _device(workspace, recipe)
     if chosen == "cuda" or any(find_method(tensor.method).in_torch for tensor in made.tensors):
         require("torch")

@@ -3,7 +3,7 @@
 from merge_assets.checkpoint.adapter import LoraAdapter, LowRank, adapter_error, read_lora
 from merge_assets.checkpoint.checkpoint import Checkpoint
 from merge_assets.checkpoint.config import rewrite_config
-from merge_assets.checkpoint.digest import CheckpointDigest, digest_checkpoint, fingerprint_of
+from merge_assets.checkpoint.digest import CheckpointDigest, digest_checkpoint, fingerprint_of, known_digests
 from merge_assets.checkpoint.files import (
     TOKENIZER_FILES,
     carried_files,
@@ -59,6 +59,7 @@ __all__ = [
     "fingerprint_of",
     "header_length",
     "is_adapter",
+    "known_digests",
     "needed_files",
     "nonfinite_elements",
     "open_adapter",

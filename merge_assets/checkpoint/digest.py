@@ -63,17 +63,39 @@ def digest_checkpoint(
     directory = Path(checkpoint.location)
     if not directory.is_absolute():
         raise CheckpointError(f"{checkpoint.location}: only headers were read; download the checkpoint to digest it")
-    by_file: dict[str, list[TensorHeader]] = {}
-    for tensor in checkpoint.tensors.values():
-        by_file.setdefault(tensor.file, []).append(tensor)
     files: dict[str, str] = {}
     tensors: dict[str, str] = {}
-    for name in fingerprint_files(checkpoint.files, checkpoint.weight_files):
-        own = by_file.get(name, [])
+    for name, own in _covered(checkpoint).items():
         whole, *parts = _digests(directory / name, checkpoint.files[name], own, cache_dir, should_stop)
         files[name] = whole
         tensors.update(zip((tensor.name for tensor in own), parts, strict=True))
     return CheckpointDigest(fingerprint_of(files), files, {name: tensors[name] for name in checkpoint.tensors})
+
+
+def known_digests(checkpoint: Checkpoint, cache_dir: Path) -> CheckpointDigest | None:
+    """What :func:`digest_checkpoint` kept of a local checkpoint; ``None`` if a file is new or changed since."""
+    directory = Path(checkpoint.location)
+    files: dict[str, str] = {}
+    tensors: dict[str, str] = {}
+    for name, own in _covered(checkpoint).items():
+        try:
+            identity = _identity(directory / name)
+        except OSError:
+            return None
+        known = _read_entry(_cache_entry(cache_dir, identity, own), len(own) + 1)
+        if known is None or identity[1] != checkpoint.files[name]:
+            return None
+        files[name], *parts = known
+        tensors.update(zip((tensor.name for tensor in own), parts, strict=True))
+    return CheckpointDigest(fingerprint_of(files), files, {name: tensors[name] for name in checkpoint.tensors})
+
+
+def _covered(checkpoint: Checkpoint) -> dict[str, list[TensorHeader]]:
+    """The files that the fingerprint covers, with their tensors."""
+    by_file: dict[str, list[TensorHeader]] = {}
+    for tensor in checkpoint.tensors.values():
+        by_file.setdefault(tensor.file, []).append(tensor)
+    return {name: by_file.get(name, []) for name in fingerprint_files(checkpoint.files, checkpoint.weight_files)}
 
 
 def _digests(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
@@ -15,6 +16,7 @@ from merge_assets.errors import MergeAssetsError, RecipeError
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, check_alone
 from merge_assets.plan.describe import (
+    difference_summary,
     dropped_tensors,
     folded_recipes,
     format_figure,
@@ -79,7 +81,7 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     recipe = workspace.recipe(name)
     plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
     if as_json:
-        print(plan.to_json())  # noqa: T201 - as it is, whatever the terminal's width
+        _print_json(json.loads(plan.to_json()) | {"last_build": _last_build(workspace, recipe, plan)})
         return
     out = console()
     out.print(f"[bold]{escape(recipe.name)}[/]  {plan.method}  {escape(recipe.description)}")
@@ -138,19 +140,27 @@ def _print_difference(workspace: Workspace, recipe: Recipe, plan: Plan) -> None:
         return
     try:
         made = difference(plan, artifact.read_bytes("plan.json").decode())
-    except (MergeAssetsError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         out.print(f"[yellow]warning[/] the last build's plan cannot be read: {escape(str(error))}")
         return
     built = f"{artifact.version[:12]} of {artifact.manifest.created}"
-    if made.is_empty:
-        out.print(f"[bold]{'last build':>12}[/]  {built}: nothing differs")
-        return
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in made.reasons.items())
-    out.print(
-        f"[bold]{'last build':>12}[/]  {built}: {len(made.changed)} tensors change{': ' if reasons else ''}{reasons}, "
-        f"{len(made.added)} added, {len(made.removed)} removed, {made.unchanged} unchanged"
-        + (f"; config: {', '.join(made.config)}" if made.config else "")
-    )
+    out.print(f"[bold]{'last build':>12}[/]  {built}: {escape(difference_summary(made))}", soft_wrap=True)
+
+
+_UNREADABLE = (MergeAssetsError, ValueError, KeyError, TypeError, IndexError)
+"""What reading a plan of an earlier program can raise."""
+
+
+def _last_build(workspace: Workspace, recipe: Recipe, plan: Plan) -> dict[str, object] | None:
+    """The current version and what differs from it; ``None`` if there is none."""
+    artifact = workspace.store.current(variant_line(recipe.name)) if recipe.materialize else None
+    if artifact is None:
+        return None
+    found: dict[str, object] = {"version": artifact.version, "created": artifact.manifest.created.isoformat()}
+    try:
+        return found | {"difference": asdict(difference(plan, artifact.read_bytes("plan.json").decode()))}
+    except _UNREADABLE as error:
+        return found | {"difference": None, "error": str(error)}
 
 
 def show_leaderboard(*, as_json: bool, html: Path | None) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from merge_assets.plan.difference import Difference
 from merge_assets.plan.methods import find_method
 from merge_assets.plan.model import OutputTensor, Plan, TensorInput
 from merge_assets.plan.outside import is_after_layers
@@ -111,6 +112,26 @@ def dropped_tensors(plan: Plan) -> list[str]:
         for model, counts in layers.items()
     ]
     return sentences + [f"{n} tensors of {plan.models[model].reference}: {why}" for (model, why), n in others.items()]
+
+
+def difference_summary(made: Difference) -> str:
+    """What differs from an earlier build, in one sentence that says what is not known."""
+    same = f"{made.unchanged} unchanged"
+    if made.open:
+        same = f"{f'{same}, ' if made.unchanged else ''}{made.open} unchanged if the inputs' bytes are"
+    unknown = f" (inputs not digested yet: {', '.join(made.undigested)})" if made.undigested else ""
+    if not made.is_other:
+        return f"nothing differs in the recipe; tensors: {same}{unknown}" if made.undigested else "nothing differs"
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in made.reasons.items())
+    text = f"{len(made.changed)} tensors change{f': {reasons}' if reasons else ''}, {len(made.added)} added, "
+    text += f"{len(made.removed)} removed, {same}{unknown}"
+    if made.config:
+        text += f"; config: {', '.join(made.config)}"
+    if made.files:
+        text += f"; files: {', '.join(made.files)}"
+    if made.shards and not (made.changed or made.added or made.removed):
+        text += "; other shards"
+    return text
 
 
 def parameter_table(plan: Plan) -> list[Mapping[str, object]]:

@@ -214,6 +214,11 @@ def _identity(item: PlanInput, header: TensorHeader) -> str:
     return f"{item.checkpoint.location}/{header.file}:{header.begin}-{header.end}"
 
 
+def is_digest(identity: str) -> bool:
+    """Whether a tensor's identity is that of its bytes, not of its place or of how they will be made."""
+    return not identity.startswith("key:") and "/" not in identity
+
+
 def _moved(tensor: OutputTensor, places: Sequence[int]) -> OutputTensor:
     """The same expression with other numbers of its models."""
     inputs = tuple(

@@ -80,6 +80,11 @@ class _Builder:
             for part in self.assembly.parts
             if part.carried
         ]
+        if not self.method.has_base:
+            self.warnings += [
+                f"{key}: {model} has no effect, since {self.method.name} has no base"
+                for key, model in recipe.slice_bases()
+            ]
         self.donor = self.assembly.donor
         self.vocabulary = plan_vocabulary(recipe, inputs, self.donor)
         self.layers = InputLayers(recipe, inputs, self.assembly)
@@ -358,10 +363,11 @@ class _Builder:
         for model, item in enumerate(self.inputs):
             parts = item.checkpoint.parts
             stacks = [(part, stack) for part in parts for stack in part.stacks]
+            idle = self._why_idle(model)
             for name in item.checkpoint.tensors:
                 place = next(((part, split[0]) for part, stack in stacks if (split := stack.split(name))), None)
                 if model not in merging:
-                    reason = "donates only config and tokenizer"
+                    reason = idle
                 elif place is None:
                     reason = "outside the layers; taken from the sources of the first or last slice"
                 elif place[0] is parts[0] or (model, place[0].name) in giving:
@@ -371,6 +377,14 @@ class _Builder:
                 reasons.setdefault((model, name), reason)
         dropped = [DroppedTensor(*place, reason) for place, reason in reasons.items() if place not in used]
         return tuple(sorted(dropped, key=lambda tensor: tensor.model))
+
+    def _why_idle(self, model: int) -> str:
+        """Why no tensor of an input is merged."""
+        if model == self.donor:
+            return "donates only config and tokenizer"
+        if self.inputs[model].reference in {reference for _, reference in self.recipe.slice_bases()}:
+            return f"is only the base of a slice, and {self.method.name} has no base"
+        return "is named only for the tokenizer"
 
 
 def _finite(value: float) -> float | None:

@@ -412,6 +412,10 @@ class Recipe(_Part):
         text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def slice_bases(self) -> Iterator[tuple[str, ModelReference]]:
+        """The ``base_model`` of slices, also of modules, as (key path, reference)."""
+        yield from ((key, model) for key, model in self.mentions() if key.endswith("].base_model"))
+
     def _tokenizer_texts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         if self.tokenizer_source is not None:
             yield ("tokenizer_source",), self.tokenizer_source

@@ -1,0 +1,350 @@
+"""Every key of a recipe, and every word that a key may take, does something: a small example of each shows what.
+
+The walk takes all keys and words from the schema and fails where one has no example. An example is two recipes that differ
+in this alone, and where to look: they must come out differently there. What is not built yet is refused, which is one such
+difference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from pydantic import BaseModel
+
+from merge_assets import api
+from merge_assets.errors import EngineError, PlanError
+from merge_assets.pipeline.assemble import build_definitions
+from merge_assets.pipeline.graph import build_graph
+from merge_assets.plan.vocabulary_templates import TEMPLATES
+from merge_assets.recipe import LayerFigure, RecipeSource, load_recipe, schema
+from merge_assets.recipe.parameters import Conditional
+from merge_assets.settings import Settings
+from tests.merging import plan_text
+from tests.synthetic import read_tensors, write_llama
+from tests.vocabulary_support import word_model
+
+Look = Callable[[str, Path], object]
+WORDS = {  # of keys whose schema is text, because a model reference or a template may stand there, too
+    "Recipe.tokenizer_source": ("union", "base"),
+    "TokenizerSettings.source": ("union", "base"),
+    "Recipe.chat_template": ("auto", *TEMPLATES),
+    "Conditional.filter": ("*",),
+}
+_numbers = count()
+
+
+def walk() -> Iterator[str]:
+    """``Model.key`` and ``Model.key: word`` for everything that a recipe may say."""
+    models = [m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, BaseModel)]
+    for model in [*models, Conditional]:
+        if model in (BaseModel, RecipeSource) or model.__name__.startswith("_"):
+            continue
+        described = model.model_json_schema()["properties"]
+        for key in model.model_fields:
+            if (model, key) == (schema.Recipe, "source"):  # where it was read, no key
+                continue
+            place = f"{model.__name__}.{key}"
+            yield place
+            yield from (f"{place}: {word}" for word in (*words(described[key]), *WORDS.get(place, ())))
+
+
+def words(node: Mapping[str, Any]) -> Iterator[str]:
+    yield from (str(word) for word in node.get("enum", ()))
+    if "const" in node:
+        yield str(node["const"])
+    for side in (*node.get("anyOf", ()), *([node["items"]] if "items" in node else ())):
+        yield from words(side)
+
+
+# -- where to look -----------------------------------------------------------------------------------------------------
+
+
+def planned(text: str, folder: Path) -> object:
+    """The plan, without the recipe's name."""
+    made = json.loads(plan_text(text, folder, figures=FIGURES if "prune_layers" in text else None).to_json())
+    return {key: value for key, value in made.items() if key not in ("recipe", "mergekit_config")}
+
+
+def shown(text: str, folder: Path) -> object:
+    """What Dagster shows and runs by itself for a project with this recipe."""
+    root = folder / f"project-{next(_numbers)}"
+    (root / "recipes").mkdir(parents=True)
+    (root / "recipes" / "mine.yaml").write_text(text)
+    (root / "recipes" / "next.yaml").write_text("merge_method: passthrough\nmodels: [{model: mine}]\n")
+    (root / "suites").mkdir()
+    for suite in ("quick", "long"):
+        (root / "suites" / f"{suite}.yaml").write_text("tasks: [{task: arc_easy, metric: acc}]\n")
+    workspace = api.Workspace.open(Settings(root=root, default_suites=["quick"]))
+    graph = build_graph(workspace)
+    definitions = build_definitions(workspace, graph)
+    specs = [
+        [
+            str(s.key),
+            s.description,
+            s.group_name,
+            dict(s.tags),
+            list(s.owners),
+            sorted(str(d.asset_key) for d in s.deps),
+        ]
+        for s in definitions.resolve_all_asset_specs()
+    ]
+    crons = [(s.name, s.cron_schedule) for s in definitions.schedules or ()]
+    ops = [(a.op.name, a.op.pool) for a in definitions.assets or () if hasattr(a, "op")]
+    return [sorted(specs, key=str), crons, ops, [(str(n.key), n.modules) for n in graph.analyses]]
+
+
+def merged(text: str, folder: Path) -> object:
+    """The weights, or why there are none, on a machine that has no GPU and a project that asks for one."""
+    file = folder / f"m{next(_numbers)}.yaml"
+    file.write_text(text)
+    workspace = api.Workspace.open(Settings(root=folder, recipes=[], device="cuda", threads=1))
+    out = folder / f"{file.stem}-out"
+    try:
+        api.merge(workspace, load_recipe(file), out)
+    except EngineError as error:
+        return str(error).partition(";")[0]
+    return sorted(read_tensors(out))
+
+
+def refused(text: str, folder: Path) -> object:
+    """The error of the plan, which must say that the key is not there yet."""
+    try:
+        return planned(text, folder)
+    except PlanError as error:
+        assert "is not built yet" in str(error)
+        return str(error)
+
+
+# -- examples ----------------------------------------------------------------------------------------------------------
+
+FIGURES = [
+    LayerFigure(layer, *values, "t")
+    for layer, values in enumerate(
+        [(float("inf"), True, 1.2), (5.0, False, 0.1), (1.0, False, 0.9), (float("inf"), True, 1.1)]
+    )
+]
+PASS = "merge_method: passthrough\nmodels: [{model: A}]\n"
+TWO = "merge_method: linear\nmodels: [{model: A}, {model: B}]\nparameters: {weight: 1}\n"
+TIES = "merge_method: ties\nparameters: {weight: 1}\n"
+PRUNE = "merge_method: passthrough\nprune_layers: {model: A, "
+WORDY = "merge_method: linear\nmodels: [{model: X}, {model: Y}]\nparameters: {weight: 1}\n"
+TOKENS = f"{WORDY}tokenizer: {{source: union, tokens: {{dog: "
+DUS = "merge_method: passthrough\ndepth_upscale: "
+SLICES = "merge_method: passthrough\nslices: "
+MODULE = "merge_method: linear\nparameters: {weight: 1}\nmodules: {default: "
+
+
+@dataclass(frozen=True)
+class Example:
+    """Two recipes that must come out differently where one looks."""
+
+    look: Look
+    one: str
+    other: str
+
+
+def each(place: str, look: Look, template: str, values: Sequence[str]) -> dict[str, Example]:
+    """One example for every word: beside the next one."""
+    others = [*values[1:], values[0]]
+    texts = [(template.replace("<>", a), template.replace("<>", b)) for a, b in zip(values, others, strict=True)]
+    return {f"{place}: {value}": Example(look, *pair) for value, pair in zip(values, texts, strict=True)}
+
+
+EXAMPLES: dict[str, Example] = {
+    "Recipe.merge_method": Example(planned, TWO, TWO.replace("linear", "multislerp")),
+    "Recipe.models": Example(planned, TWO, TWO.replace("B", "C")),
+    "Recipe.slices": Example(planned, PASS, f"{SLICES}[{{sources: [{{model: A, layer_range: [0, 2]}}]}}]"),
+    "Recipe.modules": Example(planned, TWO, f"{MODULE}{{models: [{{model: A}}, {{model: C}}]}}}}"),
+    "Recipe.depth_upscale": Example(planned, PASS, f"{DUS}{{model: A, overlap: 1}}"),
+    "Recipe.prune_layers": Example(planned, PASS, f"{PRUNE}by: list, remove: [1]}}"),
+    "Recipe.base_model": Example(planned, TWO, f"{TWO}base_model: C"),
+    "Recipe.parameters": Example(planned, TWO, TWO.replace("weight: 1", "weight: 1, normalize: false")),
+    "Recipe.dtype": Example(planned, TWO, f"{TWO}dtype: float32"),
+    "Recipe.out_dtype": Example(planned, f"{TWO}dtype: float32", f"{TWO}dtype: float32\nout_dtype: float16"),
+    "Recipe.tokenizer_source": Example(
+        planned, WORDY.replace("Y", "Z"), f"{WORDY.replace('Y', 'Z')}tokenizer_source: union"
+    ),
+    "Recipe.tokenizer": Example(planned, f"{WORDY}tokenizer_source: union", f"{WORDY}tokenizer: {{source: base}}"),
+    "Recipe.chat_template": Example(
+        planned, WORDY.replace("Y", "Z"), f"{WORDY.replace('Y', 'Z')}chat_template: chatml"
+    ),
+    "Recipe.name": Example(shown, PASS, f"{PASS}name: other"),
+    "Recipe.description": Example(shown, PASS, f"{PASS}description: Words"),
+    "Recipe.group": Example(shown, PASS, f"{PASS}group: stacks"),
+    "Recipe.tags": Example(shown, PASS, f"{PASS}tags: {{family: tiny}}"),
+    "Recipe.owners": Example(shown, PASS, f"{PASS}owners: ['team:merges']"),
+    "Recipe.seed": Example(planned, *(f"{TWO.replace('linear', 'dare_ties')}base_model: A\nseed: {n}" for n in (0, 1))),
+    "Recipe.evaluate": Example(shown, PASS, f"{PASS}evaluate: [long]"),
+    "Recipe.publish": Example(refused, PASS, f"{PASS}publish: {{repo_id: me/mine}}"),
+    "Recipe.schedule": Example(shown, PASS, f"{PASS}schedule: '0 5 * * *'"),
+    "Recipe.device": Example(merged, f"{TWO}device: cpu", f"{TWO}device: cuda"),
+    "Recipe.materialize": Example(shown, PASS, f"{PASS}materialize: false"),
+    "Recipe.allow_nonfinite": Example(
+        merged, *(f"{TWO.replace('B', 'NAN')}device: cpu{more}" for more in ("", "\nallow_nonfinite: true"))
+    ),
+    "ModelEntry.model": Example(planned, PASS, PASS.replace("A", "B")),
+    "ModelEntry.parameters": Example(planned, PASS, PASS.replace("A", "A, parameters: {scale: 2}")),
+    "Source.model": Example(planned, *(f"{SLICES}[{{sources: [{{model: {m}}}]}}]" for m in "AB")),
+    "Source.layer_range": Example(
+        planned, *(f"{SLICES}[{{sources: [{{model: A, layer_range: [0, {n}]}}]}}]" for n in (2, 3))
+    ),
+    "Source.parameters": Example(
+        planned, *(f"{SLICES}[{{sources: [{{model: A, parameters: {{scale: {n}}}}}]}}]" for n in (2, 3))
+    ),
+    "Slice.sources": Example(
+        planned, *(f"{TIES}base_model: A\nslices: [{{sources: [{{model: A}}, {{model: {m}}}]}}]" for m in "BC")
+    ),
+    "Slice.base_model": Example(
+        planned, *(f"{TIES}slices: [{{base_model: {m}, sources: [{{model: A}}, {{model: B}}]}}]" for m in "AB")
+    ),
+    "Slice.parameters": Example(
+        planned, *(f"{SLICES}[{{parameters: {{scale: {n}}}, sources: [{{model: A}}]}}]" for n in (2, 3))
+    ),
+    "Module.slices": Example(
+        planned, *(f"{MODULE}{{slices: [{{sources: [{{model: A, layer_range: [0, {n}]}}]}}]}}}}" for n in (2, 3))
+    ),
+    "Module.models": Example(planned, *(f"{MODULE}{{models: [{{model: A}}, {{model: {m}}}]}}}}" for m in "BC")),
+    "Module.parameters": Example(
+        planned, *(f"{MODULE}{{models: [{{model: A}}, {{model: B}}], parameters: {{weight: {n}}}}}}}" for n in (2, 3))
+    ),
+    "TokenizerSettings.source": Example(planned, *(f"{WORDY}tokenizer: {{source: {s}}}" for s in ("union", "Y"))),
+    "TokenizerSettings.tokens": Example(
+        planned, f"{WORDY}tokenizer: {{source: union}}", f"{TOKENS}{{source: {{kind: zero}}}}}}}}"
+    ),
+    "TokenizerSettings.pad_to_multiple_of": Example(
+        planned, *(f"{WORDY}tokenizer: {{source: union, pad_to_multiple_of: {n}}}" for n in (8, 16))
+    ),
+    "TokenSettings.source": Example(planned, f"{TOKENS}{{source: {{kind: zero}}}}}}}}", f"{TOKENS}{{source: Y}}}}}}"),
+    "TokenSettings.force": Example(
+        planned, *(f"{TOKENS}{{source: {{kind: zero}}, force: {w}}}}}}}" for w in ("false", "true"))
+    ),
+    "TokenSource.kind": Example(
+        planned,
+        *(f"{TOKENS}{{source: {{{s}}}}}}}}}" for s in ("kind: zero", "kind: model_token, model: Y, token: cat")),
+    ),
+    "TokenSource.model": Example(
+        planned, *(f"{TOKENS}{{source: {{kind: model_token, model: {m}, token: cat}}}}}}}}" for m in "XY")
+    ),
+    "TokenSource.token": Example(
+        planned, *(f"{TOKENS}{{source: {{kind: model_token, model: Y, token: {t}}}}}}}}}" for t in ("cat", "the"))
+    ),
+    "TokenSource.token_id": Example(
+        planned, *(f"{TOKENS}{{source: {{kind: model_token, model: Y, token_id: {n}}}}}}}}}" for n in (1, 2))
+    ),
+    "DepthUpscale.model": Example(planned, *(f"{DUS}{{model: {m}, overlap: 1}}" for m in "AB")),
+    "DepthUpscale.overlap": Example(planned, *(f"{DUS}{{model: A, overlap: {n}}}" for n in (1, 2))),
+    "DepthUpscale.block": Example(
+        planned, f"{DUS}{{model: A, overlap: 1}}", f"{DUS}{{model: A, overlap: 1, block: 1}}"
+    ),
+    "Lowest.lowest": Example(planned, *(f"{PRUNE}by: snr, tensor: t, remove: {{lowest: {n}}}}}" for n in (1, 2))),
+    "Protect.first": Example(
+        planned, *(f"{PRUNE}by: snr, tensor: t, remove: 1, protect: {{first: {n}}}}}" for n in (0, 1))
+    ),
+    "Protect.last": Example(
+        planned, *(f"{PRUNE}by: reverse_order, remove: 1, protect: {{last: {n}}}}}" for n in (0, 1))
+    ),
+    "PruneLayers.model": Example(
+        planned, *(f"merge_method: passthrough\nprune_layers: {{model: {m}, by: list, remove: [1]}}" for m in "AB")
+    ),
+    "PruneLayers.by": Example(
+        planned, *(f"{PRUNE}{by}, remove: 2}}" for by in ("by: snr, tensor: t", "by: reverse_order"))
+    ),
+    "PruneLayers.tensor": Example(shown, *(f"{PRUNE}by: snr, tensor: {t}, remove: 1}}" for t in ("v_proj", "o_proj"))),
+    "PruneLayers.remove": Example(planned, *(f"{PRUNE}by: list, remove: [{n}]}}" for n in (1, 2))),
+    "PruneLayers.at_most": Example(
+        planned, *(f"{PRUNE}by: snr, tensor: t, remove: infinite, at_most: {n}}}" for n in (1, 2))
+    ),
+    "PruneLayers.protect": Example(
+        planned, *(f"{PRUNE}by: reverse_order, remove: 1{p}}}" for p in ("", ", protect: {last: 1}"))
+    ),
+    "Publish.repo_id": Example(refused, PASS, f"{PASS}publish: {{repo_id: me/mine}}"),
+    "Publish.private": Example(refused, PASS, f"{PASS}publish: {{repo_id: me/mine, private: false}}"),
+    "Conditional.value": Example(planned, *(TWO.replace("weight: 1", f"weight: [{{value: {n}}}]") for n in (2, 3))),
+    "Conditional.filter": Example(
+        planned,
+        *(TWO.replace("weight: 1", f"weight: [{{filter: {f}, value: 3}}, {{value: 1}}]") for f in ("mlp", "q_proj")),
+    ),
+    "Conditional.filter: *": Example(
+        planned,
+        *(TWO.replace("weight: 1", f"weight: [{{filter: {f}, value: 3}}, {{value: 1}}]") for f in ("'*'", "mlp")),
+    ),
+    **each("Recipe.dtype", planned, f"{TWO}dtype: <>", ("bfloat16", "float16", "float32", "float64")),
+    **each(
+        "Recipe.out_dtype",
+        planned,
+        f"{TWO}dtype: float32\nout_dtype: <>",
+        ("bfloat16", "float16", "float32", "float64"),
+    ),
+    **each("Recipe.device", merged, f"{TWO}device: <>", ("cpu", "cuda")),
+    "Recipe.device: auto": Example(merged, f"{TWO}device: auto", f"{TWO}device: cpu"),  # as the setting says: cuda
+    **each("Recipe.tokenizer_source", planned, f"{WORDY}tokenizer_source: <>", ("union", "base")),
+    **each("TokenizerSettings.source", planned, f"{WORDY}tokenizer: {{source: <>}}", ("union", "base")),
+    **each(
+        "Recipe.chat_template",
+        planned,
+        f"{WORDY}tokenizer_source: union\nchat_template: <>",
+        ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral"),
+    ),
+    **each(
+        "TokenSource.kind",
+        planned,
+        f"{TOKENS}{{source: {{kind: <>}}}}}}}}",
+        ("zero", "model_token, model: Y, token: cat"),
+    ),
+    **each(
+        "PruneLayers.by",
+        planned,
+        f"{PRUNE}by: <>, remove: 3}}",
+        ("snr, tensor: t", "margin, tensor: t", "reverse_order"),
+    ),
+    "PruneLayers.by: list": Example(
+        planned, f"{PRUNE}by: list, remove: [0, 1]}}", f"{PRUNE}by: reverse_order, remove: 2}}"
+    ),
+    "PruneLayers.by: block_influence": Example(refused, PASS, f"{PRUNE}by: block_influence, remove: 2}}"),
+    "PruneLayers.by: angular_distance": Example(refused, PASS, f"{PRUNE}by: angular_distance, remove: 2}}"),
+    "PruneLayers.remove: infinite": Example(
+        planned, *(f"{PRUNE}by: snr, tensor: t, remove: {r}}}" for r in ("infinite", 3))
+    ),
+}
+EXAMPLES = {place.replace(", model: Y, token: cat", "").replace(", tensor: t", ""): e for place, e in EXAMPLES.items()}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    bad = {"model.norm.weight": torch.full((16,), torch.nan, dtype=torch.bfloat16)}
+    return {
+        **{name: write_llama(root / name.lower(), 4, seed=seed) for seed, name in enumerate("ABC")},
+        "NAN": write_llama(root / "bad", 4, edit=bad),
+        "X": word_model(root / "x", "<unk>", "the", "cat", settings={"chat_template": "{{ 'X' }}"}),
+        "Y": word_model(root / "y", "<unk>", "cat", "the", "dog", "runs", hundreds=1),
+        "Z": word_model(root / "z", "<unk>", "the", "cat", hundreds=2),
+    }
+
+
+def filled(text: str, models: Mapping[str, Path]) -> str:
+    """The text with folders in place of the models' letters."""
+    for name, folder in models.items():
+        text = text.replace(f"model: {name}", f"model: {folder}").replace(f"source: {name}", f"source: {folder}")
+    return text
+
+
+def test_every_key_and_every_word_of_the_schema_has_an_example() -> None:
+    assert sorted(walk()) == sorted(EXAMPLES)
+    assert set(get_args(schema.Metric)) <= {place.partition(": ")[2] for place in walk()}  # the walk does see words
+
+
+@pytest.mark.parametrize("place", EXAMPLES)
+def test_it_does_something(place: str, models: dict[str, Path], tmp_path: Path) -> None:
+    example = EXAMPLES[place]
+    if example.look is merged and torch.cuda.is_available():
+        pytest.skip("the examples tell CUDA from the CPU by its absence")
+    one, other = (example.look(filled(text, models), tmp_path) for text in (example.one, example.other))
+    assert one != other

@@ -1,0 +1,184 @@
+"""Every setting, and every word that a setting may take, does something that can be seen from outside the settings.
+
+The walk takes all settings from the schema and fails where one has no example.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from merge_assets import api
+from merge_assets.errors import MergeAssetsError
+from merge_assets.identity import variant_line
+from merge_assets.pipeline.graph import build_graph
+from merge_assets.reference import ModelReference
+from merge_assets.settings import Settings
+from merge_assets.store import reuse
+from tests.synthetic import write_llama
+from tests.test_schema_recipe import words
+
+Look = Callable[[api.Workspace], object]
+SLERP = "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 0.5}\n"
+SUITE = "tasks: [{task: arc_easy, metric: acc}]\n"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    for folder in (root, root / "elsewhere"):
+        for seed, name in enumerate("ab"):
+            write_llama(folder / name, 2, seed=seed)
+    for folder, name in (("recipes", "mix"), ("more", "other")):
+        (root / folder).mkdir()
+        (root / folder / f"{name}.yaml").write_text(SLERP)
+    (root / "recipes" / "far.yaml").write_text("merge_method: passthrough\nmodels: [{model: org/far}]\nevaluate: []\n")
+    for folder, name in (("suites", "quick"), ("suites", "long"), ("own", "mine")):
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / f"{name}.yaml").write_text(SUITE)
+    pickled = root / "pickled"
+    write_llama(pickled, 2)
+    (pickled / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": torch.ones(16)}, pickled / "pytorch_model.bin", pickle_module=pickle)
+    return root
+
+
+# -- where to look -----------------------------------------------------------------------------------------------------
+
+
+def place(workspace: api.Workspace) -> object:
+    return workspace.identify(ModelReference("a")), workspace.local_path(ModelReference("a"))
+
+
+def graph(workspace: api.Workspace) -> object:
+    made = build_graph(workspace)
+    scores = [(str(node.key), node.automated) for node in made.scores]
+    return sorted(workspace.book.recipes), sorted(workspace.suites), sorted(map(str, made.automated_keys())), scores
+
+
+def merged(workspace: api.Workspace) -> object:
+    """Threads, device and tile of a merge, or its error."""
+    from merge_assets.engine import execute
+
+    seen: list[object] = []
+    budget = execute._budget
+
+    def spied(*arguments: Any) -> tuple[int, int]:
+        seen.append(budget(*arguments))
+        return budget(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "_budget", spied)
+        try:
+            report = api.merge(workspace, workspace.recipe("mix"), workspace.settings.root / "out", overwrite=True)
+        except MergeAssetsError as error:
+            return str(error)
+    return report.threads, report.device, seen
+
+
+def shards(workspace: api.Workspace) -> object:
+    return len(api.plan(workspace, workspace.recipe("mix")).shards)
+
+
+def hub(workspace: api.Workspace) -> object:
+    """What requests to the Hub would be made with."""
+    return vars(workspace.hub._client)
+
+
+def pickles(workspace: api.Workspace) -> object:
+    try:
+        return sorted(workspace.headers(ModelReference("pickled")).checkpoint.tensors)
+    except MergeAssetsError as error:
+        return str(error)
+
+
+def store(workspace: api.Workspace) -> object:
+    return workspace.store.url, vars(workspace.store.backend).get("_fs")
+
+
+def caches(workspace: api.Workspace) -> object:
+    """Where digests land, and how much of a bucket is kept."""
+    workspace.fetch(ModelReference("a"))
+    kept = vars(workspace.stored._cache)
+    return [file.parent for file in sorted(workspace.settings.root.rglob("digests/*"))], kept["_folder"], kept["_limit"]
+
+
+def reading(workspace: api.Workspace) -> object:
+    """Pieces that are read before they are reused."""
+    recipe = workspace.recipe("mix")
+    plan = api.build(workspace, recipe).plan
+    read: list[object] = []
+    digest = reuse._digest
+
+    def spied(backend: Any, origin: Any) -> str:
+        read.append(origin.piece.name)
+        return digest(backend, origin)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reuse, "_digest", spied)
+        origins = workspace.store.origins({tensor.key for tensor in plan.tensors}, variant_line(recipe.name))
+        workspace.store.sound({origin.piece.name: origin for origin in origins.values()}, workspace.settings.verify)
+    return len(read)
+
+
+EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
+    "root": (place, {}, {"root": "elsewhere"}),
+    "recipes": (graph, {}, {"recipes": ["more"]}),
+    "suites": (graph, {}, {"suites": ["own"]}),
+    "store": (store, {}, {"store": "other"}),
+    "store_options": (
+        store,
+        {"store": "memory://one"},
+        {"store": "memory://one", "store_options": {"use_listings_cache": True}},
+    ),
+    "device": (merged, {"device": "cpu"}, {"device": "cuda"}),
+    "device: auto": (merged, {"device": "auto"}, {"device": "cuda"}),
+    "device: cpu": (merged, {"device": "cpu"}, {"device": "cuda"}),
+    "device: cuda": (merged, {"device": "cuda"}, {"device": "cpu"}),
+    "threads": (merged, {"threads": 1}, {"threads": 2}),
+    "memory": (merged, {"memory": "1MB"}, {"memory": "2MB"}),
+    "shard_size": (shards, {}, {"shard_size": 4000}),
+    "hub_endpoint": (hub, {}, {"hub_endpoint": "http://127.0.0.1:9"}),
+    "hub_token": (hub, {"hub_token": "one"}, {"hub_token": "other"}),
+    "hub_cache": (hub, {}, {"hub_cache": "hub"}),
+    "default_suites": (graph, {}, {"default_suites": ["long"]}),
+    "automate": (graph, {}, {"automate": []}),
+    "enabled": (graph, {}, {"enabled": ["far"]}),
+    "cache_dir": (caches, {}, {"cache_dir": "cache"}),
+    "cache_size": (caches, {}, {"cache_size": "1GB"}),
+    "verify": (reading, {"verify": "full"}, {"verify": "off"}),
+    "verify: full": (reading, {"verify": "full"}, {"verify": "sampled"}),
+    "verify: sampled": (reading, {"verify": "sampled"}, {"verify": "off"}),
+    "verify: off": (reading, {"verify": "off"}, {"verify": "full"}),
+    "allow_pickle": (pickles, {}, {"allow_pickle": True}),
+}
+
+
+def walk() -> Iterator[str]:
+    described = Settings.model_json_schema()["properties"]
+    for name in Settings.model_fields:
+        yield name
+        yield from (f"{name}: {word}" for word in words(described[name]))
+
+
+def test_every_setting_and_every_word_has_an_example() -> None:
+    assert sorted(walk()) == sorted(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_does_something(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, one, other = EXAMPLES[name]
+    if look is merged and torch.cuda.is_available():
+        pytest.skip("the examples tell CUDA from the CPU by its absence")
+    monkeypatch.chdir(project)
+    seen = []
+    for settings in (one, other):
+        given = {"root": project, "default_suites": ["quick"], "device": "cpu", **settings}
+        given["root"] = project / given["root"]
+        seen.append(look(api.Workspace.open(Settings(**given))))
+    assert seen[0] != seen[1]

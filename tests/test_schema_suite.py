@@ -1,0 +1,150 @@
+"""Every key of a suite, and every word that a key may take, does something: lm-eval is asked differently, or scores differ.
+
+The walk takes all keys and words from the schema and fails where one has no example. lm-eval's own evaluation is left out here:
+what it is asked is recorded, and it answers with fixed numbers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from merge_assets.errors import EvaluationError
+from merge_assets.evaluation import suite as schema
+from merge_assets.evaluation.results import TaskResults
+from merge_assets.evaluation.runner import evaluate_suite
+from merge_assets.evaluation.suite import load_suite
+from merge_assets.pipeline.graph import ModelNode, ScoresNode
+from merge_assets.pipeline.scores import scores_spec
+from merge_assets.reference import ModelReference
+from tests.evaluation_support import write_suite
+from tests.synthetic import write_llama
+from tests.test_schema_recipe import words
+
+TASK = "{task: tiny_choice, metric: acc, shots: 0}"
+
+
+def suite(task: str = TASK, top: str = "", include: str = "tasks") -> str:
+    return f"include_path: {include}\ntasks: [{task}]\n{top}\n"
+
+
+def task(more: str) -> str:
+    """The suite with another key of its task, or another value of one."""
+    key = more.partition(":")[0]
+    keys = dict(pair.split(": ") for pair in TASK.strip("{}").split(", "))
+    return suite("{" + ", ".join([*(f"{k}: {v}" for k, v in keys.items() if k != key), more]) + "}")
+
+
+EXAMPLES: dict[str, tuple[str, str]] = {
+    "SuiteTask.task": (suite(), task("task: tiny_second")),
+    "SuiteTask.metric": (suite(), task("metric: acc_norm")),
+    "SuiteTask.shots": (suite(), task("shots: 2")),
+    "SuiteTask.limit": (suite(), task("limit: 3")),
+    "SuiteTask.higher_is_better": (
+        task("higher_is_better: true, headline: false"),
+        task("higher_is_better: false, headline: false"),
+    ),
+    "SuiteTask.headline": (suite(), task("headline: false")),
+    "Suite.name": (suite(), suite(top="name: other")),
+    "Suite.description": (suite(), suite(top="description: Words")),
+    "Suite.headline": (suite(), suite(top="headline: median")),
+    "Suite.headline: average": (suite(top="headline: average"), suite(top="headline: median")),
+    "Suite.tasks": (suite(), suite(f"{TASK}, {TASK.replace('acc', 'acc_norm')}")),
+    "Suite.include_path": (suite(), suite(include="other")),
+    "Suite.seed": (suite(), suite(top="seed: 7")),
+    "Suite.batch_size": (suite(), suite(top="batch_size: 4")),
+    "Suite.batch_size: auto": (suite(top="batch_size: auto"), suite(top="batch_size: 4")),
+    "Suite.dtype": (suite(), suite(top="dtype: float32")),
+    "Suite.dtype: auto": (suite(top="dtype: auto"), suite(top="dtype: float32")),
+    "Suite.dtype: float32": (suite(top="dtype: float32"), suite(top="dtype: bfloat16")),
+    "Suite.dtype: bfloat16": (suite(top="dtype: bfloat16"), suite(top="dtype: float16")),
+    "Suite.dtype: float16": (suite(top="dtype: float16"), suite(top="dtype: auto")),
+}
+
+
+def walk() -> Iterator[str]:
+    for model in (schema.SuiteTask, schema.Suite):
+        assert issubclass(model, BaseModel)
+        described = model.model_json_schema()["properties"]
+        for key in model.model_fields:
+            if (model, key) != (schema.Suite, "file"):  # where it was read, no key
+                yield f"{model.__name__}.{key}"
+                yield from (f"{model.__name__}.{key}: {word}" for word in words(described[key]))
+
+
+def test_every_key_and_every_word_of_the_schema_has_an_example() -> None:
+    assert sorted(walk()) == sorted(EXAMPLES)
+
+
+class LmEval:
+    """Stands in for the model and the evaluation; keeps what both were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+
+    def model(self, **options: Any) -> object:
+        self.asked.append(options)
+        return SimpleNamespace(attach=lambda meter: None, watch_layers=lambda: None)
+
+    def simple_evaluate(
+        self, *, tasks: list[Any], task_manager: object, model: object, **options: Any
+    ) -> dict[str, Any]:
+        self.asked.append([options, [(one.config.task, one.config.doc_to_text) for one in tasks]])
+        name = tasks[0].config.task
+        return {
+            "samples": {},
+            "results": {name: {"acc,none": 0.5, "acc_norm,none": 0.25}},
+            "higher_is_better": {name: {"acc": True, "acc_norm": True}},
+            "n-shot": {name: options["num_fewshot"]},
+            "n-samples": {name: {"original": 6, "effective": 6}},
+            "versions": {},
+            "config": {},
+        }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("suites")
+    write_suite(root).unlink()
+    choice = (root / "tasks" / "choice.yaml").read_text()
+    (root / "tasks" / "second.yaml").write_text(choice.replace("tiny_choice", "tiny_second"))
+    shutil.copytree(root / "tasks", root / "other")
+    file = root / "other" / "choice.yaml"
+    file.write_text(file.read_text().replace('doc_to_text: "{{question}}"', 'doc_to_text: "Q: {{question}}"'))
+    write_llama(root / "model", 2)
+    return root
+
+
+def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What lm-eval was asked, the scores, and what Dagster shows of the suite; digests and times left out."""
+    from merge_assets.evaluation import harness
+
+    lm_eval = LmEval()
+    monkeypatch.setattr(harness, "_StoppableLM", lm_eval.model)
+    monkeypatch.setattr(harness.lm_eval.evaluator, "simple_evaluate", lm_eval.simple_evaluate)
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    try:
+        read = load_suite(file)
+    except EvaluationError as error:
+        return str(error)
+    done = evaluate_suite(folder / "model", read, results=TaskResults(results), fingerprint="0" * 64, device="cpu")
+    rows = [row.model_dump(exclude={"task_digest", "result", "seconds"}) for row in done.scores.tasks]
+    model = ModelNode(ModelReference("m"), "local", ("m",), "m", automated=False)
+    spec = scores_spec(ScoresNode(model, read.name, (), automated=False), read)
+    page = [done.scores.suite, done.scores.headline, done.scores.seed, spec.description, spec.group_name]
+    return [lm_eval.asked, rows, page]
+
+
+@pytest.mark.parametrize("place", EXAMPLES)
+def test_it_does_something(place: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = EXAMPLES[place]
+    assert evaluated(one, folder, tmp_path / "one", monkeypatch) != evaluated(
+        other, folder, tmp_path / "other", monkeypatch
+    )

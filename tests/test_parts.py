@@ -285,3 +285,49 @@ def test_a_donor_of_the_config_without_such_layers_is_an_error(vlm: dict[str, Pa
     text = f"merge_method: passthrough\nbase_model: {donor}\nmodels: [{{model: {vlm['text']}}}]\n"
     with pytest.raises(PlanError, match=r"models: .*d, which gives the config, has no default layers"):
         plan_text(text, tmp_path)
+
+
+def test_the_first_module_listed_gives_the_donor(vlm: dict[str, Path], tmp_path: Path) -> None:
+    tower, text = (f"{{models: [{{model: {vlm[name]}}}]}}" for name in "ba")
+    plan = plan_text(f"merge_method: passthrough\nmodules: {{vision_tower: {tower}, text_decoder: {text}}}\n", tmp_path)
+    assert plan.models[plan.donor].reference == str(vlm["b"])
+
+
+def test_parameters_of_a_module_go_before_the_recipes(vlm: dict[str, Path], tmp_path: Path) -> None:
+    models = f"models: [{{model: {vlm['a']}}}, {{model: {vlm['b']}}}]"
+    result = merged_tensors(
+        "merge_method: linear\nparameters: {weight: 1, normalize: true}\nmodules:\n"
+        f"  text_decoder: {{{models}, parameters: {{normalize: false}}}}\n  vision_tower: {{{models}}}\n",
+        tmp_path,
+    )
+    assert firsts(result, TEXT) == [30, 32, 34]
+    assert firsts(result, TOWER) == [15, 16]
+
+
+def test_other_parts_take_base_and_parameters_of_the_first_slice(vlm: dict[str, Path], tmp_path: Path) -> None:
+    text = f"""
+merge_method: task_arithmetic
+slices:
+  - base_model: {vlm["b"]}
+    parameters: {{lambda: 0.5}}
+    sources:
+      - {{model: {vlm["a"]}, layer_range: [0, 2], parameters: {{weight: 3}}}}
+      - {{model: {vlm["b"]}, layer_range: [0, 2]}}
+  - base_model: {vlm["a"]}
+    sources:
+      - {{model: {vlm["a"]}, layer_range: [0, 1]}}
+      - {{model: {vlm["b"]}, layer_range: [0, 1], parameters: {{weight: 1}}}}
+"""
+    result = merged_tensors(text, tmp_path)
+    assert firsts(result, TEXT) == [5, 6, 20]
+    assert firsts(result, TOWER) == [5, 6]
+
+
+def test_gradients_of_slices_stand_at_their_start_in_other_parts(vlm: dict[str, Path], tmp_path: Path) -> None:
+    sources = f"[{{model: {vlm['a']}}}, {{model: {vlm['b']}}}]"
+    text = (
+        f"merge_method: slerp\nbase_model: {vlm['a']}\nslices: [{{sources: {sources}}}]\nparameters: {{t: [0.2, 1]}}\n"
+    )
+    t = {tensor.name: tensor.parameters["t"] for tensor in plan_text(text, tmp_path).tensors}
+    assert [t[TOWER.format(n)] for n in range(2)] == [0.2, 0.2]
+    assert t[TEXT.format(2)] == 1

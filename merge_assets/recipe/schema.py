@@ -105,7 +105,10 @@ class Slice(_Part):
     """A run of output layers; slices are stacked in order."""
 
     sources: Annotated[tuple[Source, ...], Filled] = Field(description="inputs that are merged layer by layer")
-    base_model: Reference | None = Field(default=None, description="base of this slice, instead of the recipe's")
+    base_model: Reference | None = Field(
+        default=None,
+        description="base of this slice, instead of the recipe's; of no effect, and a warning, if the method has none",
+    )
     parameters: Parameters = Field(default={}, description="parameters of this slice")
 
     @model_validator(mode="after")

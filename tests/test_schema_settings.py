@@ -16,6 +16,7 @@ import torch
 from merge_assets import api
 from merge_assets.errors import MergeAssetsError
 from merge_assets.identity import variant_line
+from merge_assets.pipeline.executor import choose_executor
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
@@ -108,6 +109,25 @@ def caches(workspace: api.Workspace) -> object:
     return [file.parent for file in sorted(workspace.settings.root.rglob("digests/*"))], kept["_folder"], kept["_limit"]
 
 
+def executor(workspace: api.Workspace) -> object:
+    return choose_executor(workspace.settings).name
+
+
+def gate(workspace: api.Workspace) -> object:
+    """The gate that `ui` puts before Dagster's web server: the names it knows, its login, whether it lets changes through."""
+    from merge_assets.cli import pipeline
+    from merge_assets.pipeline.front import serve
+
+    served: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "load_settings", lambda: workspace.settings)
+        patch.setattr(pipeline, "_open_home", lambda settings: None)
+        patch.setattr(serve, "serve", lambda settings, serving, on_ready: served.append((settings, serving)))
+        patch.setattr(serve, "Gate", lambda app, names, *, login, read_only: (vars(names), login is None, read_only))
+        pipeline.run_ui("127.0.0.1", 3000, None, daemon=False, read_only=False, login=True)
+        return serve.guarded(lambda *_: None, *served[0])
+
+
 def reading(workspace: api.Workspace) -> object:
     """Pieces that are read before they are reused."""
     recipe = workspace.recipe("mix")
@@ -140,6 +160,10 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "device: auto": (merged, {"device": "auto"}, {"device": "cuda"}),
     "device: cpu": (merged, {"device": "cpu"}, {"device": "cuda"}),
     "device: cuda": (merged, {"device": "cuda"}, {"device": "cpu"}),
+    "executor": (executor, {}, {"executor": "in_process"}),
+    "executor: in_process": (executor, {"executor": "in_process"}, {"executor": "multiprocess"}),
+    "executor: multiprocess": (executor, {"executor": "multiprocess"}, {"executor": "kubernetes"}),
+    "executor: kubernetes": (executor, {"executor": "kubernetes"}, {"executor": "in_process"}),
     "threads": (merged, {"threads": 1}, {"threads": 2}),
     "memory": (merged, {"memory": "1MB"}, {"memory": "2MB"}),
     "shard_size": (shards, {}, {"shard_size": 4000}),
@@ -151,6 +175,9 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "enabled": (graph, {}, {"enabled": ["far"]}),
     "cache_dir": (caches, {}, {"cache_dir": "cache"}),
     "cache_size": (caches, {}, {"cache_size": "1GB"}),
+    "ui_token": (gate, {}, {"ui_token": "a token of some length"}),
+    "ui_hosts": (gate, {}, {"ui_hosts": ["merges.example.org"]}),
+    "ui_read_only": (gate, {}, {"ui_read_only": True}),
     "verify": (reading, {"verify": "full"}, {"verify": "off"}),
     "verify: full": (reading, {"verify": "full"}, {"verify": "sampled"}),
     "verify: sampled": (reading, {"verify": "sampled"}, {"verify": "off"}),

@@ -6,6 +6,7 @@ programs read; docs/operation.md lists them all.
 """
 
 import copyreg
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,7 @@ class MergeAssetsError(Exception):
     wait: float | None = None
 
     def __init__(self, *arguments: object) -> None:
-        # Names out of hostile files may hold halves of surrogate pairs, which no terminal or file takes.
-        super().__init__(*(_printable(item) if isinstance(item, str) else item for item in arguments))
+        super().__init__(*(printable(item) if isinstance(item, str) else item for item in arguments))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross processes. Exception would call the class with the message alone, and most take more than that.
@@ -41,7 +41,7 @@ class MergeAssetsError(Exception):
     def prefix(self, text: str) -> None:
         """Put text in front of the message. The error stays the same object: one that is made anew from the message of
         another loses all that the message does not say."""
-        self.args = (_printable(f"{text}{self}"),)
+        self.args = (printable(f"{text}{self}"),)
 
 
 @contextmanager
@@ -56,8 +56,30 @@ def in_file(file: Path | str) -> Iterator[None]:
         raise
 
 
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+_LONGEST = 8000
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def printable(text: str) -> str:
+    """``text`` as it can be shown anywhere: what hostile files put into names and values is spelled out, or cut off.
+
+    Halves of surrogate pairs no terminal, file or database takes; control characters move cursors, NUL ends texts.
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]} …"
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text).encode("utf-8", "backslashreplace").decode()
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, for people: our own errors speak for themselves, of others the type is said, too."""
+    if isinstance(error, MergeAssetsError):
+        return str(error)
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # an exception may fail to say what it is
+        text = ""
+    shown = f"{text[:300]} …" if len(text) > 300 else text
+    return printable(f"{type(error).__name__}: {shown}" if shown else type(error).__name__)
 
 
 class SettingsError(MergeAssetsError):

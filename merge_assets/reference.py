@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HEAD = re.compile(r"[^@+\s][^@+]*(@[^@+\s]+)?")
+_HEAD = re.compile(r"(?!.*[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff])[^@+\s][^@+]*(@[^@+\s]+)?", re.DOTALL)
+_LONGEST = 4096
 
 
 @dataclass(frozen=True, order=True)
@@ -64,6 +65,8 @@ class ModelReference:
 
 
 def _split(part: str, whole: str) -> tuple[str, str | None]:
+    if len(whole) > _LONGEST:
+        raise ValueError(f"{whole[:40]!r}… has {len(whole)} characters, more than a path or a name on the Hub can have")
     if not _HEAD.fullmatch(part):
         raise ValueError(f"{whole!r} is not a model reference; write PATH[@REVISION][+LORA[@REVISION]]")
     path, _, revision = part.partition("@")

@@ -22,6 +22,7 @@ from pydantic import field_validator as validates
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from merge_assets.errors import SettingsError
+from merge_assets.regular import read_regular
 
 CONFIG_NAME = "merge-assets.toml"
 PREFIX = "MERGE_ASSETS_"
@@ -29,6 +30,8 @@ CONFIG_VARIABLE = PREFIX + "CONFIG"
 HIDDEN = "******"
 MIN_TOKEN = 16
 """Characters of the UI's token; what is shorter can be guessed."""
+
+_LARGEST_FILE = 1 << 20
 
 # Only these store options are known not to be secret; s3fs, adlfs and gcsfs name their secrets in many ways.
 _OPEN_OPTIONS = frozenset(
@@ -125,7 +128,7 @@ class Settings(BaseSettings):
     @validates("root")
     @classmethod
     def _absolute_root(cls, root: Path) -> Path:
-        return Path.cwd() / root.expanduser()
+        return Path.cwd() / _expanded(root)
 
     @validates("recipes", "suites")
     @classmethod
@@ -157,7 +160,7 @@ class Settings(BaseSettings):
 
     def path(self, path: Path | str) -> Path:
         """``path`` as an absolute path, relative ones under the project root."""
-        return self.root / Path(path).expanduser()
+        return self.root / _expanded(path)
 
     @property
     def store_url(self) -> str:
@@ -215,7 +218,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
         values |= from_file
         origins |= dict.fromkeys(from_file, str(file))
         if "root" in from_file:
-            values["root"] = file.parent / Path(str(from_file["root"])).expanduser()
+            values["root"] = file.parent / _expanded(str(from_file["root"]))
     from_environment = _read_environment(os.environ)
     values |= from_environment
     origins |= {name: PREFIX + name.upper() for name in from_environment}
@@ -227,22 +230,34 @@ def load_settings(config_file: Path | None = None) -> Settings:
     return settings
 
 
+def _expanded(path: Path | str) -> Path:
+    # Where Path.expanduser raises, because there is no such user, this leaves the path as it is.
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def _find_config(given: Path | None) -> Path | None:
     named = given or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else None)
     if named is not None:
-        file = Path.cwd() / named.expanduser()
-        if not file.is_file():
+        file = Path.cwd() / _expanded(named)
+        if not os.path.lexists(file):
             source = "" if given else f" (from {CONFIG_VARIABLE})"
             raise SettingsError(f"{file}: the settings file{source} does not exist")
         return file
     here = Path.cwd()
-    return next((folder / CONFIG_NAME for folder in (here, *here.parents) if (folder / CONFIG_NAME).is_file()), None)
+    return next(
+        (folder / CONFIG_NAME for folder in (here, *here.parents) if os.path.lexists(folder / CONFIG_NAME)), None
+    )
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw = read_regular(file, _LARGEST_FILE)
+        if len(raw) > _LARGEST_FILE:
+            raise SettingsError(f"{file}: is larger than {_LARGEST_FILE >> 20} MiB")
+        content = tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # what tomllib, UTF-8 and Python's bound on digits raise
         raise SettingsError(f"{file}: {error}") from None
     for key in content:
         if key not in Settings.model_fields:
@@ -295,4 +310,4 @@ def _hide(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _under_root(path: Path, info: ValidationInfo) -> Path:
     # A wrong root is reported by itself; the others then have nothing to stand on.
-    return Path(info.data.get("root", Path.cwd())) / path.expanduser()
+    return Path(info.data.get("root", Path.cwd())) / _expanded(path)

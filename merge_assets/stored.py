@@ -8,6 +8,7 @@ from pathlib import Path
 from merge_assets.checkpoint import Checkpoint, read_checkpoint
 from merge_assets.engine.fetched import FetchedFiles
 from merge_assets.plan import Plan, TensorInput
+from merge_assets.regular import open_regular
 from merge_assets.store import Artifact, Origin, Piece, TensorCache, nonfinite
 
 
@@ -68,7 +69,10 @@ class StoredModels:
             StoreError: if one of the store cannot.
         """
         artifact = self._artifacts.get(location)
-        return Path(location, file).read_bytes() if artifact is None else artifact.read_bytes(file)
+        if artifact is not None:
+            return artifact.read_bytes(file)
+        with open_regular(Path(location, file)) as opened:
+            return opened.readall()
 
     def inputs(self) -> FetchedFiles:
         """What the engine reads inputs through."""

@@ -31,7 +31,7 @@ def refusal(text: str) -> str:
 
 # Text such as 1e5, which PyYAML writes without quotes, is the one intended difference; it has a test of its own.
 _text = st.text(max_size=6).filter(lambda text: not re.fullmatch(r"[-+]?\d+\.?\d*[eE][-+]?\d+", text))
-_scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _text
+_scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | _text
 _data = st.recursive(_scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_text, inner, max_size=4))
 
 

@@ -292,7 +292,7 @@ MALFORMED = {
     "tab": ("merge_method: linear\nmodels:\n\t- model: a", 3, "", "not YAML"),
     "python tag": ("merge_method: !!python/name:os.system\nmodels: [{model: a}]", 1, "merge_method", "not allowed"),
     "recursive alias": ("merge_method: linear\nmodels: &m [*m]", 2, "models[0]", "inside its own anchor"),
-    "unknown alias": ("merge_method: *m", 1, "merge_method", "no anchor &m"),
+    "unknown alias": ("merge_method: *m", 1, "merge_method", "alias *m has no anchor"),
     "nested name without documents' names": (
         "name: a\nmerge_method: linear\nmodels: [{model: x}]\n---\nmerge_method: linear\nmodels: [{model: x}]",
         5,

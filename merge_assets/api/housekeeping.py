@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from merge_assets.errors import DamageError, StoreError
 from merge_assets.identity import checkpoint_line
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.recipe.document import MAX_BYTES
+from merge_assets.regular import read_regular
 from merge_assets.sources import Workspace
 from merge_assets.store import FileEntry, Piece
 from merge_assets.store.backend import Listed, files_path, wrong_sizes
@@ -120,13 +123,23 @@ def pins(workspace: Workspace, found: Inventory) -> dict[Name, str]:
                 for stored in meant or versions:
                     pinned.setdefault(stored.name, f"{why} recipe {recipe.name} ({part})")
     for broken in workspace.book.broken:
-        text = broken.file.read_text("utf-8", "replace") if broken.file.is_file() else ""
+        text = _text_of(broken.file)
         for line, versions in found.versions.items():
             kind, _, path = line.partition("/")
-            if kind == "checkpoints" and f"{path}@" in text:
+            if kind == "checkpoints" and (text is None or f"{path}@" in text):
                 for stored in versions:
                     pinned.setdefault(stored.name, f"perhaps pinned by {broken.file.name}, which is broken")
     return pinned
+
+
+def _text_of(file: Path) -> str | None:
+    """The text of a broken recipe; ``None`` if it has one that cannot be read, so that it may name anything."""
+    try:
+        return read_regular(file, MAX_BYTES).decode("utf-8", "replace")
+    except PermissionError:
+        return None
+    except OSError:  # no file
+        return ""
 
 
 def uses(workspace: Workspace, found: Inventory, stored: Stored) -> Uses:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from merge_assets.checkpoint import Checkpoint
-from merge_assets.errors import CheckpointError
+from merge_assets.errors import CheckpointError, printable
 from merge_assets.progress import ShouldStop
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace
@@ -66,12 +66,14 @@ def observe_revision(hub: Hub, revision: HubRevision) -> Observation:
 
 def _observation(checkpoint: Checkpoint, fingerprint: str, revision: str | None) -> Observation:
     kind = checkpoint.config.get("peft_type")
-    architectures = checkpoint.config.get("architectures") or [f"{kind} adapter" if kind else "unknown"]
+    architectures = checkpoint.config.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        architectures = [f"{kind} adapter" if kind else "unknown"]
     return Observation(
         fingerprint=fingerprint,
         revision=revision,
         tensors=len(checkpoint.tensors),
         bytes=checkpoint.nbytes,
         layers=checkpoint.layer_count,
-        architecture=str(architectures[0]),
+        architecture=printable(str(architectures[0])[:100]),
     )

@@ -17,6 +17,7 @@ from merge_assets.checkpoint.files import fingerprint_files
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.errors import CheckpointError, Stopped
 from merge_assets.progress import ShouldStop
+from merge_assets.regular import open_regular
 
 BLOCK = 8 * 1024 * 1024
 """Bytes read at a time; ``should_stop`` is asked once per block."""
@@ -124,7 +125,7 @@ def _hash_file(path: Path, size: int, tensors: Sequence[TensorHeader], should_st
     whole, parts = hashlib.sha256(), [hashlib.sha256() for _ in tensors]
     block = memoryview(bytearray(min(BLOCK, max(size, 1))))
     at = first = 0
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while True:
             if should_stop is not None and should_stop():
                 raise Stopped(f"digesting {path} was stopped")

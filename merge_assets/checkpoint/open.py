@@ -25,6 +25,7 @@ from merge_assets.checkpoint.files import (
 from merge_assets.checkpoint.header import LENGTH_BYTES, header_length, load_json, parse_header
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.errors import CheckpointError
+from merge_assets.regular import is_file, is_folder, open_regular
 
 MAX_INDEX = 100_000_000
 """Upper bound on the index in bytes."""
@@ -278,6 +279,14 @@ def _read_object(
     return content
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _deeper_than(content: dict[str, Any], limit: int) -> bool:
     level: list[Any] = [content]
     for _ in range(limit):
@@ -300,7 +309,7 @@ class DirectorySource:
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(os.path.abspath(directory))  # noqa: PTH100 - keeps links in the user's own path
-        if not self.directory.is_dir():
+        if not is_folder(self.directory):
             raise CheckpointError(f"{self.directory}: not a directory; name the directory that holds config.json")
         try:
             self.files: Mapping[str, int] = self._scan()
@@ -313,9 +322,14 @@ class DirectorySource:
 
     def read(self, name: str, begin: int = 0, end: int | None = None) -> bytes:
         try:
-            with (self.directory / name).open("rb") as file:
+            with open_regular(self.directory / name) as file:
                 file.seek(begin)
-                return file.read(-1 if end is None else end - begin)
+                wanted = self.files[name] - begin if end is None else end - begin
+                blocks: list[bytes] = []
+                while wanted > 0 and (block := os.read(file.fileno(), wanted)):
+                    blocks.append(block)
+                    wanted -= len(block)
+                return b"".join(blocks)
         except OSError as error:
             raise CheckpointError(f"{name}: cannot be read ({error.strerror})") from None
 
@@ -327,8 +341,12 @@ class DirectorySource:
                 continue
             for path in sorted(folder.iterdir()):
                 name = path.relative_to(self.directory).as_posix()
-                if path.name.startswith(".") or not path.is_file():
+                if path.name.startswith(".") or not is_file(path):
                     continue
+                if not _is_utf8(name):
+                    raise CheckpointError(
+                        f"{self.directory}/{name}: the name of this file is not UTF-8; rename or remove it"
+                    )
                 target = path.resolve()
                 if not any(target.is_relative_to(root) for root in allowed):
                     raise CheckpointError(

@@ -12,11 +12,13 @@ from merge_assets.errors import EngineError
 from merge_assets.plan import Plan, index_json, index_name
 from merge_assets.plan.describe import format_figure, human_bytes, layer_map, vocabulary_summary
 from merge_assets.recipe import Recipe
+from merge_assets.regular import open_regular
 
 
 def read_local(location: str, file: str) -> bytes:
     """A file of a model in a local folder."""
-    return Path(location, file).read_bytes()
+    with open_regular(Path(location, file)) as opened:
+        return opened.readall()
 
 
 def write_surroundings(

@@ -8,19 +8,27 @@ be built.
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from merge_assets.errors import RecipeError
+from merge_assets.errors import RecipeError, in_one_line
 from merge_assets.recipe.load import BrokenRecipe, read_file
 from merge_assets.recipe.schema import Recipe
 from merge_assets.recipe.unbuilt import check_built
 from merge_assets.reference import ModelReference
+from merge_assets.regular import is_folder
 
 SUFFIXES = (".yaml", ".yml")
+MAX_FOLDERS = 32
+"""Levels of folders below a folder of recipes."""
+
+MAX_GENERATIONS = 300
+"""Recipes in a row that are each made of the one before."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +47,27 @@ class RecipeBook:
     def load(cls, folders: Iterable[Path | str]) -> RecipeBook:
         """Read every ``*.yaml`` and ``*.yml`` under ``folders``.
 
-        Files and folders whose name starts with ``_`` or ``.`` are skipped. A folder that does not exist is listed
-        as broken.
+        Files and folders whose name starts with ``_`` or ``.`` are skipped. A folder that does not exist or cannot be
+        listed is listed as broken, and so is what is no file, cannot be read, or has a name that cannot be shown.
         """
         found: list[Recipe] = []
         broken: list[BrokenRecipe] = []
-        seen: set[Path] = set()
+        seen: set[str] = set()
         for folder in map(Path, folders):
-            if not folder.is_dir():
+            if not is_folder(folder):
                 error = RecipeError(
                     "the folder of recipes does not exist; create it or change the setting recipes", file=folder
                 )
                 broken.append(BrokenRecipe(folder.name, folder, error))
                 continue
-            for file in _files(folder):
-                if (real := file.resolve()) in seen:
+            listed = list(_files(folder))
+            broken += [entry for entry in listed if isinstance(entry, BrokenRecipe)]
+            # A file that is reached by a link, too, is called as it is called itself.
+            for file in sorted((entry for entry in listed if isinstance(entry, Path)), key=Path.is_symlink):
+                if (real := os.path.realpath(file)) in seen:
                     continue
                 seen.add(real)
-                for entry in read_file(file):
+                for entry in _read(file):
                     if isinstance(entry, Recipe):
                         found.append(entry)
                     else:
@@ -64,7 +75,8 @@ class RecipeBook:
         recipes, twins = _split_twins(found)
         recipes, unbuilt = _split_unbuilt(recipes)
         recipes, cyclic = _split_cycles(recipes)
-        broken += [*twins, *unbuilt, *cyclic]
+        recipes, late = _split_late(recipes)
+        broken += [*twins, *unbuilt, *cyclic, *late]
         recipes, orphans = _split_orphans(recipes, broken)
         everything = sorted([*broken, *orphans], key=lambda entry: (str(entry.file), entry.name))
         return cls(dict(sorted(recipes.items())), everything)
@@ -83,7 +95,7 @@ class RecipeBook:
         for reference in recipe.references():
             inner = self.resolve_folded(reference)
             if inner is not None:
-                found |= {deeper.name: deeper for deeper in (*self.folded(inner), inner)}
+                found |= {deeper.name: deeper for deeper in (*self._known_folded(inner), inner)}
         return tuple(found.values())
 
     def inputs(self, recipe: Recipe) -> tuple[ModelReference, ...]:
@@ -92,8 +104,27 @@ class RecipeBook:
         found: dict[ModelReference, None] = {}
         for reference in recipe.references():
             inner = self.resolve_folded(reference)
-            found |= dict.fromkeys((reference,) if inner is None else self.inputs(inner))
+            found |= dict.fromkeys((reference,) if inner is None else self._known_inputs(inner))
         return tuple(found)
+
+    def _known_folded(self, inner: Recipe) -> tuple[Recipe, ...]:
+        # Each is asked once: there may be as many ways to a recipe as 2 to the number of those between.
+        if inner.name not in self._folded:
+            self._folded[inner.name] = self.folded(inner)
+        return self._folded[inner.name]
+
+    def _known_inputs(self, inner: Recipe) -> tuple[ModelReference, ...]:
+        if inner.name not in self._inputs:
+            self._inputs[inner.name] = self.inputs(inner)
+        return self._inputs[inner.name]
+
+    @cached_property
+    def _folded(self) -> dict[str, tuple[Recipe, ...]]:
+        return {}
+
+    @cached_property
+    def _inputs(self) -> dict[str, tuple[ModelReference, ...]]:
+        return {}
 
     def consumers(self, name: str) -> list[str]:
         """Names of the stored recipes that recipe ``name``, which is not stored, is folded into."""
@@ -139,12 +170,48 @@ def not_stored(name: str, consumers: Sequence[str]) -> str:
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
-        for name in sorted(names):
-            if name.endswith(SUFFIXES) and not name.startswith(("_", ".")):
-                yield Path(root, name)
+def _files(top: Path) -> Iterator[Path | BrokenRecipe]:
+    """The files of recipes below a folder, in order, and what cannot be looked into; links to folders are not followed."""
+    waiting = [(top, 0)]
+    while waiting:
+        folder, depth = waiting.pop()
+        try:
+            if depth > MAX_FOLDERS:
+                raise RecipeError(f"lies more than {MAX_FOLDERS} folders deep; move it up", file=folder)
+            with os.scandir(folder) as listed:
+                entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in listed)
+        except OSError as error:
+            yield _no_recipe(folder, f"cannot be listed: {error.strerror or error}")
+            continue
+        except RecipeError as error:
+            yield BrokenRecipe(folder.name, folder, error)
+            continue
+        below: list[tuple[Path, int]] = []
+        for name, opens in entries:
+            wanted = opens or (name.endswith(SUFFIXES) and not is_folder(folder / name))
+            if name.startswith(("_", ".")) or not wanted:
+                continue
+            if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+                yield _no_recipe(
+                    folder / name, "its name cannot be shown (not UTF-8, or control characters); rename it"
+                )
+            elif opens:
+                below.append((folder / name, depth + 1))
+            else:
+                yield folder / name
+        waiting += reversed(below)
+
+
+def _no_recipe(path: Path, message: str) -> BrokenRecipe:
+    return BrokenRecipe(path.stem, path, RecipeError(message, file=path))
+
+
+def _read(file: Path) -> list[Recipe | BrokenRecipe]:
+    """What a file holds; whatever reading it raises is an error of this file alone."""
+    try:
+        return read_file(file)
+    except Exception as error:
+        return [_no_recipe(file, f"cannot be read ({in_one_line(error)})")]
 
 
 def _named(recipe: Recipe) -> dict[str, str]:
@@ -172,7 +239,7 @@ def _split_twins(found: list[Recipe]) -> tuple[dict[str, Recipe], list[BrokenRec
     broken: list[BrokenRecipe] = []
     for name, recipes in by_name.items():
         for recipe in recipes if len(recipes) > 1 else ():
-            others = ", ".join(str(other.source.file) for other in recipes if other is not recipe)
+            others = _some([str(other.source.file) for other in recipes if other is not recipe], ", ")
             broken.append(_broken(recipe, f"{name!r} is also the name of a recipe in {others}; rename one", "name"))
     return {name: recipes[0] for name, recipes in by_name.items() if len(recipes) == 1}, broken
 
@@ -198,10 +265,32 @@ def _split_cycles(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[B
     broken: list[BrokenRecipe] = []
     for name in suspects:
         if cycle := _cycle_through(name, suspects):
-            message = f"the recipe is made from itself ({' <- '.join(cycle)}); let one of them name another model"
+            message = f"the recipe is made from itself ({_some(cycle, ' <- ')}); let one of them name another model"
             broken.append(_broken(recipes[name], message, _named(recipes[name])[cycle[1]]))
     gone = {entry.name for entry in broken}
     return {name: recipe for name, recipe in recipes.items() if name not in gone}, broken
+
+
+def _split_late(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
+    """Take out what has too many recipes above it: planning, folding and drawing a chain take a step for each."""
+    generation: dict[str, int] = {}
+    late: list[BrokenRecipe] = []
+    for name in RecipeBook(recipes).order():
+        above = _parents(recipes[name], recipes)
+        generation[name] = 1 + max((generation[parent] for parent in above), default=0)
+        if generation[name] > MAX_GENERATIONS:
+            oldest = max(above, key=lambda parent: generation[parent])
+            message = (
+                f"more than {MAX_GENERATIONS} recipes in a row lead to this one; name the folder of one that is built"
+            )
+            late.append(_broken(recipes[name], message, _named(recipes[name])[oldest]))
+    gone = {entry.name for entry in late}
+    return {name: recipe for name, recipe in recipes.items() if name not in gone}, late
+
+
+def _some(items: Sequence[str], between: str) -> str:
+    """At most five of them."""
+    return between.join(items if len(items) <= 6 else (*items[:4], f"… {len(items) - 5} more …", items[-1]))
 
 
 def _cycle_through(start: str, parents: Mapping[str, list[str]]) -> list[str]:

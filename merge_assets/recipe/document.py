@@ -10,6 +10,7 @@ is an error.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,11 +19,18 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from merge_assets.errors import RecipeError
+from merge_assets.errors import RecipeError, in_one_line
+from merge_assets.regular import read_regular
 
 MAX_BYTES = 1 << 20
-MAX_NODES = 100_000
+MAX_NODES = 50_000
 MAX_DEPTH = 40
+MAX_DOCUMENTS = 1000
+MAX_DIGITS = 100
+"""Characters of a number; more would only keep whoever reads it busy."""
+
+LARGEST = 2**63
+"""Whole numbers lie below this and not below its negative: what arithmetic and every store of numbers can hold."""
 
 Path_ = tuple[str | int, ...]
 
@@ -46,28 +54,36 @@ class Document:
         data: plain Python data; aliased parts may be shared objects and must not be modified.
         text: the document's own lines, comments included, without the ``---`` line.
         line: 1-based line of the first node.
-        whole: the whole file.
+        places: the lines of all documents of the file.
     """
 
     index: int
     data: Any
     text: str
     line: int
-    whole: str
+    places: _Places
 
     def line_of(self, path: Path_) -> int:
         """1-based line of a key path, or of the deepest part of it that exists."""
         return next(self.lines[part] for part in (path[:n] for n in range(len(path), -1, -1)) if part in self.lines)
 
-    @cached_property
+    @property
     def lines(self) -> dict[Path_, int]:
-        """1-based line of each key path; what an alias expands to has no lines of its own.
+        """1-based line of each key path; what an alias expands to has no lines of its own."""
+        return self.places.by_document[self.index]
 
-        Found by reading the file a second time, because only errors ask for it.
-        """
-        parser = _Parser(self.whole, Path(), record=True)
+
+class _Places:
+    """Where the key paths of a file stand, found by reading it a second time, because only errors ask for it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @cached_property
+    def by_document(self) -> list[dict[Path_, int]]:
+        parser = _Parser(self._text, Path(), record=True)
         parser.documents()
-        return parser.recorded[self.index]
+        return parser.recorded
 
 
 def spell(path: Path_) -> str:
@@ -85,8 +101,7 @@ def read_text(file: Path) -> str:
         RecipeError: if it cannot be read, is larger than 1 MiB, or is not UTF-8.
     """
     try:
-        with file.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+        raw = read_regular(file, MAX_BYTES)
     except FileNotFoundError:
         raise RecipeError("the file does not exist", file=file) from None
     except OSError as error:
@@ -99,18 +114,22 @@ def read_text(file: Path) -> str:
         raise RecipeError(f"is not UTF-8 text (byte {error.start}); save it as UTF-8", file=file) from None
 
 
-def parse_documents(text: str, file: Path) -> list[Document]:
+def parse_documents(text: str, file: Path, tags: Mapping[str, Callable[[str], Any]] | None = None) -> list[Document]:
     """Read every non-empty document of ``text``.
 
     Args:
         text: the whole file.
         file: named in errors.
+        tags: what makes a value of the text behind a tag. Files that have such tags are other tools', and are read as those
+            read them: of a key that is written twice the last counts, and keys may be numbers.
 
     Raises:
         RecipeError: wrong YAML, a duplicate key, an unknown tag, a key that is not text, or a limit passed.
     """
     try:
-        return _Parser(text, file).documents()
+        return _Parser(text, file, tags=tags).documents()
+    except RecipeError:
+        raise
     except yaml.reader.ReaderError as error:
         raise RecipeError(f"not YAML: {error.reason} at character {error.position}", file=file) from None
     except yaml.MarkedYAMLError as error:
@@ -119,6 +138,8 @@ def parse_documents(text: str, file: Path) -> list[Document]:
         context = f" {error.context}" if error.context else ""
         problem = str(error.problem).replace("character '\\t'", "a tab character")
         raise RecipeError(f"not YAML: {problem}{context}", file=where) from None
+    except Exception as error:
+        raise RecipeError(f"cannot be read as YAML ({in_one_line(error)})", file=file) from error
 
 
 class _Node(NamedTuple):
@@ -136,10 +157,18 @@ class _Parser:
     stack that is only spelled for errors, and only text that could be something else is asked for its type.
     """
 
-    def __init__(self, text: str, file: Path, *, record: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        file: Path,
+        *,
+        record: bool = False,
+        tags: Mapping[str, Callable[[str], Any]] | None = None,
+    ) -> None:
         self._text = text
         self._file = file
         self._record = record
+        self._tags = tags
         self.recorded: list[dict[Path_, int]] = []
         self._events = _Loader(text)
         self._next: Any = self._events.get_event
@@ -153,13 +182,16 @@ class _Parser:
         self._next()
         while self._events.check_event(yaml.DocumentStartEvent):
             opening = self._next()
+            if len(heads) == MAX_DOCUMENTS:
+                raise self._fail(f"more than {MAX_DOCUMENTS} documents in one file; write several files", opening)
             heads.append(opening.start_mark.line if opening.explicit else 0)
             self._start_document()
             first = self._next()
             parsed.append((self._node(first, 0).value, first.start_mark.line + 1))
             self._next()
+        places = _Places(self._text)
         return [
-            Document(index, data, text, line, self._text)
+            Document(index, data, text, line, places)
             for index, ((data, line), text) in enumerate(zip(parsed, self._texts(heads), strict=True))
             if data is not None
         ]
@@ -167,7 +199,6 @@ class _Parser:
     def _start_document(self) -> None:
         self._anchors = {}
         self._path = []
-        self._nodes = 0
         self.recorded.append({})
 
     def _texts(self, heads: list[int]) -> list[str]:
@@ -216,17 +247,17 @@ class _Parser:
     def _alias(self, event: Any, depth: int) -> _Node:
         anchor = event.anchor
         if anchor not in self._anchors:
-            raise self._fail(f"alias *{anchor} has no anchor &{anchor} above it", event)
+            raise self._fail(f"alias *{_short(anchor)} has no anchor of this name above it", event)
         known = self._anchors[anchor]
         if known is None:
-            raise self._fail(f"alias *{anchor} stands inside its own anchor", event)
+            raise self._fail(f"alias *{_short(anchor)} stands inside its own anchor", event)
         self._check_depth(depth + known.height, event)
         self._count(known.size, event)
         return known
 
     def _check_tag(self, event: Any, expected: str) -> None:
         if event.tag not in (None, "!", _TAG + expected):
-            raise self._fail(f"tag {event.tag} is not allowed; write a plain value", event)
+            raise self._fail(f"tag {_short(event.tag)} is not allowed; write a plain value", event)
 
     def _scalar(self, event: Any) -> Any:
         text: str = event.value
@@ -235,16 +266,23 @@ class _Parser:
             return text
         if plain and _EXPONENT.fullmatch(text):
             return float(text)
+        if self._tags and event.tag in self._tags:
+            return self._tags[event.tag](text)
         tag = event.tag or _RESOLVER.resolve(yaml.ScalarNode, text, event.implicit)
         kind = str(tag).removeprefix(_TAG)
         if kind in ("str", "!", "merge", "timestamp", "value"):
             return text
         if kind not in ("null", "bool", "int", "float"):
-            raise self._fail(f"tag {tag} is not allowed; write a plain value", event)
+            raise self._fail(f"tag {_short(str(tag))} is not allowed; write a plain value", event)
+        if kind in ("int", "float") and len(text) > MAX_DIGITS:
+            raise self._fail(f"{_short(text)} is a number of {len(text)} characters; {MAX_DIGITS} are enough", event)
         try:
-            return _CONSTRUCTOR.yaml_constructors[_TAG + kind](_CONSTRUCTOR, yaml.ScalarNode(tag, text))
-        except (ValueError, KeyError):
+            value = _CONSTRUCTOR.yaml_constructors[_TAG + kind](_CONSTRUCTOR, yaml.ScalarNode(tag, text))
+        except (ValueError, KeyError, OverflowError):
             raise self._fail(f"{text[:40]!r} is not of the type {kind}", event) from None
+        if kind == "int" and not -LARGEST <= value < LARGEST:
+            raise self._fail(f"{_short(text)} is too large; whole numbers lie between -2^63 and 2^63", event)
+        return value
 
     def _sequence(self, depth: int) -> _Node:
         items: list[Any] = []
@@ -266,11 +304,11 @@ class _Parser:
         path = self._path
         while type(event := self._next()) is not yaml.MappingEndEvent:
             key = self._node(event, depth + 1).value
-            if not isinstance(key, str):
+            if not isinstance(key, str) and (self._tags is None or isinstance(key, (list, dict))):
                 shown = "a list or mapping" if isinstance(key, (list, dict)) else repr(key)
                 raise self._fail(f"a key must be text, not {shown}; write it in quotes", event)
             path.append(key)
-            if key in own and not (depth == 0 and is_free(key)):
+            if key in own and self._tags is None and not (depth == 0 and is_free(key)):
                 raise self._fail("the key is written twice; keep one of them", event)
             if self._record:
                 self.recorded[-1][tuple(path)] = event.start_mark.line + 1
@@ -298,6 +336,10 @@ class _Parser:
 def is_free(key: str) -> bool:
     """True for top-level keys that exist only to hold anchors."""
     return key == "const_tag" or key.startswith("x-")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _without_marker(lines: list[str]) -> list[str]:

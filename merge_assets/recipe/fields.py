@@ -8,18 +8,20 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, StrictInt, WithJsonSchema
 
-from merge_assets.recipe.parameters import Misfit
+from merge_assets.recipe.parameters import Misfit, shown
 from merge_assets.recipe.problems import did_you_mean
 from merge_assets.reference import ModelReference
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_GROUP = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
+_GROUP = re.compile(r"(?=.{1,200}\Z)[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 _TAG_KEY = re.compile(r"([A-Za-z0-9_.-]{1,63}/)?[A-Za-z0-9_.-]{1,63}")
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{0,63}")
-_OWNER = re.compile(r"team:\S+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7}")
+_OWNER = re.compile(r"(?=.{1,200}\Z)(team:\S+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,7})")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+_LONGEST_CRON = 200
 
 _Items = TypeVar("_Items", bound=Sized | None)
 
@@ -38,7 +40,7 @@ def matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
 
     def check(text: str) -> str:
         if not pattern.fullmatch(text):
-            raise ValueError(f"{text!r} is not allowed: {what}")
+            raise ValueError(f"{shown(text)} is not allowed: {what}")
         return text
 
     return check
@@ -58,7 +60,7 @@ def read_reference(raw: Any) -> ModelReference:
         except ValueError as error:
             raise Misfit(str(error)) from None
     if not isinstance(raw, dict):
-        raise Misfit(f"{raw!r} is not a model reference; write PATH[@REVISION][+LORA[@REVISION]]")
+        raise Misfit(f"{shown(raw)} is not a model reference; write PATH[@REVISION][+LORA[@REVISION]]")
     known = ("model", "lora", "override_architecture")
     for key in raw:
         if key not in known:
@@ -97,12 +99,14 @@ def check_dtype(text: str) -> str:
     if name not in DTYPES:
         known = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
         hint = f" (did you mean {known[name]!r}?)" if name in known else did_you_mean(name, DTYPES)
-        raise ValueError(f"unknown dtype {text!r}{hint}; one of {', '.join(DTYPES)}")
+        raise ValueError(f"unknown dtype {shown(text)}{hint}; one of {', '.join(DTYPES)}")
     return name
 
 
 def check_cron(text: str) -> str:
     """A cron line of five fields: numbers, names of months and days, ``*``, ranges, lists and steps."""
+    if len(text) > _LONGEST_CRON:
+        raise ValueError(f"has {len(text)} characters; a cron line has at most {_LONGEST_CRON}")
     fields = text.split()
     if len(fields) != len(_CRON_FIELDS):
         raise ValueError(
@@ -163,9 +167,9 @@ LayerRange = Annotated[
 Name = Annotated[
     str, AfterValidator(matching(_NAME, "a letter or digit, then letters, digits and . _ -, at most 100 in all"))
 ]
-Group = Annotated[str, AfterValidator(matching(_GROUP, "letters, digits and _, levels separated by /"))]
+Group = Annotated[str, AfterValidator(matching(_GROUP, "letters, digits and _, levels separated by /, at most 200"))]
 TagKey = Annotated[str, AfterValidator(matching(_TAG_KEY, "letters, digits and . _ -, at most 63"))]
 TagValue = Annotated[str, AfterValidator(matching(_TAG_VALUE, "letters, digits and . _ -, at most 63"))]
-Owner = Annotated[str, AfterValidator(matching(_OWNER, "an e-mail address or team:NAME"))]
+Owner = Annotated[str, AfterValidator(matching(_OWNER, "an e-mail address or team:NAME, at most 200"))]
 Cron = Annotated[str, AfterValidator(check_cron), WithJsonSchema({"format": "cron line"})]
 HubId = Annotated[str, AfterValidator(matching(_HUB_ID, "a repository on the Hub is OWNER/NAME"))]

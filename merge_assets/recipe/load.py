@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from merge_assets.errors import RecipeError
+from merge_assets.errors import RecipeError, in_one_line
 from merge_assets.recipe.document import Document, is_free, parse_documents, read_text
 from merge_assets.recipe.problems import HIDDEN_KEYS, explain
 from merge_assets.recipe.schema import Recipe, RecipeSource
@@ -59,7 +60,7 @@ def load_recipes(path: Path | str) -> list[Recipe]:
 
 
 def read_file(path: Path) -> list[Recipe | BrokenRecipe]:
-    """Read every document of a file; each is a recipe or broken on its own. Never empty, never raises RecipeError."""
+    """Read every document of a file; each is a recipe or broken on its own. Never empty; raises nothing, whatever it holds."""
     try:
         text = read_text(path)
     except RecipeError as error:
@@ -112,21 +113,25 @@ def _read(document: Document, index: int, path: Path, default: str, *, alone: bo
             raise explain(error, Recipe, document, path) from None
     except RecipeError as error:
         return BrokenRecipe(name, path, error)
+    except Exception as error:  # whatever one recipe does to the reader, the others are read
+        return BrokenRecipe(
+            name, path, RecipeError(f"cannot be read ({in_one_line(error)})", file=f"{path}:{document.line}")
+        )
 
 
 def _without_twins(entries: list[Recipe | BrokenRecipe], path: Path) -> list[Recipe | BrokenRecipe]:
-    names = [entry.name for entry in entries if isinstance(entry, Recipe)]
+    names = Counter(entry.name for entry in entries if isinstance(entry, Recipe))
     return [
         BrokenRecipe(
             entry.name,
             path,
             RecipeError(
-                f"{entry.name!r} is the name of {names.count(entry.name)} recipes of this file; rename all but one",
+                f"{entry.name!r} is the name of {names[entry.name]} recipes of this file; rename all but one",
                 file=f"{path}:{entry.source.line}",
                 key="name",
             ),
         )
-        if isinstance(entry, Recipe) and names.count(entry.name) > 1
+        if isinstance(entry, Recipe) and names[entry.name] > 1
         else entry
         for entry in entries
     ]

@@ -28,6 +28,14 @@ class Misfit(ValueError):
         self.path = path
 
 
+def shown(raw: Any) -> str:
+    """A value as it is written in messages."""
+    if raw is None:
+        return "an empty value"
+    text = repr(raw)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 class Conditional(BaseModel):
     """One ``{value, filter}`` entry."""
 
@@ -46,7 +54,7 @@ ParameterValue = Scalar | Gradient | tuple[Conditional, ...]
 def _read_number(raw: Any, path: tuple[str | int, ...]) -> int | float:
     if isinstance(raw, bool) or not isinstance(raw, (int, float)):
         hint = " (without quotes)" if isinstance(raw, str) else ""
-        raise Misfit(f"{raw!r} is not a number{hint}", path)
+        raise Misfit(f"{shown(raw)} is not a number{hint}", path)
     if not math.isfinite(raw):
         raise Misfit(f"{raw} is not a finite number", path)
     return raw
@@ -64,18 +72,18 @@ def _read_plain(raw: Any, path: tuple[str | int, ...]) -> Scalar | Gradient:
     if isinstance(raw, str) and _WORD.fullmatch(raw):
         return raw
     hint = " (without quotes)" if isinstance(raw, str) else ""
-    raise Misfit(f"{_shown(raw)} is not a number{hint}, true/false, a word, or a list of numbers", path)
+    raise Misfit(f"{shown(raw)} is not a number{hint}, true/false, a word, or a list of numbers", path)
 
 
 def _read_conditional(raw: Mapping[str, Any], path: tuple[str | int, ...]) -> Conditional:
     for key in raw:
         if key not in Conditional.model_fields:
-            raise Misfit(f"unknown key {key!r}; an entry has the keys value and filter", path)
+            raise Misfit(f"unknown key {shown(key)}; an entry has the keys value and filter", path)
     if "value" not in raw:
         raise Misfit("the entry has no value", path)
     text = raw.get("filter")
     if text is not None and not isinstance(text, str):
-        raise Misfit(f"{_shown(text)} is not text; a filter is a part of a tensor's name", (*path, "filter"))
+        raise Misfit(f"{shown(text)} is not text; a filter is a part of a tensor's name", (*path, "filter"))
     return Conditional(value=_read_plain(raw["value"], (*path, "value")), filter=text)
 
 
@@ -197,10 +205,3 @@ def lookup(name: str, tensor_name: str, t: float, scopes: Sequence[Mapping[str, 
 def position(index: int, count: int) -> float:
     """Gradient position of layer ``index`` of a slice of ``count`` layers: i/(L-1), and 1 for a slice of one layer."""
     return index / (count - 1) if count > 1 else 1.0
-
-
-def _shown(raw: Any) -> str:
-    if raw is None:
-        return "an empty value"
-    text = repr(raw)
-    return text if len(text) <= 60 else text[:57] + "..."

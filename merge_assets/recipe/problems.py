@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from merge_assets.errors import RecipeError
 from merge_assets.recipe.document import Document, Path_, is_free, spell
+from merge_assets.recipe.parameters import shown
 
 MAX_SHOWN = 5
 HIDDEN_KEYS = frozenset({"source"})
@@ -50,26 +51,25 @@ def problem_text(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "missing":
         return "is missing; the key is required"
     if kind in _TYPES:
-        return f"{_shown(problem['input'])} is not {_TYPES[kind]}{_quote_hint(kind, problem['input'])}"
+        return f"{shown(problem['input'])} is not {_TYPES[kind]}{_quote_hint(kind, problem['input'])}"
     if kind == "literal_error":
-        return f"{_shown(problem['input'])} is not one of {context['expected']}"
+        return f"{shown(problem['input'])} is not one of {context['expected']}"
     if kind == "value_error":
         return str(context["error"])
     message = str(problem["msg"])
-    return f"{_shown(problem['input'])}: {message[:1].lower()}{message[1:]}"
+    return f"{shown(problem['input'])}: {message[:1].lower()}{message[1:]}"
 
 
 def explain(error: ValidationError, model: type[BaseModel], document: Document, file: Path) -> RecipeError:
     """One error for everything that pydantic found in ``document``, at most five problems shown."""
-    found = [(problem_path(problem), problem_text(problem, model)) for problem in error.errors(include_url=False)]
-    if len(found) == 1:
+    problems = error.errors(include_url=False)
+    found = [(problem_path(problem), problem_text(problem, model)) for problem in problems[:MAX_SHOWN]]
+    if len(problems) == 1:
         path, text = found[0]
         return RecipeError(text, file=f"{file}:{document.line_of(path)}", key=spell(path) or None)
-    shown = [
-        f"\n  line {document.line_of(path)}: {spell(path) or 'recipe'}: {text}" for path, text in found[:MAX_SHOWN]
-    ]
-    rest = f"\n  and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
-    return RecipeError(f"{len(found)} problems:{''.join(shown)}{rest}", file=file)
+    shown = [f"\n  line {document.line_of(path)}: {spell(path) or 'recipe'}: {text}" for path, text in found]
+    rest = f"\n  and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+    return RecipeError(f"{len(problems)} problems:{''.join(shown)}{rest}", file=file)
 
 
 def _unknown_key(loc: Path_, model: type[BaseModel]) -> str:
@@ -109,10 +109,3 @@ def _first_model(annotation: Any) -> type[BaseModel] | None:
 
 def _quote_hint(kind: str, value: Any) -> str:
     return "; write it in quotes" if kind == "string_type" and isinstance(value, (int, float)) else ""
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "an empty value"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

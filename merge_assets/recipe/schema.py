@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ from pydantic import (
 )
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import parse_documents, read_text, spell
+from merge_assets.recipe.document import Document, parse_documents, read_text, spell
 from merge_assets.recipe.fields import (
     Cron,
     Dtype,
@@ -41,7 +42,7 @@ from merge_assets.recipe.fields import (
     TagValue,
     read_reference,
 )
-from merge_assets.recipe.parameters import Misfit, Parameters
+from merge_assets.recipe.parameters import Misfit, Parameters, shown
 from merge_assets.recipe.problems import problem_path, problem_text
 from merge_assets.reference import ModelReference
 
@@ -53,6 +54,9 @@ DESCRIPTIVE = frozenset(
         "materialize",
     }
 )
+MAX_MODELS = 256
+"""Models that one recipe names."""
+
 NEEDS_STORED = {"evaluate": "evaluate", "publish": "publish", "schedule": "build on a schedule"}
 """Keys of what is done with a stored variant -> what they do."""
 TOKENIZER_SOURCES = ("union", "base")
@@ -74,7 +78,7 @@ class RecipeSource(_Part):
     def at(self, key: str) -> str:
         """``file:line`` of a key path such as ``slices[0].sources[1]``; the closest known line if it has none."""
         try:
-            documents = parse_documents(read_text(self.file), self.file)
+            documents = _documents_again(read_text(self.file), self.file)
             document = next(found for found in documents if found.index == self.document)
         except (RecipeError, StopIteration):  # the file has changed since it was read
             return f"{self.file}:{self.line}"
@@ -82,6 +86,12 @@ class RecipeSource(_Part):
         while key and key not in spelled:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
         return f"{self.file}:{document.line_of(spelled.get(key, ()))}"
+
+
+@lru_cache(maxsize=2)
+def _documents_again(text: str, file: Path) -> list[Document]:
+    """The documents of a file, kept because the errors of one file come together."""
+    return parse_documents(text, file)
 
 
 class ModelEntry(_Part):
@@ -272,7 +282,8 @@ class PruneLayers(_Part):
             return {**raw, "remove": tuple(remove)}
         if remove != "infinite" and not _is_count(remove, 1):
             raise Misfit(
-                f"{remove!r} is neither infinite, nor a number of layers, nor {{lowest: N}}, nor a list", ("remove",)
+                f"{shown(remove)} is neither infinite, nor a number of layers, nor {{lowest: N}}, nor a list",
+                ("remove",),
             )
         return raw
 
@@ -334,7 +345,7 @@ class Recipe(_Part):
     owners: tuple[Owner, ...] = Field(default=(), description="e-mail addresses or `team:NAME`")
     seed: StrictInt = Field(default=0, ge=0, lt=1 << 63, description="seed of the random methods")
     evaluate: tuple[str, ...] | None = Field(
-        default=None, description="suites; `[]`: none; left out: the setting `default_suites`"
+        default=None, max_length=100, description="suites; `[]`: none; left out: the setting `default_suites`"
     )
     publish: Publish | None = Field(
         default=None, description="push the variant to the Hub; not built yet: an error of the plan"
@@ -370,6 +381,8 @@ class Recipe(_Part):
                     ModelReference.parse(text)
                 except ValueError as error:
                     raise Misfit(f"neither union nor base, and {error}", path) from None
+        if (count := len(self.references())) > MAX_MODELS:
+            raise Misfit(f"{count} models are named; at most {MAX_MODELS} are merged at once", (bodies[0],))
         for key, purpose in NEEDS_STORED.items() if not self.materialize else ():
             if getattr(self, key):
                 raise Misfit(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +28,7 @@ from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import LayerFigure, Recipe, RecipeBook, load_recipe
 from merge_assets.reference import ModelReference
+from merge_assets.regular import is_file, is_folder
 from merge_assets.settings import Settings, load_settings
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.stored import StoredModels, tensor_digests
@@ -31,6 +36,14 @@ from merge_assets.stored import StoredModels, tensor_digests
 if TYPE_CHECKING:
     from merge_assets.evaluation.suite import Suites
     from merge_assets.hub import Hub
+
+
+def _short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a look-up that say that there is no folder of this name."""
 
 
 class Workspace:
@@ -81,7 +94,7 @@ class Workspace:
         for broken in self.book.broken:
             if broken.name == name:
                 raise broken.error
-        if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+        if Path(name).suffix in (".yaml", ".yml") or is_file(Path(name)):
             return load_recipe(Path(name))
         from merge_assets.plan.methods import did_you_mean
 
@@ -100,9 +113,16 @@ class Workspace:
     def _needs_hub(self, recipe: Recipe) -> bool:
         for reference in recipe.references():
             parent = self.book.resolve(reference)
-            if (parent and self._needs_hub(parent)) or self.uses_hub(reference):
+            if parent and parent.name not in self._hub_users:
+                self._hub_users[parent.name] = self._needs_hub(parent)
+            if (parent and self._hub_users[parent.name]) or self.uses_hub(reference):
                 return True
         return False
+
+    @cached_property
+    def _hub_users(self) -> dict[str, bool]:
+        """What is known of the recipes of the book; asked for once, as there may be very many ways to one."""
+        return {}
 
     def uses_hub(self, reference: ModelReference) -> bool:
         """Whether a model or its adapter is a repository on the Hub."""
@@ -133,24 +153,54 @@ class Workspace:
         if reference.looks_like_hub_id:
             parts = reference.path.split("/")
             if reference.revision:
-                parts[-1] += f"@{reference.revision.replace('/', '-')}"
+                plain = reference.revision.replace("/", "-")
+                parts[-1] += f"@{plain}"
+                if plain != reference.revision and ModelReference(reference.path, plain) in self._mentioned:
+                    parts[-1] += f"+{_short_digest(reference.revision)}"
             return ModelIdentity("hub", tuple(parts), str(reference), reference)
         near = "; `./` and `/` paths must exist" if not reference.is_url else "; URLs are not read yet"
         raise CheckpointError(f"{reference}: neither a recipe, nor a local directory, nor org/name on the Hub{near}")
 
     def local_path(self, reference: ModelReference) -> Path | None:
-        """The directory a reference names, relative to the project root or the working directory."""
+        """The directory a reference names, relative to the project root or the working directory.
+
+        Raises:
+            CheckpointError: if this user may not look whether there is one.
+        """
         if reference.is_url:
             return None
-        path = Path(reference.path).expanduser()
+        try:
+            path = Path(reference.path).expanduser()
+        except RuntimeError:
+            user = reference.path.partition("/")[0]
+            raise CheckpointError(f"{reference}: there is no home folder of {user}; write the whole path") from None
+        problem = ""
         for candidate in (self.settings.root / path, Path.cwd() / path):
-            if candidate.is_dir():
-                return Path(os.path.abspath(candidate))  # noqa: PTH100 - resolve() would follow links to other names
+            try:
+                if stat.S_ISDIR(candidate.stat().st_mode):
+                    return Path(os.path.abspath(candidate))  # noqa: PTH100 - resolve() would follow links to other names
+            except ValueError:  # a NUL: there is nothing of such a name
+                continue
+            except OSError as error:
+                if error.errno not in _NOTHING_THERE:
+                    problem = f"{candidate}: {error.strerror}"
+        if problem:
+            raise CheckpointError(f"{reference}: cannot be looked up ({problem}); let this user into its folders")
         return None
 
     def _local_parts(self, directory: Path) -> tuple[str, ...]:
+        """The path, inside the project or from the root of the file system on; never that of another model.
+
+        No reference has a + in its path, so nothing else can be called what gets one here.
+        """
         root = Path(os.path.abspath(self.settings.root))  # noqa: PTH100
-        return directory.relative_to(root).parts if directory.is_relative_to(root) else directory.parts[1:]
+        inside = directory.is_relative_to(root)
+        parts = directory.relative_to(root).parts if inside else directory.parts[1:]
+        name = "/".join(parts)
+        taken = not inside and (is_folder(root / name) or ModelReference(name) in self._mentioned)
+        if parts and not taken and name not in self.book.recipes:
+            return parts
+        return (*parts[:-1], f"{parts[-1] if parts else ''}+{_short_digest(str(directory))}")
 
     def _local_title(self, directory: Path) -> str:
         """The folder's name, or its whole path where another model of the project is called the same."""
@@ -159,10 +209,19 @@ class Workspace:
         return directory.name
 
     @cached_property
+    def _mentioned(self) -> frozenset[ModelReference]:
+        """Every model and adapter that recipes name."""
+        wholes = {reference for recipe in self.book.recipes.values() for reference in recipe.references()}
+        return frozenset(part for whole in wholes for part in (whole.model, whole.lora) if part is not None)
+
+    @cached_property
     def _names(self) -> Counter[str]:
         """How many local folders that recipes refer to have a name."""
-        references = {reference for recipe in self.book.recipes.values() for reference in recipe.references()}
-        folders = {directory for reference in references if (directory := self.local_path(reference))}
+        folders: set[Path] = set()
+        for reference in self._mentioned:
+            with suppress(CheckpointError):  # an error of the recipes that name it, not of the others
+                if directory := self.local_path(reference):
+                    folders.add(directory)
         return Counter(folder.name for folder in folders)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------

@@ -51,11 +51,11 @@ def test_defaults_of_a_minimal_suite(tmp_path: Path) -> None:
         ("tasks: [{task: a, metric: ppl, higher_is_better: false}]", "tasks[0]", "headline: false"),
         ("tasks: [{task: a, metric: acc}, {task: a, metric: acc}]", "", "twice"),
         ("include_path: nowhere\ntasks: [{task: a, metric: acc}]", "include_path", "nowhere"),
-        ("tasks: [{task: a, metric: acc}]\ntasks: []", "", "given twice"),
+        ("tasks: [{task: a, metric: acc}]\ntasks: []", "", "written twice"),
         ("tasks: [", "", "YAML"),
         ("- tasks", "", "mapping"),
         ("file: x\ntasks: [{task: a, metric: acc}]", "file", "unknown key"),
-        ("tasks: !!python/object/apply:os.system [ls]", "", "YAML"),
+        ("tasks: !!python/object/apply:os.system [ls]", "tasks", "is not allowed"),
     ],
 )
 def test_a_malformed_suite_gives_one_line_with_file_key_and_value(
@@ -65,7 +65,7 @@ def test_a_malformed_suite_gives_one_line_with_file_key_and_value(
     with pytest.raises(EvaluationError) as caught:
         load_suite(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: {key}")
+    assert message.startswith(f"{path}:") and f": {key}" in message
     assert says in message
     assert "\n" not in message
     assert "pydantic" not in message

@@ -12,7 +12,7 @@ from rich.table import Table
 from merge_assets import api
 from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size
-from merge_assets.errors import MergeAssetsError, RecipeError
+from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, check_alone
 from merge_assets.plan.describe import (
@@ -33,23 +33,28 @@ from merge_assets.settings import load_settings
 def show_recipes(*, as_json: bool) -> int:
     """Print all recipes; 1 if any is broken."""
     workspace = Workspace.open()
-    broken = [_broken_row(one.name, one.file, one.error) for one in workspace.book.broken]
-    broken += [_broken_row(one.name, one.file, one.error) for one in workspace.suites.broken]
-    for recipe in workspace.book.recipes.values():
+    broken = [_broken_row(one.name, one.file, one.error) for one in (*workspace.book.broken, *workspace.suites.broken)]
+    rows = []
+    for name in workspace.book.order():
+        recipe = workspace.book.recipes[name]
+        file = recipe.source.file
         try:
-            check_alone(recipe)
-        except RecipeError as error:
-            broken.append(_broken_row(recipe.name, recipe.source.file, error))
-    names = {entry["name"] for entry in broken}
-    rows = [
-        _recipe_row(workspace, workspace.book.recipes[name]) for name in workspace.book.order() if name not in names
-    ]
+            with in_file(file):
+                check_alone(recipe)
+                workspace.check_models(recipe)
+            rows.append(_recipe_row(workspace, recipe))
+        except MergeAssetsError as error:
+            broken.append(_broken_row(name, file, error))
+        except Exception as error:  # one recipe never keeps the others from being listed
+            broken.append(_broken_row(name, file, RecipeError(in_one_line(error), file=file)))
     if as_json:
         _print_json({"recipes": rows, "broken": broken})
         return 1 if broken else 0
     table = Table("recipe", "method", "models", "suites", "builds by itself", "in the store", title="Recipes")
     for row in rows:
-        table.add_row(*(escape(str(row[key])) for key in ("name", "method", "models", "suites", "automated", "built")))
+        table.add_row(
+            *(escape(printable(str(row[key]))) for key in ("name", "method", "models", "suites", "automated", "built"))
+        )
     console().print(table)
     for entry in broken:
         err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
@@ -57,7 +62,7 @@ def show_recipes(*, as_json: bool) -> int:
 
 
 def _broken_row(name: str, file: Path, error: MergeAssetsError) -> dict[str, str]:
-    return {"name": name, "file": str(file), "kind": error.kind, "error": str(error)}
+    return {"name": printable(name), "file": printable(str(file)), "kind": error.kind, "error": str(error)}
 
 
 def _recipe_row(workspace: Workspace, recipe: Recipe) -> dict[str, str]:
@@ -84,7 +89,7 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
         _print_json(json.loads(plan.to_json()) | {"last_build": _last_build(workspace, recipe, plan)})
         return
     out = console()
-    out.print(f"[bold]{escape(recipe.name)}[/]  {plan.method}  {escape(recipe.description)}")
+    out.print(f"[bold]{escape(recipe.name)}[/]  {plan.method}  {escape(printable(recipe.description))}")
     print_layer_map(plan)
     _print_removed(plan)
     memory = peak_memory_estimate(plan, int(workspace.settings.memory))

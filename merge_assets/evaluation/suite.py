@@ -9,21 +9,25 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from merge_assets.errors import EvaluationError
+from merge_assets.errors import EvaluationError, RecipeError, in_one_line
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
+from merge_assets.recipe.document import parse_documents, read_text
+from merge_assets.regular import is_folder
 
-_MAX_BYTES = 1 << 20
 _MAX_PROBLEMS = 5
+_MAX_READ = 50
+_MAX_TASKS = 1000
+_SUFFIXES = (".yaml", ".yml")
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 
@@ -75,7 +79,7 @@ class Suite(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     description: str = Field("", description="one line")
     headline: Literal["average"] = Field("average", description="mean of the tasks' headline metrics")
-    tasks: tuple[SuiteTask, ...] = Field(min_length=1, strict=False)
+    tasks: tuple[SuiteTask, ...] = Field(min_length=1, max_length=_MAX_TASKS, strict=False)
     include_path: str | None = Field(None, description="folder of lm-eval task files, relative to the suite file")
     seed: int = Field(1234, ge=0, lt=2**32, description="seed of numpy, torch and the few-shot sampler")
     batch_size: BatchSize | None = Field(None, description="sequences per forward pass, or auto; null means 1")
@@ -99,7 +103,7 @@ class Suite(BaseModel):
     @property
     def tasks_dir(self) -> Path | None:
         """Absolute path of the folder with the suite's own lm-eval tasks, or None."""
-        return None if self.include_path is None else (self.file.parent / self.include_path).resolve()
+        return None if self.include_path is None else Path(os.path.realpath(self.file.parent / self.include_path))
 
     def local_task(self, name: str) -> LocalTask | None:
         """The task as the suite's folder defines it, or None for a task that ships with lm-eval."""
@@ -184,10 +188,10 @@ def load_suite(path: Path) -> Suite:
     data = _read_yaml(path)
     data.setdefault("name", path.stem)
     try:
-        suite = Suite.model_validate({**data, "file": path.resolve()})
+        suite = Suite.model_validate({**data, "file": Path(os.path.realpath(path))})
     except ValidationError as error:
         raise EvaluationError(_explain(path, error)) from None
-    if suite.tasks_dir is not None and not suite.tasks_dir.is_dir():
+    if suite.tasks_dir is not None and not is_folder(suite.tasks_dir):
         raise EvaluationError(f"{path}: include_path: {suite.include_path!r} is not a folder beside the suite file")
     return suite
 
@@ -195,20 +199,21 @@ def load_suite(path: Path) -> Suite:
 def load_suites(folders: Sequence[Path]) -> Suites:
     """Reads every ``*.yaml`` and ``*.yml`` directly in the folders; a folder that does not exist holds none.
 
-    Files whose name starts with ``_`` or ``.`` are skipped. Two files with one suite name are both broken.
+    Files whose name starts with ``_`` or ``.`` are skipped. Two files with one suite name are both broken. So is what cannot be
+    read: whatever reading a suite raises is an error of that suite alone.
     """
     loaded: dict[str, list[Suite]] = {}
     broken: list[BrokenSuite] = []
-    for path in sorted({path.resolve() for folder in folders if folder.is_dir() for path in folder.iterdir()}):
-        if path.suffix not in {".yaml", ".yml"} or path.name.startswith(("_", ".")) or not path.is_file():
-            continue
+    for path in _files(folders, broken):
         try:
             suite = load_suite(path)
             _ = suite.digest
         except EvaluationError as error:
             broken.append(BrokenSuite(path.stem, path, error))
         except OSError as error:
-            broken.append(BrokenSuite(path.stem, path, EvaluationError(f"{path}: cannot be read: {error.strerror}")))
+            broken.append(_broken(path, f"cannot be read: {error.strerror or error}"))
+        except Exception as error:
+            broken.append(_broken(path, f"cannot be read ({in_one_line(error)})"))
         else:
             loaded.setdefault(suite.name, []).append(suite)
     for name, suites in loaded.items():
@@ -219,34 +224,36 @@ def load_suites(folders: Sequence[Path]) -> Suites:
     return Suites((suites[0] for suites in loaded.values() if len(suites) == 1), broken)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe loader that refuses duplicate keys, of which YAML would silently keep the last."""
+def _files(folders: Sequence[Path], broken: list[BrokenSuite]) -> list[Path]:
+    """The files that should be suites, sorted; folders and files that cannot be used are added to ``broken``."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not is_folder(folder):
+            continue
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except OSError as error:
+            broken.append(_broken(folder, f"cannot be listed: {error.strerror or error}"))
+            continue
+        for path in (folder / name for name in names if name.endswith(_SUFFIXES) and not name.startswith(("_", "."))):
+            if not path.name.isprintable():
+                broken.append(_broken(path, "its name cannot be shown (not UTF-8, or control characters); rename it"))
+            elif not is_folder(path) and (not path.is_symlink() or os.path.realpath(path) not in found):
+                found[os.path.realpath(path)] = path
+    return sorted(found.values())
 
 
-def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node)
-
-
-_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+def _broken(path: Path, message: str) -> BrokenSuite:
+    return BrokenSuite(path.stem, path, EvaluationError(f"{path}: {message}"))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise EvaluationError(f"{path}: is larger than 1 MiB; a suite file holds a list of tasks")
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except OSError as error:
-        raise EvaluationError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise EvaluationError(f"{path}: is not UTF-8 text") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise EvaluationError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        documents = parse_documents(read_text(path), path)
+    except RecipeError as error:
+        raise EvaluationError(str(error)) from None
+    data = documents[0].data if len(documents) == 1 else None
+    if not isinstance(data, dict):
         raise EvaluationError(f"{path}: a suite is a mapping with the keys name, description, headline and tasks")
     if "file" in data:
         raise EvaluationError(f"{path}: file: unknown key; remove it")
@@ -261,12 +268,12 @@ _UNION_MEMBERS = frozenset(
 def _explain(path: Path, error: ValidationError) -> str:
     found = error.errors(include_url=False, include_context=False)
     # A container is reported, too, when nothing in it is valid; its parts say more.
-    inner = [item["loc"][:length] for item in found for length in range(len(item["loc"]))]
+    inner = {item["loc"][:length] for item in found for length in range(len(item["loc"]))}
     found = [item for item in found if item["loc"] not in inner or not item["loc"]]
     # A misspelt key first: the missing one follows from it.
     found.sort(key=lambda item: item["type"] != "extra_forbidden")
-    problems = list(dict.fromkeys(_problem(item) for item in found))
-    more = len(problems) - _MAX_PROBLEMS
+    problems = list(dict.fromkeys(_problem(item) for item in found[:_MAX_READ]))
+    more = len(problems) - _MAX_PROBLEMS + len(found[_MAX_READ:])
     return f"{path}: " + "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
 

@@ -10,12 +10,30 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from merge_assets.errors import EvaluationError, RecipeError, in_one_line
+from merge_assets.recipe.document import parse_documents, read_text
+from merge_assets.regular import is_file, open_regular
+
+MAX_FILES = 20_000
+"""Files and folders below a suite's folder of tasks."""
+
+MAX_FOLDERS = 32
+"""Levels of folders below it."""
+
+MAX_YAML = 16 << 20
+"""Bytes of all task files of a folder."""
+
+MAX_INCLUDES = 100
+"""Files that one task file includes, directly or through each other."""
+
+MAX_DATA = 2 << 30
+"""Bytes of the files that make one task; they are read whenever suites are."""
 
 _PACKAGED_BUILDERS = frozenset({"json", "csv", "text", "parquet", "arrow", "xml"})
 _SKIPPED_FOLDERS = frozenset({"__pycache__", ".ipynb_checkpoints"})
@@ -42,34 +60,25 @@ class _Function(str):
     """The dotted name behind a ``!function`` tag."""
 
 
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-def _construct_function(loader: yaml.SafeLoader, node: yaml.Node) -> _Function:
-    if not isinstance(node, yaml.ScalarNode):
-        raise yaml.constructor.ConstructorError(None, None, "!function takes a dotted name", node.start_mark)
-    return _Function(node.value)
-
-
-_Loader.add_constructor("!function", _construct_function)
-
-
 class TaskFolder:
     """The task files below one folder.
 
     Attributes:
         root: the folder, absolute.
         broken: files that are not readable as a task, with the reason; lm-eval skips them silently.
+
+    Raises:
+        EvaluationError: if the folder holds more than any folder of tasks does, or cannot be listed.
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+        self.root = Path(os.path.realpath(root))
         self.broken: dict[Path, str] = {}
         self._configs: dict[str, tuple[dict[str, Any], tuple[Path, ...]]] = {}
         self._tags: dict[str, list[str]] = {}
-        for path in sorted(self.root.rglob("*.yaml"), key=lambda p: p.as_posix()):
-            if not _SKIPPED_FOLDERS.intersection(path.parts):
+        self._bytes = 0
+        for path in sorted(_walk(self.root), key=lambda p: p.as_posix()):
+            if path.suffix == ".yaml" and not _SKIPPED_FOLDERS.intersection(path.parts):
                 self._index(path)
 
     def names(self) -> list[str]:
@@ -87,9 +96,9 @@ class TaskFolder:
     def _index(self, path: Path) -> None:
         chain: list[Path] = []
         try:
-            config = _read(path, chain)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            self.broken[path] = " ".join(str(error).split())
+            config = self._read(path, chain)
+        except Exception as error:  # one task file never takes the others down
+            self.broken[path] = in_one_line(error)
             return
         name = config.get("group") if isinstance(config.get("task"), list) else config.get("task")
         if not isinstance(name, str):
@@ -98,7 +107,7 @@ class TaskFolder:
             return
         self._configs[name] = (config, tuple(chain))
         tags = config.get("tag") or []
-        for tag in [tags] if isinstance(tags, str) else tags:
+        for tag in tags if isinstance(tags, list) else [tags]:
             self._tags.setdefault(str(tag), []).append(name)
 
     def _collect(self, name: str, files: set[Path], seen: set[str]) -> bool:
@@ -145,37 +154,100 @@ class TaskFolder:
         return config.get("dataset_path") in _PACKAGED_BUILDERS and bool(data)
 
     def _data_files(self, value: Any, folder: Path) -> Iterator[Path]:
-        for pattern in (leaf for leaf in _leaves(value) if isinstance(leaf, str)):
-            for base in (folder, self.root, *self.root.parents):
+        for pattern in (leaf for leaf in _leaves(value) if isinstance(leaf, str) and "\0" not in leaf):
+            # Looking through folders outside the suite's own would not end.
+            inside = any(glob.has_magic(part) for part in Path(pattern).parts[:-1]) or "**" in pattern
+            if inside and (Path(pattern).is_absolute() or ".." in Path(pattern).parts):
+                raise EvaluationError(
+                    f"data_files: {pattern!r} looks through folders outside the suite's; name the files"
+                )
+            for base in (folder, self.root, *(() if inside else self.root.parents)):
                 found = glob.glob(str(base / pattern), recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns
                 if found:
-                    yield from (Path(name).resolve() for name in found)
+                    yield from (Path(os.path.realpath(name)) for name in found)
                     break
 
     def _digest(self, name: str, files: set[Path]) -> str:
         entries: dict[str, list[str]] = {}
-        for path in files:
+        left = MAX_DATA
+        for path in sorted(files):
             label = path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
-            entries.setdefault(label, []).append(hashlib.sha256(path.read_bytes()).hexdigest())
+            digest, size = _digest_of(path, left)
+            left -= size
+            entries.setdefault(label, []).append(digest)
         content = {"task": name, "files": {label: sorted(digests) for label, digests in entries.items()}}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def _read(self, path: Path, chain: list[Path]) -> dict[str, Any]:
+        path = Path(os.path.realpath(path))
+        if path in chain:
+            raise EvaluationError(f"include cycle at {path}")
+        if len(chain) > MAX_INCLUDES:
+            raise EvaluationError(f"includes more than {MAX_INCLUDES} files")
+        chain.append(path)
+        try:
+            text = read_text(path)
+            documents = parse_documents(text, path, tags={"!function": _Function})
+        except RecipeError as error:
+            raise EvaluationError(str(error)) from None
+        self._bytes += len(text)
+        if self._bytes > MAX_YAML:
+            raise EvaluationError(f"the task files of {self.root} are larger than {MAX_YAML >> 20} MiB")
+        config = dict(documents[0].data) if len(documents) == 1 and isinstance(documents[0].data, dict) else None
+        if config is None:
+            raise EvaluationError(f"{path} holds no mapping")
+        includes = config.pop("include", None) or []
+        merged: dict[str, Any] = {}
+        for include in includes if isinstance(includes, list) else [includes]:
+            inherited = self._read(path.parent / str(include), chain)
+            inherited.pop("task_list", None)
+            merged.update(inherited)
+        return {**merged, **config}
 
-def _read(path: Path, chain: list[Path]) -> dict[str, Any]:
-    path = path.resolve()
-    if path in chain:
-        raise ValueError(f"include cycle at {path}")
-    chain.append(path)
-    config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no mapping")
-    includes = config.pop("include", None) or []
-    merged: dict[str, Any] = {}
-    for include in includes if isinstance(includes, list) else [includes]:
-        inherited = _read(path.parent / str(include), chain)
-        inherited.pop("task_list", None)
-        merged.update(inherited)
-    return {**merged, **config}
+
+def _digest_of(path: Path, limit: int) -> tuple[str, int]:
+    """sha256 of a file, and its bytes.
+
+    Raises:
+        EvaluationError: if it cannot be read or has more than ``limit`` bytes.
+    """
+    whole, size = hashlib.sha256(), 0
+    try:
+        with open_regular(path) as file:
+            while block := file.read(1 << 20):
+                whole.update(block)
+                size += len(block)
+                if size > limit:
+                    raise EvaluationError(f"{path}: the files of one task are larger than {MAX_DATA >> 30} GiB")
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return whole.hexdigest(), size
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder; links to folders are not followed.
+
+    Raises:
+        EvaluationError: see :class:`TaskFolder`.
+    """
+    waiting, seen = [(root, 0)], 0
+    while waiting:
+        folder, depth = waiting.pop()
+        try:
+            with os.scandir(folder) as listed:
+                for entry in listed:
+                    seen += 1
+                    if seen > MAX_FILES or depth > MAX_FOLDERS:
+                        raise EvaluationError(
+                            f"{root}: holds more than {MAX_FILES} files or {MAX_FOLDERS} levels of folders; "
+                            "name a folder with the tasks alone as include_path"
+                        )
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append((folder / entry.name, depth + 1))
+                    else:
+                        yield folder / entry.name
+        except OSError as error:
+            raise EvaluationError(f"{folder}: cannot be listed: {error.strerror or error}") from None
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -190,8 +262,8 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _plain_files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
+    for path in _walk(folder):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         skipped = hidden or _SKIPPED_FOLDERS.intersection(path.parts) or path.suffix in {".yaml", ".yml", ".pyc"}
-        if not skipped and path.is_file():
-            yield path.resolve()
+        if not skipped and is_file(path):
+            yield Path(os.path.realpath(path))

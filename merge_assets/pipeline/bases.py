@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from merge_assets.errors import MergeAssetsError, Stopped
+from merge_assets.errors import CheckpointError, MergeAssetsError, Stopped, in_one_line
 from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.hub_access import build_hub_check
 from merge_assets.pipeline.hub_polling import build_hub_sensor
-from merge_assets.pipeline.keys import group_name
+from merge_assets.pipeline.keys import group_name, stand_ins
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.versions import observation_event, recorded
 from merge_assets.sources import Workspace
@@ -44,10 +44,11 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
     if not nodes:
         return []
     by_key = {node.key: node for node in nodes}
+    named = stand_ins(by_key)
 
     @dg.multi_observable_source_asset(  # type: ignore[untyped-decorator]
         name=OBSERVE_OP,
-        specs=[base_spec(node) for node in nodes],
+        specs=[base_spec(node).replace_attributes(key=named[node.key]) for node in nodes],
         can_subset=True,
         description="Reads the fingerprints of base checkpoints.",
     )
@@ -58,9 +59,10 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
         for key in sorted(context.selected_asset_keys):
             try:
                 observation = api.observe(workspace, by_key[key].reference)
-            except MergeAssetsError as error:
-                problems.append(error)
-                context.log.error(str(error))
+            except Exception as error:  # one checkpoint never keeps the others from being observed
+                problem = error if isinstance(error, MergeAssetsError) else CheckpointError(in_one_line(error))
+                problems.append(problem)
+                context.log.error(f"{by_key[key].title}: {problem}")
                 continue
             yield dg.ObserveResult(
                 asset_key=key,
@@ -74,7 +76,8 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
             )
 
     polled = [node for node in nodes if node.automated and node.kind == "hub"]
-    return [base_checkpoints, *([build_hub_check(workspace, polled)] if polled else [])]
+    observed = base_checkpoints.with_attributes(asset_key_replacements={name: key for key, name in named.items()})
+    return [observed, *([build_hub_check(workspace, polled)] if polled else [])]
 
 
 def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.SensorDefinition]:
@@ -121,8 +124,8 @@ def changed_bases(
         except Stopped:
             late.append(node.key)
             continue
-        except MergeAssetsError as error:
-            context.log.warning(f"{node.title}: {error}")
+        except Exception as error:  # one checkpoint never keeps the others from being looked at
+            context.log.warning(f"{node.title}: {in_one_line(error)}")
             continue
         known = recorded(context.instance, node.key)
         if known is None or known.data_version != observation.fingerprint:

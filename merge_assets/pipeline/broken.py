@@ -10,6 +10,9 @@ import dagster as dg
 
 from merge_assets.errors import RecipeError
 from merge_assets.pipeline.graph import BrokenNode
+from merge_assets.pipeline.keys import stand_ins
+from merge_assets.pipeline.render import fenced
+from merge_assets.plan.model import digest_of
 
 CHECK = "recipe_is_valid"
 SENSOR_SECONDS = 300
@@ -32,7 +35,7 @@ def broken_spec(node: BrokenNode) -> dg.AssetSpec:
         group_name="broken",
         kinds={"yaml"},
         tags={"state": "broken"},
-        description=f"The recipe {node.name} is broken and builds nothing.\n\n```\n{node.message}\n```",
+        description=f"The recipe {node.name} is broken and builds nothing.\n\n{fenced(node.message)}",
         metadata={
             "error_kind": node.kind,
             "dagster/code_references": dg.CodeReferencesMetadataValue(
@@ -49,9 +52,14 @@ def build_broken(
     if not nodes:
         return [], [], []
 
+    named = stand_ins(node.key for node in nodes)
+
     @dg.multi_asset_check(
         name="broken_recipes",
-        specs=[dg.AssetCheckSpec(CHECK, asset=node.key, description="The recipe file can be read.") for node in nodes],
+        specs=[
+            dg.AssetCheckSpec(CHECK, asset=named[node.key], description="The recipe file can be read.")
+            for node in nodes
+        ],
         can_subset=True,
     )
     def broken_recipes(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
@@ -73,12 +81,13 @@ def build_broken(
         description="Marks the checks of broken recipes as failed.",
     )
     def report(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        cursor = "\n".join(node.message for node in nodes)
+        cursor = digest_of([node.message for node in nodes])
         if context.cursor == cursor:
             return dg.SensorResult(skip_reason=dg.SkipReason("nothing new"), cursor=cursor)
         return dg.SensorResult(asset_events=broken_evaluations(nodes), cursor=cursor)
 
-    return [broken_spec(node) for node in nodes], [broken_recipes], [report]
+    checks = broken_recipes.with_attributes(asset_key_replacements={name: key for key, name in named.items()})
+    return [broken_spec(node) for node in nodes], [checks], [report]
 
 
 def broken_evaluations(nodes: Sequence[BrokenNode]) -> list[dg.AssetCheckEvaluation]:

@@ -4,6 +4,7 @@ The asset factories turn each node into an asset and decide nothing. Nothing is 
 already holds, so that the graph of a thousand recipes takes well under a second.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import TypeVar
 
 import dagster as dg
 
-from merge_assets.errors import CheckpointError, MergeAssetsError, RecipeError, in_file
+from merge_assets.errors import CheckpointError, MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.identity import ModelIdentity
-from merge_assets.pipeline.keys import base_key, broken_key, scores_key, snr_key, variant_key
+from merge_assets.pipeline.keys import base_key, broken_key, group_name, scores_key, snr_key, variant_key
 from merge_assets.plan import check_alone
 from merge_assets.plan.assemble import not_analysed
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.sources import Workspace
+
+_UNSHOWN = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_NAME = 120
 
 _T = TypeVar("_T")
 
@@ -171,10 +175,20 @@ class _Builder:
             self._break(f"suite-{suite.name}", suite.file, str(suite.error), suite.error.kind)
 
     def add(self, recipe: Recipe) -> None:
-        """Add the nodes of one recipe, or a broken node if one of its models is nowhere or the recipe alone is wrong.
+        """Add the nodes of one recipe, or a broken node if one of its models is nowhere, or whatever else is wrong with it.
 
         A recipe that is not stored has none: what is made of it depends on what it is made of itself.
         """
+        file = recipe.source.file
+        try:
+            with in_file(file):
+                self._add(recipe)
+        except MergeAssetsError as error:
+            self._break(recipe.name, file, str(error), error.kind)
+        except Exception as error:  # one recipe never takes others down
+            self._break(recipe.name, file, f"{file}: {in_one_line(error)}")
+
+    def _add(self, recipe: Recipe) -> None:
         wholes = self.workspace.book.inputs(recipe)
         references = _distinct(
             part
@@ -184,14 +198,11 @@ class _Builder:
         )
         adapters = {whole.lora for whole in wholes}
         folded = self.workspace.book.folded(recipe)
-        try:
-            with in_file(recipe.source.file):
-                check_alone(recipe)
-                models = {reference: self._model(reference) for reference in references}
-                analysed = self._analysed((*folded, recipe), models)
-        except MergeAssetsError as error:
-            self._break(recipe.name, recipe.source.file, str(error), error.kind)
-            return
+        check_alone(recipe)
+        models = {reference: self._model(reference) for reference in references}
+        analysed = self._analysed((*folded, recipe), models)
+        group = self._group(recipe)
+        _check_labels(recipe, group)
         if not recipe.materialize:
             self.folded[recipe.name] = []
             return
@@ -216,9 +227,7 @@ class _Builder:
         own = ModelNode(ModelReference(recipe.name), "recipe", (recipe.name,), recipe.name, automated)
         parents = tuple(model for reference, model in models.items() if reference not in adapters)
         applied = tuple(model for reference, model in models.items() if reference in adapters)
-        self.variants[recipe.name] = VariantNode(
-            recipe, own, self._group(recipe), parents, applied, _distinct(deps), folded
-        )
+        self.variants[recipe.name] = VariantNode(recipe, own, group, parents, applied, _distinct(deps), folded)
         for suite in self._suites(recipe):
             self._score(own, suite, parents, automated)
             for parent in parents:
@@ -297,20 +306,39 @@ class _Builder:
 
     def _break(self, name: str, file: Path, message: str, kind: str = RecipeError.kind) -> None:
         """Add a broken node; two files that claim one name share it."""
-        name = name.replace("/", "_") or "unnamed"
+        name = _UNSHOWN.sub("_", name)[:_LONGEST_NAME] or "unnamed"
         known = self.broken.get(name)
-        self.broken[name] = BrokenNode(
-            name, file, f"{known.message}\n{message}" if known else message, known.kind if known else kind
-        )
+        message = printable(f"{known.message}\n{message}" if known else message)
+        kind = known.kind if known else kind
+        self.broken[name] = BrokenNode(name, Path(printable(str(file))), message, kind)
 
 
 def is_cron(text: str) -> bool:
     """Whether Dagster accepts a cron line."""
     try:
         dg.ScheduleDefinition(name="probe", cron_schedule=text, job_name="probe")
-    except dg.DagsterInvalidDefinitionError:
+    except Exception:  # of Dagster, or of the library that reads cron lines for it
         return False
     return True
+
+
+def _check_labels(recipe: Recipe, group: str) -> None:
+    """Let Dagster itself say what it refuses of the words that a person chose.
+
+    Raises:
+        RecipeError: if it refuses any.
+    """
+    if not (recipe.tags or recipe.owners or group):
+        return
+    try:
+        dg.AssetSpec(
+            variant_key(recipe.name),
+            group_name=group_name("variants", group),
+            tags=recipe.tags,
+            owners=list(recipe.owners) or None,
+        )
+    except dg.DagsterError as error:
+        raise RecipeError(f"Dagster refuses its group, tags or owners: {in_one_line(error)}") from error
 
 
 def _distinct(items: Iterable[_T]) -> tuple[_T, ...]:

@@ -11,6 +11,7 @@ import dagster as dg
 
 from merge_assets.errors import HubError, MergeAssetsError
 from merge_assets.pipeline.graph import ModelNode
+from merge_assets.pipeline.keys import stand_ins
 from merge_assets.sources import Workspace
 
 CHECK = "hub_access"
@@ -28,10 +29,12 @@ _GOOD = {
 def build_hub_check(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.AssetChecksDefinition:
     """The check that the sensor evaluates without a run; run by hand, it looks at once."""
 
+    named = stand_ins(node.key for node in nodes)
+
     @dg.multi_asset_check(
         name="hub_models",
         specs=[
-            dg.AssetCheckSpec(CHECK, asset=node.key, description="The Hub shows this model under this name.")
+            dg.AssetCheckSpec(CHECK, asset=named[node.key], description="The Hub shows this model under this name.")
             for node in nodes
         ],
         can_subset=True,
@@ -54,7 +57,7 @@ def build_hub_check(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.Asse
                 metadata=shown.metadata,
             )
 
-    return hub_models
+    return hub_models.with_attributes(asset_key_replacements={name: key for key, name in named.items()})
 
 
 def state_of(node: ModelNode, name: str) -> str:

@@ -73,5 +73,14 @@ def op_names(keys: Iterable[dg.AssetKey]) -> Mapping[dg.AssetKey, str]:
     }
 
 
+def stand_ins(keys: Iterable[dg.AssetKey]) -> Mapping[dg.AssetKey, dg.AssetKey]:
+    """A key for each that Dagster's decorators take; put the real one back with ``with_attributes``.
+
+    They name the outputs of a step after the keys, and so refuse every key with other characters than ``[A-Za-z0-9_.-]``, such
+    as one of a pinned revision, and mix up ``a-b`` and ``a.b``.
+    """
+    return {key: dg.AssetKey([name]) for key, name in op_names(keys).items()}
+
+
 def _short_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]

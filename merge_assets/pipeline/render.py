@@ -6,12 +6,14 @@ Tables are small: metadata is stored with every event.
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from merge_assets.errors import printable
 from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MAX_ROWS = 400
 MAX_PICTURE_BYTES = 100_000
 MAX_TEXT = 60_000
+MAX_FOLDED = 20
+_BACKTICKS = re.compile("`+")
 
 Metadata = dict[str, Any]
 
@@ -48,8 +52,14 @@ def picture(title: str, png: bytes) -> dg.MarkdownMetadataValue:
 
 def code(text: str, language: str) -> dg.MarkdownMetadataValue:
     """Text as a fenced block."""
+    return dg.MetadataValue.md(fenced(text, language))
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Text as a fenced block of Markdown that nothing in the text can end."""
     shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}\n…"
-    return dg.MetadataValue.md(f"```{language}\n{shown.rstrip()}\n```")
+    fence = "`" * max(3, 1 + max((len(run) for run in _BACKTICKS.findall(shown)), default=0))
+    return f"{fence}{language}\n{shown.rstrip()}\n{fence}"
 
 
 def code_references(file: Path, line: int) -> dg.CodeReferencesMetadataValue:
@@ -61,19 +71,19 @@ def code_references(file: Path, line: int) -> dg.CodeReferencesMetadataValue:
 
 def one_sentence(text: str) -> str:
     """``text`` as one line that ends like a sentence; the catalogue shows the first characters of a description."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if not line or line.endswith((".", "!", "?")) else f"{line}."
 
 
 def recipe_description(recipe: Recipe, folded: Sequence[Recipe] = ()) -> str:
     """Description of a variant: one sentence, then the recipe's own text and that of the recipes folded into it."""
     models = ", ".join(str(reference) for reference in recipe.references())
-    sentence = one_sentence(recipe.description) or f"Merge of {models} by {recipe.merge_method}."
-    parts = [sentence, f"```yaml\n{recipe.source.text.strip()}\n```"]
+    sentence = one_sentence(recipe.description) or one_sentence(f"Merge of {models} by {recipe.merge_method}.")
+    parts = [sentence, fenced(recipe.source.text.strip(), "yaml")]
     if folded:
         parts.append(f"Folds in: {', '.join(inner.name for inner in folded)}.")
-    for inner in folded:
-        parts.append(f"`{inner.name}`, not stored:\n\n```yaml\n{inner.source.text.strip()}\n```")
+    for inner in folded[:MAX_FOLDED]:
+        parts.append(f"`{inner.name}`, not stored:\n\n{fenced(inner.source.text.strip(), 'yaml')}")
     return "\n\n".join(parts)
 
 

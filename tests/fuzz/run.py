@@ -26,6 +26,7 @@ TARGETS = (
     "scales",
     "quantisation",
     "pickle",
+    "project",
 )
 KEPT = Path("var/fuzz")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from merge_assets.plan.describe import layer_map
 from merge_assets.recipe.importing import import_text
 from merge_assets.recipe.load import BrokenRecipe, read_file
 from merge_assets.settings import Settings
+from tests import hostile, neighbours
 from tests.checkpoint_support import raw_file
 from tests.fuzz.guard import FuzzFailure, check_message, guarded
 from tests.fuzz.inputs import RECIPES, adapter_files, model_files, pickled_files, quantised_files, write_folder
@@ -109,6 +111,34 @@ class Project:
             if not found.recipes or not found.text.endswith("\n"):
                 raise FuzzFailure("imported nothing without saying so")
 
+    def beside(self, data: bytes) -> None:
+        """A good recipe beside a hostile neighbour; the first byte says which file the others are."""
+        places = (
+            "recipes/bad.yaml",
+            "suites/bad.yaml",
+            "suites/tasks/t.yaml",
+            "bad-model/config.json",
+            "recipes/model",
+            "recipes/name",
+        )
+        place, content = places[data[0] % len(places)] if data else places[0], data[1:]
+
+        def put(root: Path) -> None:
+            write_folder(root / "bad-model", self._files)
+            (root / "suites" / "tasks").mkdir()
+            (root / "suites" / "bad.yaml").write_text("include_path: tasks\ntasks: [{task: t, metric: acc}]\n")
+            neighbours.model("./bad-model", "evaluate: [bad]\n")(root)
+            if place == "recipes/model":
+                neighbours.model(content.decode("utf-8", "replace"))(root)
+            elif place == "recipes/name":
+                name = content.replace(b"/", b"").replace(b"\0", b"")[:200] + b".yaml"
+                neighbours.recipe(neighbours.BODY, b"x" + name)(root)
+            else:
+                (root / place).write_bytes(content)
+
+        with tempfile.TemporaryDirectory(dir=self.root) as folder:
+            hostile.look_beside(Path(folder) / "project", put)
+
     def header(self, data: bytes) -> None:
         """The JSON of a safetensors header, with the data of the sound file behind it."""
         name = "model-00001-of-00002.safetensors"
@@ -131,6 +161,7 @@ TARGETS: dict[str, Callable[[Project, bytes], None]] = {
     "scales": lambda project, data: project.model_of(quantised_files() | {"model.safetensors": data}),
     "quantisation": lambda project, data: project.model_of(quantised_files() | {"config.json": data}),
     "pickle": lambda project, data: project.model_of(pickled_files() | {"pytorch_model.bin": data}),
+    "project": Project.beside,
 }
 """What one file of raw bytes becomes, by the name of the target."""
 
@@ -158,6 +189,19 @@ def seeds(project: Project, target: str) -> list[bytes]:
         sound = project.sound()["model-00001-of-00002.safetensors"]
         return [sound[8 : 8 + int.from_bytes(sound[:8], "little")]]
     texts = [text.encode() for text in RECIPES.values()]
+    if target == "project":
+        suite = b"description: x\ninclude_path: tasks\ntasks: [{task: t, metric: acc, shots: 0, limit: 0.5}]\nseed: 1\n"
+        task = (
+            b"task: t\ntag: [x]\ndataset_path: json\ndataset_kwargs: {data_files: {test: x.jsonl}}\nx: !function a.b\n"
+        )
+        return [
+            b"\0" + hostile.GOOD.encode(),
+            b"\1" + suite,
+            b"\2" + task,
+            b"\3" + project.sound()["config.json"],
+            b"\4./good-model",
+            b"\5name",
+        ]
     if target == "import":
         texts += [b"```yaml\n" + text + b"```\n" for text in texts] + [b"<pre>" + text + b"</pre>" for text in texts]
     return texts

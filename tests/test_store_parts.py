@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merge_assets.store.parts import COPIED, SENT, SMALLEST, Run, plan_parts
+from merge_assets.store.parts import COPIED, MOST, SENT, SMALLEST, Run, plan_parts
 
-MIB = 1 << 20
+MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
+LARGEST = 5 * GIB
+"""Bytes of a part, on S3."""
 
 
 @st.composite
@@ -76,3 +81,73 @@ def test_a_file_that_is_all_new_is_sent_in_equal_parts() -> None:
 def test_a_short_file_is_one_part() -> None:
     assert plan_parts([Run(0, 10), Run(10, 300)]) == [Run(0, 300)]
     assert plan_parts([]) == []
+
+
+SIZES = (48 * GIB, 10_000 * SMALLEST - 1, 10_000 * SMALLEST, 10_000 * SMALLEST + 1, 79 * GIB, 400 * GIB, 5 * TIB)
+"""Files around which 10,000 parts of 5 MiB are no longer enough, up to the largest that S3 has."""
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("source", [None, "one"])
+@pytest.mark.parametrize("step", [SMALLEST - 1, SMALLEST, SMALLEST + 1, 3 * SMALLEST, 129 * MIB, 6 * TIB])
+def test_a_file_of_any_size_has_at_most_ten_thousand_parts_of_sizes_that_s3_takes(
+    size: int, source: str | None, step: int
+) -> None:
+    """The whole of it new or of one origin; and in stretches that come from here and from there by turns."""
+    step = max(step, size // 30_000)
+    edges = [*range(0, size, step), size]
+    for others in (("one", "two"), ("one", None)) if source else ((None, None),):
+        runs = [Run(begin, end, others[n % 2], begin) for n, (begin, end) in enumerate(itertools.pairwise(edges))]
+        parts = plan_parts(runs)
+        assert 0 < len(parts) <= MOST
+        assert [part.begin for part in parts] == [0, *(part.end for part in parts[:-1])]
+        assert parts[-1].end == size
+        assert all(SMALLEST <= part.size <= LARGEST for part in parts[:-1])
+        assert 0 < parts[-1].size <= LARGEST
+
+
+def shortest(sizes: tuple[int, ...], copied: tuple[bool, ...]) -> int:
+    """The fewest bytes that have to be sent, found by trying every way to cut at the edges of runs and 5 MiB after them."""
+    ends = list(itertools.accumulate(sizes))
+    size, kind = ends[-1], list(copied)
+
+    def have(at: int) -> int:
+        return next(n for n, end in enumerate(ends) if at < end)
+
+    best = {size: 0}
+    places = sorted({0, *ends} | {e + k for e in (0, *ends) for k in (SMALLEST,) if e + k < size}, reverse=True)
+    for begin in places[1:]:
+        options = []
+        for end in places:
+            if end <= begin or end not in best or (end - begin < SMALLEST and end != size):
+                continue
+            one = have(begin) == have(end - 1) and kind[have(begin)]
+            options.append(best[end] + (0 if one else end - begin))
+        if options:
+            best[begin] = min(options)
+    return best[0]
+
+
+AROUND = (1, SMALLEST - 1, SMALLEST, SMALLEST + 1, 2 * SMALLEST - 1, 2 * SMALLEST, 2 * SMALLEST + 1)
+
+
+@pytest.mark.parametrize("copied", itertools.product((False, True), repeat=3))
+def test_a_run_is_copied_from_five_mebibytes_on_and_no_byte_more_is_sent_than_that_takes(
+    copied: tuple[bool, ...],
+) -> None:
+    """All runs around the boundary, each beside every other, the last of a file too."""
+    for sizes in itertools.product(AROUND, repeat=3):
+        edges = [0, *itertools.accumulate(sizes)]
+        runs = [
+            Run(begin, end, f"origin{n}" if here else None, 7 if here else 0)
+            for n, (begin, end, here) in enumerate(zip(edges, edges[1:], copied, strict=False))
+        ]
+        parts = plan_parts(runs)
+        assert all(part.size >= SMALLEST for part in parts[:-1]), sizes
+        for part in parts:
+            if part.source is not None:
+                run = runs[int(part.source[-1])]
+                assert run.begin <= part.begin < part.end <= run.end, sizes
+                assert part.offset - part.begin == run.offset - run.begin, sizes
+        sent = sum(part.size for part in parts if part.source is None)
+        assert sent == shortest(sizes, copied), (sizes, parts)

@@ -1,7 +1,7 @@
 """How a file is put together on S3: which parts the server copies, and which are sent.
 
-Every part but the last has at least 5 MiB. So a run of bytes that the server has is copied if it is that long; what is
-shorter, or has to fill up a part that is sent, comes by here.
+Every part but the last has at least 5 MiB, and more where the file would have more than 10,000 parts otherwise. So a run of
+bytes that the server has is copied if it is that long; what is shorter, or has to fill up a part that is sent, comes by here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ SENT = 8 << 20
 COPIED = 128 << 20
 """The same of a part that the server copies."""
 
-_MOST = 10_000
+MOST = 10_000
+"""Parts of a file."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ def plan_parts(runs: Iterable[Run]) -> list[Run]:
     if not joined:
         return []
     size = joined[-1].end
-    kept = [run if run.size >= SMALLEST or run.end == size else replace(run, source=None, offset=0) for run in joined]
-    filled = _filled(_joined(kept), size)
-    sent = max(SENT, -(-size // (_MOST // 2)))
+    smallest = max(SMALLEST, -(-size // (MOST - 1)))  # all but the last have that many
+    kept = [run if run.size >= smallest or run.end == size else replace(run, source=None, offset=0) for run in joined]
+    filled = _filled(_joined(kept), size, smallest)
+    sent = max(SENT, -(-size // (MOST // 2)))
     parts: list[Run] = []
     for run in filled:
         parts += _cut(run, sent if run.source is None else max(COPIED, sent))
@@ -81,18 +83,18 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
     return joined
 
 
-def _filled(runs: list[Run], size: int) -> list[Run]:
+def _filled(runs: list[Run], size: int, smallest: int) -> list[Run]:
     """Runs that are sent, made long enough for a part by taking from the copied runs behind them."""
     filled: list[Run] = []
     for run in runs:
         last = filled[-1] if filled else None
-        if last is not None and last.source is None and last.size < SMALLEST:
+        if last is not None and last.source is None and last.size < smallest:
             if run.source is None:
                 filled[-1] = replace(last, end=run.end)
                 continue
-            taken = min(SMALLEST - last.size, run.size)
+            taken = min(smallest - last.size, run.size)
             rest = run.size - taken
-            if rest < SMALLEST and run.end != size:
+            if rest < smallest and run.end != size:
                 taken, rest = run.size, 0
             filled[-1] = replace(last, end=run.begin + taken)
             if rest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.store import Artifact, ArtifactStore, BuildDraft, PlannedFile, PlannedPiece
+from tests.store_support import write_files
 
 LINE, KEY = "variants/mean", "ab" * 32
 HEAD = b"head of the file"
@@ -102,6 +104,65 @@ def test_a_piece_whose_bytes_were_lost_is_made_again(store: ArtifactStore, tmp_p
         assert again.building.finished == {"two"}
         fill(again, FILE, "one", "three")
         assert store.verify(commit(again)) == []
+
+
+def test_a_manifest_that_was_not_published_and_files_that_are_not_written_again_are_cleared(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    """As after a kill between the manifest and the rename."""
+    interrupt(store, FILE, "one", "three")
+    content = next((tmp_path / "store" / ".drafts").glob("kept-*")) / "content"
+    write_files(content, {"manifest.json": b"{}", "config.json": b"half", "plots/old.png": b"old"})
+    (content / "link").symlink_to(content / "plots")
+    with store.build(LINE, KEY) as draft:
+        draft.building.add([FILE], {})
+        assert draft.building.resumed == {"one", "three"}
+        assert [path.name for path in content.iterdir()] == ["a.bin"]
+        fill(draft, FILE, "two")
+        assert store.verify(commit(draft)) == []
+
+
+def test_a_draft_whose_content_was_published_is_begun_anew(store: ArtifactStore, tmp_path: Path) -> None:
+    interrupt(store, FILE, "one", "two")
+    draft = next((tmp_path / "store" / ".drafts").glob("kept-*"))
+    shutil.rmtree(draft / "content")
+    with store.build(LINE, KEY) as again:
+        assert again.directory.is_dir()
+        again.building.add([FILE], {})
+        assert again.building.finished == frozenset()
+        fill(again, FILE, "one", "two", "three")
+        assert store.verify(commit(again)) == []
+
+
+def test_where_nothing_can_be_locked_a_draft_that_was_left_is_in_nobodys_way(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(store, FILE, "one")
+
+    def refuse(*_: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with store.build(LINE, KEY) as draft:
+        draft.building.add([FILE], {})
+        fill(draft, FILE, "one", "two", "three")
+        assert store.verify(commit(draft)) == []
+
+
+def test_what_was_left_by_who_was_killed_after_the_version_was_there_is_cleared_by_its_next_use(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    first = first_version(store)
+    interrupt(store, FILE, "one")
+    drafts = tmp_path / "store" / ".drafts"
+    (drafts / "tmp-1234").write_bytes(b"half a pointer")
+    (tmp_path / "store" / LINE / "current.json").unlink()
+    assert len(list(drafts.iterdir())) == 3
+    assert store.reuse(LINE, KEY) == first == store.current(LINE)
+    assert [path.name for path in drafts.iterdir()] == [".lock"]
+    with store.build(LINE, KEY):
+        store.reuse(LINE, KEY)
+        assert len(list(drafts.glob("kept-*"))) == 1, "a builder works on it"
 
 
 def test_flaws_of_finished_pieces_are_remembered(store: ArtifactStore) -> None:

@@ -107,9 +107,8 @@ def analyse(
     line = analysis_line(identity)
     wanted = sorted(modules) if modules is not None else None
     key = digest_of({"fingerprint": item.fingerprint, "modules": wanted, "version": ANALYSIS_VERSION})
-    found = workspace.store.find(line, key)
+    found = workspace.store.reuse(line, key)
     if found is not None:
-        workspace.store.set_current(line, found.version)
         return Analysed(found, reused=True)
     from merge_assets.analysis.run import analyse as run
 

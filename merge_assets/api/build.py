@@ -159,9 +159,8 @@ def build(
     inputs = _fetched(workspace, recipe, commits, progress, should_stop)
     made = _plan(workspace, recipe, inputs, None)
     line = variant_line(recipe.name)
-    found = workspace.store.find(line, made.key)
+    found = workspace.store.reuse(line, made.key)
     if found is not None:
-        workspace.store.set_current(line, found.version)
         return _built(found, made, recipe, reused=True)
     return _built(_written(workspace, recipe, made, line, progress, should_stop), made, recipe, reused=False)
 

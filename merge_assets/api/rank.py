@@ -43,9 +43,8 @@ def rank(workspace: Workspace) -> Ranked:
     entries = leaderboard_entries(workspace)
     leaderboard = Leaderboard(entries)
     key = digest_of([leaderboard.to_html(), [sorted(scores.digest for scores in e.scores) for e in entries]])
-    found = workspace.store.find(LINE, key)
+    found = workspace.store.reuse(LINE, key)
     if found is not None:
-        workspace.store.set_current(LINE, found.version)
         return Ranked(found, True, leaderboard)
     with workspace.store.draft(LINE) as draft:
         leaderboard.write(draft.directory)

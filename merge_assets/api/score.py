@@ -114,9 +114,8 @@ def score(
     line = scores_line(identity, suite)
     keys = result_keys(wanted, item.fingerprint)
     key = digest_of({"suite": wanted.digest, "results": [key.digest for key in keys]})
-    found = workspace.store.find(line, key)
+    found = workspace.store.reuse(line, key)
     if found is not None:
-        workspace.store.set_current(line, found.version)
         return Scored(found, True, Scores.from_json(found.read_bytes(SCORES_FILE)), ())
     evaluation = evaluate_suite(
         Path(item.checkpoint.location),

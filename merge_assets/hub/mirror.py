@@ -58,9 +58,8 @@ def mirror(
     """
     fingerprint = hub.fingerprint(revision)
     with exclusive_unless_stopped(scratch / "mirror" / f"{fingerprint}.lock", should_stop):
-        found = store.find(line, fingerprint)
+        found = store.reuse(line, fingerprint)
         if found is not None:
-            store.set_current(line, found.version)
             return found
         return _mirrored(hub, revision, fingerprint, store, line, scratch, progress, should_stop)
 

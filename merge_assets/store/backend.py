@@ -81,6 +81,15 @@ class Backend(abc.ABC):
     def kept_draft(self, name: str) -> AbstractContextManager[Path]:
         """The local folder of this name, as a builder that was killed or stopped has left it, or a fresh one."""
 
+    @abc.abstractmethod
+    def settle(self, name: str, manifest: Manifest) -> None:
+        """Clear what builders of the :meth:`kept_draft` of this name have left who were killed when the version was there.
+
+        Args:
+            name: of the draft.
+            manifest: of the version.
+        """
+
     def keeps(self, error: BaseException) -> bool:
         """Whether a build that ended with this error can be gone on with."""
         return keep_when_stopped(error)

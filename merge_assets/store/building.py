@@ -1,21 +1,25 @@
 """A version that is built piece by piece, and goes on where an earlier attempt was killed.
 
 What is finished is written down in a journal beside the files. A piece that the journal names is hashed before it counts,
-so that what a power cut took from the disk is made again.
+so that what a power cut took from the disk is made again. Of an earlier attempt nothing else is used: what it wrote beside
+its files of pieces is removed, a manifest that was not published included.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.progress import ShouldStop
+from merge_assets.store.drafts import writing
 from merge_assets.store.manifest import FileEntry, Piece
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece, Tally, is_whole
 
@@ -55,6 +59,7 @@ class Building:
         self._locate = locate
         self._lock = threading.Lock()
         self._journal = Journal(folder.with_name("journal"))
+        _keep_only(folder, self._journal.files())
 
     @property
     def finished(self) -> frozenset[str]:
@@ -81,6 +86,7 @@ class Building:
         added = {piece.name: (file, piece) for file in files for piece in file.pieces}
         self._places |= added
         self._origins |= {name: origin for name, origin in origins.items() if name in added}
+        self._journal.add_files(file.name for file in files)
         for file in files:
             path = self.folder / file.name
             if path.is_file() and path.stat().st_nlink > 1:  # a file of another version, too
@@ -170,27 +176,52 @@ class Building:
 
 
 class Journal:
-    """Names, digests and flaws of finished pieces, one line each; a line that was cut short is not read."""
+    """Names of files of pieces, and names, digests and flaws of the finished pieces, one line each.
+
+    A line that was cut short is not read.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
 
+    def add_files(self, names: Iterable[str]) -> None:
+        """Write down files before there are any pieces in them."""
+        self._write("".join(json.dumps([name]) + "\n" for name in names))
+
     def add(self, name: str, digest: str, flaws: int) -> None:
-        with self._lock, self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([name, digest, flaws]) + "\n")
+        """Write down a finished piece."""
+        self._write(json.dumps([name, digest, flaws]) + "\n")
+
+    def files(self) -> set[str]:
+        return {str(entry[0]) for entry in self._entries() if len(entry) == 1}
 
     def read(self) -> dict[str, tuple[str, int]]:
-        found: dict[str, tuple[str, int]] = {}
+        """Digest and flaws of finished pieces, by name."""
+        return {str(entry[0]): (str(entry[1]), int(entry[2])) for entry in self._entries() if len(entry) == 3}
+
+    def _write(self, lines: str) -> None:
+        with self._lock, self._path.open("a", encoding="utf-8") as file:
+            file.write("\n" + lines)  # the line before it may have been cut short
+
+    def _entries(self) -> Iterator[list[Any]]:
         if not self._path.exists():
-            return found
+            return
         for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                name, digest, flaws = json.loads(line)
-            except ValueError:
-                continue
-            found[str(name)] = str(digest), int(flaws)
-        return found
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
+def _keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove whatever else is in a folder."""
+    with writing(folder):
+        for directory, folders, files in os.walk(folder, topdown=False):
+            for path in (Path(directory, name) for name in files):
+                if path.relative_to(folder).as_posix() not in names:
+                    path.unlink()
+            for path in (Path(directory, name) for name in folders):
+                with contextlib.suppress(OSError):  # it has something in it
+                    path.unlink() if path.is_symlink() else path.rmdir()
 
 
 def create(path: Path, file: PlannedFile, *, reserve: bool) -> None:

@@ -60,7 +60,7 @@ class Drafts:
         """A fresh, empty folder, removed at the end unless it was renamed away. Sweeps dead drafts first."""
         with writing(self._folder), self.lock() as locked:
             dead = self._collect_dead() if locked else []
-            draft, held = self._fresh(f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}")
+            draft, held = self._fresh(self._own_name())
         try:
             for path in dead:
                 shutil.rmtree(path, ignore_errors=True)
@@ -73,6 +73,8 @@ class Drafts:
     def kept(self, name: str, keep: Callable[[BaseException], bool]) -> Iterator[Path]:
         """The draft of this name, as its last builder left it; a fresh one if another builder works on that.
 
+        Its folder for content is there, whatever the last builder had come to.
+
         Args:
             name: of the draft; letters and digits.
             keep: whether to leave the draft for another attempt after this error. It is left by those who are killed.
@@ -82,27 +84,67 @@ class Drafts:
         """
         with writing(self._folder), self.lock() as locked:
             dead = self._collect_dead() if locked else []
-            draft, held = self._folder / f"{_KEPT}{name}", -1
-            if locked and draft.is_dir():
-                held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
-                if not flock(held, wait=False):
-                    os.close(held)
-                    held = -1
-                    draft = self._folder / f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
-            if held < 0:
-                draft, held = self._fresh(draft.name)
+            draft = self._folder / f"{_KEPT}{name}"
+            held = self._take(draft) if locked else None
+            if held is None:
+                taken = draft.exists()
+                draft, held = self._fresh(self._own_name() if taken else draft.name)
+            (draft / CONTENT).mkdir(exist_ok=True)
         try:
             for path in dead:
                 shutil.rmtree(path, ignore_errors=True)
             yield draft / CONTENT
         except BaseException as error:
             if not keep(error):
-                shutil.rmtree(draft, ignore_errors=True)
+                self._remove(draft)
             raise
         else:
-            shutil.rmtree(draft, ignore_errors=True)
+            self._remove(draft)
         finally:
             release(held)
+
+    @contextlib.contextmanager
+    def left(self, name: str) -> Iterator[Path | None]:
+        """The draft of this name that a dead builder has left, removed at the end; ``None`` if there is none.
+
+        Dead drafts of any name are swept. Nobody else takes the draft up in the meantime.
+        """
+        if not self._folder.is_dir():
+            yield None
+            return
+        draft = self._folder / f"{_KEPT}{name}"
+        with writing(self._folder), self.lock() as locked:
+            dead = self._collect_dead() if locked else []
+            held = self._take(draft) if locked else None
+        try:
+            for path in dead:
+                shutil.rmtree(path, ignore_errors=True)
+            yield None if held is None else draft / CONTENT
+        finally:
+            if held is not None:
+                self._remove(draft)
+                release(held)
+
+    def _take(self, draft: Path) -> int | None:
+        """The lock of a draft that is there and that nobody holds; ``None`` otherwise. Call under :meth:`lock`."""
+        if not draft.is_dir():
+            return None
+        held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
+        if not flock(held, wait=False):
+            os.close(held)
+            return None
+        return held
+
+    def _remove(self, draft: Path) -> None:
+        """Remove a draft that others know the name of: all at once, so that nobody takes up half of it."""
+        grave = self._folder / f"{TRASH}{secrets.token_hex(4)}"
+        with contextlib.suppress(OSError), self.lock():
+            draft.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def _own_name(self) -> str:
+        """Name of a draft that is of no use to others."""
+        return f"{_boot()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def _fresh(self, name: str) -> tuple[Path, int]:
         """A new draft and the lock that is held on it."""

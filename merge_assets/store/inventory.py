@@ -27,10 +27,9 @@ _A = TypeVar("_A")
 _B = TypeVar("_B")
 _LOG = logging.getLogger(__name__)
 _READERS = 16
-_BUILD = re.compile(rf"(.+?)/{BUILDS}/([^/]+)(?:/(.+))?")
+_BUILD = re.compile(rf"(.+?)/{BUILDS}/([^/]+)/(.+)")
 _ATTEMPT = re.compile(r"(.+)/(attempt-[0-9a-f]{8})/.+")
 _KEY = re.compile(rf"(.+)/{KEYS}/([^/]+)\.json")
-_CLOCK = "clock-"
 
 
 @dataclass(frozen=True)
@@ -257,7 +256,7 @@ class _Sorter:
 
     def put_upload(self, upload: Upload) -> None:
         match = _BUILD.fullmatch(upload.path)
-        if match and match[3] and (match[1], match[2]) not in self._builds and match[1] not in self._doubtful:
+        if match and (match[1], match[2]) not in self._builds and match[1] not in self._doubtful:
             self._group_uploads[match[1], match[2]].append(upload)
         elif not match or match[1] not in self._doubtful:
             self.uploads.append(upload)
@@ -288,11 +287,8 @@ class _Sorter:
             return rest.startswith(f"{manifest.folder}/")
         return rest in manifest.files or not _ATTEMPT.fullmatch(f"{'/'.join(name)}/{rest}")
 
-    def _put_build(self, entry: Listed, line: str, name: str, rest: str | None) -> None:
-        if rest is None:
-            if name.startswith(_CLOCK):
-                self.leftovers.append(entry)
-        elif (line, name) in self._builds:
+    def _put_build(self, entry: Listed, line: str, name: str, rest: str) -> None:
+        if (line, name) in self._builds:
             if rest == PROGRESS:
                 self.leftovers.append(entry)
             else:

@@ -90,6 +90,10 @@ class LocalBackend(Backend):
     def kept_draft(self, name: str) -> AbstractContextManager[Path]:
         return self._drafts.kept(name, self.keeps)
 
+    def settle(self, name: str, manifest: Manifest) -> None:
+        with self._drafts.left(name):
+            pass
+
     def locate(self, path: str) -> Path:
         return self.root / path
 

@@ -120,8 +120,19 @@ class RemoteBackend(Backend):
         return isinstance(error, StoreError) or super().keeps(error)
 
     def kept_draft(self, name: str) -> AbstractContextManager[Path]:
-        store = hashlib.sha256(self._shown.encode()).hexdigest()[:8]
-        return self._drafts.kept(f"{store}{name}", self.keeps)
+        return self._drafts.kept(self._draft_name(name), self.keeps)
+
+    def settle(self, name: str, manifest: Manifest) -> None:
+        with self._drafts.left(self._draft_name(name)) as folder:
+            if folder is not None:
+                self.settle_build(folder, manifest)
+
+    def settle_build(self, folder: Path, manifest: Manifest) -> None:
+        """Clear what the builder of a draft has left in the store when the version was there."""
+
+    def _draft_name(self, name: str) -> str:
+        """Stores share a scratch folder."""
+        return f"{hashlib.sha256(self._shown.encode()).hexdigest()[:8]}{name}"
 
     def publish(
         self, folder: Path, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
@@ -145,7 +156,8 @@ class RemoteBackend(Backend):
             if present is None:
                 self.write_pointers({f"{base}/{MANIFEST}": manifest.encode()})
             elif present != manifest:
-                self._discard(manifest)
+                if files_path(present) != files_path(manifest):  # two builders may have gone on with one build
+                    self._discard(manifest)
                 return present
         return manifest
 

@@ -6,6 +6,7 @@ All goes through s3fs, whose credentials, endpoint and settings are used as they
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,8 +19,10 @@ from merge_assets.errors import StoreError
 from merge_assets.progress import ShouldStop
 from merge_assets.store.building import Building
 from merge_assets.store.manifest import Manifest
+from merge_assets.store.names import is_version
 from merge_assets.store.remote import RemoteBackend
 
+_LOG = logging.getLogger(__name__)
 LARGEST_COPY = 5 << 30
 """Bytes that S3 copies in one request at most."""
 
@@ -54,12 +57,27 @@ class S3Backend(RemoteBackend):
         from merge_assets.store.s3_building import S3Building
         from merge_assets.store.s3_progress import Progress
 
-        ours = folder.with_name("build")
-        known = ours.read_text() if ours.exists() else None
-        progress = Progress.find(self, line, key, known)
-        ours.write_text(progress.build)
+        ours = _OwnBuild(folder)
+        progress = Progress.find(self, line, key, ours.read())
+        ours.write(progress.build)
         building = S3Building(folder, self, progress, should_stop)
         return building, building.publish
+
+    def settle_build(self, folder: Path, manifest: Manifest) -> None:
+        from merge_assets.store.s3_progress import Progress
+
+        build = _OwnBuild(folder).read()
+        if build is None:
+            return
+        progress = Progress(self, manifest.line, build, manifest.key)
+        try:
+            versions = [name for name in self.folders(manifest.line) if is_version(name)]
+            if build in {one.build for name in versions if (one := self.manifest(manifest.line, name))}:
+                progress.forget()
+            else:
+                progress.discard()
+        except StoreError as error:
+            _LOG.warning("%s stays until `merge-assets store gc`: %s", self.url(progress.folder), error)
 
     def read(self, path: str) -> bytes | None:
         try:
@@ -224,6 +242,22 @@ class S3Backend(RemoteBackend):
             return cast(Mapping[str, Any], self._fs.call_s3(method, Bucket=bucket, Key=key, **arguments))
 
         return self._call(done, path, ask)
+
+
+class _OwnBuild:
+    """The name of the build in the bucket that a draft's builders work on, kept beside the draft's content."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder.with_name("build")
+
+    def read(self) -> str | None:
+        return self._path.read_text() if self._path.exists() else None
+
+    def write(self, build: str) -> None:
+        """All of it or nothing: with half a name, what is in the bucket would be found again by nobody."""
+        temporary = self._path.with_name("build.new")
+        temporary.write_text(build)
+        temporary.replace(self._path)
 
 
 class _Ranges(io.RawIOBase):

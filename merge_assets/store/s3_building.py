@@ -67,6 +67,8 @@ class S3Building(Building):
     def add(self, files: Sequence[PlannedFile], origins: Mapping[str, Origin]) -> None:
         self._note(files, origins)
         self._local = self.resumed
+        if not self.progress.files:  # what is begun from now on is found by the next attempt, on any machine
+            self.progress.save()
         for file in files:
             self._begin(file)
         sent = {
@@ -111,6 +113,8 @@ class S3Building(Building):
         beside = [name for name in manifest.files if name not in self.files]
         self._backend.upload(self.folder, ours, beside, progress, should_stop)
         self.tally.sent += sum(manifest.files[name].size for name in beside)
+        if self.progress.resumed:
+            self.progress.remove_all_but(manifest.files)
         in_force = self._backend.announce(ours)
         if in_force.build == self.progress.build:
             self.progress.forget()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from merge_assets.errors import StoreError
 from merge_assets.store.names import BUILDS
@@ -84,6 +85,7 @@ class Progress:
         files: by name.
         pieces: digests of the pieces whose bytes are known.
         flaws: what is wrong with these, where anything is.
+        resumed: whether an earlier attempt began it.
     """
 
     def __init__(self, backend: S3Backend, line: str, build: str, key: str) -> None:
@@ -92,6 +94,7 @@ class Progress:
         self.files: dict[str, FileProgress] = {}
         self.pieces: dict[str, str] = {}
         self.flaws: dict[str, int] = {}
+        self.resumed = False
         self._backend = backend
         self._key = key
         self._news = threading.Event()
@@ -114,13 +117,14 @@ class Progress:
             for entry in backend.listed(f"{line}/{BUILDS}")
             if (name := entry.path).endswith(f"/{PROGRESS}") and name.split("/")[-2].startswith(f"{prefix}-")
         }
-        now = _server_time(backend, line) if found else None
+        now = backend.now() if found else None
         dead = [
             build for build, changed in found.items() if build == ours or (now is not None and now - changed > DEAD)
         ]
         for build in sorted(dead, key=lambda build: (build != ours, found[build])):
             progress = cls(backend, line, build, key)
             if progress._load():
+                progress._abort_unknown()
                 return progress
         return cls(backend, line, f"{prefix}-{secrets.token_hex(4)}", key)
 
@@ -152,12 +156,33 @@ class Progress:
         self._backend.remove_files([f"{self.folder}/{PROGRESS}"])
 
     def discard(self) -> None:
-        """Remove the build with all that was sent for it."""
+        """Remove the build with all that was sent for it; the progress last, by which the rest would be found again."""
+        own = {(f"{self.folder}/{name}", state.upload) for name, state in self.files.items() if state.upload}
+        for path, upload in own | self._uploads():
+            self._backend.abort(path, upload)
+        self.remove_all_but(())
         self.forget()
-        for name, state in self.files.items():
-            if state.upload and not state.complete:
-                self._backend.abort(f"{self.folder}/{name}", state.upload)
-        self._backend.remove_files([entry.path for entry in self._backend.listed(self.folder)])
+
+    def remove_all_but(self, names: Collection[str]) -> None:
+        """Remove the files that were sent for the build and are none of these."""
+        known = {f"{self.folder}/{name}" for name in (*names, PROGRESS)}
+        files = [entry.path for entry in self._backend.listed(self.folder)]
+        self._backend.remove_files(path for path in files if path not in known)
+
+    def _abort_unknown(self) -> None:
+        """Abort uploads whose builder was killed before it wrote them down."""
+        known = {state.upload for state in self.files.values()}
+        for path, upload in self._uploads():
+            if upload not in known:
+                self._backend.abort(path, upload)
+
+    def _uploads(self) -> set[tuple[str, str]]:
+        """Path and id of uploads of the build that were neither completed nor aborted."""
+        try:
+            return {(upload.path, upload.id) for upload in self._backend.uploads(self.folder)}
+        except StoreError as error:  # not everybody who may write may list uploads
+            _LOG.warning("unfinished uploads below %s are not known: %s", self.folder, error)
+            return set()
 
     def _beat(self) -> None:
         quiet = 0
@@ -201,14 +226,5 @@ class Progress:
                 self.files[str(name)] = FileProgress(str(state["upload"]), parts, state["whole"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
+        self.resumed = True
         return True
-
-
-def _server_time(backend: S3Backend, line: str) -> datetime:
-    """The store's own clock, by which the ages of its files are told."""
-    path = f"{line}/{BUILDS}/clock-{secrets.token_hex(4)}"
-    backend.write_pointers({path: b""})
-    try:
-        return next(entry.changed for entry in backend.listed(f"{line}/{BUILDS}") if entry.path == path)
-    finally:
-        backend.remove_files([path])

@@ -41,6 +41,7 @@ from merge_assets.store.planned import Origin
 from merge_assets.store.remote import RemoteBackend
 from merge_assets.store.reuse import Verify, find_origins, verified
 from merge_assets.store.s3 import S3Backend
+from merge_assets.store.s3_progress import PROGRESS
 from merge_assets.store.sealed import seal
 from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
 
@@ -102,6 +103,17 @@ class ArtifactStore:
             return None
         return found
 
+    def reuse(self, line: str, key: str) -> Artifact | None:
+        """Like :meth:`find`, and what is found becomes the line's current version.
+
+        What a builder has left that was killed between the version's last byte and its own end is cleared.
+        """
+        found = self.find(line, key)
+        if found is not None:
+            self._backend.settle(_draft_name(line, key), found.manifest)
+            self._point(line, key, found.version)
+        return found
+
     def versions(self, line: str) -> list[Artifact]:
         """Every committed version of a line, oldest first."""
         names = [name for name in self._backend.folders(check_line(line)) if is_version(name)]
@@ -131,7 +143,7 @@ class ArtifactStore:
         """
         if self.get(line, version) is None:
             raise StoreError(f"{self.url}: there is no version {version} of {line}")
-        self._backend.write_pointers({f"{line}/{CURRENT}": _pointer_to(version)})
+        self._backend.write_pointers({f"{line}/{CURRENT}": seal({"version": version})})
 
     @contextlib.contextmanager
     def draft(self, line: str) -> Iterator[Draft]:
@@ -160,8 +172,7 @@ class ArtifactStore:
             StoreError: if the disk is full or the store cannot be reached.
         """
         check_line(line)
-        name = hashlib.sha256(f"{line}\n{check_key(key)}".encode()).hexdigest()[:24]
-        with self._backend.kept_draft(name) as folder:
+        with self._backend.kept_draft(_draft_name(line, check_key(key))) as folder:
             building, publish = self._backend.building(folder, line, key, should_stop)
             draft = BuildDraft(line, folder, partial(self._commit, publish=publish), building)
             try:
@@ -218,7 +229,7 @@ class ArtifactStore:
 
         jobs = {name: job(name) for name in manifest.files if name not in problems}
         run_batch(jobs, manifest.size, workers=_HASHERS, progress=progress, should_stop=should_stop)
-        ours = {MANIFEST, CLAIM}
+        ours = {PROGRESS} if manifest.build else {MANIFEST, CLAIM}
         for name in self._backend.sizes(base):
             if name not in manifest.files and name not in ours and not name.startswith("attempt-"):
                 problems[name] = "not in the manifest"
@@ -243,9 +254,12 @@ class ArtifactStore:
         files = draft.describe(digests, progress, should_stop)
         manifest = new_manifest(draft.line, version, key=key, files=files, inputs=inputs, details=details)
         published = publish(manifest, progress=progress, should_stop=should_stop)
-        pointer = _pointer_to(version)
-        self._backend.write_pointers({f"{draft.line}/{KEYS}/{key}.json": pointer, f"{draft.line}/{CURRENT}": pointer})
+        self._point(draft.line, key, version)
         return Artifact(draft.line, version, published, self._backend)
+
+    def _point(self, line: str, key: str, version: str) -> None:
+        pointer = seal({"version": version})
+        self._backend.write_pointers({f"{line}/{KEYS}/{key}.json": pointer, f"{line}/{CURRENT}": pointer})
 
     def _refuse_nesting(self, line: str, version: str) -> None:
         """A folder is a line or a version: else replacing a damaged version could remove a whole line."""
@@ -276,8 +290,8 @@ def _backend(root: str, options: Mapping[str, Any], scratch: Path | None) -> Bac
     return (S3Backend if scheme in ("s3", "s3a") else RemoteBackend)(root, options, scratch)
 
 
-def _pointer_to(version: str) -> bytes:
-    return seal({"version": version})
+def _draft_name(line: str, key: str) -> str:
+    return hashlib.sha256(f"{line}\n{key}".encode()).hexdigest()[:24]
 
 
 def _say(problems: Mapping[str, str]) -> str:

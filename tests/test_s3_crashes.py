@@ -1,25 +1,30 @@
 """Contract of builds that are killed or race: each goes on where it was, and nobody ever sees half a version.
 
-Processes are really killed, at random moments of builds into a local store and into a bucket, while a reader polls.
+Processes are really killed, at steps of builds into a local store and into a bucket, while a reader polls.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from merge_assets import api
-from merge_assets.store import ArtifactStore
+from merge_assets.errors import Stopped
+from merge_assets.store import ArtifactStore, s3_progress
+from merge_assets.store.s3_building import S3Building
+from tests import test_store_building as pieces
+from tests.faults.build_steps import CONTEXT, Scenario, write_project
+from tests.faults.build_steps import run as run_steps
 from tests.s3.builds import MEAN, build, project, workspace
 from tests.s3.rgw import Rgw
 
@@ -28,9 +33,6 @@ MOST = 6
 
 KILLS = int(os.environ.get("MERGE_ASSETS_KILLS", "15"))
 """Kills for each kind of store; 50 are run by hand before a release."""
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["merge_assets.api", "tests.s3.builds", "s3fs"])
 
 
 def run(root: Path, store: str, options: Mapping[str, Any], name: str, cache: Path | None, answers: Any = None) -> None:
@@ -62,19 +64,19 @@ class Reader(threading.Thread):
         self._done = threading.Event()
         self.seen: dict[str, str] = {}
         self.problems: list[str] = []
-        self.polls = 0
+        self._lock = threading.Lock()
 
     def run(self) -> None:
         while not self._done.wait(0.02):
             self.poll()
 
     def poll(self) -> None:
-        self.polls += 1
-        for line in self._store.lines("variants"):
-            for artifact in self._store.versions(line):
-                if artifact.url not in self.seen:
-                    self.seen[artifact.url] = artifact.version
-                    self.problems += self._store.verify(artifact)
+        with self._lock:
+            for line in self._store.lines("variants"):
+                for artifact in self._store.versions(line):
+                    if artifact.url not in self.seen:
+                        self.seen[artifact.url] = artifact.version
+                        self.problems += self._store.verify(artifact)
 
     @contextmanager
     def polling(self) -> Iterator[None]:
@@ -88,45 +90,35 @@ class Reader(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["local", "bucket"])
-def test_killed_builds_go_on_and_give_the_bytes_of_one_that_was_not(
+def test_builds_killed_over_and_over_go_on_and_give_the_bytes_of_one_that_was_not(
     where: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    root = project(tmp_path / "p", mean=MEAN)
-    store, options = str(tmp_path / "store"), {}
+    """Killed at steps drawn by lot, several times before they may finish, while a reader verifies every version."""
+    root, log = write_project(tmp_path / "p"), tmp_path / "log"
+    place, clean = Scenario(root), Scenario(root, number=1)
     if where == "bucket":
         server: Rgw = request.getfixturevalue("rgw")
-        store, options = f"s3://{request.getfixturevalue('bucket')}", server.options()
+        place = Scenario(root, request.getfixturevalue("bucket"), server.options())
+    steps = len(run_steps(place, edition(root, 0), log).steps)
     dice = random.Random(7)
-    reader = Reader(ArtifactStore(store, options, scratch=tmp_path / "reader"))
-    kills, number, longest = 0, 0, 0.0
+    reader = Reader(ArtifactStore(place.store, place.options, scratch=tmp_path / "reader"))
+    kills = number = 0
     with reader.polling():
         while kills < KILLS:
-            name = edition(root, number)
             number += 1
-            for attempt in range(MOST + 1):
-                answers = CONTEXT.Queue()
-                process = CONTEXT.Process(target=run, args=(root, store, options, name, None, answers))
-                began = time.monotonic()
-                process.start()
-                process.join(dice.uniform(0.1, longest) if attempt < MOST and number > 2 else None)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-                    kills += 1
-                    continue
-                assert process.exitcode == 0
-                if number == 2:  # the first one waits for the modules to be loaded
-                    longest = time.monotonic() - began
-                version = answers.get()[0]
-                break
-            clean = CONTEXT.Queue()
-            process = CONTEXT.Process(target=run, args=(root, str(tmp_path / "clean"), {}, name, None, clean))
-            process.start()
-            assert clean.get()[0] == version
+            name = edition(root, number)
+            for _ in range(MOST):
+                life = run_steps(place, name, log, dice.randint(1, steps))
+                kills += life.killed
+                reader.poll()
+                if not life.killed:
+                    break
+            version = life.version or run_steps(place, name, log).version
+            assert run_steps(clean, name, log).version == version
     reader.poll()
     assert reader.problems == []
-    assert len(reader.seen) == number
-    assert reader.polls > kills
+    assert len(reader.seen) == number + 1
+    assert [path.name for path in place.drafts.iterdir()] == [".lock"]
 
 
 def test_eight_builders_of_one_variant_all_succeed(tmp_path: Path, rgw: Rgw, bucket: str) -> None:
@@ -157,11 +149,6 @@ def test_a_build_without_its_machine_is_gone_on_with_elsewhere(
     tmp_path: Path, rgw: Rgw, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing but the bucket is left of the first one: as after an eviction to a machine with an empty disk."""
-    from datetime import timedelta
-
-    from merge_assets.errors import Stopped
-    from merge_assets.store import s3_progress
-
     root = project(tmp_path / "p", mean=MEAN)
     first = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "one")
     landed: list[int] = []
@@ -177,3 +164,38 @@ def test_a_build_without_its_machine_is_gone_on_with_elsewhere(
     assert built.report["tensors_resumed"] > 0
     assert built.artifact.version == build(workspace(root), "mean").artifact.version
     assert second.store.verify(built.artifact) == []
+
+
+def test_two_builders_that_go_on_with_one_build_leave_one_whole_version(
+    tmp_path: Path, rgw: Rgw, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each took the first builder for dead; both send the same parts into the same folder."""
+    one, two = (ArtifactStore(f"s3://{bucket}", rgw.options(), scratch=tmp_path / name) for name in ("one", "two"))
+    pieces.interrupt(one, pieces.FILE, "one")
+    monkeypatch.setattr(s3_progress, "DEAD", timedelta(seconds=-1))
+    with one.build(pieces.LINE, pieces.KEY) as first, two.build(pieces.LINE, pieces.KEY) as second:
+        for draft in (first, second):
+            draft.building.add([pieces.FILE], {})
+            pieces.fill(draft, pieces.FILE, *({"one", "two", "three"} - draft.building.finished))
+            assert isinstance(draft.building, S3Building)
+            wait(draft.building._futures)
+        assert first.building.progress.build == second.building.progress.build  # type: ignore[attr-defined]
+        assert pieces.commit(first).manifest == pieces.commit(second).manifest
+    (artifact,) = two.versions(pieces.LINE)
+    assert two.verify(artifact) == []
+
+
+def test_what_an_earlier_attempt_sent_and_this_one_has_not_is_removed(tmp_path: Path, rgw: Rgw, bucket: str) -> None:
+    store = ArtifactStore(f"s3://{bucket}", rgw.options(), scratch=tmp_path)
+    pieces.interrupt(store, pieces.FILE, "one")
+    client = rgw.client()
+    (progress,) = (entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"])
+    client.put_object(Bucket=bucket, Key=progress.replace("progress.json", "vocab.txt"), Body=b"old")
+    with store.build(pieces.LINE, pieces.KEY) as draft:
+        draft.building.add([pieces.FILE], {})
+        pieces.fill(draft, pieces.FILE, *({"one", "two", "three"} - draft.building.finished))
+        artifact = pieces.commit(draft)
+    assert store.verify(artifact) == []
+    assert {key for key in store.backend.sizes(pieces.LINE) if "/" in key and "builds" in key} == {
+        f"builds/{artifact.manifest.build}/{name}" for name in artifact.manifest.files
+    }

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,26 +17,16 @@ import pytest
 
 from merge_assets import api
 from merge_assets.engine import files as engine_files
+from merge_assets.engine.worker import Shared
 from merge_assets.errors import EngineError, StoreError
 from merge_assets.settings import Settings
 from merge_assets.store import ArtifactStore
 from tests.checkpoint_support import raw_file
-from tests.commands import command_environment, run_command
+from tests.commands import run_command
+from tests.faults.build_steps import Steps, in_a_process
 from tests.faults.support import build_faults, content, disk, names, the_error, write_project, write_recipes
 from tests.store_support import finish, spawn
 from tests.synthetic import write_llama
-
-SLOW_DISK = {"FAULT_SLOW": "10000"}
-"""So that a process spends most of its life in the engine, as it does with real models, and not in starting up."""
-
-# Without the checks of a variant: they write nothing, and spend seconds on importing transformers.
-BUILD = """
-import sys
-from merge_assets import api
-sys.modules["merge_assets.api.build"].check_variant = lambda *_, **__: []
-space = api.Workspace.open()
-api.build(space, space.recipe("ties"))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,44 +47,20 @@ def open_project(root: Path) -> api.Workspace:
 # -- killed ------------------------------------------------------------------------------------------------------------
 
 
-def kill_at_random(command: list[str], root: Path, kills: int, check: Callable[[int], bool], faults: str) -> int:
-    """Start a command and kill it, at moments spread over its life from its first instruction to its last.
-
-    Args:
-        command: arguments of Python.
-        root: where to run it.
-        kills: how many.
-        check: called after each with the process id; True if the process had begun to write.
-        faults: the library of faults.
-
-    Returns:
-        How many had begun to write.
-    """
-
-    def start() -> subprocess.Popen[bytes]:
-        output = subprocess.DEVNULL
-        environment = command_environment(root) | {"LD_PRELOAD": faults, **SLOW_DISK}
-        return subprocess.Popen([sys.executable, *command], cwd=root, env=environment, stdout=output, stderr=output)
-
-    began = time.monotonic()
-    process = start()
-    assert process.wait() == 0
-    lifetime = time.monotonic() - began
-    check(process.pid)
-    chance = random.Random(kills)
-    moments = [(number + chance.random()) / kills * lifetime for number in range(kills)]
-    chance.shuffle(moments)
-    writing = 0
-    while moments:
-        process = start()
-        time.sleep(moments[-1])
-        process.kill()
-        if process.wait() == 0:
-            moments[-1] *= 0.9  # it was quicker than the first
-        else:
-            moments.pop()
-        writing += check(process.pid) and process.returncode != 0
-    return writing
+def merge_until(root: Path, recipe: str, out: Path, overwrite: bool, last: int, log: Path) -> None:
+    """The body of a process that merges, and is killed at step ``last``; a report of progress is a step, too."""
+    os.chdir(root)
+    steps = Steps(root, last, log)
+    space = api.Workspace.open()
+    api.merge(
+        space,
+        space.recipe(recipe),
+        out,
+        threads=2,
+        shard_size=9_000_000,
+        overwrite=overwrite,
+        progress=lambda *_: steps.step("progress"),
+    )
 
 
 def models_below(root: Path) -> set[str]:
@@ -111,73 +73,46 @@ def models_below(root: Path) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("overwrite", "kills"), [(False, 24), (True, 16)], ids=["fresh", "overwrite"])
 def test_a_merge_killed_at_any_moment_shows_no_half_model(
-    overwrite: bool, kills: int, project: Path, faults: str
+    overwrite: bool, kills: int, project: Path, tmp_path: Path
 ) -> None:
     """OUT is absent, or the older model, or the new one, byte for byte; after every fourth kill, the re-run is whole."""
     inputs = {"m0", "m1", "m2"}
-    out, older = project / "out", project / "kept" / "older"
-    merge = ["merge", "ties", str(out), "--shard-size", "9MB", *(["--overwrite"] if overwrite else [])]
-    assert run_command("merge", "copy", str(older), root=project).code == 0
-    assert run_command("merge", "ties", str(project / "kept" / "whole"), "--shard-size", "9MB", root=project).code == 0
-    before, whole = content(older) if overwrite else {}, content(project / "kept" / "whole")
+    out, log = project / "out", tmp_path / "log"
+    kept = tmp_path / "kept"
+
+    def merge(recipe: str, where: Path, last: int = 0) -> int:
+        return in_a_process(merge_until, project, recipe, where, overwrite, last, log)
+
+    assert merge("copy", kept / "older") == 0
+    assert merge("ties", kept / "whole") == 0
+    steps = len(log.read_text().splitlines())
+    before, whole = content(kept / "older") if overwrite else {}, content(kept / "whole")
     assert len([name for name in whole if name.endswith(".safetensors")]) > 2
-    looked = 0
 
     def reset() -> None:
         shutil.rmtree(out, ignore_errors=True)
         if overwrite:
-            shutil.copytree(older, out)
+            shutil.copytree(kept / "older", out)
 
-    def check(process: int) -> bool:
-        nonlocal looked
-        found = content(out)
-        assert found in (before, whole), sorted(found)
-        assert models_below(project) == inputs | ({"out"} if found else set())
-        left = any(name.startswith(f".out.merging-{process}-") for name in names(project))
-        looked += 1
-        if looked % 4 == 0 or found == whole:
-            reset()
-        if looked % 4 == 0:
-            assert run_command(*merge, root=project).code == 0
-            assert content(out) == whole
-            assert [name for name in names(project) if name.startswith(".")] == [], "dead merges left these"
-            reset()
-        return left
-
+    writing = 0
     try:
-        reset()
-        assert kill_at_random(["-m", "merge_assets", *merge], project, kills, check, faults) >= 0.4 * kills
+        for number in range(1, kills + 1):
+            reset()
+            # The last of them lets it finish, or nearly: threads make a few steps more or less.
+            code = merge("ties", out, number * steps // kills)
+            found = content(out)
+            assert found == whole if code == 0 else found in (before, whole), sorted(found)
+            assert models_below(project) == inputs | ({"out"} if found else set())
+            writing += any(name.startswith(".out.merging-") for name in names(project))
+            if number % 4 == 0:
+                if found == whole:
+                    reset()
+                assert merge("ties", out) == 0
+                assert content(out) == whole
+                assert [name for name in names(project) if name.startswith(".")] == [], "dead merges left these"
     finally:
         shutil.rmtree(out, ignore_errors=True)
-        shutil.rmtree(project / "kept")
-
-
-@pytest.mark.slow
-def test_a_build_killed_at_any_moment_shows_no_half_version(project: Path, faults: str) -> None:
-    """The store has no version, or a whole one."""
-    root, line = project / "var" / "store", "variants/ties"
-    store = ArtifactStore(str(root))
-
-    def built() -> dict[str, str]:
-        subprocess.run([sys.executable, "-c", BUILD], cwd=project, env=command_environment(project), check=True)
-        (artifact,) = store.versions(line)
-        assert store.verify(artifact) == []
-        return {name: entry.digest for name, entry in artifact.manifest.files.items()}
-
-    def check(_: int) -> bool:
-        versions = store.versions(line)
-        assert all(store.verify(version) == [] for version in versions)
-        begun = root.exists() and names(root / ".drafts") != [".lock"]
-        if versions:
-            shutil.rmtree(root)
-        return begun
-
-    whole = built()
-    shutil.rmtree(root)
-    assert kill_at_random(["-c", BUILD], project, 10, check, faults) >= 4
-    assert built() == whole
-    assert names(root / ".drafts") == [".lock"]
-    shutil.rmtree(project / "var")
+    assert writing >= 0.4 * kills
 
 
 @pytest.mark.parametrize("how", ["swap", "aside"])
@@ -280,8 +215,9 @@ def test_an_error_in_one_thread_stops_the_others(
 ) -> None:
     """Each finishes at most the tile that it is at, of some hundreds that are left."""
     space, shard = open_project(project), project / "m1" / "model.safetensors"
-    failed = threading.Event()
+    failed, told = threading.Event(), threading.Event()
     after: list[int] = []
+    fail = Shared.fail
     read = engine_files.InputFiles.read_into
 
     def flaky(inputs: engine_files.InputFiles, path: str, buffer: memoryview, offset: int) -> None:
@@ -293,8 +229,13 @@ def test_an_error_in_one_thread_stops_the_others(
     def progress(done: int, total: int, label: str) -> None:
         if failed.is_set():
             after.append(threading.get_ident())
-            time.sleep(0.3)  # the error needs a moment to get about
+            assert told.wait(60), "nobody heard of the error"
 
+    def tell(shared: Shared, error: BaseException) -> None:
+        fail(shared, error)
+        told.set()
+
+    monkeypatch.setattr(Shared, "fail", tell)
     monkeypatch.setattr(engine_files.InputFiles, "read_into", flaky)
     with pytest.raises(EngineError, match="broke"):
         api.merge(space, space.recipe("linear"), tmp_path / "out", threads=3, tile=4096, progress=progress)

@@ -168,16 +168,16 @@ class Outcome:
     problems: list[str]
 
 
-class _Steps:
+class Steps:
     """Counts the steps of this process, writes them down, and kills it at one of them."""
 
-    def __init__(self, scenario: Scenario, last: int, log: Path) -> None:
-        self._place = str(scenario.root)
+    def __init__(self, place: Path, last: int, log: Path, *, sockets: bool = False) -> None:
+        self._place = str(place)
         self._last = last
         self._seen = 0
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
         self._last_on: dict[int, str] = {}
-        if scenario.bucket:
+        if sockets:
             for name in ("send", "recv"):
                 self._watch(name)
         sys.addaudithook(self._audit)
@@ -185,7 +185,7 @@ class _Steps:
     def note(self, text: str) -> None:
         os.write(self._log, f"{text}\n".encode())
 
-    def _step(self, text: str) -> None:
+    def step(self, text: str) -> None:
         self._seen += 1
         self.note(text)
         if self._seen == self._last:
@@ -195,9 +195,9 @@ class _Steps:
         if event == "socket.connect" or event.startswith(_LOOKS):
             told = str(arguments)
             if event == "socket.connect" or self._place in told:
-                self._step(f"{event} {told}")
+                self.step(f"{event} {told}")
         elif event.startswith(_CALLS) and event != "os.kill":
-            self._step(f"{event} {arguments}")
+            self.step(f"{event} {arguments}")
 
     def _watch(self, name: str) -> None:
         call = getattr(socket.socket, name)
@@ -208,7 +208,7 @@ class _Steps:
                 what = said[0].decode() if said else f"more by socket.{name}"
                 # What is sent and received in pieces is two steps: before the first, and in the middle.
                 if said or self._last_on.get(connection.fileno()) != what:
-                    self._step(what)
+                    self.step(what)
                 self._last_on[connection.fileno()] = what
             return call(connection, data, *more)
 
@@ -217,7 +217,7 @@ class _Steps:
 
 def _build(scenario: Scenario, recipe: str, last: int, log: Path) -> None:
     """The body of a process that builds."""
-    steps = _Steps(scenario, last, log)
+    steps = Steps(scenario.root, last, log, sockets=bool(scenario.bucket))
     commit = Draft.commit
 
     def noted(*arguments: Any, **more: Any) -> Any:

@@ -1,7 +1,6 @@
 /* Preloaded into a process, makes its file operations fail as hardware and file systems do.
  *
  * FAULT_READ=PATH:OFFSET   reads and in-kernel copies that touch PATH's byte OFFSET or one after it end with EIO
- * FAULT_SLOW=MICROSECONDS  positioned reads take that much longer, as from a slow disk
  * FAULT_FALLOCATE=1        reserving space succeeds and reserves nothing, as on a file system that cannot
  * FAULT_FSYNC=1            fsync of a safetensors file ends with EIO, as when delayed writes were lost
  */
@@ -43,13 +42,6 @@ static ssize_t fail(void)
     return -1;
 }
 
-static void wait_for_disk(void)
-{
-    const char *slow = getenv("FAULT_SLOW");
-    if (slow)
-        usleep(atoi(slow));
-}
-
 static size_t total(const struct iovec *parts, int count)
 {
     size_t sum = 0;
@@ -60,19 +52,16 @@ static size_t total(const struct iovec *parts, int count)
 
 ssize_t pread64(int fd, void *to, size_t count, off64_t offset)
 {
-    wait_for_disk();
     return broken(fd, offset, count) ? fail() : REAL(pread64)(fd, to, count, offset);
 }
 
 ssize_t preadv64(int fd, const struct iovec *parts, int count, off64_t offset)
 {
-    wait_for_disk();
     return broken(fd, offset, total(parts, count)) ? fail() : REAL(preadv64)(fd, parts, count, offset);
 }
 
 ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off64_t offset, int flags)
 {
-    wait_for_disk();
     return broken(fd, offset, total(parts, count)) ? fail() : REAL(preadv64v2)(fd, parts, count, offset, flags);
 }
 

@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEER := $(abspath $(or $(MERGEKIT_VENV),.peer))
+# A file's tests stay together, for what they share; tests/tiers.py puts the longest files first.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NATIVE := $(wildcard merge_assets/engine/native/*.[ch])
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
 
-.PHONY: help install install-dev servers demo ui test lint bench bench-definitions bench-s3 fuzz clean
+.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-s3 fuzz mutants clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,7 +47,10 @@ servers: ## Install the servers that the tests run against, as root on Debian; e
 	@tests/install_servers.sh
 
 test: install-dev servers lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors, then all tests.
-	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest $(WORKERS)
+
+quick: install-dev ## The tests that need no server, browser or mergekit and take no more than seconds each: two minutes.
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not server and not browser and not peer"
 
 lint: install-dev ## Format, lint, types and the floors of the house.
 	$(BIN)/ruff format --check .
@@ -65,6 +70,9 @@ bench-s3: install-dev servers ## Time builds into S3 beside a plain copy, and in
 fuzz: install-dev ## Fuzz what others write with atheris; TIME=3600 for an hour in all.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
 	$(BIN)/python -m tests.fuzz.run --seconds $(or $(TIME),60)
+
+mutants: install-dev ## Change the code in 300 places and see whether a test notices; ARGS="--only plan/resolver".
+	$(BIN)/python -m tests.mutants.run $(ARGS)
 
 clean: ## Remove what was built, not the packages.
 	rm -rf var .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
@@ -19,6 +18,7 @@ from merge_assets.plan import Plan
 from merge_assets.recipe import load_recipe
 from merge_assets.settings import Settings
 from merge_assets.sources import Workspace
+from tests import needs
 
 LLAMA = LlamaConfig(
     vocab_size=64,
@@ -91,7 +91,7 @@ def save_base(folder: Path, config: Any, *, seed: int = 0) -> Path:
 def save_adapter(
     folder: Path,
     base: Path,
-    lora: LoraConfig,
+    lora: Any,
     *,
     seed: int = 1,
     change: Callable[[Any], None] | None = None,
@@ -109,7 +109,7 @@ def save_adapter(
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if change is not None:
         change(model)
-    adapted = get_peft_model(model, lora)
+    adapted = needs.module("peft").get_peft_model(model, lora)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
@@ -122,7 +122,7 @@ def peft_model(base: Path, adapter: Path, change: Callable[[Any], None] | None =
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if change is not None:
         change(model)
-    return PeftModel.from_pretrained(model, adapter).eval()
+    return needs.module("peft").PeftModel.from_pretrained(model, adapter).eval()
 
 
 def merged_by_peft(base: Path, adapter: Path, change: Callable[[Any], None] | None = None) -> dict[str, torch.Tensor]:
@@ -199,7 +199,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Path:
     return save_adapter(
         tmp_path_factory.mktemp("models") / "plain",
         llama,
-        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
+        needs.module("peft").LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
     )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, WhisperConfig, WhisperForConditionalGeneration
 
+from tests import needs
 from tests.adapter_support import (
     GPT2_CASES,
     LLAMA,
@@ -37,6 +37,8 @@ from tests.architectures import FAMILIES
 from tests.synthetic import read_tensors
 
 __all__ = ["gpt2", "llama", "plain", "tied"]
+
+peft = needs.module("peft")
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::peft.utils.warning.PeftWarning")
 
@@ -64,14 +66,14 @@ WHISPER = WhisperConfig(
 
 @pytest.mark.parametrize("case", LLAMA_CASES)
 def test_lora_references_equal_what_peft_merges(case: str, llama: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", llama, LoraConfig(**LLAMA_CASES[case]))
+    adapter = save_adapter(tmp_path / "adapter", llama, peft.LoraConfig(**LLAMA_CASES[case]))
     ours = read_tensors(merge_recipe(passthrough(f"{llama}+{adapter}"), tmp_path))
     assert_equal_to_rounding(ours, merged_by_peft(llama, adapter))
 
 
 @pytest.mark.parametrize("case", GPT2_CASES)
 def test_weights_stored_as_in_by_out_are_adapted_transposed(case: str, gpt2: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", gpt2, LoraConfig(**GPT2_CASES[case]))
+    adapter = save_adapter(tmp_path / "adapter", gpt2, peft.LoraConfig(**GPT2_CASES[case]))
     ours = read_tensors(merge_recipe(passthrough(f"{gpt2}+{adapter}"), tmp_path))
     theirs = merged_by_peft(gpt2, adapter)
     assert_equal_to_rounding(ours, {name: theirs[name] for name in ours})
@@ -92,7 +94,7 @@ def test_adapters_of_fused_experts_reach_every_expert_in_the_files(
 ) -> None:
     family = replace(FAMILIES[name], dtype=torch.float32)
     base = family.save(tmp_path / "base", 1)
-    adapted = get_peft_model(family.load(base)[0], LoraConfig(r=3, target_modules=targets, use_rslora=rslora))
+    adapted = peft.get_peft_model(family.load(base)[0], peft.LoraConfig(r=3, target_modules=targets, use_rslora=rslora))
     torch.manual_seed(2)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -113,7 +115,7 @@ def test_convolutions_are_adapted(dora: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(WHISPER)
     model.save_pretrained(tmp_path / "base")
-    adapted = get_peft_model(model, LoraConfig(r=3, target_modules=["conv1", "conv2"], use_dora=dora))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=["conv1", "conv2"], use_dora=dora))
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
@@ -131,7 +133,7 @@ def test_an_adapter_with_more_tokens_brings_its_embeddings(llama: Path, tmp_path
         torch.manual_seed(5)
         model.resize_token_embeddings(80)
 
-    adapter = save_adapter(tmp_path / "adapter", llama, LoraConfig(r=2, target_modules=["q_proj"]), change=grow)
+    adapter = save_adapter(tmp_path / "adapter", llama, peft.LoraConfig(r=2, target_modules=["q_proj"]), change=grow)
     out = merge_recipe(passthrough(f"{llama}+{adapter}"), tmp_path)
     assert_equal_to_rounding(read_tensors(out), merged_by_peft(llama, adapter, grow))
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 80
@@ -149,7 +151,7 @@ def test_the_merged_model_loads_and_computes_what_the_adapted_one_does(
 
 
 def test_tensors_that_an_adapter_replaces_are_listed_as_dropped(llama: Path, tmp_path: Path) -> None:
-    lora = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     adapter = save_adapter(tmp_path / "adapter", llama, lora)
     plan = plan_recipe(passthrough(f"{llama}+{adapter}"), tmp_path)
     assert [(item.tensor, item.reason) for item in plan.dropped] == [
@@ -209,7 +211,7 @@ def test_names_without_prefix_and_with_the_adapters_name_are_read(llama: Path, p
 def test_a_tied_head_is_untied_where_only_one_of_the_two_is_adapted(
     lora: dict[str, Any], tied: Path, tmp_path: Path
 ) -> None:
-    adapter = save_adapter(tmp_path / "adapter", tied, LoraConfig(r=2, **lora))
+    adapter = save_adapter(tmp_path / "adapter", tied, peft.LoraConfig(r=2, **lora))
     out = merge_recipe(passthrough(f"{tied}+{adapter}"), tmp_path)
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
     model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
@@ -218,7 +220,7 @@ def test_a_tied_head_is_untied_where_only_one_of_the_two_is_adapted(
 
 
 def test_a_tied_head_stays_tied_where_the_adapter_keeps_it_so(tied: Path, tmp_path: Path) -> None:
-    lora = LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True)
+    lora = peft.LoraConfig(r=2, target_modules=["embed_tokens", "q_proj"], ensure_weight_tying=True)
     adapter = save_adapter(tmp_path / "adapter", tied, lora)
     out = merge_recipe(passthrough(f"{tied}+{adapter}"), tmp_path)
     assert "lm_head.weight" not in read_tensors(out)
@@ -227,7 +229,7 @@ def test_a_tied_head_stays_tied_where_the_adapter_keeps_it_so(tied: Path, tmp_pa
 
 
 def test_a_tied_head_stays_tied_where_the_adapter_leaves_both_alone(tied: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", tied, LoraConfig(r=2, target_modules=["q_proj"]))
+    adapter = save_adapter(tmp_path / "adapter", tied, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     out = merge_recipe(passthrough(f"{tied}+{adapter}"), tmp_path)
     assert "lm_head.weight" not in read_tensors(out)
 
@@ -238,7 +240,7 @@ def test_a_tied_head_stays_tied_where_the_adapter_leaves_both_alone(tied: Path, 
 def test_long_sums_are_those_of_float64(tmp_path: Path) -> None:
     """Rank 64 in float32 sums would lose four digits here."""
     base = save_base(tmp_path / "base", LLAMA)
-    adapter = save_adapter(tmp_path / "adapter", base, LoraConfig(r=64, lora_alpha=64, target_modules=["q_proj"]))
+    adapter = save_adapter(tmp_path / "adapter", base, peft.LoraConfig(r=64, lora_alpha=64, target_modules=["q_proj"]))
     low = read_tensors(adapter)
     name = "model.layers.0.self_attn.q_proj"
     down, up = (low[f"base_model.model.{name}.lora_{side}.weight"].double().numpy() for side in "AB")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig
 
 from merge_assets import api
 from merge_assets.recipe import load_recipe
 from merge_assets.reference import ModelReference
+from tests import needs
 from tests.adapter_support import (
     GPT2_CASES,
     LINEAR,
@@ -36,13 +36,15 @@ from tests.vocabulary_support import word_model
 
 __all__ = ["gpt2", "llama", "plain"]
 
+peft = needs.module("peft")
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::peft.utils.warning.PeftWarning")
 
 # -- in merges ---------------------------------------------------------------------------------------------------------
 
 
 def test_two_adapters_on_one_base_merge_as_the_models_that_they_make(llama: Path, plain: Path, tmp_path: Path) -> None:
-    other = save_adapter(tmp_path / "other", llama, LoraConfig(r=3, target_modules=LINEAR, use_dora=True), seed=9)
+    other = save_adapter(tmp_path / "other", llama, peft.LoraConfig(r=3, target_modules=LINEAR, use_dora=True), seed=9)
     recipe = (
         "merge_method: linear\ndtype: float32\nmodels:\n"
         f"  - {{model: {llama}+{plain}, parameters: {{weight: 0.3}}}}\n"
@@ -128,7 +130,7 @@ def test_a_quantised_model_can_be_adapted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", ["rank-stabilised", "DoRA of embeddings and head", "DoRA"])
 def test_bytes_do_not_depend_on_tiles_and_threads(case: str, llama: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", llama, LoraConfig(**LLAMA_CASES[case]))
+    adapter = save_adapter(tmp_path / "adapter", llama, peft.LoraConfig(**LLAMA_CASES[case]))
     recipe = passthrough(f"{llama}+{adapter}")
     whole = (merge_recipe(recipe, tmp_path, threads=1) / "model.safetensors").read_bytes()
     for options in ({"threads": 4}, {"threads": 2, "tile": 1024}, {"threads": 1, "tile": 1031}):
@@ -136,7 +138,7 @@ def test_bytes_do_not_depend_on_tiles_and_threads(case: str, llama: Path, tmp_pa
 
 
 def test_transposed_bytes_do_not_depend_on_tiles_and_threads(gpt2: Path, tmp_path: Path) -> None:
-    adapter = save_adapter(tmp_path / "adapter", gpt2, LoraConfig(**GPT2_CASES["fan_in_fan_out with DoRA"]))
+    adapter = save_adapter(tmp_path / "adapter", gpt2, peft.LoraConfig(**GPT2_CASES["fan_in_fan_out with DoRA"]))
     recipe = passthrough(f"{gpt2}+{adapter}")
     whole = (merge_recipe(recipe, tmp_path, threads=1) / "model.safetensors").read_bytes()
     for options in ({"threads": 4}, {"threads": 2, "tile": 1024}, {"threads": 1, "tile": 1031}):

@@ -14,6 +14,7 @@ from merge_assets.checkpoint import Checkpoint, TensorHeader, open_checkpoint, r
 from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.plan.adapted import adapt
 from merge_assets.reference import ModelReference
+from tests import needs
 from tests.adapter_support import (
     edit_config,
     edit_tensors,
@@ -25,6 +26,8 @@ from tests.adapter_support import (
 )
 
 __all__ = ["llama", "plain"]
+
+needs.module("peft")
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::peft.utils.warning.PeftWarning")
 

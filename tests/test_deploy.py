@@ -30,6 +30,7 @@ from dagster._core.instance.ref import InstanceRef
 from dagster._core.workspace.config_schema import process_workspace_config
 
 from merge_assets.settings import Settings
+from tests import needs
 
 PROJECT = Path(__file__).parents[1]
 DEPLOY = PROJECT / "deploy"
@@ -69,6 +70,7 @@ def extras_of(stage: str) -> set[str]:
 
 
 def compose_errors(path: Path) -> str:
+    needs.module("check_jsonschema")
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
     return subprocess.run(check, capture_output=True, text=True, check=False).stdout
 
@@ -322,7 +324,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of an empty database; the server refuses to run as root, so root runs it as the user that Debian made."""
     programs = postgres_programs()
     if programs is None:
-        pytest.skip("no Postgres on this machine")
+        needs.refuse("no Postgres on this machine; apt-get install --no-install-recommends postgresql")
     as_user: list[str | Path] = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
     folder = Path(f"/tmp/merge-assets-postgres-{os.getpid()}")
     port = free_port()

@@ -7,6 +7,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,7 +16,6 @@ from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, format_count
 from merge_assets.evaluation.scores import Scores, TaskScore, format_delta, format_value, metric_key
 
-CHROMIUM = Path("/usr/bin/chromium")
 RECIPE = "name: mix\nmerge_method: slerp\n# </script><b>&\n"
 
 
@@ -255,51 +255,45 @@ def test_the_page_holds_the_table_without_its_script(board: Leaderboard) -> None
     assert "demo_cloze acc_norm\n56.0% ± 3.0\n50 documents, 0-shot\n▲ +6.0 vs a (50.0)\n▲ +16.0 vs org/b (40.0)" in tips
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="needs /usr/bin/chromium (apt-get install chromium)")
 def test_in_a_browser_columns_sort_filters_hide_and_the_panel_shows_the_recipe(
-    board: Leaderboard, tmp_path: Path
+    board: Leaderboard, tmp_path: Path, chromium: Any
 ) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
     board.write(tmp_path)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        page = browser.new_page()
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text))
-        page.goto((tmp_path / "leaderboard.html").as_uri())
+    page = chromium.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto((tmp_path / "leaderboard.html").as_uri())
 
-        def models() -> list[str]:
-            names: list[str] = page.locator("#board tbody tr:visible th.model a").all_inner_texts()
-            return names
+    def models() -> list[str]:
+        names: list[str] = page.locator("#board tbody tr:visible th.model a").all_inner_texts()
+        return names
 
-        def head(name: str) -> object:
-            return page.locator("#board thead button", has_text=name)
+    def head(name: str) -> object:
+        return page.locator("#board thead button", has_text=name)
 
-        assert models() == ["mix", "org/b", "a", "deep", "alone"]
-        head("perplexity").click()
-        assert models() == ["org/b", "mix", "a", "deep", "alone"]
-        assert page.locator("th[aria-sort=ascending]").count() == 1
-        head("perplexity").click()
-        assert models() == ["deep", "a", "mix", "org/b", "alone"]
-        head("cloze").click()
-        assert models() == ["mix", "a", "org/b", "deep", "alone"]
-        head("Model").click()
-        assert models() == ["a", "alone", "deep", "mix", "org/b"]
+    assert models() == ["mix", "org/b", "a", "deep", "alone"]
+    head("perplexity").click()
+    assert models() == ["org/b", "mix", "a", "deep", "alone"]
+    assert page.locator("th[aria-sort=ascending]").count() == 1
+    head("perplexity").click()
+    assert models() == ["deep", "a", "mix", "org/b", "alone"]
+    head("cloze").click()
+    assert models() == ["mix", "a", "org/b", "deep", "alone"]
+    head("Model").click()
+    assert models() == ["a", "alone", "deep", "mix", "org/b"]
 
-        page.get_by_role("radio", name="Variants").check()
-        assert models() == ["alone", "deep", "mix"]
-        page.get_by_role("searchbox").fill("org/b")
-        assert models() == ["mix"]
-        assert page.locator("output").inner_text() == "1 of 5 models"
+    page.get_by_role("radio", name="Variants").check()
+    assert models() == ["alone", "deep", "mix"]
+    page.get_by_role("searchbox").fill("org/b")
+    assert models() == ["mix"]
+    assert page.locator("output").inner_text() == "1 of 5 models"
 
-        page.get_by_role("link", name="mix").click()
-        assert "merge_method: slerp" in page.locator("dialog pre").inner_text()
-        page.keyboard.press("Escape")
-        assert not page.locator("dialog").is_visible()
-        assert problems == []
-        browser.close()
+    page.get_by_role("link", name="mix").click()
+    assert "merge_method: slerp" in page.locator("dialog pre").inner_text()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    assert problems == []
 
 
 @pytest.mark.parametrize(

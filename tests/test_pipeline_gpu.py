@@ -11,33 +11,34 @@ from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
-import kubernetes_validate
 import pytest
-from dagster_k8s import DagsterK8sJobConfig, construct_dagster_k8s_job
-from dagster_k8s.job import get_user_defined_k8s_config
-from kubernetes.client import ApiClient
 
 from merge_assets.errors import SettingsError
 from merge_assets.pipeline import executor
 from merge_assets.settings import Settings
+from tests import needs
 from tests.commands import run_command
 from tests.pipeline_support import MEAN, Project, project
 
 __all__ = ["project"]  # fixture
 
+dagster_k8s = needs.module("dagster_k8s.job")
+kubernetes = needs.module("kubernetes.client")
+kubernetes_validate = needs.module("kubernetes_validate")
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def pod_of(tags: Any) -> dict[str, Any]:
-    job = construct_dagster_k8s_job(
-        job_config=DagsterK8sJobConfig(job_image="merge-assets:test", dagster_home="/dagster"),
+    job = dagster_k8s.construct_dagster_k8s_job(
+        job_config=dagster_k8s.DagsterK8sJobConfig(job_image="merge-assets:test", dagster_home="/dagster"),
         args=["dagster", "api", "execute_step"],
         job_name="dagster-step-test",
-        user_defined_k8s_config=get_user_defined_k8s_config(tags),
+        user_defined_k8s_config=dagster_k8s.get_user_defined_k8s_config(tags),
         pod_name="dagster-step-test",
         component="step_worker",
     )
-    return ApiClient().sanitize_for_serialization(job)
+    return kubernetes.ApiClient().sanitize_for_serialization(job)
 
 
 def op_of(definitions: dg.Definitions, key: list[str]) -> dg.OpDefinition:

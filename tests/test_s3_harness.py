@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import botocore.exceptions
 import pytest
-import s3fs
 
+from tests import needs
 from tests.s3 import rgw as rgw_module
 from tests.s3.faults import KINDS
 from tests.s3.proxy import Counts, FaultProxy
 from tests.s3.rgw import Rgw
+
+s3fs = needs.module("s3fs")
+exceptions = needs.module("botocore.exceptions")
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(5 * MIB)
@@ -52,9 +54,9 @@ def once(client: Any) -> Callable[..., Any]:
     def call(name: str, **arguments: Any) -> Any:
         try:
             return getattr(client, name)(**arguments)
-        except botocore.exceptions.ClientError as error:
+        except exceptions.ClientError as error:
             return error.response["Error"]["Code"]
-        except botocore.exceptions.BotoCoreError as error:
+        except exceptions.BotoCoreError as error:
             return type(error).__name__
 
     return call

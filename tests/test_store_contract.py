@@ -21,6 +21,7 @@ import pytest
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.sealed import seal, unseal
+from tests import needs
 from tests.store_support import FILES, LINE, commit, write_files
 
 
@@ -61,7 +62,7 @@ class Place:
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server = needs.module("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
@@ -78,7 +79,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         case "memory":
             root = f"memory://{unique}/store"
         case _:
-            boto3 = pytest.importorskip("boto3")
+            boto3 = needs.module("boto3")
             endpoint = request.getfixturevalue("s3_endpoint")
             options = {
                 "key": "an-access-key",

@@ -15,7 +15,6 @@ By hand, until Ctrl-C: ``python -m tests.s3.rgw``
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import shutil
 import signal
@@ -30,9 +29,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
+
+from tests import needs
 
 PROGRAMS = {
     "ceph-mon": "ceph-mon",
@@ -110,9 +109,9 @@ def missing_packages() -> list[str]:
 
 def require_packages() -> None:
     """Without them the test that asks fails where CI is set, and is skipped elsewhere."""
+    needs.module("boto3")
     if missing := missing_packages():
-        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse(f"no S3 server on this machine; apt-get install --no-install-recommends {' '.join(missing)}")
+        needs.refuse(f"no S3 server on this machine; apt-get install --no-install-recommends {' '.join(missing)}")
 
 
 class Rgw:
@@ -179,13 +178,14 @@ class Rgw:
 
     def client(self, url: str | None = None, **config: Any) -> Any:
         """A boto3 client, of this server or of a proxy before it; ``config`` goes to botocore's ``Config``."""
+        boto3, botocore = needs.module("boto3"), needs.module("botocore.config")
         return boto3.client(
             "s3",
             endpoint_url=url or self.url,
             region_name=REGION,
             aws_access_key_id=self.key,
             aws_secret_access_key=self.secret,
-            config=Config(**config),
+            config=botocore.Config(**config),
         )
 
     def options(self, url: str | None = None) -> dict[str, Any]:

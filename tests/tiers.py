@@ -1,0 +1,46 @@
+"""Which tests are of which tier, in which order they run, and what is said of those that were not run.
+
+A test that asks for a server's fixture is marked ``server``, one that asks for the browser ``browser``; a file may mark itself.
+``make quick`` leaves out both, and ``slow`` and ``peer``. See docs/testing.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+
+FIXTURES = {"rgw": "server", "postgres": "server", "s3_endpoint": "server", "chromium": "browser"}
+"""What asks for one of these fixtures has this mark."""
+
+_WEIGHTS = {"slow": 20, "peer": 20, "browser": 20, "server": 5}
+"""How many plain tests a test of this mark counts as."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests, and put the long files first, so that workers end together."""
+    weights: defaultdict[str, int] = defaultdict(int)
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in FIXTURES:
+                item.add_marker(FIXTURES[fixture])
+        marks = {mark.name for mark in item.iter_markers()}
+        weights[_file(item)] += max((weight for mark, weight in _WEIGHTS.items() if mark in marks), default=1)
+    items.sort(key=lambda item: -weights[_file(item)])  # stable: tests of a file stay together and in order
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many tests were not run, and why."""
+    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
+    if reasons:
+        listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"{reasons.total()} tests or files of tests were not run: {listing}")
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")

@@ -41,9 +41,7 @@ def test_first_observation_builds_everything_once(project: Project, fake: FakeAp
 
 def test_an_unchanged_checkpoint_is_not_recorded_again(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     assert daemon.observe() == []
     assert daemon.settle() == []
 
@@ -51,9 +49,7 @@ def test_an_unchanged_checkpoint_is_not_recorded_again(project: Project, fake: F
 def test_changed_bytes_rebuild_what_depends_on_them_and_nothing_else(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
     project.recipe("pruned", PRUNED)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     project.checkpoint("one", "other weights")
     assert daemon.observe() == ["base/checkpoints/one"]
     assert daemon.settle() == ["scores/quick/checkpoints/one", "variants/mean", "scores/quick/mean", "leaderboard"]
@@ -62,9 +58,7 @@ def test_changed_bytes_rebuild_what_depends_on_them_and_nothing_else(project: Pr
 def test_a_change_that_leaves_the_merged_bytes_alone_stops_there(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     project.checkpoint("one", "weights of one# a comment")
     daemon.observe()
     assert daemon.settle() == ["scores/quick/checkpoints/one", "variants/mean"]
@@ -72,9 +66,7 @@ def test_a_change_that_leaves_the_merged_bytes_alone_stops_there(project: Projec
 
 def test_a_new_recipe_is_built_after_a_reload_and_others_are_not(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     fake.calls.clear()
     project.recipe("second", SECOND)
     daemon.reload()
@@ -88,9 +80,7 @@ def test_an_edited_recipe_is_rebuilt_with_what_depends_on_it(project: Project, f
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
     project.recipe("pruned", PRUNED)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     fake.calls.clear()
     project.recipe("mean", MEAN + "parameters: {normalize: false}\n")
     daemon.reload()
@@ -100,9 +90,7 @@ def test_an_edited_recipe_is_rebuilt_with_what_depends_on_it(project: Project, f
 
 def test_an_edit_that_changes_no_bytes_of_the_result_rebuilds_nothing(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     project.recipe("mean", f"description: words for people\ngroup: elsewhere\n{MEAN}# a comment\n")
     daemon.reload()
     assert daemon.settle() == []
@@ -110,9 +98,7 @@ def test_an_edit_that_changes_no_bytes_of_the_result_rebuilds_nothing(project: P
 
 def test_a_revision_that_arrives_during_a_run_is_not_lost(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
 
     def change_once(name: str) -> None:
         if name == "mean":
@@ -133,9 +119,7 @@ def test_a_revision_that_arrives_during_a_run_is_not_lost(project: Project, fake
 def test_a_checkpoint_shared_with_a_parent_builds_the_child_once(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND.replace("three", "one"))
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     fake.calls.clear()
     project.checkpoint("one", "other weights")
     daemon.observe()
@@ -173,9 +157,7 @@ def test_hub_recipes_are_shown_but_neither_polled_nor_built(project: Project, fa
     project.recipe("mean", MEAN)
     project.recipe("far", HUB)
     project.recipe("farther", "merge_method: linear\nmodels: [{model: far, parameters: {weight: 1}}]\n")
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     assert not {"far", "farther"} & set(fake.calls)
     sensors = {sensor.name for sensor in daemon.definitions.sensors or []}
     assert "hub_revisions" not in sensors
@@ -200,9 +182,7 @@ def test_a_checkpoint_that_cannot_be_read_does_not_stop_the_others(
 
 def test_a_checkpoint_changed_since_its_observation_makes_the_variant_stale(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     project.checkpoint("one", "bytes that nobody observed")
     assert daemon.run([dg.AssetKey(["variants", "mean"])])
     assert _stale(daemon) == {"variants/mean", "scores/quick/mean", "scores/quick/checkpoints/one"}

@@ -30,9 +30,7 @@ def chain(project: Project, fake: FakeApi) -> Daemon:
     """``second`` is made of ``mean``; all is built and scored."""
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     fake.calls.clear()
     return daemon
 
@@ -201,9 +199,7 @@ def test_a_recipe_that_is_added_while_its_input_is_rebuilt_to_the_same_bytes_is_
     """Only that it is new asks for it: its input ends as it began."""
     project.recipe("mean", MEAN)
     project.recipe("pruned", PRUNED)  # the third checkpoint is observed, too
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
 
     def add_once(name: str) -> None:
         if name == "mean":
@@ -255,9 +251,7 @@ def test_the_leaderboard_of_the_night_collects_what_there_is(project: Project, f
 def test_a_removed_recipe_takes_its_assets_along_and_nothing_fails(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
     project.recipe("pruned", PRUNED)
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.settled(project, fake)
     fake.calls.clear()
     (project.root / "recipes" / "pruned.yaml").unlink()
     daemon.reload()

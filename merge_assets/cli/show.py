@@ -33,7 +33,8 @@ from merge_assets.settings import load_settings
 def show_recipes(*, as_json: bool) -> int:
     """Print all recipes; 1 if any is broken."""
     workspace = Workspace.open()
-    broken = [_broken_row(one.name, one.file, one.error) for one in (*workspace.book.broken, *workspace.suites.broken)]
+    broken = [_broken_row(recipe.name, recipe.file, recipe.error) for recipe in workspace.book.broken]
+    broken += [_broken_row(suite.name, suite.file, suite.error) for suite in workspace.suites.broken]
     rows = []
     for name in workspace.book.order():
         recipe = workspace.book.recipes[name]

@@ -26,7 +26,7 @@ _GOOD = {
 }
 
 
-def build_hub_check(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.AssetChecksDefinition:
+def build_hub_check(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.AssetsDefinition:
     """The check that the sensor evaluates without a run; run by hand, it looks at once."""
 
     named = stand_ins(node.key for node in nodes)

@@ -102,6 +102,7 @@ def _roots(text: str) -> Iterator[_Root]:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.NodeEvent) and depth == 1 and key is None:
+            assert event.start_mark is not None
             key, start = getattr(event, "value", ""), event.start_mark.index
             continue
         if isinstance(event, yaml.CollectionStartEvent):
@@ -109,7 +110,7 @@ def _roots(text: str) -> Iterator[_Root]:
                 root.flow = bool(event.flow_style)
             depth += 1
         elif isinstance(event, yaml.ScalarEvent | yaml.AliasEvent | yaml.CollectionEndEvent) and depth == 1:
-            assert key is not None
+            assert key is not None and event.end_mark is not None
             root.entries.append((key, start, event.end_mark.index))
             key = None
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -25,6 +27,9 @@ HOME = "http://localhost:3000"
 JSON = {"content-type": "application/json"}
 PAGE = {"accept": "text/html,application/xhtml+xml"}
 TOKEN = "correct horse battery staple"
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +190,18 @@ def test_pages_files_and_links_from_elsewhere_are_answered_as_by_the_bare_server
     answer = gate(site).get(path, headers=link)
     assert answer.status_code == 200
     assert len(answer.content) == len(bare(site).get(path).content)
+
+
+def test_downloads_and_the_page_for_queries_are_the_bare_servers(site: Site) -> None:
+    run = site.launch("kept")
+    assert gate(site).get(f"/download_debug/{run}").headers["content-type"] == "application/gzip"
+    manager = site.instance.compute_log_manager
+    assert isinstance(manager, LocalComputeLogManager)
+    log = Path(manager.get_captured_local_path([run, "compute_logs", "step"], "out"))
+    log.parent.mkdir(parents=True)
+    log.write_text("what the step printed\n")
+    assert gate(site).get(f"/logs/{run}/compute_logs/step/out").text == log.read_text()
+    assert gate(site).get("/graphql", headers=PAGE).text == bare(site).get("/graphql", headers=PAGE).text
 
 
 @pytest.mark.parametrize("query", ["{ version }", "query A { version } query B { version }"])

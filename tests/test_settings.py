@@ -189,3 +189,20 @@ def test_what_automation_may_build(monkeypatch, automate, enabled, name, needs_h
 def test_every_setting_is_described_once():
     assert [name for name, _, _ in load_settings().describe()] == list(Settings.model_fields)
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize("token", ["short", " " * 20, "a token with a\ttab", "schlüssel-mit-umlaut"])
+def test_a_token_of_the_ui_that_could_be_guessed_or_not_be_sent_is_refused_and_not_repeated(monkeypatch, token):
+    monkeypatch.setenv("MERGE_ASSETS_UI_TOKEN", token)
+    with pytest.raises(SettingsError, match="MERGE_ASSETS_UI_TOKEN: must be 16 or more ASCII characters") as raised:
+        load_settings()
+    assert token not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["https://merges.example.org", "merges.example.org:8443", "a/b", "*.example.org"])
+def test_names_of_the_ui_are_bare(monkeypatch, name):
+    monkeypatch.setenv("MERGE_ASSETS_UI_HOSTS", f"localhost,{name}")
+    with pytest.raises(SettingsError, match=r"MERGE_ASSETS_UI_HOSTS: .* is no host name"):
+        load_settings()
+    monkeypatch.setenv("MERGE_ASSETS_UI_HOSTS", "merges.example.org,2001:db8::1")
+    assert load_settings().ui_hosts == ["merges.example.org", "2001:db8::1"]

@@ -217,7 +217,7 @@ def ui(
     """
     from merge_assets.cli.pipeline import run_ui
 
-    run_ui(host, port, workspace, daemon, read_only, login=not no_login)
+    raise typer.Exit(run_ui(host, port, workspace, daemon, read_only, login=not no_login))
 
 
 @app.command(rich_help_panel="Pipeline")

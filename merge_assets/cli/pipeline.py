@@ -91,8 +91,8 @@ def run_demo() -> int:
     return failed
 
 
-def run_ui(host: str, port: int, workspace: Path | None, daemon: bool, read_only: bool, login: bool) -> None:
-    """Serve the UI, with daemon and code location of this project, until it is stopped."""
+def run_ui(host: str, port: int, workspace: Path | None, daemon: bool, read_only: bool, login: bool) -> int:
+    """Serve the UI, with daemon and code location of this project, until it is stopped; 1 if it ended by itself."""
     require("dagster_webserver")
     from merge_assets.pipeline.front.serve import Serving, serve
 
@@ -107,4 +107,7 @@ def run_ui(host: str, port: int, workspace: Path | None, daemon: bool, read_only
         read_only=read_only or settings.ui_read_only,
         without_login=not login,
     )
-    serve(settings, serving, lambda address: console().print(f"{address}  (Ctrl-C stops it)", highlight=False))
+    ended = serve(settings, serving, lambda address: console().print(f"{address}  (Ctrl-C stops it)", highlight=False))
+    if ended:
+        err().print(f"[bold red]error:[/] {ended}; what it said is above", highlight=False)
+    return int(bool(ended))

@@ -151,7 +151,10 @@ class Gate:
 
 def _check_origin(foreign: str | None) -> None:
     if foreign:
-        raise _Refused(403, f"this request comes from another site ({foreign}); open the UI at its own address")
+        raise _Refused(
+            403,
+            f"this request comes from another site ({foreign}); open the UI at its own address; a proxy must pass Host on",
+        )
 
 
 def _judge(query: str) -> set[OperationType]:

@@ -25,7 +25,7 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 from starlette.types import ASGIApp
 
-from merge_assets.errors import MergeAssetsError, SettingsError
+from merge_assets.errors import SettingsError
 from merge_assets.pipeline.front.gate import Gate
 from merge_assets.pipeline.front.login import Login
 from merge_assets.pipeline.front.origins import OwnNames, is_loopback
@@ -62,7 +62,7 @@ class Serving:
     without_login: bool = False
 
 
-def serve(settings: Settings, serving: Serving, on_ready: Callable[[str], None]) -> None:
+def serve(settings: Settings, serving: Serving, on_ready: Callable[[str], None]) -> str | None:
     """Serve the UI until SIGINT or SIGTERM, then stop all that was started for it.
 
     Args:
@@ -70,9 +70,11 @@ def serve(settings: Settings, serving: Serving, on_ready: Callable[[str], None])
         serving: how.
         on_ready: called with the address once it is answered.
 
+    Returns:
+        Why it stopped without being asked to; ``None`` if it was.
+
     Raises:
         SettingsError: it would be open to others without a token, or the address cannot be taken.
-        MergeAssetsError: the daemon ended by itself.
     """
     if not (is_loopback(serving.host) or settings.ui_token or serving.without_login):
         raise SettingsError(
@@ -105,22 +107,18 @@ def serve(settings: Settings, serving: Serving, on_ready: Callable[[str], None])
             )
             app = create_app_from_workspace_process_context(context, live_data_poll_rate=POLL_MILLISECONDS)
             on_ready(_address(listening))
-            _run(guarded(app, settings, serving), listening, daemon)
+            return _run(guarded(app, settings, serving), listening, daemon)
     except KeyboardInterrupt:
-        return
+        return None
 
 
 def guarded(app: ASGIApp, settings: Settings, serving: Serving) -> Gate:
-    """Dagster's web server behind the gate that the settings ask for."""
-    return Gate(
-        app,
-        OwnNames(serving.host, settings.ui_hosts),
-        login=Login(settings.ui_token) if settings.ui_token else None,
-        read_only=serving.read_only,
-    )
+    """An application behind the gate that the settings ask for."""
+    login = Login(settings.ui_token) if settings.ui_token else None
+    return Gate(app, OwnNames(serving.host, settings.ui_hosts), login=login, read_only=serving.read_only)
 
 
-def _run(app: ASGIApp, listening: socket.socket, daemon: subprocess.Popen[bytes] | None) -> None:
+def _run(app: ASGIApp, listening: socket.socket, daemon: subprocess.Popen[bytes] | None) -> str:
     server = uvicorn.Server(
         uvicorn.Config(
             app, log_level="warning", proxy_headers=False, server_header=False, timeout_graceful_shutdown=OPEN_SECONDS
@@ -134,8 +132,7 @@ def _run(app: ASGIApp, listening: socket.socket, daemon: subprocess.Popen[bytes]
     if daemon:
         threading.Thread(target=watch, args=(daemon,), name="daemon-watch", daemon=True).start()
     server.run(sockets=[listening])  # after a signal it ends by raising that signal again
-    if daemon and daemon.poll() is not None:
-        raise MergeAssetsError(f"the daemon ended by itself with code {daemon.returncode}; its output is above")
+    return f"the daemon ended by itself with code {daemon.poll()}" if daemon else "the web server ended by itself"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from merge_assets.plan.inputs import is_digest, tensor_key
-from merge_assets.plan.model import OutputTensor, Plan, TensorInput
+from merge_assets.plan.model import OutputTensor, Plan, TensorInput, strict_json
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def difference(plan: Plan, earlier: str) -> Difference:
     files = sight.files()
     names = {tensor.name for tensor in plan.tensors}
     keys = {*old["config"], *plan.config}
-    config = json.loads(json.dumps(plan.config))
+    config = json.loads(json.dumps(strict_json(plan.config)))
     return Difference(
         unchanged=unchanged,
         open=len(names & before.keys()) - len(changed) - unchanged,

@@ -315,7 +315,7 @@ class Plan:
         Infinities and NaN of the config, which strict JSON cannot hold, are ``{"__float__": "Infinity"}``, as transformers 5
         writes them.
         """
-        fields = asdict(self, dict_factory=_without_empty) | {"config": _strict(self.config)}
+        fields = asdict(self, dict_factory=_without_empty) | {"config": strict_json(self.config)}
         return json.dumps(fields, indent=1, allow_nan=False)
 
 
@@ -328,11 +328,12 @@ def _without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return present
 
 
-def _strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
+    """What strict JSON says of a config, which may hold infinities and NaN; see :meth:`Plan.to_json`."""
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict_json(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_strict(item) for item in value]
+        return [strict_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {"__float__": json.dumps(value)}
     return value

@@ -6,6 +6,7 @@ The page tries whatever a page can send. Against the bare web server it does lau
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -146,7 +147,10 @@ def test_people_log_in_and_work_with_the_ui_through_the_gate(site: Site, page: A
         page.goto(f"{home}/runs/{run.run_id}")
         page.get_by_text("Run queued").wait_for()
         shoot(page, "run")
-        assert any("RunEnqueuedEvent" in str(frame) for frame in frames)
+        deadline = time.monotonic() + PATIENCE / 1000
+        while not any("RunEnqueuedEvent" in str(frame) for frame in frames):  # the log comes by the websocket
+            assert time.monotonic() < deadline, frames
+            page.wait_for_timeout(100)
 
         # A link on another site's page leads to the UI, though the cookie does not come along.
         page.goto("about:blank")

@@ -67,7 +67,7 @@ bench-definitions: install ## Time loading the definitions of 1000 recipes.
 bench-s3: install-dev servers ## Time builds into S3 beside a plain copy, and incremental rebuilds; ARGS="--only throughput".
 	$(BIN)/python -m benchmarks.object_store $(ARGS)
 
-fuzz: install-dev ## Fuzz what others write with atheris; TIME=3600 for an hour in all.
+fuzz: install-dev ## Look for inputs that fail: atheris, and random examples for the property tests; TIME=3600 for an hour.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
 	$(BIN)/python -m tests.fuzz.run --seconds $(or $(TIME),60)
 

@@ -111,7 +111,7 @@ class Worker:
     def check(self, mutant: Mutant, tests: Mapping[str, Sequence[str]], seconds: float) -> dict[str, Any]:
         """The same with a mutant in place."""
         file = self.folder / mutant.file
-        text = (ROOT / mutant.file).read_text()
+        text = file.read_text()
         file.write_text(mutant.apply(text))
         for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
             compiled.unlink()  # it is told from others by second and size only

@@ -125,49 +125,57 @@ def test_death_at_every_step(tmp_path: Path, kind: str) -> None:
     assert 1 < whole < deaths, "some deaths come before the version exists and some after"
 
 
-@pytest.mark.slow
-def test_random_kills_under_a_polling_reader(tmp_path: Path) -> None:
+def test_builders_killed_one_after_the_other_under_a_polling_reader(tmp_path: Path) -> None:
+    """Each is killed at a step drawn by lot of the last of its versions; the reader looks at every one that it sees."""
     code = (
-        "from pathlib import Path\n"
+        "import os, signal\n"
         "from merge_assets.store import ArtifactStore\n"
         "from tests.store_support import commit\n"
-        "store, turn, number = ArtifactStore(sys.argv[1]), sys.argv[2], 0\n"
-        "print('ready', flush=True)\n"
-        "while True:\n"
-        "    number += 1\n"
+        "store, turn, last, seen = ArtifactStore(sys.argv[1]), sys.argv[2], int(sys.argv[3]), 0\n"
+        "def hook(event, arguments):\n"
+        "    global seen\n"
+        "    if event.startswith(('open', 'os.', 'fcntl.')) and event != 'os.kill':\n"
+        "        seen += 1\n"
+        "        if seen == last: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def build(number):\n"
         "    name, files = f'{turn}-{number}', {f'{i}.bin': b'x' * 90_000 for i in range(9)}\n"
         "    commit(store, name, key=name, files=files)\n"
+        "build(1)\n"
+        "sys.addaudithook(hook)\n"
+        "build(2)\n"
+        "print(seen)\n"
     )
     root = tmp_path / "store"
     store = ArtifactStore(str(root))
+    steps = int(finish(spawn(code, root, "whole", 0)))
     over = threading.Event()
     problems: list[str] = []
     checked: set[str] = set()
 
+    def look() -> None:
+        for artifact in store.versions(LINE):
+            if artifact.version not in checked:
+                problems.extend(store.verify(artifact))
+                checked.add(artifact.version)
+
     def poll() -> None:
         while not over.is_set():
-            for artifact in store.versions(LINE):
-                if artifact.version not in checked:
-                    problems.extend(store.verify(artifact))
-                    checked.add(artifact.version)
+            look()
 
     reader = threading.Thread(target=poll)
     reader.start()
     chance = random.Random(7)
     try:
-        for turn in range(20):
-            process = spawn(code, root, turn)
-            assert process.stdout is not None and process.stdout.readline() == "ready\n"
-            time.sleep(chance.uniform(0.0, 0.15))
-            process.send_signal(signal.SIGKILL)
+        for turn in range(12):
+            process = spawn(code, root, turn, chance.randint(1, steps))
             process.communicate()
+            assert process.returncode == -signal.SIGKILL
     finally:
         over.set()
         reader.join()
-
+    look()
     assert problems == []
-    assert len(checked) >= 3
-    assert all(store.verify(artifact) == [] for artifact in store.versions(LINE))
+    assert {"whole-1", "whole-2", *(f"{turn}-1" for turn in range(12))} <= checked
     commit(store)
     assert drafts_of(root) == []
 

@@ -128,22 +128,21 @@ def test_death_at_every_step(tmp_path: Path, kind: str) -> None:
 def test_builders_killed_one_after_the_other_under_a_polling_reader(tmp_path: Path) -> None:
     """Each is killed at a step drawn by lot of the last of its versions; the reader looks at every one that it sees."""
     code = (
-        "import os, signal\n"
+        "import itertools, os, signal\n"
         "from merge_assets.store import ArtifactStore\n"
         "from tests.store_support import commit\n"
-        "store, turn, last, seen = ArtifactStore(sys.argv[1]), sys.argv[2], int(sys.argv[3]), 0\n"
+        "store, turn, last = ArtifactStore(sys.argv[1]), sys.argv[2], int(sys.argv[3])\n"
+        "steps = itertools.count(1)\n"
         "def hook(event, arguments):\n"
-        "    global seen\n"
-        "    if event.startswith(('open', 'os.', 'fcntl.')) and event != 'os.kill':\n"
-        "        seen += 1\n"
-        "        if seen == last: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if event.startswith(('open', 'os.', 'fcntl.')) and event != 'os.kill' and next(steps) == last:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "def build(number):\n"
         "    name, files = f'{turn}-{number}', {f'{i}.bin': b'x' * 90_000 for i in range(9)}\n"
         "    commit(store, name, key=name, files=files)\n"
         "build(1)\n"
         "sys.addaudithook(hook)\n"
         "build(2)\n"
-        "print(seen)\n"
+        "print(next(steps) - 1)\n"
     )
     root = tmp_path / "store"
     store = ArtifactStore(str(root))

@@ -156,6 +156,8 @@ def test_a_tag_may_be_called_as_a_key_is(tmp_path: Path) -> None:
     doubtful = imported(flat(PLAIN + "tags:\n  family: yi\n  device: cpu\n"))
     assert doubtful.recipes[0].device == "cpu"
     assert doubtful.choices == ("line 5: device is read as that of the recipe, not of tags",)
+    named = PLAIN + "tags:\n  name: x\n  dtype: x\ntokenizer:\n  tokens:\n    <s>:\n      force: true\nname: y\n"
+    assert meaning(imported(flat(named)).recipes[0]) == read(tmp_path, named), "the recipe's name comes later"
     last = imported(flat(PLAIN + "tags:\n  device: cpu\n"))
     assert last.recipes[0].tags == {"device": "cpu"}, "or tags would be empty"
 

@@ -103,6 +103,26 @@ def test_a_recipe_without_its_indentation_is_the_same_recipe(data: dict[str, Any
         "tags": {"device": "cpu", "dtype": "cpu", "name": "cpu", "group": "cpu"},
     }
 )
+@example(
+    {
+        "evaluate": [],
+        "tags": {"dtype": "cpu", "group": "cpu", "device": "cpu", "name": "cpu"},
+        "modules": {"vision_tower": {"models": [{"model": "inner", "parameters": {"weight": 0.5}}]}},
+        "publish": {"repo_id": "me/mine"},
+        "group": "pruning",
+        "seed": 9,
+        "dtype": "bfloat16",
+        "device": "cpu",
+        "schedule": "0 3 * * *",
+        "owners": ["team:merges"],
+        "parameters": {"int8_mask": True},
+        "chat_template": "auto",
+        "tokenizer": {"source": "base", "tokens": {"<s>": {"force": True}}, "pad_to_multiple_of": 8},
+        "out_dtype": "float32",
+        "name": "given",
+        "merge_method": "slerp",
+    }
+)
 def test_a_recipe_in_any_order_is_the_same_or_the_choice_is_said(data: dict[str, Any]) -> None:
     text = block_yaml(data)
     found = kept(flat(text))

@@ -101,6 +101,8 @@ class Reading:
 def readings(text: str, first: int, parameters: MethodParameters, file: Path) -> Iterator[Reading]:
     """The YAML documents that ``text`` may have been before its indentation was lost, the likeliest first.
 
+    Those in which every value is of a type that its place has come before all others, which only errors are taken from.
+
     Args:
         text: one document; its own indentation is not looked at.
         first: number of its first line, for errors.
@@ -114,11 +116,12 @@ def readings(text: str, first: int, parameters: MethodParameters, file: Path) ->
     lines = read_lines(text, first, schema_keys() | names)
     if len(lines) > MAX_LINES:
         raise RecipeError(f"has {len(lines)} lines, more than the {MAX_LINES} that are put in order", file=file)
-    reader = _Reader(lines, parameters, names)
     none = True
-    for places in reader.search(0, reader.start):
-        none = False
-        yield Reading(reader.text(places), reader, tuple(places))
+    for typed in (True, False):
+        reader = _Reader(lines, parameters, names, typed=typed)
+        for places in reader.search(0, reader.start):
+            none = False
+            yield Reading(reader.text(places), reader, tuple(places))
     if none:
         raise reader.error(file)
 
@@ -126,7 +129,8 @@ def readings(text: str, first: int, parameters: MethodParameters, file: Path) ->
 class _Reader:
     start: _State = (_Open(recipe_shape(), "map", 0, label="the recipe"),)
 
-    def __init__(self, lines: list[Line], parameters: MethodParameters, names: Collection[str]) -> None:
+    def __init__(self, lines: list[Line], parameters: MethodParameters, names: Collection[str], *, typed: bool) -> None:
+        self._typed = typed
         self._all = lines
         self._lines = [line for line in lines if line.kind is not Kind.blank]
         self._names = names
@@ -247,19 +251,22 @@ class _Reader:
         """Where a key may stand, the preferred place first."""
         line = self._lines[index]
         found = [place for place in _key_places(line, state) if not self._is_no_parameter(line, place)]
+        if self._typed:
+            found = [place for place in found if not _leaves_a_gap(place, state) and self._fits(index, place)]
+        else:
+            found = [place for place in found if not place.rare]
         if len(found) < 2:
             return found
         whole = line.key == "parameters" and self._is_whole(index)
 
-        def rank(place: _Place) -> tuple[bool, bool, int, int, int]:
+        def rank(place: _Place) -> tuple[bool, int, int, int]:
             owner, depth = place.owner, len(place.state)
             as_before = -(line.key in owner.earlier)
-            wrong = _leaves_a_gap(place, state) or not self._fits(index, place)
             if line.key == "base_model":
-                return wrong, place.rare, 0, as_before, depth
+                return place.rare, 0, as_before, depth
             if whole:
-                return wrong, place.rare, int("model" in owner.shape.keys), as_before, depth
-            return wrong, place.rare, 0, as_before, -depth
+                return place.rare, int("model" in owner.shape.keys), as_before, depth
+            return place.rare, 0, as_before, -depth
 
         return sorted(found, key=rank)
 

@@ -19,6 +19,8 @@ from merge_assets.settings import Settings
 from tests.architectures import FAMILIES
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 
+pytestmark = pytest.mark.slow
+
 
 def checked(text: str, folder: Path) -> Plan:
     file = folder / "recipe.yaml"

@@ -29,6 +29,8 @@ from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
 from merge_assets.errors import AnalysisError, Stopped
 from tests.analysis_support import llama, reference_snr, with_spectrum, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[1] / "examples" / "checkpoints" / "base"
 
 

@@ -26,6 +26,8 @@ from tests import peer
 from tests.architectures import FAMILIES, Family, Zoo
 from tests.synthetic import read_tensors
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "architectures.md"
 VARIABLE = "UPDATE_ARCHITECTURES"
 

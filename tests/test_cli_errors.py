@@ -9,6 +9,8 @@ import pytest
 from tests.commands import run_command
 from tests.synthetic import write_llama
 
+pytestmark = pytest.mark.slow
+
 PASS = "merge_method: passthrough\n"
 
 MALFORMED: dict[str, tuple[str, str]] = {

@@ -20,6 +20,8 @@ from tests.commands import Done, run_command
 from tests.s3.rgw import Rgw, bucket, rgw
 from tests.synthetic import write_llama
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["bucket", "rgw"]
 
 MEAN = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: %d}}]\n"

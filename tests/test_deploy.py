@@ -75,6 +75,7 @@ def compose_errors(path: Path) -> str:
     return subprocess.run(check, capture_output=True, text=True, check=False).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [COMPOSE, GPU], ids=lambda path: path.name)
 def test_compose_files_follow_the_specification(path: Path, tmp_path: Path) -> None:
     assert compose_errors(path) == "ok -- validation done\n"
@@ -221,6 +222,7 @@ def test_images_install_extras_that_exist_and_the_web_image_no_torch() -> None:
     assert {"engine", "evaluation", "s3"} <= extras_of("build-code")
 
 
+@pytest.mark.slow
 def test_what_the_web_image_runs_imports_nothing_of_the_engine() -> None:
     absent = [
         "torch",

@@ -91,6 +91,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, in
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_merge_takes_no_more_than_the_bound(case: str, measured: dict[str, dict[str, int]]) -> None:
     assert measured[case]["inputs"] > 3 * MEMORY

@@ -25,6 +25,8 @@ from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.suite import load_suite
 from tests.evaluation_support import write_checkpoint, write_suite
 
+pytestmark = pytest.mark.slow
+
 TASKS = ("tiny_perplexity", "tiny_choice", "tiny_generate", "tiny_group")
 
 

@@ -111,6 +111,7 @@ def missing(package: str, extra: str) -> str:
     return f"error: this needs {package}, which is not installed: pip install 'merge-assets[{extra}]'\n"
 
 
+@pytest.mark.slow
 def test_without_the_engine(project: Path) -> None:
     plan, merge, snr, on_gpu = without(
         ["engine"],
@@ -129,6 +130,7 @@ def test_without_the_engine(project: Path) -> None:
     assert not (project / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_the_analysis(project: Path) -> None:
     to_folder, to_store = without(["analysis"], [(["snr", "./a", "--out", "out"], {}), (["snr", "./a"], {})], project)
     for done in (to_folder, to_store):
@@ -136,6 +138,7 @@ def test_without_the_analysis(project: Path) -> None:
     assert not (project / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_evaluation_a_bucket_and_the_ui(project: Path) -> None:
     bucket = {"MERGE_ASSETS_STORE": "s3://bucket/merges"}
     scored, stored, listed, planned, served = without(

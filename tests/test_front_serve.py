@@ -115,6 +115,7 @@ def test_other_machines_are_not_served_without_a_token_unless_told(host: str) ->
         serve(Settings(), Serving(host=host), lambda address: None)
 
 
+@pytest.mark.slow
 def test_an_address_that_is_taken_is_said_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

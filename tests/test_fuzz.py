@@ -23,6 +23,8 @@ from tests.fuzz.mutations import damaged, damaged_bytes, damaged_json
 from tests.fuzz.run import TARGETS as NAMES
 from tests.fuzz.targets import TARGETS, Project, seeds
 
+pytestmark = pytest.mark.slow
+
 SHARD = "model-00001-of-00002.safetensors"
 SOUND = Project.sound()
 QUANTISED, PICKLED = quantised_files(), pickled_files()

@@ -119,6 +119,7 @@ def test_a_good_recipe_beside_a_hostile_neighbour(root: Path, neighbour: str, sa
     assert "\x1b" not in seen.listed + seen.complained
 
 
+@pytest.mark.slow
 def test_as_a_user_who_may_not_read_everything(tmp_path: Path) -> None:
     """Where tests run as root, each look drops its rights first: to root, nothing is forbidden."""
     for folder in (tmp_path, *tmp_path.parents[:3]):  # pytest's own are root's alone, one deeper in a worker
@@ -217,6 +218,7 @@ def neighbours(draw: st.DrawFn) -> tuple[str, str, bytes | str]:
     return folder, name, draw(damaged_json(sound) | damaged_json(sound) | damaged_bytes(sound))
 
 
+@pytest.mark.slow
 @settings(max_examples=50, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(neighbours(), min_size=1, max_size=3))
 def test_a_good_recipe_beside_anything(

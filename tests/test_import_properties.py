@@ -23,6 +23,8 @@ from merge_assets.recipe.shapes import recipe_shape, schema_keys
 from tests.recipe_strategies import recipes
 from tests.test_import import PARAMETERS, SLERP, flat
 
+pytestmark = pytest.mark.slow
+
 FILE = Path("page.txt")
 SLOW = settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 

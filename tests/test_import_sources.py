@@ -20,6 +20,8 @@ from tests.hub_server import HubServer
 from tests.synthetic import write_llama
 from tests.test_import import CARD, LINEAR, SLERP, TWELVE_SLICES, flat
 
+pytestmark = pytest.mark.slow
+
 LOCAL = """models:
   - model: ./a
     parameters: {weight: 1}

@@ -15,6 +15,8 @@ from merge_assets.plan.methods_page import PAGE, render
 from tests.commands import run_command
 from tests.synthetic import read_tensors, write_llama
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -15,7 +15,7 @@ from tests.pipeline_support import HUB, MEAN, PRUNED, SECOND, Daemon, FakeApi, P
 
 __all__ = ["fake", "project"]  # fixtures
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SCORED_BASES = ["scores/quick/checkpoints/one", "scores/quick/checkpoints/two"]
 

@@ -12,7 +12,7 @@ from tests.pipeline_support import MEAN, PRUNED, SECOND, Daemon, FakeApi, Projec
 
 __all__ = ["fake", "project"]  # fixtures
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 UNSTORED = "materialize: false\n"
 

@@ -100,6 +100,7 @@ def test_steps_cannot_be_pods_of_runs_that_are_none() -> None:
         executor.require_launcher(Settings(), instance)
 
 
+@pytest.mark.slow
 def test_without_its_package_the_kubernetes_executor_says_how_to_install_it(tmp_path: Path) -> None:
     (tmp_path / "dagster_k8s.py").write_text("raise ModuleNotFoundError(\"No module named 'dagster_k8s'\")\n")
     (tmp_path / "recipes").mkdir()

@@ -53,6 +53,7 @@ def test_a_home_that_is_missing_or_empty_is_made(
     assert (home / "dagster.yaml").read_text() == "nux: {enabled: false}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [None, "", "telemetry: {enabled: true}\nrun_retries: {enabled: false}\n"])
 def test_a_home_that_a_person_made_is_left_alone_with_a_hint_and_sends_nothing(
     text: str | None, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,6 +81,7 @@ def test_a_home_with_retries_but_no_monitoring_is_told_of_the_latter_only(tmp_pa
     assert hint is not None and ": run_monitoring is not enabled: " in hint and "run_retries" not in hint
 
 
+@pytest.mark.slow
 def test_a_build_works_in_a_home_by_relative_path_and_gives_the_hint_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "dagster.yaml").write_text("")

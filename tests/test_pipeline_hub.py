@@ -25,7 +25,7 @@ from tests.pipeline_support import Daemon, FakeApi, Project, fake, project
 
 __all__ = ["fake", "project"]  # fixtures
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def files(seed: int = 0, **more: bytes) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from tests.pipeline_support import MEAN, PRUNED, SECOND, Daemon, FakeApi, Projec
 
 __all__ = ["fake", "project"]  # fixtures
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 EDITED = MEAN + "parameters: {normalize: false}\n"
 EVERYTHING = ["leaderboard", "scores/quick/mean", "scores/quick/second", "variants/mean", "variants/second"]

@@ -177,6 +177,7 @@ def test_an_unknown_error_keeps_its_traceback() -> None:
     assert "ZeroDivisionError" in str(failure.step_failure_data.error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_cancelled_run_stops_the_work_within_two_seconds(tmp_path: Path, signal_number: signal.Signals) -> None:
     script = tmp_path / "endless.py"

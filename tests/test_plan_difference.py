@@ -171,6 +171,7 @@ def test_other_numerics_of_the_engine_are_told(project: Path) -> None:
     assert difference(replace(plan, tensors=plan.tensors[:-1]), json.dumps(old)).removed == (plan.tensors[-1].name,)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_known(project: Path) -> None:
     build(project)
     assert ": nothing differs\n" in run_command("plan", "mix", root=project).stdout

@@ -99,6 +99,7 @@ def test_slerp_gradients(tmp_path: Path) -> None:
         assert tensor.dtype == "BF16"
 
 
+@pytest.mark.slow
 def test_pruning_by_infinite_snr(tmp_path: Path) -> None:
     """Sixteen layers have a v_proj with a nearly flat spectrum; the others' smallest singular value is 0."""
     flat = {3, 4, 7, 9, 12, 15, 20, 21, 28, 33, 34, 40, 44, 51, 55, 58}

@@ -407,6 +407,7 @@ def _places(node, path=()):
         yield from _places(child, (*path, key))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.sampled_from(_VALID), st.data())
 def test_whatever_stands_in_one_place_is_read_or_refused_with_a_message(tmp_path_factory, valid, data):

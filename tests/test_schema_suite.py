@@ -27,6 +27,8 @@ from tests.evaluation_support import write_suite
 from tests.synthetic import write_llama
 from tests.test_schema_recipe import words
 
+pytestmark = pytest.mark.slow
+
 TASK = "{task: tiny_choice, metric: acc, shots: 0}"
 
 

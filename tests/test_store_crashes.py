@@ -19,6 +19,8 @@ from merge_assets.errors import StoreError
 from merge_assets.store import ArtifactStore
 from tests.store_support import FILES, LINE, commit, finish, spawn, write_files
 
+pytestmark = pytest.mark.slow
+
 PLAIN = """
 import fsspec
 from fsspec.implementations.local import LocalFileSystem

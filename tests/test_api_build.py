@@ -125,6 +125,7 @@ def test_merging_a_variant_of_a_variant_builds_what_is_missing(project: Path) ->
         torch.testing.assert_close(tensor, (a[name].float() / 4 + 3 * b[name].float() / 4 + a[name].float()) / 2)
 
 
+@pytest.mark.slow
 def test_pruning_reads_the_stored_analysis_of_exactly_these_bytes(tmp_path: Path) -> None:
     rows = torch.eye(4, 16)
     low = torch.diag(torch.tensor([4.0, 2.0, 1.0, 0.0])) @ rows
@@ -301,6 +302,7 @@ def test_stored_recipes_under_one_that_is_not_are_built_first(project: Path) -> 
     assert space.store.versions("variants/middle") == []
 
 
+@pytest.mark.slow
 def test_pruning_inside_reads_the_stored_analysis_of_exactly_these_bytes(tmp_path: Path) -> None:
     rows = torch.eye(4, 16)
     low = torch.diag(torch.tensor([4.0, 2.0, 1.0, 0.0])) @ rows

@@ -23,7 +23,7 @@ SAMPLE = {"local": 9, "bucket": 20}
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", ["first", "resumed"])
-@pytest.mark.parametrize("where", ["local", "bucket"])
+@pytest.mark.parametrize("where", ["local", pytest.param("bucket", marks=pytest.mark.server)])
 def test_after_a_kill_at_any_step_the_next_build_gives_the_right_bytes_and_leaves_no_draft(
     where: str, kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_merge_killed_at_any_moment_shows_no_half_model(
     assert writing >= 0.4 * kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["swap", "aside"])
 def test_death_at_every_step_of_replacing_a_model(how: str, tmp_path: Path) -> None:
     """See :mod:`tests.faults.every_step`, which looks after each of the deaths."""
@@ -126,6 +127,7 @@ def test_death_at_every_step_of_replacing_a_model(how: str, tmp_path: Path) -> N
     assert after > 4
 
 
+@pytest.mark.slow
 def test_a_living_merge_keeps_its_folder(project: Path, tmp_path: Path) -> None:
     """Only what dead processes left is removed: another merge into the same folder goes on undisturbed."""
     space, out = open_project(project), tmp_path / "out"
@@ -146,6 +148,7 @@ def test_a_living_merge_keeps_its_folder(project: Path, tmp_path: Path) -> None:
 # -- full disks --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ties", "copy"])
 @pytest.mark.parametrize("reserves", [True, False], ids=["reserving", "writing"])
 def test_a_full_disk(recipe: str, reserves: bool, project: Path, faults: str, tmp_path: Path) -> None:
@@ -162,6 +165,7 @@ def test_a_full_disk(recipe: str, reserves: bool, project: Path, faults: str, tm
         assert names(small) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_the_files_beside_the_weights_fill(project: Path, tmp_path: Path) -> None:
     weights = (project / "m1" / "model.safetensors").stat().st_size
     vocabulary = project / "m1" / "vocab.json"
@@ -186,6 +190,7 @@ def test_a_full_disk_below_the_store(project: Path, tmp_path: Path) -> None:
         assert names(small / "store" / ".drafts") == [".lock"]
 
 
+@pytest.mark.slow
 def test_writes_that_are_lost_on_their_way_to_the_disk(project: Path, faults: str, tmp_path: Path) -> None:
     environment = {"LD_PRELOAD": faults, "FAULT_FSYNC": "1"}
     message = the_error(run_command("merge", "copy", str(tmp_path / "out"), root=project, environment=environment))
@@ -196,6 +201,7 @@ def test_writes_that_are_lost_on_their_way_to_the_disk(project: Path, faults: st
 # -- reads that fail ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["ties", "linear", "copy"])
 def test_a_read_error_in_the_middle_of_a_shard(recipe: str, project: Path, faults: str, tmp_path: Path) -> None:
     """EIO from the system, in several threads at about the same time: one error, and it names the input."""
@@ -311,6 +317,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", LIES)
 def test_a_shard_that_lies_about_itself(lie: str, llama: Path, tmp_path: Path) -> None:
     shard = llama / "m1" / "model.safetensors"

@@ -74,6 +74,7 @@ def test_progress_counts_what_is_cached(hub: Hub) -> None:
     assert calls[0][0] == calls[0][1] > 0
 
 
+@pytest.mark.slow
 def test_stopping_mid_transfer_keeps_finished_files_only(hub: Hub, server: HubServer, tmp_path: Path) -> None:
     server.hold.clear()
     revision = hub.resolve(REFERENCE)

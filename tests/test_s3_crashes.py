@@ -89,7 +89,7 @@ class Reader(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["local", "bucket"])
+@pytest.mark.parametrize("where", ["local", pytest.param("bucket", marks=pytest.mark.server)])
 def test_builds_killed_over_and_over_go_on_and_give_the_bytes_of_one_that_was_not(
     where: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -57,7 +57,7 @@ class Place:
         return {entry.path for entry in survey(self.store).backend.listed("")}
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.server)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place("local", str(tmp_path / "store"), {}, tmp_path / "scratch")
@@ -162,6 +162,7 @@ def histories(draw: st.DrawFn) -> list[tuple[int, str, list[int]]]:
     ]
 
 
+@pytest.mark.slow
 @given(
     history=histories(),
     moves=st.lists(st.integers(0, 11), max_size=4),
@@ -360,6 +361,7 @@ def test_a_version_made_again_since_the_decision_stays(place: Place) -> None:
     assert_sound(place.store)
 
 
+@pytest.mark.slow
 def test_collections_and_builds_at_once_do_no_harm(place: Place) -> None:
     pieces = {"t": os.urandom(1000), "u": os.urandom(1000)}
     builds_done = threading.Event()

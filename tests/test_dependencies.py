@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -63,19 +63,26 @@ def names(requirements: list[str]) -> set[str]:
     return found - {"merge-assets"}
 
 
-def imported(*files: Path) -> Iterator[tuple[str, str]]:
+def imported(*files: Path) -> set[tuple[str, str]]:
     """Distribution and file of every import of something that is neither Python's nor ours."""
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            modules: list[str] = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                modules = [node.module]
-            for module in {module.partition(".")[0] for module in modules}:
-                if module not in sys.stdlib_module_names and module not in OURS:
-                    name = plain(OWNERS.get(module, [module])[0])
-                    yield COMES_WITH.get(name, name), str(file.relative_to(ROOT))
+    return {(name, str(file.relative_to(ROOT))) for file in files for name in imports(file)}
+
+
+@functools.cache
+def imports(file: Path) -> frozenset[str]:
+    """Distributions that one file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        modules: list[str] = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module]
+        for module in {module.partition(".")[0] for module in modules}:
+            if module not in sys.stdlib_module_names and module not in OURS:
+                name = plain(OWNERS.get(module, [module])[0])
+                found.add(COMES_WITH.get(name, name))
+    return frozenset(found)
 
 
 def sources(*folders: str) -> list[Path]:

@@ -55,6 +55,7 @@ def test_what_says_nothing_about_behaviour_has_none(statement: str) -> None:
     assert changes(statement) == set()
 
 
+@pytest.mark.slow
 def test_every_mutant_of_the_project_is_another_program_with_a_name_of_its_own() -> None:
     for file in FILES:
         text = (ROOT / file).read_text()

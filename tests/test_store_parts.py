@@ -94,7 +94,7 @@ def test_a_file_of_any_size_has_at_most_ten_thousand_parts_of_sizes_that_s3_take
     size: int, source: str | None, step: int
 ) -> None:
     """The whole of it new or of one origin; and in stretches that come from here and from there by turns."""
-    step = max(step, size // 30_000)
+    step = max(step, size // 12_500)
     edges = [*range(0, size, step), size]
     for others in (("one", "two"), ("one", None)) if source else ((None, None),):
         runs = [Run(begin, end, others[n % 2], begin) for n, (begin, end) in enumerate(itertools.pairwise(edges))]

@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PEER := $(abspath $(or $(MERGEKIT_VENV),.peer))
 # A file's tests stay together, for what they share; tests/tiers.py puts the longest files first.
-WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Tests of servers and daemons wait for most of their time: three workers keep two cores busy.
+WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 NATIVE := $(wildcard merge_assets/engine/native/*.[ch])
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1

@@ -13,7 +13,7 @@ from merge_assets.errors import NotInstalledError
 
 DISTRIBUTION = "merge-assets"
 
-_BROUGHT_BY = {"PIL": "pillow"}
+_BROUGHT_BY = {"PIL": "pillow", "graphql": "graphql-core"}
 """Modules that are imported by another name than that of the package which an extra lists."""
 
 

@@ -7,9 +7,13 @@ PEER := $(abspath $(or $(MERGEKIT_VENV),.peer))
 # A file's tests stay together, for what they share; tests/tiers.py puts the longest files first.
 # Tests of servers and daemons wait for most of their time: three workers keep two cores busy.
 WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Tests that wait for nothing: one more worker would only load everything once more.
+QUICK_WORKERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 NATIVE := $(wildcard merge_assets/engine/native/*.[ch])
 export HF_HUB_DISABLE_TELEMETRY = 1
 export DO_NOT_TRACK = 1
+# Images of containers like to set it; every process that the tests start would compile the project once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-s3 fuzz mutants clean
 
@@ -51,7 +55,7 @@ test: install-dev servers lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors,
 	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest $(WORKERS)
 
 quick: install-dev ## The tests that need no server, browser or mergekit and take no more than seconds each: some minutes.
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not server and not browser and not peer"
+	$(BIN)/python -m pytest $(QUICK_WORKERS) -m "not slow and not server and not browser and not peer"
 
 lint: install-dev ## Format, lint, types and the floors of the house.
 	$(BIN)/ruff format --check .

@@ -13,6 +13,8 @@ import dagster as dg
 import pytest
 
 from merge_assets.errors import DamageError, HubError, MergeAssetsError, RecipeError, StoreUnreachableError
+from merge_assets.pipeline.outcome import BUILT, WAITING, Outcome
+from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.pipeline.work import RETRIES, run_work
 
 KEY = dg.AssetKey("thing")
@@ -141,6 +143,31 @@ def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch)
     assert result.success
     told = [entry.user_message or "" for entry in instance.all_logs(result.run_id)]
     assert any("acme/base: answers 503; this step is tried again in 0 s" in text for text in told)
+
+
+def test_who_follows_the_run_is_told_why_a_step_waits_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.6)
+    calls = []
+
+    def work(progress: Any, should_stop: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise HubError("acme/base", "answers 503", "failing")
+
+    @dg.asset(key=KEY)
+    def thing(context: dg.AssetExecutionContext) -> None:
+        run_work(context, KEY, work)
+
+    told: list[Outcome] = []
+    instance = dg.DagsterInstance.ephemeral()
+    watcher = Watcher(instance, "one", {"thing": "thing"}, {"thing": []}, {"thing": "new"}, told.append)
+    watcher.start()
+    dg.materialize([thing], instance=instance, tags={RUN_TAG: "one"})
+    assert watcher.finish() is None
+    assert [(outcome.state, outcome.message) for outcome in told] == [
+        (WAITING, "acme/base: answers 503; tried again in 1 s"),
+        (BUILT, "new"),
+    ]
 
 
 def test_a_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:

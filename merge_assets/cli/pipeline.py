@@ -25,6 +25,7 @@ _STYLES = {
     words.UP_TO_DATE: "dim",
     words.FAILED: "bold red",
     words.SKIPPED: "yellow",
+    words.WAITING: "yellow",
 }
 
 

@@ -8,6 +8,8 @@ REUSED = "reused from the store"
 UP_TO_DATE = "up to date"
 FAILED = "failed"
 SKIPPED = "skipped"
+WAITING = "waiting"
+"""No end yet: its step is tried again after a while."""
 
 STOPPED = "stopped"
 CANCELLED = "cancelled"

@@ -17,7 +17,7 @@ from merge_assets.pipeline.executor import require_launcher
 from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.home import open_instance
 from merge_assets.pipeline.keys import op_names
-from merge_assets.pipeline.outcome import FAILED, OBSERVED, SKIPPED, UP_TO_DATE, Ending, Outcome
+from merge_assets.pipeline.outcome import FAILED, OBSERVED, SKIPPED, UP_TO_DATE, WAITING, Ending, Outcome
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.selection import reasons_to_build, select
 from merge_assets.pipeline.versions import recorded, report_observation, topological
@@ -48,7 +48,7 @@ class Materialised:
 
 
 Report = Callable[[Outcome, int, int], None]
-"""Called with an outcome as soon as it is known, how many are known, and how many there will be."""
+"""Called with an outcome, how many are known and how many there will be; also with those that are ``WAITING``."""
 
 
 def materialise(
@@ -81,7 +81,8 @@ def materialise(
     total = len(selection.keys) + len(selection.bases)
 
     def tell(outcome: Outcome) -> None:
-        outcomes.append(outcome)
+        if outcome.state != WAITING:
+            outcomes.append(outcome)
         if report is not None:
             report(outcome, len(outcomes), total)
 

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from merge_assets.pipeline.outcome import BUILT, CANCELLED, FAILED, HOW, REUSED, SKIPPED, STOPPED, Ending, Outcome
+from merge_assets.pipeline.outcome import (
+    BUILT,
+    CANCELLED,
+    FAILED,
+    HOW,
+    REUSED,
+    SKIPPED,
+    STOPPED,
+    WAITING,
+    Ending,
+    Outcome,
+)
 
 if TYPE_CHECKING:
     from dagster_shared.error import SerializableErrorInfo
@@ -36,7 +47,7 @@ class Watcher:
         steps: key of the step of every asset, in build order, by the asset's name.
         inputs: names of what every asset is made of.
         reasons: why every asset is built.
-        tell: called with the outcome of every asset.
+        tell: called with the outcome of every asset, and with one that is ``WAITING`` whenever its step has to be tried again.
     """
 
     def __init__(
@@ -124,6 +135,10 @@ class Watcher:
         elif event.event_type == _EVENT.ASSET_MATERIALIZATION and entry.asset_materialization:
             value = entry.asset_materialization.metadata.get("outcome")
             self.states[step] = BUILT if value is None or value.value == "built" else REUSED
+        elif event.event_type == _EVENT.STEP_UP_FOR_RETRY:
+            pause = event.step_retry_data.seconds_to_wait or 0
+            reason = _reason(event.step_retry_data.error) or "the step failed"
+            self.tell(Outcome(self.open[step], WAITING, message=f"{reason}; tried again in {pause:.0f} s"))
         elif event.event_type == _EVENT.STEP_SUCCESS:
             self._close(step, entry.timestamp, self.states.get(step, BUILT), None)
         elif event.event_type == _EVENT.STEP_FAILURE:

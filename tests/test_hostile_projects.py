@@ -11,6 +11,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,17 +121,18 @@ def test_a_good_recipe_beside_a_hostile_neighbour(root: Path, neighbour: str, sa
 
 
 @pytest.mark.slow
-def test_as_a_user_who_may_not_read_everything(tmp_path: Path) -> None:
+def test_as_a_user_who_may_not_read_everything() -> None:
     """Where tests run as root, each look drops its rights first: to root, nothing is forbidden."""
-    for folder in (tmp_path, *tmp_path.parents[:3]):  # pytest's own are root's alone, one deeper in a worker
-        folder.chmod(folder.stat().st_mode | 0o055)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.hostile", str(tmp_path), *FORBIDDEN],
-        env={**os.environ, "HOSTILE_SHOW": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # Not among pytest's folders: they are root's alone, and every pytest that begins anywhere makes them so again.
+    with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
+        Path(folder).chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.hostile", folder, *FORBIDDEN],
+            env={**os.environ, "HOSTILE_SHOW": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     assert "let this user into its folders" in said["model below a folder that may not be read"]

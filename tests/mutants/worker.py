@@ -38,6 +38,8 @@ _OPTIONS = [
     "ignore",
     "-m",
     "not slow and not server",
+    # Pytest removes its own folders at the end, which a worker that is ended does not come to.
+    "--basetemp=temporary",
 ]
 _MEMORY = 16 << 30
 """Bytes that a mutant may allocate; some would go on for ever."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.scores import Scores, TaskScore, format_delta, format_value
+from merge_assets.evaluation.scores import Scores, TaskScore, format_delta, format_value, markdown_cell
 
 if TYPE_CHECKING:
     import pandas
 
-FILES = {
-    "leaderboard.parquet": "one row per model",
-    "deltas.parquet": "one row per model, score and parent",
-    "leaderboard.md": "for the UI",
-    "leaderboard.html": "one self-contained page",
-}
+FILES = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard.html")
+"""One row per model; one row per model, score and parent; for the UI; one self-contained page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,22 +164,21 @@ class Leaderboard:
     def rows(self) -> list[Row]:
         """The entries in the order of their ranks."""
         column = self.rank_column
-        cells = {entry.model: self._cells(entry) for entry in self.entries}
+        entries = {entry.model: entry for entry in self.entries}
+        cells = {model: self._cells(entry) for model, entry in entries.items()}
 
-        def sort_key(entry: LeaderboardEntry) -> tuple[bool, float, str]:
-            cell = cells[entry.model].get(column) if column else None
-            if cell is None or column is None:
-                return True, 0.0, entry.model
-            return False, -cell.value if column.higher_is_better else cell.value, entry.model
+        def key(model: str) -> float:
+            if column is None or column not in cells[model]:
+                return math.inf
+            value = cells[model][column].value
+            return -value if column.higher_is_better else value
 
-        rows: list[Row] = []
-        for place, entry in enumerate(sorted(self.entries, key=sort_key), start=1):
-            missing, key, _ = sort_key(entry)
-            rank = None if missing else place
-            if rows and not missing and sort_key(rows[-1].entry)[:2] == (False, key):
-                rank = rows[-1].rank
-            rows.append(Row(rank, entry, cells[entry.model]))
-        return rows
+        ordered = sorted((key(model), model) for model in entries)
+        keys = [each for each, _ in ordered]
+        return [
+            Row(None if each == math.inf else keys.index(each) + 1, entries[model], cells[model])
+            for each, model in ordered
+        ]
 
     def table(self) -> pandas.DataFrame:
         """One row per model; missing values are null (``<NA>``), never NaN.
@@ -191,31 +187,29 @@ class Leaderboard:
         (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent, value minus parent's
         value) and ``name best parent``; then description, url, fingerprint.
         """
-        import pandas as pd
-
         rows, entries = self.rows, [row.entry for row in self.rows]
-        frame: dict[str, Any] = {
-            "rank": pd.array([row.rank for row in rows], dtype="Int64"),
-            "model": pd.array([entry.model for entry in entries], dtype="string"),
-            "kind": pd.array([entry.kind for entry in entries], dtype="string"),
-            "method": pd.array([entry.method for entry in entries], dtype="string"),
-            "parameters": pd.array([entry.parameters for entry in entries], dtype="Int64"),
-            "layers": pd.array([entry.layers for entry in entries], dtype="Int64"),
-            "parents": pd.Series([list(entry.parents) for entry in entries], dtype=object),
+        frame: dict[str, tuple[str, list[Any]]] = {
+            "rank": ("Int64", [row.rank for row in rows]),
+            "model": ("string", [entry.model for entry in entries]),
+            "kind": ("string", [entry.kind for entry in entries]),
+            "method": ("string", [entry.method for entry in entries]),
+            "parameters": ("Int64", [entry.parameters for entry in entries]),
+            "layers": ("Int64", [entry.layers for entry in entries]),
+            "parents": ("object", [list(entry.parents) for entry in entries]),
         }
         for column in self.columns:
             cells = [row.cells.get(column) for row in rows]
             best = [cell.best_parent if cell else None for cell in cells]
             name = column.name
-            frame[name] = pd.array([cell.value if cell else None for cell in cells], dtype="Float64")
-            frame[f"{name} stderr"] = pd.array([cell.stderr if cell else None for cell in cells], dtype="Float64")
-            frame[f"{name} n"] = pd.array([cell.n if cell else None for cell in cells], dtype="Int64")
-            frame[f"{name} delta"] = pd.array([d.difference if d else None for d in best], dtype="Float64")
-            frame[f"{name} best parent"] = pd.array([d.parent if d else None for d in best], dtype="string")
-        frame["description"] = pd.array([entry.description for entry in entries], dtype="string")
-        frame["url"] = pd.array([entry.url for entry in entries], dtype="string")
-        frame["fingerprint"] = pd.array([entry.fingerprint for entry in entries], dtype="string")
-        return pd.DataFrame(frame)
+            frame[name] = ("Float64", [cell.value if cell else None for cell in cells])
+            frame[f"{name} stderr"] = ("Float64", [cell.stderr if cell else None for cell in cells])
+            frame[f"{name} n"] = ("Int64", [cell.n if cell else None for cell in cells])
+            frame[f"{name} delta"] = ("Float64", [delta.difference if delta else None for delta in best])
+            frame[f"{name} best parent"] = ("string", [delta.parent if delta else None for delta in best])
+        frame["description"] = ("string", [entry.description for entry in entries])
+        frame["url"] = ("string", [entry.url for entry in entries])
+        frame["fingerprint"] = ("string", [entry.fingerprint for entry in entries])
+        return _frame(frame)
 
     def deltas(self) -> pandas.DataFrame:
         """One row per model, score column and parent that has the same score.
@@ -223,26 +217,24 @@ class Leaderboard:
         Columns: model, parent, suite, task and metric (null for the headline), value, parent_value, delta
         (value minus parent_value), gain (its sign turned so that positive is better), delta_stderr.
         """
-        import pandas as pd
-
         found = [
             (row.entry.model, column, cell, delta)
             for row in self.rows
             for column, cell in row.cells.items()
             for delta in cell.deltas
         ]
-        return pd.DataFrame(
+        return _frame(
             {
-                "model": pd.array([model for model, _, _, _ in found], dtype="string"),
-                "parent": pd.array([delta.parent for _, _, _, delta in found], dtype="string"),
-                "suite": pd.array([column.suite for _, column, _, _ in found], dtype="string"),
-                "task": pd.array([column.task for _, column, _, _ in found], dtype="string"),
-                "metric": pd.array([column.metric for _, column, _, _ in found], dtype="string"),
-                "value": pd.array([cell.value for _, _, cell, _ in found], dtype="Float64"),
-                "parent_value": pd.array([delta.parent_value for _, _, _, delta in found], dtype="Float64"),
-                "delta": pd.array([delta.difference for _, _, _, delta in found], dtype="Float64"),
-                "gain": pd.array([delta.gain for _, _, _, delta in found], dtype="Float64"),
-                "delta_stderr": pd.array([delta.stderr for _, _, _, delta in found], dtype="Float64"),
+                "model": ("string", [model for model, _, _, _ in found]),
+                "parent": ("string", [delta.parent for _, _, _, delta in found]),
+                "suite": ("string", [column.suite for _, column, _, _ in found]),
+                "task": ("string", [column.task for _, column, _, _ in found]),
+                "metric": ("string", [column.metric for _, column, _, _ in found]),
+                "value": ("Float64", [cell.value for _, _, cell, _ in found]),
+                "parent_value": ("Float64", [delta.parent_value for _, _, _, delta in found]),
+                "delta": ("Float64", [delta.difference for _, _, _, delta in found]),
+                "gain": ("Float64", [delta.gain for _, _, _, delta in found]),
+                "delta_stderr": ("Float64", [delta.stderr for _, _, _, delta in found]),
             }
         )
 
@@ -267,8 +259,8 @@ class Leaderboard:
         directory.mkdir(parents=True, exist_ok=True)
         self.table().to_parquet(directory / "leaderboard.parquet", index=False)
         self.deltas().to_parquet(directory / "deltas.parquet", index=False)
-        (directory / "leaderboard.md").write_text(self.to_markdown(), encoding="utf-8")
-        (directory / "leaderboard.html").write_text(self.to_html(title), encoding="utf-8")
+        (directory / "leaderboard.md").write_bytes(self.to_markdown().encode())
+        (directory / "leaderboard.html").write_bytes(self.to_html(title).encode())
         return [directory / name for name in FILES]
 
     def _columns_of(self, suite: str) -> list[Column]:
@@ -322,14 +314,14 @@ class Leaderboard:
 
     def _suite_markdown(self, suite: str, brief: bool) -> str:
         columns = [column for column in self.columns if column.suite == suite]
-        heads = [f"{_escape(c.title)}{'' if c.higher_is_better else ' ↓'}" for c in columns]
-        lines = [f"**{_escape(suite)}**", "", f"| # | model | method | size | layers | {' | '.join(heads)} |"]
+        heads = [f"{markdown_cell(c.title)}{'' if c.higher_is_better else ' ↓'}" for c in columns]
+        lines = [f"**{markdown_cell(suite)}**", "", f"| # | model | method | size | layers | {' | '.join(heads)} |"]
         lines.append("| ---: | --- | --- | ---: | ---: |" + " ---: |" * len(columns))
         for row in self.rows:
             if not any(column in row.cells for column in columns):
                 continue
             entry = row.entry
-            head = [str(row.rank or ""), f"**{_escape(entry.model)}**", entry.method or entry.kind]
+            head = [str(row.rank or ""), f"**{markdown_cell(entry.model)}**", entry.method or entry.kind]
             head += [format_count(entry.parameters), str(entry.layers or "")]
             cells = [_cell_text(row.cells.get(c), c, only_value=brief and c is not columns[0]) for c in columns]
             lines.append(f"| {' | '.join([*head, *cells])} |")
@@ -354,8 +346,7 @@ def arrow(delta: Delta) -> str:
 def _delta(
     parent: str, value: float, stderr: float | None, theirs: float, their_stderr: float | None, higher: bool
 ) -> Delta:
-    known = stderr is not None and their_stderr is not None
-    combined = math.hypot(stderr or 0.0, their_stderr or 0.0) if known else None
+    combined = None if stderr is None or their_stderr is None else math.hypot(stderr, their_stderr)
     difference = value - theirs
     return Delta(parent, theirs, difference, difference if higher else -difference, combined)
 
@@ -375,14 +366,17 @@ def _cell_text(cell: Cell | None, column: Column, *, only_value: bool) -> str:
 
 
 def _shared_prefix(names: Sequence[str]) -> str:
-    """The leading ``_``-separated words that all names share, the last word of each left out."""
+    """The leading ``_``-separated words that all names share, the last word of each left out; none of a single name."""
     words = [name.split("_")[:-1] for name in set(names)]
-    shared = [group[0] for group in itertools.takewhile(lambda group: len(set(group)) == 1, zip(*words, strict=False))]
-    return "".join(f"{word}_" for word in shared) if len(words) > 1 else ""
+    shared = os.path.commonprefix(words) if len(words) > 1 else ()  # noqa: RUF071 - of lists of words
+    return "".join(f"{word}_" for word in shared)
 
 
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+def _frame(columns: Mapping[str, tuple[str, list[Any]]]) -> pandas.DataFrame:
+    """A data frame of these columns, each with its type."""
+    import pandas as pd
+
+    return pd.DataFrame({name: pd.Series(values, dtype=kind) for name, (kind, values) in columns.items()})
 
 
 def _refuse_repeated(what: str, names: Sequence[str]) -> None:

@@ -120,12 +120,13 @@ class Scores(BaseModel):
     def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
         """A table of the rows, with one column of differences per parent that has scores on the same suite."""
         parents = [parent for parent in parents if parent.suite == self.suite]
-        head = ["task", "metric", "shots", "n", "value", "± stderr", *(f"Δ {_cell(p.model)}" for p in parents)]
+        head = ["task", "metric", "shots", "n", "value", "± stderr", *(f"Δ {markdown_cell(p.model)}" for p in parents)]
         lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * 3 + " ---: |" * (len(head) - 3)]
         for row in self.tasks:
             arrow = "" if row.higher_is_better else " ↓"
             stderr = "" if row.stderr is None else format_value(row.stderr, row.is_fraction)
-            cells = [_cell(row.task), _cell(row.metric) + arrow, str(row.shots), str(row.n), row.text, stderr]
+            cells = [markdown_cell(row.task), markdown_cell(row.metric) + arrow]
+            cells += [str(row.shots), str(row.n), row.text, stderr]
             cells += [format_delta(_difference(row, parent), row.is_fraction, row.value) for parent in parents]
             lines.append("| " + " | ".join(cells) + " |")
         if self.headline is not None:
@@ -203,6 +204,11 @@ def format_delta(difference: float | None, is_fraction: bool, value: float = 1.0
     return text.replace("-", "−", 1) if float(text) else "±0"
 
 
+def markdown_cell(text: str) -> str:
+    """A text as it stands in a cell of a Markdown table."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+
 def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> TaskScore:
     where = f"{suite.file}: tasks[{index}]"
     metrics = _metrics_of(entry.task, result)
@@ -254,10 +260,6 @@ def _difference(row: TaskScore, parent: Scores) -> float | None:
         if (other.task, other.metric) == (row.task, row.metric):
             return row.value - other.value
     return None
-
-
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def _slug(text: str) -> str:

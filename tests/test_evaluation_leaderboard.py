@@ -1,153 +1,254 @@
-"""Contract: ranks, differences to each parent and their exports agree with tables worked out by hand."""
+"""Contract: ranks, differences to each parent and every export agree, cell by cell, with tables worked out by hand."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from html.parser import HTMLParser
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, format_count
-from merge_assets.evaluation.scores import Scores, TaskScore, format_delta, format_value, metric_key
+from merge_assets.evaluation.leaderboard import Column, Delta, Leaderboard, LeaderboardEntry, arrow, format_count
+from merge_assets.evaluation.scores import Scores
+from tests.leaderboard_support import ENTRIES, demo, row, scores
 
-RECIPE = "name: mix\nmerge_method: slerp\n# </script><b>&\n"
-
-
-def row(
-    task: str, metric: str, value: float, stderr: float | None = None, *, higher: bool = True, headline: bool = True
-) -> TaskScore:
-    return TaskScore(
-        task=task,
-        metric=metric,
-        value=value,
-        stderr=stderr,
-        shots=0,
-        limit=None,
-        n=50,
-        higher_is_better=higher,
-        headline=headline,
-        task_version="1.0",
-        task_digest="t",
-        result="r",
-        seconds=1.0,
-    )
-
-
-def scores(model: str, *rows: TaskScore, suite: str = "demo") -> Scores:
-    values = [r.value for r in rows if r.headline]
-    return Scores(
-        model=model,
-        fingerprint="f",
-        suite=suite,
-        suite_digest="s",
-        tasks=rows,
-        headline=sum(values) / len(values) if values else None,
-        headline_stderr=None,
-        seed=1234,
-        versions={"lm_eval": "0.4"},
-    )
-
-
-def demo(model: str, perplexity: float, cloze: float, word: float) -> Scores:
-    return scores(
-        model,
-        row("demo_perplexity", "byte_perplexity", perplexity, higher=False, headline=False),
-        row("demo_cloze", "acc_norm", cloze, 0.03),
-        row("demo_word", "exact_match", word, 0.04),
-    )
-
-
-#            perplexity  cloze  word  average
-# a          8.0         0.50   0.30  0.40
-# b          6.0         0.40   0.50  0.45
-# mix (a,b)  7.0         0.56   0.50  0.53
-# deep (mix) 9.0         0.30   0.50  0.40
-# alone      no scores; its parent is not on the board
-ENTRIES = [
-    LeaderboardEntry(model="a", kind="base", parameters=1_290_000, layers=14, scores=[demo("a", 8.0, 0.50, 0.30)]),
-    LeaderboardEntry(model="org/b", kind="base", parameters=1_290_000, layers=14, scores=[demo("b", 6.0, 0.40, 0.50)]),
+FAMILY = [
+    LeaderboardEntry(model="guest", kind="base"),
     LeaderboardEntry(
-        model="mix",
+        model="grandchild",
+        kind="variant",
+        method="stack",
+        parents=["father", "child", "child", "grandchild", "stranger"],
+        scores=[
+            scores("g", row("text", "byte_perplexity", 9.0, n=20, higher=False, headline=False), suite="prose"),
+        ],
+    ),
+    LeaderboardEntry(model="mother", kind="base", scores=[scores("m", row("arc", "acc", 0.625, 0.0), suite="facts")]),
+    LeaderboardEntry(
+        model="father",
+        kind="base",
+        parameters=7_240_000_000,
+        layers=32,
+        fingerprint="f0",
+        url="https://example.org/father",
+        scores=[
+            scores("f", row("arc", "acc", 0.5, 0.03), suite="facts", stderr=0.02),
+            scores(
+                "f",
+                row("arc", "acc", 0.25, 0.04, headline=False),
+                row("text", "byte_perplexity", 8.0, higher=False, headline=False),
+                suite="prose",
+            ),
+        ],
+    ),
+    LeaderboardEntry(
+        model="child",
         kind="variant",
         method="slerp",
         parameters=1_290_000,
         layers=14,
-        parents=["a", "org/b"],
-        description="Both | halves",
-        recipe=RECIPE,
+        fingerprint="c1",
+        parents=["father", "mother"],
+        description="Both halves",
         scores=[
-            demo("mix", 7.0, 0.56, 0.50),
-            scores("mix", row("arc", "acc", 0.25), suite="extra"),
+            scores(
+                "c",
+                row("arc", "acc", 0.125, 0.03, headline=False),
+                row("text", "byte_perplexity", 6.0, 0.5, higher=False, headline=False),
+                suite="prose",
+            ),
+            scores("c", row("arc", "acc", 0.75, 0.04), suite="facts", stderr=0.01),
         ],
     ),
-    LeaderboardEntry(
-        model="deep",
-        kind="variant",
-        method="passthrough",
-        layers=21,
-        parents=["mix", "mix"],
-        scores=[demo("deep", 9.0, 0.30, 0.50)],
-    ),
-    LeaderboardEntry(model="alone", kind="variant", method="ties", parents=["elsewhere"], url="javascript:alert(1)"),
 ]
 
+Columns = dict[str, tuple[str, list[object]]]
+"""By name: the type, and the cells."""
 
-@pytest.fixture(scope="module")
+MODELS: Columns = {
+    "rank": ("Int64", [1, 2, 3, None, None]),
+    "model": ("string", ["child", "mother", "father", "grandchild", "guest"]),
+    "kind": ("string", ["variant", "base", "base", "variant", "base"]),
+    "method": ("string", ["slerp", None, None, "stack", None]),
+    "parameters": ("Int64", [1_290_000, None, 7_240_000_000, None, None]),
+    "layers": ("Int64", [14, None, 32, None, None]),
+    "parents": (
+        "object",
+        [["father", "mother"], [], [], ["father", "child", "child", "grandchild", "stranger"], []],
+    ),
+}
+SCORES: Columns = {
+    "facts": ("Float64", [0.75, 0.625, 0.5, None, None]),
+    "facts stderr": ("Float64", [0.01, None, 0.02, None, None]),
+    "facts n": ("Int64", [None, None, None, None, None]),
+    "facts delta": ("Float64", [0.125, None, None, None, None]),
+    "facts best parent": ("string", ["mother", None, None, None, None]),
+    "facts/arc:acc": ("Float64", [0.75, 0.625, 0.5, None, None]),
+    "facts/arc:acc stderr": ("Float64", [0.04, 0.0, 0.03, None, None]),
+    "facts/arc:acc n": ("Int64", [50, 50, 50, None, None]),
+    "facts/arc:acc delta": ("Float64", [0.125, None, None, None, None]),
+    "facts/arc:acc best parent": ("string", ["mother", None, None, None, None]),
+    "prose/text:byte_perplexity": ("Float64", [6.0, None, 8.0, 9.0, None]),
+    "prose/text:byte_perplexity stderr": ("Float64", [0.5, None, None, None, None]),
+    "prose/text:byte_perplexity n": ("Int64", [50, None, 50, 20, None]),
+    "prose/text:byte_perplexity delta": ("Float64", [-2.0, None, None, 3.0, None]),
+    "prose/text:byte_perplexity best parent": ("string", ["father", None, None, "child", None]),
+    "prose/arc:acc": ("Float64", [0.125, None, 0.25, None, None]),
+    "prose/arc:acc stderr": ("Float64", [0.03, None, 0.04, None, None]),
+    "prose/arc:acc n": ("Int64", [50, None, 50, None, None]),
+    "prose/arc:acc delta": ("Float64", [-0.125, None, None, None, None]),
+    "prose/arc:acc best parent": ("string", ["father", None, None, None, None]),
+}
+FACTS: Columns = {
+    "description": ("string", ["Both halves", "", "", "", ""]),
+    "url": ("string", [None, None, "https://example.org/father", None, None]),
+    "fingerprint": ("string", ["c1", "", "f0", "", ""]),
+}
+TABLE = MODELS | SCORES | FACTS
+
+DELTA_TYPES = {
+    **dict.fromkeys(("model", "parent", "suite", "task", "metric"), "string"),
+    **dict.fromkeys(("value", "parent_value", "delta", "gain", "delta_stderr"), "Float64"),
+}
+DELTAS = [
+    ("child", "father", "facts", None, None, 0.75, 0.5, 0.25, 0.25, 0.0005**0.5),  # √(0.01² + 0.02²)
+    ("child", "mother", "facts", None, None, 0.75, 0.625, 0.125, 0.125, None),
+    ("child", "father", "facts", "arc", "acc", 0.75, 0.5, 0.25, 0.25, 0.05),  # √(0.04² + 0.03²)
+    ("child", "mother", "facts", "arc", "acc", 0.75, 0.625, 0.125, 0.125, 0.04),
+    ("child", "father", "prose", "text", "byte_perplexity", 6.0, 8.0, -2.0, 2.0, None),
+    ("child", "father", "prose", "arc", "acc", 0.125, 0.25, -0.125, -0.125, 0.05),
+    ("grandchild", "father", "prose", "text", "byte_perplexity", 9.0, 8.0, 1.0, -1.0, None),
+    ("grandchild", "child", "prose", "text", "byte_perplexity", 9.0, 6.0, 3.0, -3.0, None),
+]
+
+MARKDOWN = """\
+**facts**
+
+| # | model | method | size | layers | average | arc |
+| ---: | --- | --- | ---: | ---: | ---: | ---: |
+| 1 | **child** | slerp | 1.29M | 14 | 75.0 ±1.0 ▲+12.5 | 75.0 ±4.0 ▲+12.5 |
+| 2 | **mother** | base |  |  | 62.5 | 62.5 |
+| 3 | **father** | base | 7.24B | 32 | 50.0 ±2.0 | 50.0 ±3.0 |
+
+**prose**
+
+| # | model | method | size | layers | text ↓ | arc |
+| ---: | --- | --- | ---: | ---: | ---: | ---: |
+| 1 | **child** | slerp | 1.29M | 14 | 6.000 ±0.5000 ▲−2.000 | 12.5 ±3.0 ▼−12.5 |
+| 3 | **father** | base | 7.24B | 32 | 8.000 | 25.0 ±4.0 |
+|  | **grandchild** | stack |  |  | 9.000 ▼+3.000 |  |
+
+▲ better and ▼ worse than the best parent; ± standard error; ↓ lower is better. Fractions in percent.
+"""
+
+
+@pytest.fixture
 def board() -> Leaderboard:
-    return Leaderboard(ENTRIES)
+    return Leaderboard(FAMILY)
 
 
-def test_ranks_follow_the_headline_and_ties_share_one(board: Leaderboard) -> None:
-    assert [(line.rank, line.entry.model) for line in board.rows] == [
-        (1, "mix"),
-        (2, "org/b"),
-        (3, "a"),
-        (3, "deep"),
-        (None, "alone"),
+def frame(columns: Columns) -> pd.DataFrame:
+    cells = pd.DataFrame({name: values for name, (_, values) in columns.items()}, dtype=object)
+    return cells.astype({name: kind for name, (kind, _) in columns.items()})
+
+
+def delta_frame() -> pd.DataFrame:
+    return pd.DataFrame(DELTAS, columns=list(DELTA_TYPES), dtype=object).astype(DELTA_TYPES)
+
+
+def types(table: pd.DataFrame) -> dict[str, str]:
+    return {str(name): str(kind) for name, kind in table.dtypes.items()}
+
+
+def test_a_column_is_a_headline_or_a_metric_of_a_task(board: Leaderboard) -> None:
+    assert board.columns == [
+        Column("facts", None, None, "average", higher_is_better=True, is_fraction=True),
+        Column("facts", "arc", "acc", "arc", higher_is_better=True, is_fraction=True),
+        Column("prose", "text", "byte_perplexity", "text", higher_is_better=False, is_fraction=False),
+        Column("prose", "arc", "acc", "arc", higher_is_better=True, is_fraction=True),
     ]
 
 
-def test_the_table_holds_the_values_and_the_difference_to_the_best_parent(board: Leaderboard) -> None:
-    table = board.table().set_index("model")
-    assert list(table["rank"].dropna()) == [1, 2, 3, 3]
-    expected = {
-        # column: (mix's value, its best parent, difference to it)
-        "demo": (0.53, "org/b", 0.08),
-        "demo/demo_perplexity:byte_perplexity": (7.0, "org/b", 1.0),
-        "demo/demo_cloze:acc_norm": (0.56, "a", 0.06),
-        "demo/demo_word:exact_match": (0.50, "org/b", 0.0),
-    }
-    for name, (value, parent, delta) in expected.items():
-        assert table.loc["mix", name] == pytest.approx(value)
-        assert table.loc["mix", f"{name} best parent"] == parent
-        assert table.loc["mix", f"{name} delta"] == pytest.approx(delta)
-    assert table.loc["mix", "demo/demo_cloze:acc_norm stderr"] == 0.03
-    assert table.loc["mix", "demo/demo_cloze:acc_norm n"] == 50
-    assert pd.isna(table.loc["a", "demo delta"])
-    assert list(table.loc["mix", "parents"]) == ["a", "org/b"]
+def test_the_table_holds_every_score_and_its_difference_to_the_best_parent(board: Leaderboard) -> None:
+    pd.testing.assert_frame_equal(board.table(), frame(TABLE))
 
 
-def test_there_is_one_difference_per_parent_and_score(board: Leaderboard) -> None:
-    deltas = board.deltas()
-    assert len(deltas) == 2 * 4 + 4
-    one = deltas[(deltas["model"] == "mix") & (deltas["parent"] == "a")].set_index("task")
-    assert one.loc["demo_perplexity", "delta"] == pytest.approx(-1.0)
-    assert one.loc["demo_perplexity", "gain"] == pytest.approx(1.0)
-    assert one.loc["demo_cloze", "gain"] == pytest.approx(0.06)
-    assert one.loc["demo_cloze", "delta_stderr"] == pytest.approx(math.sqrt(0.03**2 + 0.03**2))
-    assert pd.isna(one.loc["demo_perplexity", "delta_stderr"])
+def test_there_is_one_difference_per_score_and_other_model_it_was_made_from(board: Leaderboard) -> None:
+    pd.testing.assert_frame_equal(board.deltas(), delta_frame())
 
 
-def test_missing_scores_are_null_in_every_export_and_never_nan(board: Leaderboard, tmp_path: Path) -> None:
-    assert {path.name for path in board.write(tmp_path)} == {path.name for path in tmp_path.iterdir()}
-    table = pd.read_parquet(tmp_path / "leaderboard.parquet").set_index("model")
-    assert list(table["extra/arc:acc"].isna()) == [False, True, True, True, True]
+def test_columns_keep_their_types_where_nothing_is_known() -> None:
+    empty = Leaderboard([])
+    assert types(empty.table()) == {name: kind for name, (kind, _) in (MODELS | FACTS).items()}
+    assert types(empty.deltas()) == DELTA_TYPES
+
+
+def test_markdown_is_one_table_per_suite_with_arrows_for_better_and_worse(board: Leaderboard) -> None:
+    assert board.to_markdown() == MARKDOWN
+
+
+def test_brief_markdown_has_values_alone_after_the_first_score(board: Leaderboard) -> None:
+    lines = [line for line in board.to_markdown(brief=True).splitlines() if "**child**" in line]
+    assert lines == [
+        "| 1 | **child** | slerp | 1.29M | 14 | 75.0 ±1.0 ▲+12.5 | 75.0 |",
+        "| 1 | **child** | slerp | 1.29M | 14 | 6.000 ±0.5000 ▲−2.000 | 12.5 |",
+    ]
+
+
+def test_names_cannot_break_a_markdown_table() -> None:
+    name = "a|b\\c\nd"
+    entry = LeaderboardEntry(model=name, kind="base", scores=[scores("m", row(name, "acc", 0.5), suite=name)])
+    assert Leaderboard([entry]).to_markdown().splitlines()[:5] == [
+        r"**a\|b\\c d**",
+        "",
+        r"| # | model | method | size | layers | average | a\|b\\c d |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: |",
+        r"| 1 | **a\|b\\c d** | base |  |  | 50.0 | 50.0 |",
+    ]
+
+
+def test_the_files_hold_the_tables_and_the_pages(board: Leaderboard, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "board"
+    names = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard.html")
+    assert board.write(folder, "Family") == [folder / name for name in names]
+    assert {path.name for path in folder.iterdir()} == set(names)
+    table = pd.read_parquet(folder / "leaderboard.parquet")
+    pd.testing.assert_frame_equal(table.assign(parents=table["parents"].map(list)), frame(TABLE))
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "deltas.parquet"), delta_frame())
+    assert (folder / "leaderboard.md").read_bytes().decode() == MARKDOWN
+    assert (folder / "leaderboard.html").read_bytes().decode() == board.to_html("Family")
+
+
+def test_the_files_hold_columns_alone_and_no_index(board: Leaderboard, tmp_path: Path) -> None:
+    board.write(tmp_path)
+    for name, columns in (("leaderboard", list(TABLE)), ("deltas", list(DELTA_TYPES))):
+        schema = pq.read_schema(tmp_path / f"{name}.parquet")
+        assert schema.names == columns
+        assert schema.pandas_metadata["index_columns"] == []
+
+
+def test_the_page_has_a_title_of_its_own_unless_it_is_given_one(board: Leaderboard, tmp_path: Path) -> None:
+    board.write(tmp_path)
+    assert "<title>Leaderboard</title>" in board.to_html()
+    assert (tmp_path / "leaderboard.html").read_text() == board.to_html()
+
+
+def test_a_leaderboard_is_written_over_an_older_one(board: Leaderboard, tmp_path: Path) -> None:
+    Leaderboard([]).write(tmp_path)
+    assert len(pd.read_parquet(tmp_path / "leaderboard.parquet")) == 0
+    assert (tmp_path / "leaderboard.md").read_text() == "No scores yet.\n"
+    assert "No scores yet" in (tmp_path / "leaderboard.html").read_text()
+    board.write(tmp_path)
+    assert len(pd.read_parquet(tmp_path / "leaderboard.parquet")) == len(FAMILY)
+
+
+def test_missing_scores_are_null_in_every_export_and_never_nan(tmp_path: Path) -> None:
+    board = Leaderboard(ENTRIES)
+    board.write(tmp_path)
     records = json.loads(board.table().to_json(orient="records"), parse_constant=pytest.fail)
     assert records[1]["extra"] is None
     for name in ("leaderboard.md", "leaderboard.html"):
@@ -155,199 +256,114 @@ def test_missing_scores_are_null_in_every_export_and_never_nan(board: Leaderboar
         assert not re.search(r"\b(nan|na|null)\b", text, re.IGNORECASE)
 
 
-def test_markdown_is_one_table_per_suite_with_arrows_for_better_and_worse(board: Leaderboard) -> None:
-    lines = board.to_markdown().splitlines()
-    tables = [line for line in lines if line.startswith("|")]
-    assert tables[0].split(" | ")[5:] == ["average", "perplexity ↓", "cloze", "word |"]
-    mix = next(line for line in tables if "**mix**" in line)
-    assert mix == "| 1 | **mix** | slerp | 1.29M | 14 | 53.0 ▲+8.0 | 7.000 ▼+1.000 | 56.0 ±3.0 ▲+6.0 | 50.0 ±4.0 ±0 |"
-    assert "**extra**" in lines
-    assert not any("alone" in line for line in tables)
-    brief = next(line for line in board.to_markdown(brief=True).splitlines() if "**mix**" in line)
-    assert brief == "| 1 | **mix** | slerp | 1.29M | 14 | 53.0 ▲+8.0 | 7.000 | 56.0 | 50.0 |"
+def ranks(entries: Sequence[LeaderboardEntry], rank_by: str | None = None) -> list[tuple[int | None, str]]:
+    return [(line.rank, line.entry.model) for line in Leaderboard(entries, rank_by=rank_by).rows]
 
 
-def test_scores_print_their_differences_to_parents() -> None:
-    text = demo("mix", 7.0, 0.56, 0.50).to_markdown([demo("a|b", 8.0, 0.50, 0.30)])
-    assert "| task | metric | shots | n | value | ± stderr | Δ a\\|b |" in text
-    assert "| demo_perplexity | byte_perplexity ↓ | 0 | 50 | 7.000 |  | −1.000 |" in text
-    assert "| demo_cloze | acc_norm | 0 | 50 | 56.0 | 3.0 | +6.0 |" in text
-    assert "| **average** |  |  |  | **53.0** |  | +13.0 |" in text
+def base(model: str, *suites: Scores) -> LeaderboardEntry:
+    return LeaderboardEntry(model=model, kind="base", scores=list(suites))
 
 
-def test_the_suite_with_most_models_ranks_unless_another_is_named() -> None:
-    assert Leaderboard(ENTRIES).suites == ["demo", "extra"]
-    other = Leaderboard(ENTRIES, rank_by="extra")
-    assert other.suites == ["extra", "demo"]
-    assert [line.rank for line in other.rows] == [1, None, None, None, None]
-    with pytest.raises(EvaluationError, match="no model has scores of suite 'absent'"):
+def test_ranks_follow_the_headline_and_ties_share_one() -> None:
+    assert ranks(ENTRIES) == [(1, "mix"), (2, "org/b"), (3, "a"), (3, "deep"), (None, "alone")]
+
+
+def test_a_rank_counts_all_that_are_better() -> None:
+    values = {"c": 0.5, "best": 0.7, "b": 0.5, "last": 0.1, "a": 0.5}
+    entries = [base(name, scores(name, row("t", "acc", value))) for name, value in values.items()]
+    assert ranks(entries) == [(1, "best"), (2, "a"), (2, "b"), (2, "c"), (5, "last")]
+
+
+def test_a_score_of_zero_has_a_rank_and_a_missing_one_has_none() -> None:
+    assert ranks([base("a"), base("zero", scores("zero", row("t", "acc", 0.0)))]) == [(1, "zero"), (None, "a")]
+
+
+def test_a_model_without_the_headline_of_a_suite_that_has_one_is_not_ranked() -> None:
+    entries = [
+        base("a", scores("a", row("t", "acc", 0.9, headline=False))),
+        base("b", scores("b", row("t", "acc", 0.1))),
+    ]
+    assert ranks(entries) == [(1, "b"), (None, "a")]
+
+
+def test_the_suite_with_most_models_ranks_then_the_first_by_name() -> None:
+    def suite(name: str) -> Scores:
+        return scores("m", row("t", "acc", 0.5), suite=name)
+
+    entries = [base("a", suite("zero"), suite("many")), base("b", suite("many"), suite("few"))]
+    assert Leaderboard(entries).suites == ["many", "few", "zero"]
+
+
+def test_another_suite_ranks_where_it_is_named() -> None:
+    assert Leaderboard(ENTRIES, rank_by="extra").suites == ["extra", "demo"]
+    assert ranks(ENTRIES, "extra") == [(1, "mix"), (None, "a"), (None, "alone"), (None, "deep"), (None, "org/b")]
+    with pytest.raises(EvaluationError, match=r"^leaderboard: no model has .* 'absent'; known: demo, extra$"):
         Leaderboard(ENTRIES, rank_by="absent")
 
 
 def test_a_suite_without_headline_ranks_by_its_first_task() -> None:
     entries = [
-        LeaderboardEntry(
-            model=name, kind="base", scores=[scores(name, row("p", "byte_perplexity", v, higher=False, headline=False))]
-        )
-        for name, v in (("worse", 9.0), ("better", 7.0))
+        base(name, scores(name, row("p", "byte_perplexity", value, higher=False, headline=False)))
+        for name, value in (("a", 9.0), ("b", 7.0))
     ]
-    assert [line.entry.model for line in Leaderboard(entries).rows] == ["better", "worse"]
+    assert ranks(entries) == [(1, "b"), (2, "a")]
 
 
-def test_an_empty_leaderboard_can_be_written(tmp_path: Path) -> None:
-    Leaderboard([]).write(tmp_path)
-    assert "No scores yet" in (tmp_path / "leaderboard.html").read_text()
-    assert len(pd.read_parquet(tmp_path / "leaderboard.parquet")) == 0
+@pytest.mark.parametrize(
+    ("tasks", "titles"),
+    [
+        (["demo_word", "demo_cloze"], ["word", "cloze"]),
+        (["a_b_c_d", "a_b_x_d"], ["c_d", "x_d"]),
+        (["a_b", "a_b_c"], ["b", "b_c"]),
+        (["a", "a_b"], ["a", "a_b"]),
+        (["en_x_a", "fr_x_b"], ["en_x_a", "fr_x_b"]),
+        (["alpha", "alpine"], ["alpha", "alpine"]),
+        (["demo_word"], ["demo_word"]),
+        (["demo_word", "demo_word"], ["demo_word", "demo_word"]),
+    ],
+)
+def test_words_that_all_tasks_of_a_suite_begin_with_are_left_out(tasks: list[str], titles: list[str]) -> None:
+    rows = [row(task, f"metric{number}", 0.5) for number, task in enumerate(tasks)]
+    _, *columns = Leaderboard([base("m", scores("m", *rows))]).columns
+    assert [column.title for column in columns] == titles
 
 
 def test_one_title_for_two_models_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="'a' appears 2 times"):
+    with pytest.raises(EvaluationError, match=r"^leaderboard: model 'a' appears 2 times$"):
         Leaderboard([ENTRIES[0], ENTRIES[0]])
 
 
-class Page(HTMLParser):
-    """Checks that tags nest, and collects what a test asks about."""
-
-    VOID = frozenset({"meta", "link", "input", "wbr", "br", "img"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+def test_two_scores_of_one_suite_are_refused() -> None:
+    with pytest.raises(EvaluationError, match=r"^leaderboard: m: suite 'demo' appears 2 times$"):
+        Leaderboard([base("m", *[demo("m", 8.0, 0.5, 0.3)] * 2)])
 
 
-def test_the_page_nests_and_loads_nothing_from_elsewhere(board: Leaderboard) -> None:
-    text = board.to_html("A & B")
-    page = Page(text)
-    assert page.open == []
-    assert "<title>A &amp; B</title>" in text
-    sources = [attrs[name] or "" for _, attrs in page.tags for name in ("src", "href", "action") if name in attrs]
-    assert all(source.startswith(("#", "data:")) for source in sources)
-    assert "@import" not in text
-    assert "url(" not in text
-    assert sum(tag == "script" for tag, _ in page.tags) == 1
-
-
-def test_texts_of_recipes_and_addresses_cannot_inject_markup(board: Leaderboard) -> None:
-    text = board.to_html()
-    assert "</script><b>" not in text
-    assert "&lt;/script&gt;&lt;b&gt;&amp;" in text
-    assert "javascript:" not in text
-
-
-def test_the_page_holds_the_table_without_its_script(board: Leaderboard) -> None:
-    page = Page(board.to_html())
-    rows = [attrs for tag, attrs in page.tags if tag == "tr" and "data-kind" in attrs]
-    cells = [attrs for tag, attrs in page.tags if tag == "td" and "data-suite" in attrs]
-    assert len(rows) == 5
-    assert len(cells) == 5 * 6
-    tips = [attrs["data-tip"] or "" for attrs in cells if "data-tip" in attrs]
-    assert "demo_cloze acc_norm\n56.0% ± 3.0\n50 documents, 0-shot\n▲ +6.0 vs a (50.0)\n▲ +16.0 vs org/b (40.0)" in tips
-
-
-def test_in_a_browser_columns_sort_filters_hide_and_the_panel_shows_the_recipe(
-    board: Leaderboard, tmp_path: Path, chromium: Any
+@pytest.mark.parametrize(
+    ("difference", "stderr", "is_clear"),
+    [(0.25, 0.125, True), (-0.25, 0.125, True), (0.25, 0.25, False), (1.0, None, True), (0.0, None, False)],
+)
+def test_a_difference_is_clear_beyond_its_standard_error(
+    difference: float, stderr: float | None, is_clear: bool
 ) -> None:
-    board.write(tmp_path)
-    page = chromium.new_page()
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text))
-    page.goto((tmp_path / "leaderboard.html").as_uri())
+    assert Delta("a", 0.5, difference, difference, stderr).is_clear == is_clear
 
-    def models() -> list[str]:
-        names: list[str] = page.locator("#board tbody tr:visible th.model a").all_inner_texts()
-        return names
 
-    def head(name: str) -> object:
-        return page.locator("#board thead button", has_text=name)
-
-    assert models() == ["mix", "org/b", "a", "deep", "alone"]
-    head("perplexity").click()
-    assert models() == ["org/b", "mix", "a", "deep", "alone"]
-    assert page.locator("th[aria-sort=ascending]").count() == 1
-    head("perplexity").click()
-    assert models() == ["deep", "a", "mix", "org/b", "alone"]
-    head("cloze").click()
-    assert models() == ["mix", "a", "org/b", "deep", "alone"]
-    head("Model").click()
-    assert models() == ["a", "alone", "deep", "mix", "org/b"]
-
-    page.get_by_role("radio", name="Variants").check()
-    assert models() == ["alone", "deep", "mix"]
-    page.get_by_role("searchbox").fill("org/b")
-    assert models() == ["mix"]
-    assert page.locator("output").inner_text() == "1 of 5 models"
-
-    page.get_by_role("link", name="mix").click()
-    assert "merge_method: slerp" in page.locator("dialog pre").inner_text()
-    page.keyboard.press("Escape")
-    assert not page.locator("dialog").is_visible()
-    assert problems == []
+@pytest.mark.parametrize(("gain", "text"), [(0.5, "▲"), (-0.5, "▼"), (0.0, "")])
+def test_arrows_tell_better_from_worse(gain: float, text: str) -> None:
+    assert arrow(Delta("a", 8.0, -gain, gain, None)) == text
 
 
 @pytest.mark.parametrize(
-    ("metric", "available", "found"),
+    ("count", "text"),
     [
-        ("acc", ["acc,none", "acc_norm,none"], "acc,none"),
-        ("exact_match", ["exact_match,strict-match", "exact_match,flexible-extract"], None),
-        (
-            "exact_match,strict-match",
-            ["exact_match,strict-match", "exact_match,flexible-extract"],
-            "exact_match,strict-match",
-        ),
-        ("exact_match", ["exact_match,first-word", "other,none"], "exact_match,first-word"),
-        ("absent", ["acc,none"], None),
+        (None, ""),
+        (0, "0"),
+        (999, "999"),
+        (1000, "1k"),
+        (1_287_456, "1.29M"),
+        (7_241_732_096, "7.24B"),
+        (10**13, "10T"),
     ],
-)
-def test_a_metric_means_one_column_of_lm_eval_or_none(metric: str, available: list[str], found: str | None) -> None:
-    assert metric_key(metric, dict.fromkeys(available, 0.0)) == found
-
-
-@pytest.mark.parametrize(
-    ("value", "fraction", "text"),
-    [
-        (0.5, True, "50.0"),
-        (0.12345, True, "12.3"),
-        (7.0, False, "7.000"),
-        (12.3456, False, "12.35"),
-        (1234.5, False, "1234"),
-    ],
-)
-def test_values_for_people(value: float, fraction: bool, text: str) -> None:
-    assert format_value(value, fraction) == text
-
-
-def test_differences_for_people() -> None:
-    assert format_delta(-0.021, True, 0.5) == "−2.1"
-    assert format_delta(0.0146, False, 7.871) == "+0.015"
-    assert format_delta(0.0, True) == format_delta(-1e-9, True) == "±0"
-    assert format_delta(None, True) == ""
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(None, ""), (999, "999"), (1_287_456, "1.29M"), (7_241_732_096, "7.24B"), (10**13, "10T")]
 )
 def test_parameter_counts_for_people(count: int | None, text: str) -> None:
     assert format_count(count) == text
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"model": 1}', "null"])
-def test_what_is_no_scores_is_refused(text: str) -> None:
-    with pytest.raises(EvaluationError, match="scores: "):
-        Scores.from_json(text)
-
-
-def test_scores_hold_no_nan() -> None:
-    with pytest.raises(ValueError, match="finite"):
-        row("a", "acc", math.nan)

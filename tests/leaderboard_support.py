@@ -1,0 +1,94 @@
+"""Models with scores, made up by hand."""
+
+from __future__ import annotations
+
+from merge_assets.evaluation.leaderboard import LeaderboardEntry
+from merge_assets.evaluation.scores import Scores, TaskScore
+
+RECIPE = "name: mix\nmerge_method: slerp\n# </script><b>&\n"
+
+
+def row(
+    task: str,
+    metric: str,
+    value: float,
+    stderr: float | None = None,
+    *,
+    n: int = 50,
+    higher: bool = True,
+    headline: bool = True,
+) -> TaskScore:
+    return TaskScore(
+        task=task,
+        metric=metric,
+        value=value,
+        stderr=stderr,
+        shots=0,
+        limit=None,
+        n=n,
+        higher_is_better=higher,
+        headline=headline,
+        task_version="1.0",
+        task_digest="t",
+        result="r",
+        seconds=1.0,
+    )
+
+
+def scores(model: str, *rows: TaskScore, suite: str = "demo", stderr: float | None = None) -> Scores:
+    values = [r.value for r in rows if r.headline]
+    return Scores(
+        model=model,
+        fingerprint="f",
+        suite=suite,
+        suite_digest="s",
+        tasks=rows,
+        headline=sum(values) / len(values) if values else None,
+        headline_stderr=stderr,
+        seed=1234,
+        versions={"lm_eval": "0.4"},
+    )
+
+
+def demo(model: str, perplexity: float, cloze: float, word: float) -> Scores:
+    return scores(
+        model,
+        row("demo_perplexity", "byte_perplexity", perplexity, higher=False, headline=False),
+        row("demo_cloze", "acc_norm", cloze, 0.03),
+        row("demo_word", "exact_match", word, 0.04),
+    )
+
+
+#            perplexity  cloze  word  average
+# a          8.0         0.50   0.30  0.40
+# b          6.0         0.40   0.50  0.45
+# mix (a,b)  7.0         0.56   0.50  0.53
+# deep (mix) 9.0         0.30   0.50  0.40
+# alone      no scores; its parent is not on the board
+ENTRIES = [
+    LeaderboardEntry(model="a", kind="base", parameters=1_290_000, layers=14, scores=[demo("a", 8.0, 0.50, 0.30)]),
+    LeaderboardEntry(model="org/b", kind="base", parameters=1_290_000, layers=14, scores=[demo("b", 6.0, 0.40, 0.50)]),
+    LeaderboardEntry(
+        model="mix",
+        kind="variant",
+        method="slerp",
+        parameters=1_290_000,
+        layers=14,
+        parents=["a", "org/b"],
+        description="Both | halves",
+        recipe=RECIPE,
+        scores=[
+            demo("mix", 7.0, 0.56, 0.50),
+            scores("mix", row("arc", "acc", 0.25), suite="extra"),
+        ],
+    ),
+    LeaderboardEntry(
+        model="deep",
+        kind="variant",
+        method="passthrough",
+        layers=21,
+        parents=["mix", "mix"],
+        scores=[demo("deep", 9.0, 0.30, 0.50)],
+    ),
+    LeaderboardEntry(model="alone", kind="variant", method="ties", parents=["elsewhere"], url="javascript:alert(1)"),
+]

@@ -1,0 +1,108 @@
+"""Contract: the page is whole without a script and without the network, and no text of a recipe becomes markup."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merge_assets.evaluation.leaderboard import Leaderboard
+from tests.leaderboard_support import ENTRIES
+
+
+@pytest.fixture(scope="module")
+def board() -> Leaderboard:
+    return Leaderboard(ENTRIES)
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects what a test asks about."""
+
+    VOID = frozenset({"meta", "link", "input", "wbr", "br", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_nests_and_loads_nothing_from_elsewhere(board: Leaderboard) -> None:
+    text = board.to_html("A & B")
+    page = Page(text)
+    assert page.open == []
+    assert "<title>A &amp; B</title>" in text
+    sources = [attrs[name] or "" for _, attrs in page.tags for name in ("src", "href", "action") if name in attrs]
+    assert all(source.startswith(("#", "data:")) for source in sources)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+
+
+def test_texts_of_recipes_and_addresses_cannot_inject_markup(board: Leaderboard) -> None:
+    text = board.to_html()
+    assert "</script><b>" not in text
+    assert "&lt;/script&gt;&lt;b&gt;&amp;" in text
+    assert "javascript:" not in text
+
+
+def test_the_page_holds_the_table_without_its_script(board: Leaderboard) -> None:
+    page = Page(board.to_html())
+    rows = [attrs for tag, attrs in page.tags if tag == "tr" and "data-kind" in attrs]
+    cells = [attrs for tag, attrs in page.tags if tag == "td" and "data-suite" in attrs]
+    assert len(rows) == 5
+    assert len(cells) == 5 * 6
+    tips = [attrs["data-tip"] or "" for attrs in cells if "data-tip" in attrs]
+    assert "demo_cloze acc_norm\n56.0% ± 3.0\n50 documents, 0-shot\n▲ +6.0 vs a (50.0)\n▲ +16.0 vs org/b (40.0)" in tips
+
+
+def test_in_a_browser_columns_sort_filters_hide_and_the_panel_shows_the_recipe(
+    board: Leaderboard, tmp_path: Path, chromium: Any
+) -> None:
+    board.write(tmp_path)
+    page = chromium.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto((tmp_path / "leaderboard.html").as_uri())
+
+    def models() -> list[str]:
+        names: list[str] = page.locator("#board tbody tr:visible th.model a").all_inner_texts()
+        return names
+
+    def head(name: str) -> Any:
+        return page.locator("#board thead button", has_text=name)
+
+    assert models() == ["mix", "org/b", "a", "deep", "alone"]
+    head("perplexity").click()
+    assert models() == ["org/b", "mix", "a", "deep", "alone"]
+    assert page.locator("th[aria-sort=ascending]").count() == 1
+    head("perplexity").click()
+    assert models() == ["deep", "a", "mix", "org/b", "alone"]
+    head("cloze").click()
+    assert models() == ["mix", "a", "org/b", "deep", "alone"]
+    head("Model").click()
+    assert models() == ["a", "alone", "deep", "mix", "org/b"]
+
+    page.get_by_role("radio", name="Variants").check()
+    assert models() == ["alone", "deep", "mix"]
+    page.get_by_role("searchbox").fill("org/b")
+    assert models() == ["mix"]
+    assert page.locator("output").inner_text() == "1 of 5 models"
+
+    page.get_by_role("link", name="mix").click()
+    assert "merge_method: slerp" in page.locator("dialog pre").inner_text()
+    page.keyboard.press("Escape")
+    assert not page.locator("dialog").is_visible()
+    assert problems == []

@@ -333,7 +333,7 @@ def format_count(count: int | None) -> str:
     if count is None:
         return ""
     for size, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
+        if count >= 0.9995 * size:  # what three digits round up to
             return f"{count / size:.3g}{unit}"
     return str(count)
 

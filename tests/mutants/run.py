@@ -145,9 +145,15 @@ class Measured:
                     self._contexts.setdefault((file, int(line)), set()).update(contexts)
 
     def tests(self, mutant: Mutant) -> dict[str, list[str]]:
-        """The tests that run a mutant's lines, by file, the cheapest files first."""
+        """The tests that run a mutant's lines, by file, the cheapest files first.
+
+        A line that ran while a module was imported or in a fixture was run for others, too, who found it done: such a
+        mutant is checked by all tests that run anything of its file.
+        """
         first, last = mutant.lines
         contexts = set().union(*(self._contexts.get((mutant.file, line), ()) for line in range(first, last + 1)))
+        if any("::" not in context for context in contexts):
+            contexts.update(*(found for (file, _), found in self._contexts.items() if file == mutant.file))
         chosen: dict[str, list[str]] = {}
         for test in self.seconds:
             file = test.partition("::")[0]

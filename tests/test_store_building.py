@@ -233,19 +233,3 @@ def test_pieces_that_other_versions_have_are_copied_and_theirs_stay_as_they_are(
     assert (Path(artifact.url) / "b.bin").read_bytes() == HEAD + b"two" * 333 + b"t" + b"new" * 333 + b"n"
     assert draft.building.tally.copied == draft.building.tally.reused == 1000
     assert store.verify(artifact) == store.verify(first) == []
-
-
-@pytest.mark.parametrize(("verify", "noticed"), [("full", True), ("off", False)])
-def test_damage_is_noticed_before_reuse_as_far_as_asked(verify: str, noticed: bool, store: ArtifactStore) -> None:
-    first = first_version(store)
-    with (Path(first.url) / "a.bin").open("r+b") as stream:
-        stream.seek(FILE.pieces[2].begin + 500)
-        stream.write(b"X")
-    found = store.origins({piece.key for piece in FILE.pieces}, LINE)
-    assert (len(store.sound(found, verify)) == 0) == noticed  # type: ignore[arg-type]
-
-
-def test_a_version_with_a_file_cut_short_is_no_origin(store: ArtifactStore) -> None:
-    first = first_version(store)
-    os.truncate(Path(first.url) / "a.bin", 100)
-    assert store.origins({piece.key for piece in FILE.pieces}, LINE) == {}

@@ -41,12 +41,12 @@ def find_origins(keys: Collection[str], versions: Iterable[Artifact]) -> dict[st
     missing = set(keys)
     found: dict[str, Origin] = {}
     for artifact in versions:
-        if not missing:
-            break
         here = {key: origin for key, origin in _pieces(artifact) if key in missing}
         if here and not size_problems(artifact.backend, artifact.manifest):
             found |= here
             missing -= here.keys()
+        if not missing:
+            break
     return found
 
 
@@ -114,10 +114,10 @@ def _digest(backend: Backend, origin: Origin) -> str:
     if isinstance(backend, LocalBackend):
         return hash_range(backend.root / origin.path, piece.begin, piece.end)
     assert isinstance(backend, S3Backend)
-    for look in range(3):  # what was garbled on its way comes right the next time
+    for _ in range(3):  # what was garbled on its way comes right the next time
         digest = hashlib.sha256()
         for begin in range(piece.begin, piece.end, CHUNK):
             digest.update(backend.read_range(origin.path, begin, min(begin + CHUNK, piece.end)))
-        if digest.hexdigest() == piece.sha256 or look == 2:
+        if digest.hexdigest() == piece.sha256:
             break
     return digest.hexdigest()

@@ -62,6 +62,7 @@ TESTS = tuple(
         "store_faults",
         "store_housekeeping",
         "store_parts",
+        "store_reuse",
     )
 )
 """Files of tests that may run these, without those that start servers or cost more than they find. Slow tests are left out."""

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merge_assets.store.parts import COPIED, SENT, SMALLEST, Run, plan_parts
+from merge_assets.store.parts import Run, plan_parts
 
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
-LARGEST = 5 * GIB
-"""Bytes of a part, on S3."""
+SMALLEST, LARGEST = 5 * MIB, 5 * GIB
+"""Bytes of a part on S3; the last of a file may be smaller."""
+
+SENT, COPIED = 8 * MIB, 128 * MIB
+"""Bytes of a part at least, where there are as many, if it is sent or copied."""
 
 
 @st.composite
@@ -30,6 +33,32 @@ def files(draw: st.DrawFn) -> list[Run]:
             runs.append(Run(at, at + size, source, draw(st.integers(0, 1 << 40))))
         at += size
     return runs
+
+
+def test_a_short_file_is_one_part() -> None:
+    assert plan_parts([Run(0, 10), Run(10, 300)]) == [Run(0, 300)]
+    assert plan_parts([]) == []
+
+
+def test_a_file_that_is_all_new_is_sent_in_equal_parts() -> None:
+    assert {part.size for part in plan_parts([Run(0, 100 * MIB)])} == {100 * MIB // 12, 100 * MIB // 12 + 1}
+
+
+@pytest.mark.parametrize(("source", "size"), [(None, 8 * MIB), ("one", 128 * MIB)], ids=["sent", "copied"])
+@pytest.mark.parametrize(("times", "more", "count"), [(1, 0, 1), (2, -1, 1), (2, 0, 2), (3, -1, 2), (3, 0, 3)])
+def test_a_file_has_as_many_parts_as_are_of_the_size_at_least(
+    source: str | None, size: int, times: int, more: int, count: int
+) -> None:
+    whole = times * size + more
+    parts = plan_parts([Run(0, whole, source, 7 if source else 0)])
+    assert len(parts) == count
+    assert {part.size for part in parts} <= {whole // count, whole // count + 1}
+    assert [part.offset - part.begin for part in parts if part.source] == ([7] * count if source else [])
+
+
+def test_the_largest_file_is_sent_in_five_thousand_parts() -> None:
+    """Half of those that S3 takes, since each is held in memory while it is sent."""
+    assert 4_990 <= len(plan_parts([Run(0, 5 * TIB)])) <= 5_000
 
 
 @given(files())
@@ -74,15 +103,6 @@ def test_a_shard_of_whole_layers_is_sent_only_at_its_front() -> None:
     assert [round(part.size / layer, 2) for part in parts[1:]] == [1.47, 1.47, 1.5, 1.5]
 
 
-def test_a_file_that_is_all_new_is_sent_in_equal_parts() -> None:
-    assert {part.size for part in plan_parts([Run(0, 100 * MIB)])} == {100 * MIB // 12, 100 * MIB // 12 + 1}
-
-
-def test_a_short_file_is_one_part() -> None:
-    assert plan_parts([Run(0, 10), Run(10, 300)]) == [Run(0, 300)]
-    assert plan_parts([]) == []
-
-
 SIZES = (48 * GIB, 10_000 * SMALLEST - 1, 10_000 * SMALLEST, 10_000 * SMALLEST + 1, 79 * GIB, 400 * GIB, 5 * TIB)
 """Files around which 10,000 parts of 5 MiB are no longer enough, up to the largest that S3 has."""
 
@@ -104,6 +124,15 @@ def test_a_file_of_any_size_has_at_most_ten_thousand_parts_of_sizes_that_s3_take
         assert parts[-1].end == size
         assert all(SMALLEST <= part.size <= LARGEST for part in parts[:-1])
         assert 0 < parts[-1].size <= LARGEST
+
+
+@pytest.mark.parametrize(("count", "copied"), [(10_000, 10_000), (10_001, 1)])
+def test_ten_thousand_parts_are_all_that_a_file_has(count: int, copied: int) -> None:
+    """Runs of a byte more than S3 needs, from here and there by turns: each is a part, or too short but for the last."""
+    size = 5 * MIB + 1
+    parts = plan_parts([Run(n * size, (n + 1) * size, f"origin{n % 2}", n * size) for n in range(count)])
+    assert len(parts) <= 10_000
+    assert sum(part.source is not None for part in parts) == copied
 
 
 def shortest(sizes: tuple[int, ...], copied: tuple[bool, ...]) -> int:

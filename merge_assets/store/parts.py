@@ -55,8 +55,8 @@ def plan_parts(runs: Iterable[Run]) -> list[Run]:
     if not joined:
         return []
     size = joined[-1].end
-    smallest = max(SMALLEST, -(-size // (MOST - 1)))  # all but the last have that many
-    kept = [run if run.size >= smallest or run.end == size else replace(run, source=None, offset=0) for run in joined]
+    smallest = max(SMALLEST, -(-size // MOST))  # all but the last have that many
+    kept = [run if run.size >= smallest or run.end == size else replace(run, source=None) for run in joined]
     filled = _filled(_joined(kept), size, smallest)
     sent = max(SENT, -(-size // (MOST // 2)))
     parts: list[Run] = []
@@ -88,10 +88,9 @@ def _filled(runs: list[Run], size: int, smallest: int) -> list[Run]:
     filled: list[Run] = []
     for run in runs:
         last = filled[-1] if filled else None
-        if last is not None and last.source is None and last.size < smallest:
-            if run.source is None:
-                filled[-1] = replace(last, end=run.end)
-                continue
+        if last is not None and last.source is None and run.source is None:
+            filled[-1] = replace(last, end=run.end)
+        elif last is not None and last.source is None and last.size < smallest:
             taken = min(smallest - last.size, run.size)
             rest = run.size - taken
             if rest < smallest and run.end != size:
@@ -99,8 +98,6 @@ def _filled(runs: list[Run], size: int, smallest: int) -> list[Run]:
             filled[-1] = replace(last, end=run.begin + taken)
             if rest:
                 filled.append(replace(run, begin=run.begin + taken, offset=run.offset + taken))
-        elif last is not None and last.source is None and run.source is None:
-            filled[-1] = replace(last, end=run.end)
         else:
             filled.append(run)
     return filled

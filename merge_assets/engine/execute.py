@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,7 @@ def execute(
     with ExitStack() as stack:
         source = stack.enter_context(inputs or InputFiles())
         outputs = {}
-        for number in sorted({tensor.shard for tensor in todo}):
+        for number in dict.fromkeys(tensor.shard for tensor in todo):
             shard = plan.shards[number]
             outputs[number] = OutputFile(directory / shard.file, None if landing else shard)
             stack.callback(outputs[number].close)
@@ -193,7 +193,7 @@ def _budget(tensors: Sequence[OutputTensor], preferred: int, workers: int, memor
     share = memory // workers
     element = 8 * (widest + 1)  # the widest dtype has 8 bytes; there is one buffer for each input and for the result
     tile = max(1024, min(preferred, share // element))
-    return tile, max(0, share - tile * element)
+    return tile, share - tile * element
 
 
 def _jobs(tensors: Sequence[OutputTensor]) -> Iterator[Job]:
@@ -202,13 +202,13 @@ def _jobs(tensors: Sequence[OutputTensor]) -> Iterator[Job]:
     for tensor in tensors:
         if not tensor.elements:
             yield Job(tensor, 0, 0)
-    whole = [tensor for tensor in computed if tensor.needs_statistics and not tensor.is_copy]
+    whole = [tensor for tensor in computed if tensor.needs_statistics]
     for tensor in sorted(whole, key=lambda tensor: -tensor.elements):
         yield Job(tensor, 0, tensor.elements)
     for tensor in computed:
-        if tensor.needs_statistics and not tensor.is_copy:
+        if tensor.needs_statistics:
             continue
-        step = max(1, _JOB_BYTES * tensor.elements // tensor.nbytes)
+        step = _JOB_BYTES * tensor.elements // tensor.nbytes
         for start in range(0, tensor.elements, step):
             yield Job(tensor, start, min(start + step, tensor.elements))
 
@@ -251,7 +251,6 @@ def _run(
                     landing.landed(job.tensor.name, shared.nonfinite.get(job.tensor.name, 0))
         except BaseException as error:
             shared.fail(error)
-            raise
 
     def compute(job: Job) -> None:
         if job.end == job.start:
@@ -268,12 +267,10 @@ def _run(
             shared.outputs[job.tensor.shard].start_writing_back(begin, end - begin)
 
     with ThreadPoolExecutor(workers, "merge") as pool:
-        futures = [pool.submit(work, job) for job in jobs]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException as error:
+            wait([pool.submit(work, job) for job in jobs])
+        except BaseException as error:  # such as an interrupt
             shared.fail(error)
-            raise
     if shared.failure is not None:
         raise shared.failure
 

@@ -52,6 +52,8 @@ TESTS = tuple(
         "engine_execute",
         "engine_faults",
         "engine_recipes",
+        "engine_report",
+        "engine_work",
         "evaluation_leaderboard",
         "parts",
         "plan_build",

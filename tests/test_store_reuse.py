@@ -210,6 +210,8 @@ def pieces_of(sizes: Sequence[int]) -> list[Piece]:
         ([5, 9989, 5, 1], [1, 5, 5]),
         ([5, 9988, 5, 1], [1, 5]),  # of 9,999 bytes, 9
         ([9990, 4, 11, 11, 4], [4, 4]),
+        ([0, 9, 0, 8], [8]),  # of what is empty nothing can be read
+        ([0, 0], []),
     ],
 )
 def test_a_sample_is_the_smallest_piece_and_a_thousandth_of_the_bytes(sizes: list[int], chosen: list[int]) -> None:

@@ -99,7 +99,10 @@ def _chosen(origins: list[Origin], verify: Verify) -> list[Origin]:
 
 
 def sample(pieces: Sequence[Piece]) -> list[Piece]:
-    """The smallest piece, and others by chance: about a thousandth of the bytes."""
+    """The smallest piece that has any bytes, and others by chance: about a thousandth of the bytes."""
+    pieces = [piece for piece in pieces if piece.size]
+    if not pieces:
+        return []
     smallest = min(pieces, key=lambda piece: piece.size)
     chosen, budget = [smallest], sum(piece.size for piece in pieces) // _SAMPLE
     for piece in random.sample(pieces, len(pieces)):

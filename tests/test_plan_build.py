@@ -297,6 +297,10 @@ WRONG = {
         "merge_method: slurp\nmodels: [{{model: {a}}}]",
         r"merge_method: unknown method 'slurp', did you mean 'slerp'\?",
     ),
+    "what only makes inputs": (
+        "merge_method: input:gather\nmodels: [{{model: {a}}}]",
+        r"merge_method: input:gather is not a merge method; docs/methods\.md lists them",
+    ),
     "missing parameter": (
         "merge_method: linear\nmodels: [{{model: {a}}}]",
         r"parameters\.weight: missing; method linear needs it, give it a value",

@@ -135,7 +135,7 @@ def merged(name: str) -> str:
     return f"merge_method: {name}\n{base}models: [{models}]\nparameters: {json.dumps(given)}\n"
 
 
-@pytest.mark.parametrize("name", [name for name, method in methods().items() if not method.makes_input])
+@pytest.mark.parametrize("name", methods())
 def test_every_method_is_planned_from_headers(name: str, workspace: api.Workspace, tmp_path: Path) -> None:
     assert plan(workspace, merged(name), tmp_path)
 

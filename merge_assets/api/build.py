@@ -16,7 +16,7 @@ from merge_assets.engine.checks import CheckOutcome, check_variant, count_nonfin
 from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.extras import require
 from merge_assets.identity import variant_line
-from merge_assets.plan import Plan, PlanInput, build_plan, check_alone, find_method
+from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
@@ -101,7 +101,7 @@ def merge(
     # what happens to be known of the inputs.
     made = _of_headers(workspace, recipe, shard_size, with_digests=False)
     chosen = device or _device(workspace, recipe)
-    if chosen == "cuda" or any(find_method(tensor.method).in_torch for tensor in made.tensors):
+    if chosen == "cuda" or any(t.declaration is not None and t.declaration.in_torch for t in made.tensors):
         require("torch")
     # Only an analysis of exactly these bytes may choose layers.
     measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))

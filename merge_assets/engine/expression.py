@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from merge_assets.engine.formula import Cut
 from merge_assets.engine.selection import VARIANCE, Counter, select
-from merge_assets.plan import OutputTensor, find_method
+from merge_assets.plan import OutputTensor
 
 
 class PlannedExpression(ABC):
@@ -70,4 +70,5 @@ class PlannedExpression(ABC):
 
 def needs_rows(tensor: OutputTensor) -> bool:
     """Whether a method in the expression asks for whole rows."""
-    return find_method(tensor.method).rows or any(i.nested is not None and needs_rows(i.nested) for i in tensor.inputs)
+    own = tensor.declaration is not None and tensor.declaration.rows
+    return own or any(i.nested is not None and needs_rows(i.nested) for i in tensor.inputs)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from merge_assets.engine.formula import Band, Combination, Cut, Norms, Sparsifier, TaskVectors
 from merge_assets.plan import find_method
@@ -101,17 +101,6 @@ Kernel = Callable[[Expression], Formula]
 @cache
 def load_kernel(method: str) -> Kernel:
     """The kernel of a method, imported on first use."""
-    kernel: Kernel = _load(method)
-    return kernel
-
-
-@cache
-def load_maker(method: str) -> Callable[..., Any]:
-    """The class that computes inputs by a method declared ``makes_input``; see :mod:`merge_assets.engine.operand`."""
-    maker: Callable[..., Any] = _load(method)
-    return maker
-
-
-def _load(method: str) -> Any:
     module, _, name = find_method(method).kernel.partition(":")
-    return getattr(importlib.import_module(module), name)
+    kernel: Kernel = getattr(importlib.import_module(module), name)
+    return kernel

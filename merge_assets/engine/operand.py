@@ -1,8 +1,7 @@
 """The inputs of an expression on the CPU: ranges of shards, and expressions whose tiles are computed when asked for.
 
 Most inner expressions are merges of a folded recipe. Others *make* an input out of tensors of other shapes: rows gathered
-for another vocabulary, an adapter applied, a quantised weight dequantised (methods declared ``makes_input``). Their kernel
-is a class, constructed with (tensor, host, room) and computed like an expression.
+for another vocabulary, an adapter applied, a quantised weight dequantised; see :mod:`merge_assets.engine.nested`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from merge_assets.checkpoint import DTYPES
 from merge_assets.engine.buffers import Buffer, Buffers
-from merge_assets.engine.kernel import load_maker
-from merge_assets.plan import OutputTensor, TensorInput, find_method
+from merge_assets.plan import OutputTensor, TensorInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +34,10 @@ class Host(Protocol):
 
     def may_hold(self, tensor: OutputTensor) -> bool:
         """Whether all stored inputs may be kept in memory whole, because they are swept more than once."""
+        ...
+
+    def nested(self, tensor: OutputTensor, room: int, *, whole_rows: bool, hold: bool) -> Computed:
+        """An expression that is an input of another one, ready to be computed; see :func:`operand` for the arguments."""
         ...
 
     def use_torch(self) -> None:
@@ -112,13 +114,5 @@ def operand(item: TensorInput, host: Host, room: int, *, whole_rows: bool, hold:
     if item.nested is None:
         size = item.header.nbytes if hold else room * DTYPES[item.header.dtype]
         return _Stored(item, host.buffers.take(size), host, whole=hold)
-    return _Nested(_computed(item.nested, host, room, whole_rows, hold), host.buffers.take(room * DTYPES["F32"]))
-
-
-def _computed(tensor: OutputTensor, host: Host, room: int, whole_rows: bool, hold: bool) -> Computed:
-    if find_method(tensor.method).makes_input:
-        made: Computed = load_maker(tensor.method)(tensor, host, room)
-        return made
-    from merge_assets.engine.compute import CpuExpression
-
-    return CpuExpression(tensor, host, room, whole_rows=whole_rows, hold=hold)
+    nested = host.nested(item.nested, room, whole_rows=whole_rows, hold=hold)
+    return _Nested(nested, host.buffers.take(room * DTYPES["F32"]))

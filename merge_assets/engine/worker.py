@@ -11,6 +11,8 @@ from merge_assets.checkpoint import DTYPES
 from merge_assets.engine.buffers import Buffer, Buffers
 from merge_assets.engine.files import InputFiles, OutputFile
 from merge_assets.engine.native import call
+from merge_assets.engine.nested import nested_expression
+from merge_assets.engine.operand import Computed
 from merge_assets.errors import Stopped
 from merge_assets.plan import OutputTensor, Plan, TensorInput
 from merge_assets.progress import Progress, ShouldStop
@@ -183,6 +185,9 @@ class CpuWorker:
 
     def may_hold(self, tensor: OutputTensor) -> bool:
         return tensor.needs_statistics and sum(item.header.nbytes for item in tensor.files()) <= self._hold
+
+    def nested(self, tensor: OutputTensor, room: int, *, whole_rows: bool, hold: bool) -> Computed:
+        return nested_expression(tensor, self, room, whole_rows=whole_rows, hold=hold)
 
     def use_torch(self) -> None:
         self._shared.use_torch()

@@ -19,7 +19,7 @@ from merge_assets.checkpoint.adapter import FLOATS
 from merge_assets.checkpoint.config import resize_vocabulary, set_everywhere
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted_experts import expert_updates
-from merge_assets.plan.made import Made, Origin, Stored
+from merge_assets.plan.made import DORA, LORA, Made, Origin, Stored
 from merge_assets.plan.vocabulary_tensors import vocabulary_sizes
 
 _HEAD = re.compile(r"(?:head|embed_out|proj_out|predictions\.decoder)\.weight$")
@@ -103,11 +103,11 @@ class _Application:
         if inner != ((rows, columns) if transposed else (columns, rows)):
             raise self._misfit(update.down if inner[not transposed] in (rows, columns) else update.up, place)
         parts: list[Origin] = [self._origin(place), Stored(update.down, True), Stored(update.up, True)]
-        method = "input:lora"
+        method = LORA.name
         if update.magnitude is not None:
             if update.magnitude.numel != inner[1]:
                 raise self._misfit(update.magnitude, place)
-            method, parts = "input:dora", [*parts, Stored(update.magnitude, True)]
+            method, parts = DORA.name, [*parts, Stored(update.magnitude, True)]
         scale = self.adapter.scale(update)
         parameters: dict[str, float | bool | str] = {"scale": scale, "transposed": transposed}
         self.origins[place] = Made(method, weight.shape, tuple(parts), parameters)
@@ -133,7 +133,7 @@ class _Application:
                 "first_row": item.first_row,
             }
             parts = (self._origin(item.tensor), Stored(update.down, True), Stored(update.up, True))
-            self.origins[item.tensor] = Made("input:lora", self.tensors[item.tensor].shape, parts, parameters)
+            self.origins[item.tensor] = Made(LORA.name, self.tensors[item.tensor].shape, parts, parameters)
 
     def _add_bias(self, update: LowRank, bias: TensorHeader, scale: float) -> None:
         place = self._find(f"{update.module}.bias")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merge_assets.errors import PlanError
+from merge_assets.plan.made import MAKERS
 from merge_assets.plan.methods import Method, find_method
 from merge_assets.plan.parameters import check_names, check_values
 from merge_assets.plan.problems import plan_error
@@ -22,14 +23,14 @@ def check_alone(recipe: Recipe) -> tuple[Method, list[str]]:
         PlanError: for the first thing that is wrong.
     """
     check_built(recipe)
+    if recipe.merge_method in MAKERS:
+        raise plan_error(
+            recipe, "merge_method", f"{recipe.merge_method} is not a merge method; docs/methods.md lists them"
+        )
     try:
         method = find_method(recipe.merge_method)
     except PlanError as error:
         raise plan_error(recipe, "merge_method", error.message) from None
-    if method.makes_input:
-        raise plan_error(
-            recipe, "merge_method", f"{recipe.merge_method} is not a merge method; docs/methods.md lists them"
-        )
     warnings = check_names(recipe, method)
     _check_models(recipe, method, recipe, "")
     for name, module in (recipe.modules or {}).items():

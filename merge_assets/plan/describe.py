@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_assets.plan.difference import Difference
-from merge_assets.plan.methods import find_method
 from merge_assets.plan.model import OutputTensor, Plan, TensorInput
 from merge_assets.plan.outside import is_after_layers
 from merge_assets.plan.parameters import Value
@@ -72,13 +71,13 @@ def peak_memory_estimate(plan: Plan, memory: int) -> int:
     """
     if all(tensor.is_copy for tensor in plan.tensors):
         return _PROCESS
-    in_torch = any(find_method(name).in_torch for tensor in plan.tensors for name in _methods_of(tensor))
+    in_torch = any(_is_in_torch(tensor) for tensor in plan.tensors)
     return (_PROCESS_WITH_TORCH if in_torch else _PROCESS) + memory
 
 
-def _methods_of(tensor: OutputTensor) -> set[str]:
+def _is_in_torch(tensor: OutputTensor) -> bool:
     nested = (item.nested for item in tensor.inputs if item.nested is not None)
-    return {tensor.method}.union(*map(_methods_of, nested))
+    return (tensor.declaration is not None and tensor.declaration.in_torch) or any(map(_is_in_torch, nested))
 
 
 def human_bytes(count: float) -> str:
@@ -199,7 +198,7 @@ def _outside_sources(plan: Plan, *, first: bool) -> str:
 
 def _source(plan: Plan, item: TensorInput) -> str:
     name = model_name(plan, item.model)
-    if item.nested is None or find_method(item.nested.method).makes_input:
+    if item.nested is None or item.nested.declaration is None:
         return name
     return f"{name}({' + '.join(_source(plan, i) for i in item.nested.inputs)})"
 
@@ -218,9 +217,10 @@ def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, Value]]
 
     Per-model ones come with their model, and those of folded recipes with the recipe: ``inner t``, ``inner a weight``.
     """
-    declared = {p.name: p.default for p in find_method(tensor.method).parameters}
-    defaults: dict[str, Value | None] = {"seed": 0, **declared}  # the seed is the recipe's, no method declares it
-    if not find_method(tensor.method).makes_input:  # those are no recipe's
+    method = tensor.declaration
+    defaults: dict[str, Value | None] = {"seed": 0}  # the seed is the recipe's, no method declares it
+    if method is not None:  # what makes an input has parameters that are no recipe's
+        defaults |= {p.name: p.default for p in method.parameters}
         yield from ((name, value) for name, value in tensor.parameters.items() if value != defaults[name])
     for item in tensor.inputs:
         for name, value in item.parameters.items():

@@ -12,7 +12,6 @@ from dataclasses import replace
 from merge_assets.checkpoint import TensorHeader, carried_files
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.made import Origin, Stored
-from merge_assets.plan.methods import find_method
 from merge_assets.plan.model import (
     NUMERICS_VERSION,
     CarriedFile,
@@ -185,8 +184,7 @@ def lifted(tensor: OutputTensor) -> OutputTensor:
     inner = tensor.inputs[0].nested
     if not tensor.is_plain or inner is None:
         return tensor
-    method = find_method(inner.method)
-    if method.random or method.makes_input:
+    if inner.declaration is None or inner.declaration.random:
         return tensor
     return replace(tensor, method=inner.method, parameters=inner.parameters, inputs=inner.inputs, base=inner.base)
 
@@ -199,7 +197,7 @@ def tensor_key(tensor: OutputTensor) -> str:
             "dtype": tensor.dtype,
             "shape": tensor.shape,
             "method": tensor.method,
-            "masks of": tensor.name if find_method(tensor.method).random else None,
+            "masks of": tensor.name if tensor.declaration is not None and tensor.declaration.random else None,
             "parameters": dict(tensor.parameters),
             "base": tensor.base,
             "inputs": [(i.digest, i.header.dtype, dict(i.parameters)) for i in tensor.inputs],

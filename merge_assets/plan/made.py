@@ -9,6 +9,34 @@ from merge_assets.checkpoint import TensorHeader
 
 
 @dataclass(frozen=True)
+class Maker:
+    """A way to make one input of a merge out of stored tensors of other shapes; no recipe can ask for it.
+
+    Attributes:
+        name: stands in a plan where the name of a merge method would.
+        passes: streaming passes over the stored tensors before the first element is known.
+    """
+
+    name: str
+    passes: int = 0
+
+
+GATHER = Maker("input:gather")
+"""Rows of embeddings, brought to another vocabulary."""
+
+LORA = Maker("input:lora")
+"""A weight with a low-rank update: W + s·B·A (2106.09685)."""
+
+DORA = Maker("input:dora", passes=1)
+"""A weight with a low-rank update, its rows brought to given lengths (2402.09353)."""
+
+DEQUANTIZE = Maker("input:dequantize")
+"""A weight in 8-bit floating point times the scales of its blocks."""
+
+MAKERS = {maker.name: maker for maker in (GATHER, LORA, DORA, DEQUANTIZE)}
+
+
+@dataclass(frozen=True)
 class Stored:
     """A tensor in a file.
 
@@ -26,7 +54,7 @@ class Made:
     """A tensor computed from others.
 
     Attributes:
-        method: merge method or maker; see :attr:`merge_assets.plan.methods.Method.makes_input`.
+        method: name of a merge method or of a :class:`Maker`.
         shape: of the result.
         parts: what it is computed from.
         parameters: of the method.

@@ -62,8 +62,6 @@ class Method:
         in_torch: whether the kernel returns a tile function, which is written in torch.
         random: whether the kernel draws random masks; the recipe's seed is then among the parameters of the output.
         divides: name of the truth value that divides the weights by their sum, which must not be zero then.
-        makes_input: not a merge that a recipe can ask for, but a way to make one input of a merge out of stored tensors
-            of other shapes; the kernel is a class of :mod:`merge_assets.engine.operand`'s kind.
     """
 
     name: str
@@ -80,7 +78,6 @@ class Method:
     in_torch: bool = False
     random: bool = False
     divides: str = ""
-    makes_input: bool = False
 
     @property
     def has_base(self) -> bool:
@@ -316,43 +313,7 @@ _BUILT_IN = (
 )
 
 
-_MAKERS: tuple[Method, ...] = (
-    Method(
-        name="input:gather",
-        summary="Rows of embeddings, brought to another vocabulary.",
-        parameters=(),
-        kernel="merge_assets.engine.gather:Gather",
-        makes_input=True,
-    ),
-    Method(
-        name="input:lora",
-        summary="A weight with a low-rank update: W + s·B·A.",
-        paper="2106.09685",
-        parameters=(),
-        kernel="merge_assets.engine.adapter:LowRank",
-        makes_input=True,
-    ),
-    Method(
-        name="input:dora",
-        summary="A weight with a low-rank update, its rows brought to given lengths.",
-        paper="2402.09353",
-        parameters=(),
-        kernel="merge_assets.engine.adapter:Dora",
-        makes_input=True,
-        passes=1,
-    ),
-    Method(
-        name="input:dequantize",
-        summary="A weight in 8-bit floating point times the scales of its blocks.",
-        parameters=(),
-        kernel="merge_assets.engine.dequantize:Dequantized",
-        makes_input=True,
-    ),
-)
-"""Ways to make inputs; see :attr:`Method.makes_input`. Their names start with ``input:``."""
-
 _BY_NAME = {method.name: method for method in _BUILT_IN}
-_MAKERS_BY_NAME = {method.name: method for method in _MAKERS}
 
 
 @cache
@@ -379,15 +340,13 @@ def methods() -> dict[str, Method]:
 
 
 def find_method(name: str) -> Method:
-    """The method called ``name``, of merges or of inputs.
+    """The method called ``name``.
 
     Raises:
         PlanError: if there is none; the message proposes the nearest name.
     """
     if name in _BY_NAME:  # without a search through the installed packages
         return _BY_NAME[name]
-    if name in _MAKERS_BY_NAME:
-        return _MAKERS_BY_NAME[name]
     known = methods()
     if name in known:
         return known[name]

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
-from merge_assets.plan.methods import find_method
+from merge_assets.plan.made import MAKERS
+from merge_assets.plan.methods import Method, find_method
 
 NUMERICS_VERSION = "2"
 """Changes whenever the engine would write other bytes for the same plan; part of every tensor key."""
@@ -134,16 +135,25 @@ class OutputTensor:
                 yield from item.nested.files()
 
     @property
+    def declaration(self) -> Method | None:
+        """The declaration of the merge method; ``None`` of an input that is made (:class:`~merge_assets.plan.made.Maker`)."""
+        return None if self.method in MAKERS else find_method(self.method)
+
+    @property
+    def _passes(self) -> int:
+        return (MAKERS[self.method] if self.declaration is None else self.declaration).passes
+
+    @property
     def needs_statistics(self) -> bool:
         """Whether whole inputs must have streamed by before the first element of the result is known."""
         nested = (item.nested for item in self.inputs)
-        return find_method(self.method).passes > 0 or any(n is not None and n.needs_statistics for n in nested)
+        return self._passes > 0 or any(n is not None and n.needs_statistics for n in nested)
 
     @property
     def makes_inputs(self) -> bool:
         """Whether an input, at any depth, is made out of stored tensors of other shapes."""
         nested = [item.nested for item in self.inputs if item.nested is not None]
-        return any(find_method(n.method).makes_input or n.makes_inputs for n in nested)
+        return any(n.declaration is None or n.makes_inputs for n in nested)
 
     def bytes_to_read(self) -> int:
         """Bytes of files read for the tensor: one sweep for the tiles, and one for each statistic pass."""
@@ -154,7 +164,7 @@ class OutputTensor:
 
     def _bytes_of_statistics(self) -> int:
         """A pass of this method sweeps over all files below; statistics of nested expressions are taken once."""
-        own = find_method(self.method).passes * self._bytes_of_a_sweep()
+        own = self._passes * self._bytes_of_a_sweep()
         return own + sum(item.nested._bytes_of_statistics() for item in self.inputs if item.nested is not None)
 
 

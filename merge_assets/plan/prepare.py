@@ -10,7 +10,7 @@ from merge_assets.checkpoint.files import sentence_files
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted import adapt
 from merge_assets.plan.assemble import PlanInput
-from merge_assets.plan.made import Made, MadeTensors, Origin, Stored
+from merge_assets.plan.made import DEQUANTIZE, Made, MadeTensors, Origin, Stored
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import Recipe
 
@@ -86,4 +86,4 @@ def _dequantised(checkpoint: Checkpoint, quantised: Quantised) -> tuple[Checkpoi
 def _scaled(scaled: ScaledWeight) -> Made:
     rows, columns = scaled.block
     parts = (Stored(scaled.weight), Stored(scaled.scale))
-    return Made("input:dequantize", scaled.weight.shape, parts, {"block_rows": rows, "block_columns": columns})
+    return Made(DEQUANTIZE.name, scaled.weight.shape, parts, {"block_rows": rows, "block_columns": columns})

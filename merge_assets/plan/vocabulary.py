@@ -17,6 +17,7 @@ from merge_assets.checkpoint import TensorHeader, Tokenizer, read_chat_template,
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.inputs import NESTED_DTYPE, tensor_key
+from merge_assets.plan.made import GATHER
 from merge_assets.plan.model import CarriedFile, OutputTensor, PlannedVocabulary, TensorInput, WrittenFile
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.vocabulary_files import STALE, written_texts
@@ -26,7 +27,6 @@ from merge_assets.plan.vocabulary_tensors import Embeddings, rows_of, with_rows
 from merge_assets.plan.vocabulary_union import Union, make_union, read_tokenizers
 from merge_assets.recipe import Recipe
 
-METHOD = "input:gather"
 """The way that inputs are brought to another vocabulary."""
 
 _SPECIAL = ("_token_id", "_token_ids", "_token_index", "_token_indices")
@@ -112,7 +112,7 @@ class VocabularyPlan:
             shard=-1,
             begin=0,
             end=0,
-            method=METHOD,
+            method=GATHER.name,
             parameters={},
             inputs=tuple(sources),
             base=None,

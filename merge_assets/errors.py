@@ -6,8 +6,9 @@ programs read; docs/operation.md lists them all.
 """
 
 import copyreg
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -187,3 +188,9 @@ class EvaluationError(MergeAssetsError):
 
 class Stopped(Exception):
     """Work was stopped on request through ``should_stop``; not an error of the input."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``, did you mean 'x'?`` for the nearest of ``known``, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

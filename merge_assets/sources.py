@@ -22,7 +22,7 @@ from merge_assets.checkpoint import (
     open_any,
     open_checkpoint,
 )
-from merge_assets.errors import CheckpointError, RecipeError, in_file
+from merge_assets.errors import CheckpointError, RecipeError, did_you_mean, in_file
 from merge_assets.identity import ModelIdentity, analysis_line, checkpoint_line, variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
 from merge_assets.progress import Progress, ShouldStop
@@ -96,8 +96,6 @@ class Workspace:
                 raise broken.error
         if Path(name).suffix in (".yaml", ".yml") or is_file(Path(name)):
             return load_recipe(Path(name))
-        from merge_assets.plan.methods import did_you_mean
-
         raise RecipeError(
             f"there is no recipe {name!r}{did_you_mean(name, self.book.recipes)}; "
             "`merge-assets recipes` lists them, or give the path of a YAML file"

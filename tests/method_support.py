@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 import yaml
 
-from merge_assets.plan import find_method
+from merge_assets.methods import find_method
 from tests import oracles
 from tests.merging import merged_tensors
 from tests.synthetic import llama_config, write_checkpoint

@@ -18,6 +18,7 @@ OURS = {"merge_assets", "definitions", "tests", "benchmarks", "examples", "prepa
 
 ROOMS = {
     "engine": ["engine"],
+    "methods/expression.py": ["engine"],  # types alone
     "analysis": ["engine", "analysis"],
     "evaluation": ["engine", "evaluation"],
     "pipeline/executor.py": ["deploy"],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from merge_assets.errors import EngineError, PlanError
-from merge_assets.plan import methods
+from merge_assets.methods import methods
 from tests.method_support import Array, Case, as_doubles, merge_arrays, relative_error
 
 WEIGHTS = {"weight": [0.4, 0.6]}

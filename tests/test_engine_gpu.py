@@ -13,9 +13,9 @@ import torch
 
 from merge_assets.engine import execute as executor
 from merge_assets.engine import gpu
-from merge_assets.engine.formula import Bernoulli, RankedBernoulli
-from merge_assets.engine.masks import mask_key, random_words
+from merge_assets.engine.masks import random_words
 from merge_assets.engine.torch_sparsify import sparsify
+from merge_assets.methods.formula import Bernoulli, RankedBernoulli, mask_key
 from tests.merging import merged_tensors
 from tests.philox import philox
 from tests.synthetic import llama_config, write_checkpoint

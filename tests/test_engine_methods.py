@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from merge_assets.plan import methods
+from merge_assets.methods import methods
 from tests.merging import merged_tensors
 from tests.method_support import Case, relative_error
 from tests.philox import philox

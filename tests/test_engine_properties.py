@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from merge_assets.engine import execute as executor
-from merge_assets.plan import methods
+from merge_assets.methods import methods
 from tests.merging import merge_text
 from tests.method_support import Array, Case, as_doubles, merge_arrays, relative_error
 from tests.synthetic import llama_config, read_tensors, write_checkpoint

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merge_assets.engine.quantiles import quantiles
-from merge_assets.engine.rows import column_sums, row_sums
+from merge_assets.methods.rows import column_sums, row_sums
 
 values = st.one_of(
     st.floats(0, 2.0**127, width=32, allow_subnormal=True),

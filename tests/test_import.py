@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import RecipeError
-from merge_assets.plan.methods import methods
+from merge_assets.methods import methods
 from merge_assets.recipe import Recipe, load_recipe, load_recipes
 from merge_assets.recipe.importing import Imported, import_text
 from merge_assets.recipe.operations import OPERATIONAL

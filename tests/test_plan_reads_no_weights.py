@@ -18,7 +18,7 @@ from merge_assets import api
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.checkpoint.open import DirectorySource
 from merge_assets.errors import CheckpointError, EngineError, MergeAssetsError, PlanError, RecipeError
-from merge_assets.plan.methods import methods
+from merge_assets.methods import methods
 from merge_assets.settings import Settings
 from tests.fuzz.inputs import TOKENIZER
 from tests.synthetic import HIDDEN, llama_config, llama_shapes, write_checkpoint, write_llama

@@ -16,7 +16,7 @@ import torch
 
 from merge_assets import api
 from merge_assets.errors import EngineError, PlanError, RecipeError
-from merge_assets.plan import find_method
+from merge_assets.methods import find_method
 from merge_assets.settings import Settings
 from tests.architectures import FAMILIES
 from tests.merging import merge_text, merged_tensors, plan_text

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from merge_assets.errors import PlanError
-from merge_assets.plan import find_method, methods
+from merge_assets.methods import find_method, methods
 from tests import oracles
 from tests.merging import merged_tensors, plan_text
 from tests.method_support import Array, relative_error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from merge_assets.errors import RecipeError
-from merge_assets.plan.methods import methods
+from merge_assets.methods import methods
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.cleaning import without_passwords
 from merge_assets.recipe.load import BrokenRecipe, read_recipes

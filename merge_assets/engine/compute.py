@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_void_p
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from merge_assets.engine.buffers import Buffer
 from merge_assets.engine.expression import PlannedExpression
-from merge_assets.engine.formula import Band, Combination, Norms, Sparsifier, TaskVectors
-from merge_assets.engine.kernel import load_kernel
 from merge_assets.engine.native import Inputs
 from merge_assets.engine.native.formulas import Run, prepared
 from merge_assets.engine.native.statistics import NativeCounter, gram, norms
 from merge_assets.engine.operand import Host, operand
+from merge_assets.methods import find_method
+from merge_assets.methods.formula import Band, Combination, Norms, Sparsifier, TaskVectors
 from merge_assets.plan import OutputTensor
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ BLOCK = 1 << 17
 
 
 class CpuExpression(PlannedExpression):
-    """An output tensor as its kernel sees it (:class:`merge_assets.engine.kernel.Expression`), ready to be computed."""
+    """An output tensor as its kernel sees it (:class:`merge_assets.methods.expression.Expression`), ready to be computed."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class CpuExpression(PlannedExpression):
         dtypes = [operand.dtype for operand in self._operands]
         self._inputs = Inputs(self._addresses, dtypes, tensor.base)
         self._without_base = Inputs(self._addresses, dtypes, None)
-        formula = load_kernel(tensor.method)(self)
+        formula = find_method(tensor.method).kernel(self)
         self._run: Run = (
             prepared(formula) if isinstance(formula, (Combination, TaskVectors)) else self._by_torch(formula)
         )
@@ -86,6 +86,13 @@ class CpuExpression(PlannedExpression):
 
     def norms(self, sparsifiers: Sequence[Sparsifier], common: Band | None = None) -> list[Norms]:
         return norms(self._sweep, self._inputs, self.row, sparsifiers, common)
+
+    @property
+    def arrays(self) -> Any:
+        import torch
+
+        self._host.use_torch()
+        return torch
 
     def blocks(self, *, rows: bool = False) -> Iterator[tuple[int, list[torch.Tensor]]]:
         self._host.use_torch()

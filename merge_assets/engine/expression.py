@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from merge_assets.engine.formula import Cut
 from merge_assets.engine.selection import VARIANCE, Counter, select
+from merge_assets.methods.expression import Tensor
+from merge_assets.methods.formula import Cut
 from merge_assets.plan import OutputTensor
 
 
 class PlannedExpression(ABC):
-    """The part of :class:`merge_assets.engine.kernel.Expression` that is the same on every device."""
+    """The part of :class:`merge_assets.methods.expression.Expression` that is the same on every device."""
 
     def __init__(self, tensor: OutputTensor, *, whole_rows: bool | None = None) -> None:
         """Describe a tensor.
@@ -58,6 +59,11 @@ class PlannedExpression(ABC):
 
     def select_variance(self, k: int) -> Cut:
         return select(self.counter(), self.tensor.elements, [(VARIANCE, k)])[0]
+
+    def quantiles(self, values: Callable[[], Iterator[Tensor]], shares: Sequence[float]) -> list[float]:
+        from merge_assets.engine.quantiles import quantiles
+
+        return quantiles(values, self.tensor.elements, shares)
 
     @abstractmethod
     def counter(self) -> Counter:

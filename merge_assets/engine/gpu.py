@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from merge_assets.checkpoint import DTYPES, TORCH_NAMES
 from merge_assets.engine.expression import PlannedExpression
-from merge_assets.engine.formula import Band, Combination, Norms, Sparsifier, TaskVectors
-from merge_assets.engine.kernel import load_kernel
 from merge_assets.engine.selection import VARIANCE
 from merge_assets.engine.torch_counter import TorchCounter
 from merge_assets.engine.torch_sparsify import sparsify, spread
 from merge_assets.engine.worker import Job, Shared
+from merge_assets.methods import find_method
+from merge_assets.methods.formula import Band, Combination, Norms, Sparsifier, TaskVectors
 from merge_assets.plan import OutputTensor, TensorInput
 
 TILE = 1 << 23
@@ -82,7 +83,7 @@ class GpuWorker:
 
 
 class GpuExpression(PlannedExpression):
-    """An output tensor as its kernel sees it (:class:`merge_assets.engine.kernel.Expression`), ready to be computed."""
+    """An output tensor as its kernel sees it (:class:`merge_assets.methods.expression.Expression`), ready to be computed."""
 
     def __init__(
         self, tensor: OutputTensor, host: GpuWorker, place: str = "in", *, whole_rows: bool | None = None
@@ -102,7 +103,7 @@ class GpuExpression(PlannedExpression):
             None if item.nested is None else GpuExpression(item.nested, host, inner, whole_rows=self.whole_rows)
             for item, inner in zip(tensor.inputs, self._places, strict=True)
         ]
-        self._formula = load_kernel(tensor.method)(self)
+        self._formula = find_method(tensor.method).kernel(self)
 
     def compute(self, start: int, count: int) -> torch.Tensor:
         """Elements ``start`` to ``start + count`` of the result, float32 or float64, on the device."""
@@ -139,6 +140,10 @@ class GpuExpression(PlannedExpression):
             absolute = torch.stack([d.abs().sum() for d in sparse])
             totals += torch.stack((dense, absolute, torch.stack([d.dot(d) for d in sparse])), dim=1)
         return [Norms(*row) for row in totals.tolist()]
+
+    @property
+    def arrays(self) -> Any:
+        return torch
 
     def blocks(self, *, rows: bool = False) -> Iterator[tuple[int, list[torch.Tensor]]]:
         assert self.whole_rows or not rows, "declare the method with rows=True"

@@ -6,27 +6,21 @@ index i takes word i % 4 of the output for the counter (i // 4, 0, 0) of 64, 32 
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
 
-def mask_key(seed: int, tensor: str, position: int) -> tuple[int, int]:
-    """The two 32-bit words of the Philox key of one mask.
+def random_words(key: tuple[int, int], start: int, count: int, device: torch.device) -> torch.Tensor:
+    """Words of the flat indices ``start`` to ``start + count``, int64 from 0 to 2³² - 1.
 
     Args:
-        seed: the recipe's.
-        tensor: name of the output tensor.
-        position: of the model among the inputs without the base, from 0.
+        key: of the mask; see :func:`merge_assets.methods.formula.mask_key`.
+        start: first flat index.
+        count: how many.
+        device: where they are wanted.
     """
-    digest = hashlib.blake2b(f"{seed}\0{tensor}\0{position}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
-
-
-def random_words(key: tuple[int, int], start: int, count: int, device: torch.device) -> torch.Tensor:
-    """Words of the flat indices ``start`` to ``start + count``, int64 from 0 to 2³² - 1."""
     import torch
 
     low = 0xFFFFFFFF

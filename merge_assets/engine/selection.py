@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from merge_assets.engine.formula import ALL, NONE, Cut
+from merge_assets.methods.formula import ALL, NONE, Cut
 
 LOWER_BITS = 15
 UPPER_BINS, LOWER_BINS = 1 << 16, 1 << LOWER_BITS

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from merge_assets.engine.formula import Band, Bernoulli, Cut, RankedBernoulli, Sparsifier
 from merge_assets.engine.masks import random_words
+from merge_assets.methods.formula import Band, Bernoulli, Cut, RankedBernoulli, Sparsifier
 
 
 def magnitude_bits(values: torch.Tensor) -> torch.Tensor:

@@ -5,23 +5,18 @@ from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.build import build_plan
 from merge_assets.plan.checkpoint import planned_checkpoint
 from merge_assets.plan.layout import index_json, index_name
-from merge_assets.plan.methods import Method, Parameter, find_method, methods
 from merge_assets.plan.model import NUMERICS_VERSION, OutputTensor, Plan, Shard, TensorInput
 
 __all__ = [
     "NUMERICS_VERSION",
-    "Method",
     "OutputTensor",
-    "Parameter",
     "Plan",
     "PlanInput",
     "Shard",
     "TensorInput",
     "build_plan",
     "check_alone",
-    "find_method",
     "index_json",
     "index_name",
-    "methods",
     "planned_checkpoint",
 ]

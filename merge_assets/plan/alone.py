@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merge_assets.errors import PlanError
+from merge_assets.methods import Method, find_method
 from merge_assets.plan.made import MAKERS
-from merge_assets.plan.methods import Method, find_method
 from merge_assets.plan.parameters import check_names, check_values
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import Module, Recipe, check_built

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_assets.checkpoint import DEFAULT_PART, Checkpoint
+from merge_assets.methods import Method
 from merge_assets.plan.made import NOTHING_MADE, MadeTensors
-from merge_assets.plan.methods import Method
 from merge_assets.plan.model import Plan
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.resolver import Assembly, Resolver, with_ranges

@@ -12,12 +12,12 @@ from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader, rewrite_co
 from merge_assets.checkpoint.config import Origin
 from merge_assets.checkpoint.files import weights_stem
 from merge_assets.errors import CheckpointError, PlanError
+from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
 from merge_assets.plan.inputs import Inputs, lifted, tensor_key
 from merge_assets.plan.layers import InputLayers
 from merge_assets.plan.layout import lay_out
-from merge_assets.plan.methods import Method, find_method
 from merge_assets.plan.model import (
     CarriedFile,
     DroppedTensor,

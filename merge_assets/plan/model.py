@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
+from merge_assets.methods import Method, find_method
 from merge_assets.plan.made import MAKERS
-from merge_assets.plan.methods import Method, find_method
 
 NUMERICS_VERSION = "2"
 """Changes whenever the engine would write other bytes for the same plan; part of every tensor key."""

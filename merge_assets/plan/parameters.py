@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from merge_assets.plan.methods import Method, Parameter, did_you_mean, methods
+from merge_assets.errors import did_you_mean
+from merge_assets.methods import Method, Parameter, methods
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import Module, Recipe, lookup
 from merge_assets.recipe.parameters import Conditional, ParameterValue

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from merge_assets.checkpoint import DEFAULT_PART, Part
-from merge_assets.errors import PlanError
+from merge_assets.errors import PlanError, did_you_mean
+from merge_assets.methods import Method
 from merge_assets.plan.alone import check_base, check_count
-from merge_assets.plan.methods import Method, did_you_mean
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import LayerFigure, ModelEntry, Module, Recipe, Slice
 from merge_assets.reference import ModelReference

@@ -42,7 +42,7 @@ CONTEXT.set_forkserver_preload(
     [
         "merge_assets.engine.execute",
         "merge_assets.engine.folder",
-        "merge_assets.engine.kernel",
+        "merge_assets.methods.expression",
         "merge_assets.store.s3_building",
         "s3fs",
         "tests.faults.build_steps",

@@ -1,12 +1,12 @@
-"""Formulas of :mod:`merge_assets.engine.formula` as calls of the kernels in C."""
+"""Formulas of :mod:`merge_assets.methods.formula` as calls of the kernels in C."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import Array, byref, c_double, pointer
 
-from merge_assets.engine.formula import Band, Bernoulli, Combination, Cut, RankedBernoulli, Sparsifier, TaskVectors
 from merge_assets.engine.native import DTYPES, CutStruct, Inputs, MixingStruct, SparsifierStruct, call
+from merge_assets.methods.formula import Band, Bernoulli, Combination, Cut, RankedBernoulli, Sparsifier, TaskVectors
 
 Run = Callable[[Inputs, int, int, int, int, str], int]
 """(inputs, row length, flat index of the first element, elements, address of the output, its dtype) -> number of NaN or

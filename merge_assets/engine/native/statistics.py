@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import Array, byref, c_double, c_int64, c_uint32, pointer, sizeof
 
-from merge_assets.engine.formula import Band, Norms, Sparsifier
 from merge_assets.engine.native import Inputs, call
 from merge_assets.engine.native.formulas import sparsifier_structs
 from merge_assets.engine.selection import LOWER_BINS, UPPER_BINS, Bin
+from merge_assets.methods.formula import Band, Norms, Sparsifier
 
 Sweep = Callable[[], Iterator[tuple[int, int]]]
 """Starts a pass: brings run after run of elements to where the inputs lie, and gives (first element, elements)."""

@@ -1,9 +1,12 @@
-"""The interface between the executor and a merge method.
+"""The interface between the engine and a merge method.
 
 A method's kernel is a function ``kernel(expression) -> formula``. It may first ask for statistics of the whole tensors
-(``gram``, ``select``, ``norms``, or its own over ``blocks``). What it returns is one of the formulas of
-:mod:`merge_assets.engine.formula`, which the engine computes by itself, or a tile function in torch, which is called for
-tiles of any size, in any order, and must give every element the same value whatever the tiles are.
+(``gram``, ``select``, ``norms``, ``quantiles``, or its own over ``blocks``). What it returns is one of the formulas of
+:mod:`merge_assets.methods.formula`, which the engine computes by itself, or a tile function, which is called for tiles of
+any size, in any order, and must give every element the same value whatever the tiles are.
+
+Tiles and blocks are tensors of torch, which no method imports: what a tensor has no function of its own for is in
+``expression.arrays``.
 
     def linear(expression: Expression) -> Combination:
         return Combination(expression.per_model("weight"))
@@ -11,18 +14,17 @@ tiles of any size, in any order, and must give every element the same value what
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from merge_assets.engine.formula import Band, Combination, Cut, Norms, Sparsifier, TaskVectors
-from merge_assets.plan import find_method
+from merge_assets.methods.formula import Band, Combination, Cut, Norms, Sparsifier, TaskVectors
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor as Tensor
+else:
+    Tensor = Any
 
-TileFunction = Callable[[Sequence["torch.Tensor"], int], "torch.Tensor"]
+TileFunction = Callable[[Sequence[Tensor], int], Tensor]
 """(float32 tiles of the inputs in recipe order, all 1-D of one length; flat index of their first element) -> tile of the
 output, float32 or float64. The inputs may be overwritten. Tiles of a method declared with ``rows`` are whole rows."""
 
@@ -86,7 +88,21 @@ class Expression(Protocol):
         """Norms of every task vector before and after its sparsifier."""
         ...
 
-    def blocks(self, *, rows: bool = False) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    def quantiles(self, values: Callable[[], Iterator[Tensor]], shares: Sequence[float]) -> list[float]:
+        """The values below which the shares of all elements lie: of n elements in order that of index ⌊share·(n-1)⌋.
+
+        Args:
+            values: starts a pass over a float32 value for every element, none negative, as 1-D tensors; called twice.
+            shares: 0 to 1.
+        """
+        ...
+
+    @property
+    def arrays(self) -> Any:
+        """The library of the tensors that tiles and blocks are: the module ``torch``, with all that it has."""
+        ...
+
+    def blocks(self, *, rows: bool = False) -> Iterator[tuple[int, list[Tensor]]]:
         """One pass over the inputs: (flat index of the first element, 1-D float32 blocks in recipe order).
 
         Block borders are the same in every run, so that sums over blocks are, too; with ``rows`` a block holds whole
@@ -96,11 +112,3 @@ class Expression(Protocol):
 
 
 Kernel = Callable[[Expression], Formula]
-
-
-@cache
-def load_kernel(method: str) -> Kernel:
-    """The kernel of a method, imported on first use."""
-    module, _, name = find_method(method).kernel.partition(":")
-    kernel: Kernel = getattr(importlib.import_module(module), name)
-    return kernel

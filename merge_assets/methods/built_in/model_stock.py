@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
-from merge_assets.engine.formula import Combination
-from merge_assets.engine.kernel import Expression, TileFunction
-from merge_assets.engine.span import norms_and_directions, on_base
-
-if TYPE_CHECKING:
-    import torch
+from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.expression import Expression, Tensor, TileFunction
+from merge_assets.methods.formula import Combination
+from merge_assets.methods.rows import row_sums
+from merge_assets.methods.span import norms_and_directions, on_base
 
 _OPPOSED = 1e-6
 """Where 1 + (N−1)c is not larger, the task vectors cancel and t has a pole; the base is the result."""
@@ -36,28 +34,37 @@ def model_stock(expression: Expression) -> Combination | TileFunction:
 
 
 def _by_row(expression: Expression) -> TileFunction:
-    import torch
-
-    from merge_assets.engine.rows import row_sums
-
-    base, width = expression.base, expression.row
+    arrays, base, width = expression.arrays, expression.base, expression.row
     assert base is not None
 
-    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+    def tile(inputs: Sequence[Tensor], start: int) -> Tensor:
         matrices = [x.view(-1, width).double() for x in inputs]
         b = matrices.pop(base)
         d = [x - b for x in matrices]
         norms = [row_sums(v * v).sqrt_() for v in d]
-        total = torch.zeros_like(norms[0])
+        total = arrays.zeros_like(norms[0])
         for i, j in combinations(range(len(d)), 2):
             below = norms[i] * norms[j]
-            total += torch.where(below > 0, row_sums(d[i] * d[j]) / below, 0.0)
+            total += arrays.where(below > 0, row_sums(d[i] * d[j]) / below, 0.0)
         mean = total / math.comb(len(d), 2)
         below = 1 + (len(d) - 1) * mean
-        t = torch.where(below > _OPPOSED, mean / below, 0.0)  # times N, which the mean over models takes away again
+        t = arrays.where(below > _OPPOSED, mean / below, 0.0)  # times N, which the mean over models takes away again
         summed = d[0]
         for v in d[1:]:
             summed += v
         return summed.mul_(t[:, None]).add_(b).flatten()
 
     return tile
+
+
+METHOD = Method(
+    name="model_stock",
+    summary="Between the base and the mean of its fine-tunes, at the ratio that their angles give.",
+    paper="2403.19522",
+    parameters=(Parameter("filter_wise", default=False, boolean=True),),
+    kernel=model_stock,
+    needs_base=True,
+    least=2,
+    passes=1,
+    rows=True,
+)

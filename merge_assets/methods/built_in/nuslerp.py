@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from merge_assets.engine.formula import Combination
-from merge_assets.engine.kernel import Expression, TileFunction
-from merge_assets.engine.span import norms_and_directions, on_base
-
-if TYPE_CHECKING:
-    import torch
+from merge_assets.methods.declaration import WEIGHT, Method, Parameter
+from merge_assets.methods.expression import Expression, Tensor, TileFunction
+from merge_assets.methods.formula import Combination
+from merge_assets.methods.rows import column_sums, row_sums
+from merge_assets.methods.span import norms_and_directions, on_base
 
 _STRAIGHT = 1e-6
 """Up to this sin θ the straight line is taken: towards 0 the arc becomes it, towards π it has no definite plane."""
 
 _NO_WEIGHT = 1e-12
 
-Coefficients = tuple["torch.Tensor", "torch.Tensor"]
+Coefficients = tuple[Tensor, Tensor]
 
 
 def nuslerp(expression: Expression) -> Combination | TileFunction:
@@ -48,44 +46,39 @@ def _arc(t: float, cosine: float) -> tuple[float, float]:
     return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
 
 
-def _arcs(t: float, squares: Sequence[torch.Tensor]) -> Coefficients:
+def _arcs(expression: Expression, t: float, squares: Sequence[Tensor]) -> Coefficients:
     """:func:`_arc` for many pairs of vectors, from ⟨v_0, v_0⟩, ⟨v_1, v_1⟩ and ⟨v_0, v_1⟩."""
-    import torch
-
+    where = expression.arrays.where
     norms = squares[0].sqrt() * squares[1].sqrt()
-    angle = torch.where(norms > 0, squares[2] / norms, 0.0).clamp_(-1, 1).acos_()
+    angle = where(norms > 0, squares[2] / norms, 0.0).clamp_(-1, 1).acos_()
     sine = angle.sin()
     straight = sine <= _STRAIGHT
     return (
-        torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine),
-        torch.where(straight, t, (t * angle).sin() / sine),
+        where(straight, 1 - t, ((1 - t) * angle).sin() / sine),
+        where(straight, t, (t * angle).sin() / sine),
     )
 
 
 def _by_row(expression: Expression, t: float) -> TileFunction:
-    from merge_assets.engine.rows import row_sums
-
-    def coefficients(v: torch.Tensor, w: torch.Tensor) -> Coefficients:
-        first, second = _arcs(t, [row_sums(v * v), row_sums(w * w), row_sums(v * w)])
+    def coefficients(v: Tensor, w: Tensor) -> Coefficients:
+        first, second = _arcs(expression, t, [row_sums(v * v), row_sums(w * w), row_sums(v * w)])
         return first[:, None], second[:, None]
 
     return _tile(expression, coefficients)
 
 
 def _by_column(expression: Expression, t: float) -> TileFunction:
-    from merge_assets.engine.rows import column_sums
-
-    squares: list[torch.Tensor] = []
+    squares: list[Tensor] = []
     for _, block in expression.blocks(rows=True):
         _, v, w = _vectors(expression, block)
         part = [column_sums(v * v), column_sums(w * w), column_sums(v * w)]
         squares = [total + more for total, more in zip(squares, part, strict=True)] if squares else part
-    first, second = _arcs(t, squares)
+    first, second = _arcs(expression, t, squares)
     return _tile(expression, lambda v, w: (first.to(v.device), second.to(v.device)))
 
 
-def _tile(expression: Expression, coefficients: Callable[[torch.Tensor, torch.Tensor], Coefficients]) -> TileFunction:
-    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+def _tile(expression: Expression, coefficients: Callable[[Tensor, Tensor], Coefficients]) -> TileFunction:
+    def tile(inputs: Sequence[Tensor], start: int) -> Tensor:
         b, v, w = _vectors(expression, inputs)
         first, second = coefficients(v, w)
         result = v.mul_(first).add_(w.mul_(second))
@@ -94,12 +87,27 @@ def _tile(expression: Expression, coefficients: Callable[[torch.Tensor, torch.Te
     return tile
 
 
-def _vectors(
-    expression: Expression, inputs: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+def _vectors(expression: Expression, inputs: Sequence[Tensor]) -> tuple[Tensor | None, Tensor, Tensor]:
     """The base, if there is one, v_0 and v_1 as matrices of whole rows, float64."""
     matrices = [x.view(-1, expression.row).double() for x in inputs]
     if expression.base is None:
         return None, matrices[0], matrices[1]
     b = matrices.pop(expression.base)
     return b, matrices[0] - b, matrices[1] - b
+
+
+METHOD = Method(
+    name="nuslerp",
+    summary="Spherical interpolation of two inputs, or of their differences to a base, by their weights.",
+    parameters=(
+        WEIGHT,
+        Parameter("nuslerp_flatten", default=True, boolean=True),
+        Parameter("nuslerp_row_wise", default=False, boolean=True),
+    ),
+    kernel=nuslerp,
+    takes_base=True,
+    least=2,
+    most=2,
+    passes=1,
+    rows=True,
+)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from merge_assets.engine.formula import Combination
-from merge_assets.engine.kernel import Expression
-from merge_assets.engine.methods.linear import weights
-from merge_assets.engine.span import length, norms_and_directions, on_base
+from merge_assets.methods.built_in.linear import weights
+from merge_assets.methods.declaration import WEIGHT, Method, Parameter
+from merge_assets.methods.expression import Expression
+from merge_assets.methods.formula import Combination
+from merge_assets.methods.span import length, norms_and_directions, on_base
 
 
 def multislerp(expression: Expression) -> Combination:
@@ -25,3 +26,18 @@ def multislerp(expression: Expression) -> Combination:
         scale = sum(weight * norm for weight, norm in zip(given, norms, strict=True)) / resultant
         given = [scale * p / norm if p else 0.0 for p, norm in zip(pointing, norms, strict=True)]
     return Combination(on_base(given, expression.base))
+
+
+METHOD = Method(
+    name="multislerp",
+    summary="Weighted mean of directions in the tangent space at their mean, for any number of inputs.",
+    parameters=(
+        WEIGHT,
+        Parameter("normalize_weights", default=True, boolean=True),
+        Parameter("eps", default=1e-8, at_least=0.0),
+    ),
+    kernel=multislerp,
+    divides="normalize_weights",
+    takes_base=True,
+    passes=1,
+)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from merge_assets.engine.kernel import Expression, TileFunction
-
-if TYPE_CHECKING:
-    import torch
+from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.expression import Expression, Tensor, TileFunction
 
 
 def nearswap(expression: Expression) -> TileFunction:
@@ -20,9 +17,20 @@ def nearswap(expression: Expression) -> TileFunction:
     assert base is not None
     t = float(expression.parameters["t"])
 
-    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+    def tile(inputs: Sequence[Tensor], start: int) -> Tensor:
         b, x = inputs[base].double(), inputs[1 - base].double()
         # Infinities come through and are reported instead of being cut to b ± t.
         return x.clamp(b - t, b + t).where(x.isfinite(), x)
 
     return tile
+
+
+METHOD = Method(
+    name="nearswap",
+    summary="The other input where it is near the base, the base where it is far.",
+    parameters=(Parameter("t", required=True, at_least=0.0),),
+    kernel=nearswap,
+    in_torch=True,
+    needs_base=True,
+    most=1,
+)

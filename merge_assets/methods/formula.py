@@ -6,6 +6,7 @@ once to the output dtype; task vectors d_i = x_i - base are float32.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,9 +43,21 @@ class Band:
     outer: Cut = NONE
 
 
+def mask_key(seed: int, tensor: str, position: int) -> tuple[int, int]:
+    """The key of one random mask: two words of 32 bits, from which the engine draws the same for every element everywhere.
+
+    Args:
+        seed: the recipe's.
+        tensor: name of the output tensor.
+        position: of the model among the inputs without the base, from 0.
+    """
+    digest = hashlib.blake2b(f"{seed}\0{tensor}\0{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+
+
 @dataclass(frozen=True)
 class Bernoulli:
-    """Keeps every element with one probability; ``key`` is that of :func:`merge_assets.engine.masks.mask_key`."""
+    """Keeps every element with one probability; ``key`` is that of :func:`mask_key`."""
 
     key: tuple[int, int]
     probability: float
@@ -55,7 +68,7 @@ class RankedBernoulli:
     """Keeps elements with a probability that rises linearly with the rank of the magnitude in its row.
 
     Attributes:
-        key: that of :func:`merge_assets.engine.masks.mask_key`.
+        key: that of :func:`mask_key`.
         probability: in the middle of a row.
         spread: the largest element's less that in the middle.
         divide: whether what is kept is divided by its probability.

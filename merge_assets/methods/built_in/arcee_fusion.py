@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from merge_assets.engine.kernel import Expression, TileFunction
-
-if TYPE_CHECKING:
-    import torch
+from merge_assets.methods.declaration import Method
+from merge_assets.methods.expression import Expression, Tensor, TileFunction
+from merge_assets.methods.rows import row_sums
 
 
 def arcee_fusion(expression: Expression) -> TileFunction:
@@ -18,49 +16,54 @@ def arcee_fusion(expression: Expression) -> TileFunction:
     The importance of an element is |x − b| · KL(softmax(x) ‖ softmax(b)), with the softmax over its row (the last
     dimension), in float64, rounded to float32. The quartiles are exact: of n importances in order those of index ⌊q·(n-1)⌋.
     """
-    import torch
-
-    from merge_assets.engine.quantiles import quantiles
-
     base, width = expression.base, expression.row
     assert base is not None
-    size = math.prod(expression.shape)
-    divergences = torch.empty(size // width, dtype=torch.float64)
+    arrays = expression.arrays
+    divergences = arrays.empty(math.prod(expression.shape) // width, dtype=arrays.float64)
 
-    def importances(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+    def importances(inputs: Sequence[Tensor], start: int) -> Tensor:
         b, x = (inputs[place].view(-1, width).double() for place in (base, 1 - base))
         row = start // width
         scale = divergences[row : row + len(x)].to(x.device)
         return (x - b).abs_().mul_(scale[:, None]).float().flatten()
 
-    def stream() -> Iterator[torch.Tensor]:
+    def stream() -> Iterator[Tensor]:
         for start, block in expression.blocks(rows=True):
             yield importances(block, start)
 
     for start, block in expression.blocks(rows=True):
         b, x = (block[place].view(-1, width).double() for place in (base, 1 - base))
-        divergences[start // width : start // width + len(x)] = _divergence(x, b)
-    q1, median, q3 = quantiles(stream, size, (0.25, 0.5, 0.75))
+        divergences[start // width : start // width + len(x)] = _divergence(expression, x, b)
+    q1, median, q3 = expression.quantiles(stream, (0.25, 0.5, 0.75))
     threshold = median + 1.5 * (q3 - q1)
 
-    def tile(inputs: Sequence[torch.Tensor], start: int) -> torch.Tensor:
+    def tile(inputs: Sequence[Tensor], start: int) -> Tensor:
         # The other way round than in the formula, so that a NaN comes through and is reported.
         less = importances(inputs, start).double() < threshold
-        return torch.where(less, inputs[base], inputs[1 - base])
+        return inputs[base].where(less, inputs[1 - base])
 
     return tile
 
 
-def _divergence(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _divergence(expression: Expression, x: Tensor, b: Tensor) -> Tensor:
     """KL(softmax(x) ‖ softmax(b)) of each row, float64.
 
     Σ p log(p/q) of nearly equal rows is a small difference of large terms. As p and q both sum to 1, it is also
     Σ p z − p + q with z = log(p/q): terms that are all ≥ 0 and, written as q (z eᶻ − (eᶻ − 1)), exact for small z.
     """
-    import torch
-
-    from merge_assets.engine.rows import row_sums
-
     log_p, log_q = x.log_softmax(1), b.log_softmax(1)
     p, q, z = log_p.exp(), log_q.exp(), log_p - log_q
-    return row_sums(torch.where(z < 1, q * (z * z.exp() - z.expm1()), p * z - p + q))
+    return row_sums(expression.arrays.where(z < 1, q * (z * z.exp() - z.expm1()), p * z - p + q))
+
+
+METHOD = Method(
+    name="arcee_fusion",
+    summary="The base, with the elements of the other input whose change is most important.",
+    parameters=(),
+    kernel=arcee_fusion,
+    in_torch=True,
+    needs_base=True,
+    most=1,
+    passes=3,
+    rows=True,
+)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from merge_assets.engine.formula import Band, TaskVectors
-from merge_assets.engine.kernel import Expression
+from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.expression import Expression
+from merge_assets.methods.formula import Band, TaskVectors
+from merge_assets.methods.task_vectors import INT8_MASK
 
 
 def sce(expression: Expression) -> TaskVectors:
@@ -31,3 +33,14 @@ def sce(expression: Expression) -> TaskVectors:
         normalize=True,
         common=common,
     )
+
+
+METHOD = Method(
+    name="sce",
+    summary="Task vectors weighted by their mean square, merged where their signs agree.",
+    paper="2408.07990",
+    parameters=(Parameter("select_topk", default=1.0, at_least=0.0, at_most=1.0), INT8_MASK),
+    kernel=sce,
+    needs_base=True,
+    passes=4,
+)

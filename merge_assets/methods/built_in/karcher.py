@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from merge_assets.engine.formula import Combination
-from merge_assets.engine.kernel import Expression
-from merge_assets.engine.span import Gram, length, norms_and_directions, product
+from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.expression import Expression
+from merge_assets.methods.formula import Combination
+from merge_assets.methods.span import Gram, length, norms_and_directions, product
 
 _NO_ANGLE = 1e-7
 """Below this sin θ a direction is the mean itself, or its opposite, from which no way is the shortest."""
@@ -61,3 +62,12 @@ def _tangent(directions: Gram, alphas: Sequence[float], mean: Sequence[float]) -
             result[place] = pull
             toward_mean += pull * cosine
     return [t - toward_mean * c for t, c in zip(result, mean, strict=True)]
+
+
+METHOD = Method(
+    name="karcher",
+    summary="Riemannian (Karcher) mean of the directions of the inputs.",
+    parameters=(Parameter("max_iter", default=10.0, at_least=0.0), Parameter("tol", default=1e-5, at_least=0.0)),
+    kernel=karcher,
+    passes=1,
+)

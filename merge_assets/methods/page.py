@@ -1,7 +1,6 @@
 """The table of ``docs/methods.md``, generated from the declarations of the methods.
 
-``python -m merge_assets.plan.methods_page`` rewrites the table of the page in place. The text around it is written
-by hand.
+``python -m merge_assets.methods.page`` rewrites the table of the page in place. The text around it is written by hand.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from merge_assets.plan.methods import Method, Parameter, methods
+from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.registry import built_in_methods
 
 PAGE = Path("docs/methods.md")
 
@@ -24,12 +24,11 @@ def render(page: str) -> str:
 def method_table() -> str:
     """Markdown table of the methods of this package; those of plugins are not in it."""
     rows = ["| method | what it does | models | parameters | source |", "|---|---|---|---|---|"]
-    for method in methods().values():
-        if method.kernel.startswith("merge_assets."):
-            parameters = "<br>".join(map(_parameter, method.parameters)) or "–"
-            rows.append(
-                f"| `{method.name}` | {method.summary} | {_inputs(method)} | {parameters} | {_source(method.paper)} |"
-            )
+    for method in built_in_methods().values():
+        parameters = "<br>".join(map(_parameter, method.parameters)) or "–"
+        rows.append(
+            f"| `{method.name}` | {method.summary} | {_inputs(method)} | {parameters} | {_source(method.paper)} |"
+        )
     return "\n".join(rows) + "\n"
 
 

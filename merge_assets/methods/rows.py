@@ -1,11 +1,11 @@
-"""Row-wise arithmetic in torch whose result does not depend on tile, thread or device."""
+"""Sums over rows and columns whose result does not depend on tile, thread or device."""
 
 from __future__ import annotations
 
-import torch
+from merge_assets.methods.expression import Tensor
 
 
-def row_sums(values: torch.Tensor) -> torch.Tensor:
+def row_sums(values: Tensor) -> Tensor:
     """Sum of each row of a float64 matrix (rows, width) -> (rows,).
 
     Halves are added until one column is left, so the order of the additions depends on the width alone; torch's own
@@ -20,7 +20,7 @@ def row_sums(values: torch.Tensor) -> torch.Tensor:
     return values[:, 0]
 
 
-def column_sums(values: torch.Tensor) -> torch.Tensor:
+def column_sums(values: Tensor) -> Tensor:
     """Sum of each column of a float64 matrix (rows, width) -> (width,), in an order that the number of rows fixes."""
     while values.shape[0] > 1:
         half = values.shape[0] // 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from merge_assets.engine.formula import Combination
-from merge_assets.engine.kernel import Expression
+from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.expression import Expression
+from merge_assets.methods.formula import Combination
 
 _PARALLEL = 0.9995
 """Above this |cosine| the arc is so flat that sin θ loses precision and the straight line is taken."""
@@ -37,3 +38,14 @@ def _coefficients(t: float, bb: float, xx: float, bx: float) -> tuple[float, flo
         return 1 - t, t
     angle = math.acos(cosine)
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+
+
+METHOD = Method(
+    name="slerp",
+    summary="Spherical interpolation from the base to the other input.",
+    parameters=(Parameter("t", required=True),),
+    kernel=slerp,
+    needs_base=True,
+    most=1,
+    passes=1,
+)

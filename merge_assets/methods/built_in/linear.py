@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from merge_assets.engine.formula import Combination
-from merge_assets.engine.kernel import Expression
+from merge_assets.methods.declaration import WEIGHT, Method, Parameter
+from merge_assets.methods.expression import Expression
+from merge_assets.methods.formula import Combination
 
 
 def linear(expression: Expression) -> Combination:
@@ -18,3 +19,13 @@ def weights(expression: Expression, *, normalize: str) -> list[float]:
         return found
     total = sum(found)
     return [weight / total for weight in found]
+
+
+METHOD = Method(
+    name="linear",
+    summary="Weighted mean of the inputs.",
+    paper="2203.05482",
+    parameters=(WEIGHT, Parameter("normalize", default=True, boolean=True)),
+    kernel=linear,
+    divides="normalize",
+)

@@ -19,6 +19,11 @@ from tests.synthetic import llama_config, write_checkpoint
 
 Array = npt.NDArray[np.float64]
 
+PAIR = {"weight": [0.37, 0.9]}
+TRIPLE = {"weight": [0.37, 0.9, 0.2]}
+WEIGHTS = {"weight": [0.2, 0.5, 0.9]}
+MIXED = {"weight": [0.37, -0.9, 0.5], "density": [0.3, 0.55, 0.8]}
+
 
 @dataclass(frozen=True)
 class Case:

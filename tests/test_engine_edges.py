@@ -11,13 +11,14 @@ import pytest
 from merge_assets.errors import EngineError, PlanError
 from merge_assets.methods import methods
 from tests.method_support import Array, Case, as_doubles, merge_arrays, relative_error
+from tests.methods.built_in import gathered
 
 WEIGHTS = {"weight": [0.4, 0.6]}
 ROWS = {"nuslerp_flatten": False, "nuslerp_row_wise": True}
 COLUMNS = {"nuslerp_flatten": False}
 
-PLAIN: dict[str, Case] = {
-    "passthrough": Case("passthrough", "a", per_model={"scale": [1.5]}),
+CASES: dict[str, Case] = gathered("TYPICAL")
+MEANS: dict[str, Case] = {
     "linear": Case("linear", per_model=WEIGHTS),
     "slerp": Case("slerp", base="a", whole={"t": 0.4}),
     "nuslerp": Case("nuslerp", per_model=WEIGHTS),
@@ -29,32 +30,17 @@ PLAIN: dict[str, Case] = {
     "karcher": Case("karcher"),
     "model_stock": Case("model_stock", base="base"),
     "model_stock by rows": Case("model_stock", base="base", whole={"filter_wise": True}),
-    "nearswap": Case("nearswap", "a", base="base", whole={"t": 0.01}),
-    "arcee_fusion": Case("arcee_fusion", "a", base="base"),
-    "sce": Case("sce", base="base"),
-    "sce of a part": Case("sce", base="base", whole={"select_topk": 0.5}),
-    "ram": Case("ram", base="base"),
-    "ramplus_tl": Case("ramplus_tl", base="base"),
-} | {
-    name: Case(name, base="base", per_model=WEIGHTS, whole={"density": 0.6} if name != "task_arithmetic" else {})
-    for name in (
-        *("task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"),
-        *("della", "della_linear"),
-    )
-}  # fmt: skip
+}
 SHAPES = {"matrix": (6, 7), "vector": (9,), "row": (1, 5), "column": (8, 1), "cube": (3, 4, 5), "scalar": ()}
-MEANS = [
-    name for name in PLAIN if name.startswith(("linear", "slerp", "nuslerp", "multislerp", "karcher", "model_stock"))
-]
 
 
 def family(seed: int = 0, distance: float = 0.1) -> dict[str, dict[str, Array]]:
-    """A base and two siblings with a tensor of every shape."""
+    """A base and three siblings with a tensor of every shape."""
     random = np.random.default_rng(seed)
     base = as_doubles({name: random.normal(size=shape) for name, shape in SHAPES.items()})
     siblings = {
         model: as_doubles({name: value + distance * random.normal(size=value.shape) for name, value in base.items()})
-        for model in "ab"
+        for model in "abc"
     }
     return {"base": base, **siblings}
 
@@ -64,33 +50,33 @@ def expected(case: Case, models: dict[str, dict[str, Array]], name: str) -> Arra
 
 
 def test_every_method_is_looked_at() -> None:
-    assert {case.method for case in PLAIN.values()} == set(methods())
+    assert {case.method for case in CASES.values()} == set(methods())
 
 
-@pytest.mark.parametrize("case", PLAIN)
+@pytest.mark.parametrize("case", CASES)
 def test_every_shape_follows_the_formula(case: str, tmp_path: Path) -> None:
     """A row is the last dimension; a vector is one row, a scalar a row of one; a column takes one element of each row."""
     models = family()
-    result = merge_arrays(PLAIN[case], models, tmp_path)
+    result = merge_arrays(CASES[case], models, tmp_path)
     for name in SHAPES:
         assert result[name].shape == SHAPES[name]
-        assert relative_error(result[name], expected(PLAIN[case], models, name)) <= 1e-6, name
+        assert relative_error(result[name], expected(CASES[case], models, name)) <= 1e-6, name
 
 
 @pytest.mark.parametrize("case", MEANS)
 def test_a_mean_of_identical_models_is_that_model(case: str, tmp_path: Path) -> None:
     models = family()
     models["b"] = models["a"]
-    result = merge_arrays(PLAIN[case], models, tmp_path)
+    result = merge_arrays(MEANS[case], models, tmp_path)
     for name, value in models["a"].items():
         assert relative_error(result[name], value) <= 1e-7, name
 
 
-@pytest.mark.parametrize("case", [name for name, case in PLAIN.items() if case.base == "base"])
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.base == "base"])
 def test_models_identical_to_the_base_give_the_base(case: str, tmp_path: Path) -> None:
     models = family()
-    models["a"] = models["b"] = models["base"]
-    result = merge_arrays(PLAIN[case], models, tmp_path)
+    models["a"] = models["b"] = models["c"] = models["base"]
+    result = merge_arrays(CASES[case], models, tmp_path)
     for name, value in models["base"].items():
         assert (result[name] == value).all(), name
 
@@ -141,15 +127,15 @@ def test_a_zero_tensor_has_no_direction(case: Case, share: float, tmp_path: Path
         assert np.abs(result[name] - share * value).max() <= 1e-6, name
 
 
-@pytest.mark.parametrize("case", [name for name in MEANS if PLAIN[name].base in (None, "a")])
+@pytest.mark.parametrize("case", [name for name, case in MEANS.items() if case.base in (None, "a")])
 def test_opposite_tensors_give_numbers(case: str, tmp_path: Path) -> None:
     """Between opposite directions no way is the shortest: slerp and nuslerp take the straight line, karcher stays at the
     first direction, multislerp follows the heavier one."""
     models = family()
     models["b"] = {name: -value for name, value in models["a"].items()}
-    result = merge_arrays(PLAIN[case], models, tmp_path)
+    result = merge_arrays(MEANS[case], models, tmp_path)
     for name, value in models["a"].items():
-        share = {"slerp": 0.2, "karcher": 1.0, "multislerp": -1.0}.get(PLAIN[case].method, -0.2)
+        share = {"slerp": 0.2, "karcher": 1.0, "multislerp": -1.0}.get(MEANS[case].method, -0.2)
         assert relative_error(result[name], share * value) <= 1e-6, name
 
 
@@ -158,9 +144,9 @@ def test_opposite_tensors_give_numbers(case: str, tmp_path: Path) -> None:
 def test_models_close_to_each_other_lose_no_digits(case: str, distance: float, tmp_path: Path) -> None:
     """Angles from inner products lose digits where vectors are nearly parallel; the result must not."""
     models = family(distance=distance)
-    result = merge_arrays(PLAIN[case], models, tmp_path)
+    result = merge_arrays(MEANS[case], models, tmp_path)
     for name in ("matrix", "cube"):
-        assert relative_error(result[name], expected(PLAIN[case], models, name)) <= 1e-7, name
+        assert relative_error(result[name], expected(MEANS[case], models, name)) <= 1e-7, name
 
 
 @pytest.mark.parametrize("case", ["ties", "breadcrumbs", "breadcrumbs_ties", "sce", "dare_linear", "dare_ties"])
@@ -168,7 +154,9 @@ def test_models_close_to_each_other_lose_no_digits(case: str, distance: float, t
 def test_nothing_kept_gives_the_base(case: str, rescale: bool | str, tmp_path: Path) -> None:
     whole = {"select_topk": 0.01} if case == "sce" else {"density": 0.0, "rescale": rescale}
     models = family()
-    result = merge_arrays(Case(case, base="base", per_model=PLAIN[case].per_model, whole=whole), models, tmp_path)
+    result = merge_arrays(
+        Case(case, base="base", per_model={} if case == "sce" else WEIGHTS, whole=whole), models, tmp_path
+    )
     for name, value in models["base"].items():
         assert (result[name] == value).all(), name
 
@@ -251,13 +239,13 @@ def test_weights_that_sum_to_zero_are_an_error_that_says_what_to_do(case: Case, 
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("case", PLAIN)
+@pytest.mark.parametrize("case", CASES)
 def test_nan_and_infinity_of_an_input_are_reported(case: str, poison: float, tmp_path: Path) -> None:
     """At full density: an element that is left out does no harm."""
     models = family()
     models["a"]["matrix"] = models["a"]["matrix"].copy()
     models["a"]["matrix"][2, 3] = poison
-    chosen = PLAIN[case]
+    chosen = CASES[case]
     if "density" in chosen.whole:
         chosen = replace(chosen, whole={"density": 1.0})
     with pytest.raises(EngineError, match="NaN or infinite elements: matrix"):

@@ -15,92 +15,11 @@ import torch
 from merge_assets.methods import methods
 from tests.merging import merged_tensors
 from tests.method_support import Case, relative_error
+from tests.methods.built_in import gathered
 from tests.philox import philox
 from tests.synthetic import read_tensors, write_llama
 
-PAIR = {"weight": [0.37, 0.9]}
-TRIPLE = {"weight": [0.37, 0.9, 0.2]}
-MIXED = {"weight": [0.37, -0.9, 0.5], "density": [0.3, 0.55, 0.8]}
-
-CASES: dict[str, Case] = {
-    "scaled passthrough": Case("passthrough", "a", per_model={"scale": [1.7]}),
-    "linear": Case("linear", "abc", per_model=TRIPLE),
-    "linear of one": Case("linear", "a", per_model={"weight": [0.5]}, whole={"normalize": False}),
-    "linear unnormalised": Case("linear", per_model=PAIR, whole={"normalize": False}),
-    "slerp": Case("slerp", base="a", whole={"t": 0.3}),
-    "slerp from the second": Case("slerp", base="b", whole={"t": 0.3}),
-    "slerp with an unlisted base": Case("slerp", "b", base="a", whole={"t": 0.6}),
-    "slerp beyond the ends": Case("slerp", "b", base="a", whole={"t": 1.4}),
-    "nuslerp": Case("nuslerp", per_model=PAIR),
-    "nuslerp of task vectors": Case("nuslerp", base="base", per_model=PAIR),
-    "nuslerp with a listed base": Case("nuslerp", ["a", "base", "b"], base="base", per_model=PAIR),
-    "nuslerp with weights that sum to zero": Case("nuslerp", per_model={"weight": [0.5, -0.5]}),
-    "nuslerp by rows": Case("nuslerp", per_model=PAIR, whole={"nuslerp_flatten": False, "nuslerp_row_wise": True}),
-    "nuslerp by columns": Case("nuslerp", per_model=PAIR, whole={"nuslerp_flatten": False}),
-    "nuslerp of task vectors by rows": Case(
-        "nuslerp", base="base", per_model=PAIR, whole={"nuslerp_flatten": False, "nuslerp_row_wise": True}
-    ),
-    "nuslerp of task vectors by columns": Case(
-        "nuslerp", base="base", per_model=PAIR, whole={"nuslerp_flatten": False}
-    ),
-    "multislerp": Case("multislerp", "abc", per_model=TRIPLE),
-    "multislerp of task vectors": Case("multislerp", "abc", base="base", per_model=TRIPLE),
-    "multislerp unnormalised": Case("multislerp", per_model=PAIR, whole={"normalize_weights": False}),
-    "karcher of two": Case("karcher"),
-    "karcher of three": Case("karcher", "abc"),
-    "karcher of the base and two far from it": Case("karcher", ["base", "far", "a"]),
-    "karcher after one step": Case("karcher", ["base", "far", "a"], whole={"max_iter": 1}),
-    "karcher without a step": Case("karcher", ["base", "far", "a"], whole={"max_iter": 0}),
-    "model_stock": Case("model_stock", base="base"),
-    "model_stock of three": Case("model_stock", "abc", base="base"),
-    "model_stock by rows": Case("model_stock", "abc", base="base", whole={"filter_wise": True}),
-    "nearswap": Case("nearswap", "a", base="base", whole={"t": 0.02}),
-    "arcee_fusion": Case("arcee_fusion", "a", base="base"),
-    "task_arithmetic": Case("task_arithmetic", base="base", per_model=PAIR, whole={"lambda": 0.7}),
-    "task_arithmetic normalised": Case("task_arithmetic", base="base", per_model=PAIR, whole={"normalize": True}),
-    "ties": Case("ties", base="base", per_model=PAIR, whole={"density": 0.4, "lambda": 1.3}),
-    "ties, each its own": Case("ties", "abc", base="base", per_model=MIXED),
-    "ties with a negative weight": Case(
-        "ties", base="base", per_model={"weight": [0.37, -0.9]}, whole={"density": 0.5, "normalize": False}
-    ),
-    "ties rescaled": Case("ties", base="base", per_model=PAIR, whole={"density": 0.25, "rescale": True}),
-    "ties rescaled by the share": Case("ties", "abc", base="base", per_model=MIXED, whole={"rescale": "paper"}),
-    "ties at full density": Case("ties", base="base", per_model=PAIR),
-    "ties that keep nothing": Case("ties", base="base", per_model=PAIR, whole={"density": 0}),
-    "dare_linear": Case("dare_linear", "abc", base="base", per_model=MIXED),
-    "dare_linear with a seed": Case("dare_linear", base="base", per_model=PAIR, whole={"density": 0.5}, seed=7),
-    "dare_linear rescaled by the probability": Case(
-        "dare_linear", "abc", base="base", per_model=MIXED, whole={"rescale": "paper"}
-    ),
-    "dare_ties": Case("dare_ties", "abc", base="base", per_model=MIXED, whole={"lambda": 0.6}),
-    "dare_ties normalised, not rescaled": Case(
-        "dare_ties", "abc", base="base", per_model=MIXED, whole={"normalize": True, "rescale": False}
-    ),
-    "breadcrumbs": Case("breadcrumbs", base="base", per_model=PAIR | {"gamma": [0.1, 0.03]}, whole={"density": 0.6}),
-    "breadcrumbs as it comes": Case("breadcrumbs", base="base", per_model=PAIR),
-    "breadcrumbs with little to drop": Case(
-        "breadcrumbs", base="base", per_model=PAIR, whole={"density": 0.95, "gamma": 0.1}
-    ),
-    "breadcrumbs_ties": Case("breadcrumbs_ties", "abc", base="base", per_model=MIXED, whole={"gamma": 0.05}),
-    "breadcrumbs_ties rescaled": Case(
-        "breadcrumbs_ties", "abc", base="base", per_model=MIXED, whole={"gamma": 0.05, "rescale": True}
-    ),
-    "della_linear": Case("della_linear", "abc", base="base", per_model=MIXED),
-    "della_linear rescaled by the probability": Case(
-        "della_linear", "abc", base="base", per_model=MIXED, whole={"rescale": "paper", "epsilon": 0.1}
-    ),
-    "della": Case("della", "abc", base="base", per_model=MIXED, seed=3),
-    "della unnormalised, not rescaled": Case(
-        "della", "abc", base="base", per_model=MIXED, whole={"normalize": False, "rescale": False, "epsilon": 0.4}
-    ),
-    "sce": Case("sce", "abc", base="base"),
-    "sce of a part": Case("sce", "abc", base="base", whole={"select_topk": 0.35}),
-    "ram": Case("ram", "abc", base="base", whole={"epsilon": 0.05}),
-    "ramplus_tl": Case("ramplus_tl", "abc", base="base", whole={"epsilon": 0.05}),
-    "ramplus_tl with a low bound": Case(
-        "ramplus_tl", "abc", base="base", whole={"epsilon": 0.07, "r": 0.5, "alpha": 10}
-    ),
-}
+CASES: dict[str, Case] = gathered("CASES")
 
 
 @pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "fp16", "fp32"])

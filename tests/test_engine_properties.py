@@ -18,43 +18,14 @@ from merge_assets.engine import execute as executor
 from merge_assets.methods import methods
 from tests.merging import merge_text
 from tests.method_support import Array, Case, as_doubles, merge_arrays, relative_error
+from tests.methods.built_in import gathered
 from tests.synthetic import llama_config, read_tensors, write_checkpoint
 
 few = settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 
 Models = dict[str, dict[str, Array]]
 
-CASES: dict[str, Case] = {
-    "passthrough": Case("passthrough", "a", per_model={"scale": [0.7]}),
-    "linear": Case("linear", "abc", per_model={"weight": [0.2, 0.5, 0.9]}),
-    "slerp": Case("slerp", "a", base="base", whole={"t": 0.3}),
-    "nuslerp": Case("nuslerp", "ab", base="base", per_model={"weight": [0.2, 0.5]}),
-    "nuslerp by rows": Case(
-        "nuslerp", "ab", per_model={"weight": [0.2, 0.5]}, whole={"nuslerp_flatten": False, "nuslerp_row_wise": True}
-    ),
-    "nuslerp by columns": Case("nuslerp", "ab", per_model={"weight": [0.2, 0.5]}, whole={"nuslerp_flatten": False}),
-    "multislerp": Case("multislerp", "abc", base="base", per_model={"weight": [0.2, 0.5, 0.9]}),
-    "karcher": Case("karcher", "abc"),
-    "model_stock": Case("model_stock", "abc", base="base"),
-    "model_stock by rows": Case("model_stock", "abc", base="base", whole={"filter_wise": True}),
-    "nearswap": Case("nearswap", "a", base="base", whole={"t": 0.02}),
-    "arcee_fusion": Case("arcee_fusion", "a", base="base"),
-    "sce": Case("sce", "abc", base="base", whole={"select_topk": 0.4}),
-    "ram": Case("ram", "abc", base="base", whole={"epsilon": 0.03}),
-    "ramplus_tl": Case("ramplus_tl", "abc", base="base", whole={"epsilon": 0.03}),
-} | {
-    name: Case(
-        name,
-        "abc",
-        base="base",
-        per_model={"weight": [0.2, 0.5, 0.9]},
-        whole={"density": 0.45} if name != "task_arithmetic" else {},
-    )
-    for name in (
-        *("task_arithmetic", "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties"),
-        *("della", "della_linear"),
-    )
-}
+CASES: dict[str, Case] = gathered("TYPICAL")
 SPARSE = [name for name, case in CASES.items() if "density" in case.whole]
 RESCALED = [name for name in SPARSE if methods()[name].parameter("rescale")]
 

@@ -30,11 +30,21 @@ def test_the_page_of_methods_is_current(page: str) -> None:
 
 
 def test_the_page_of_methods_has_every_method_with_every_parameter(page: str) -> None:
-    rows = {row[1]: row[0] for row in re.findall(r"^(\| `(\w+)` \| .*)$", page, re.MULTILINE)}
+    table = page.partition("<!-- methods -->")[2].partition("<!-- end of methods -->")[0]
+    rows = {row[1]: row[0] for row in re.findall(r"^(\| `(\w+)` \| .*)$", table, re.MULTILINE)}
     assert set(rows) == set(methods())
     for name, method in methods().items():
         for parameter in method.parameters:
             assert f"`{parameter.name}`" in rows[name].split(" | ")[3], (name, parameter.name)
+
+
+def test_the_page_says_what_every_parameter_of_every_method_means(page: str) -> None:
+    table = page.partition("<!-- parameters -->")[2].partition("<!-- end of parameters -->")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*) \|$", table, re.MULTILINE)
+    for name, method in methods().items():
+        for parameter in method.parameters:
+            meanings = [meaning for key, meaning, of in rows if key == parameter.name and f"`{name}`" in of]
+            assert len(meanings) == 1 and meanings[0], (name, parameter.name)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ class Parameter:
 
     Attributes:
         name: key under ``parameters:``.
+        meaning: what it is, in some words that go on from "`name`: ".
         per_model: True if every input has its own value (looked up by the input tensor's name); False if the method
             has one value per output tensor.
         default: value where the recipe gives none; ``None`` with ``required`` False means "leave out".
@@ -24,6 +25,7 @@ class Parameter:
     """
 
     name: str
+    meaning: str = ""
     per_model: bool = False
     default: float | bool | None = None
     required: bool = False
@@ -33,8 +35,8 @@ class Parameter:
     words: tuple[str, ...] = ()
 
 
-WEIGHT = Parameter("weight", per_model=True, required=True)
-"""How much each model counts, in most methods."""
+WEIGHT = Parameter("weight", "how much the model counts", per_model=True, required=True)
+"""A parameter of most methods."""
 
 
 @dataclass(frozen=True)

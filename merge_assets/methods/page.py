@@ -1,6 +1,6 @@
-"""The table of ``docs/methods.md``, generated from the declarations of the methods.
+"""The tables of ``docs/methods.md``, generated from the declarations of the methods.
 
-``python -m merge_assets.methods.page`` rewrites the table of the page in place. The text around it is written by hand.
+``python -m merge_assets.methods.page`` rewrites the tables of the page in place. The text around it is written by hand.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from merge_assets.methods.registry import built_in_methods
 
 PAGE = Path("docs/methods.md")
 
-_BLOCK = re.compile(r"(<!-- methods -->\n).*?(<!-- end of methods -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (?P<table>methods|parameters) -->\n).*?(<!-- end of (?P=table) -->)", re.DOTALL)
 
 
 def render(page: str) -> str:
-    """The page with its table as the declarations have it now; it stands between ``<!-- methods -->`` and its end."""
-    return _BLOCK.sub(lambda match: match[1] + method_table() + match[2], page)
+    """The page with its tables as the declarations have them now.
+
+    They stand between ``<!-- methods -->`` or ``<!-- parameters -->`` and its end.
+    """
+    tables = {"methods": method_table, "parameters": parameter_table}
+    return _BLOCK.sub(lambda match: match[1] + tables[match["table"]]() + match[3], page)
 
 
 def method_table() -> str:
@@ -29,6 +33,20 @@ def method_table() -> str:
         rows.append(
             f"| `{method.name}` | {method.summary} | {_inputs(method)} | {parameters} | {_source(method.paper)} |"
         )
+    return "\n".join(rows) + "\n"
+
+
+def parameter_table() -> str:
+    """Markdown table of what the parameters of these methods mean; what means the same has one row."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for method in built_in_methods().values():
+        for parameter in method.parameters:
+            found.setdefault((parameter.name, parameter.meaning, _values(parameter)), []).append(f"`{method.name}`")
+    rows = ["| parameter | meaning | values | methods |", "|---|---|---|---|"]
+    rows += [
+        f"| `{name}` | {meaning} | {values} | {', '.join(of)} |"
+        for (name, meaning, values), of in sorted(found.items())
+    ]
     return "\n".join(rows) + "\n"
 
 
@@ -56,6 +74,17 @@ def _parameter(parameter: Parameter) -> str:
         default = f"`{parameter.default:g}`"
     also = f", or {' or '.join(values)}" if values else ""
     return f"`{parameter.name}`{' (per model)' if parameter.per_model else ''}: {default}{also}"
+
+
+def _values(parameter: Parameter) -> str:
+    low, high = parameter.at_least, parameter.at_most
+    if parameter.boolean:
+        return ", ".join(f"`{word}`" for word in ("true", "false", *parameter.words))
+    if low is None:
+        kind = "any number" if high is None else f"{high:g} or less"
+    else:
+        kind = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+    return ", ".join((kind, *(f"`{word}`" for word in parameter.words)))
 
 
 def _source(paper: str) -> str:

@@ -15,13 +15,16 @@ from merge_assets.methods.declaration import WEIGHT, Method, Parameter
 from merge_assets.methods.expression import Expression, Kernel
 from merge_assets.methods.formula import Band, Sparsifier, TaskVectors, mask_key
 
-INT8_MASK = Parameter("int8_mask", default=False, boolean=True)
-_LAMBDA = Parameter("lambda", default=1.0)
+INT8_MASK = Parameter("int8_mask", "accepted, of no effect", default=False, boolean=True)
+_LAMBDA = Parameter("lambda", "factor of what is added to the base", default=1.0)
 
 
-def share(name: str, default: float) -> Parameter:
+def share(name: str, meaning: str, default: float) -> Parameter:
     """A parameter that is a share of the elements of each model's task vector."""
-    return Parameter(name, per_model=True, default=default, at_least=0.0, at_most=1.0)
+    return Parameter(name, meaning, per_model=True, default=default, at_least=0.0, at_most=1.0)
+
+
+DENSITY = share("density", "share of the elements that is kept", 1.0)
 
 
 def member(
@@ -30,6 +33,7 @@ def member(
     paper: str,
     kernel: Kernel,
     *,
+    density: Parameter = DENSITY,
     normalize: bool = False,
     rescale: bool | None = None,
     extra: tuple[Parameter, ...] = (),
@@ -40,13 +44,19 @@ def member(
     """The declaration of a method of the family; ``rescale`` None means that nothing is left out that could be made up for."""
     parameters = (
         WEIGHT,
-        share("density", 1.0),
+        density,
         *extra,
-        Parameter("normalize", default=normalize, boolean=True),
+        Parameter(
+            "normalize",
+            "whether the sum is divided by that of the weights that took part",
+            default=normalize,
+            boolean=True,
+        ),
         _LAMBDA,
     )
     if rescale is not None:
-        parameters += (Parameter("rescale", default=rescale, boolean=True, words=("paper",)),)
+        meaning = "whether what is left out is made up for: by the L1 norm, or by the share that is kept (`paper`)"
+        parameters += (Parameter("rescale", meaning, default=rescale, boolean=True, words=("paper",)),)
     return Method(
         name=name,
         summary=summary,

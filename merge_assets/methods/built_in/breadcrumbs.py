@@ -8,7 +8,7 @@ from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Band, TaskVectors
 from merge_assets.methods.task_vectors import kept, member, mixed_by_magnitude, share
 
-GAMMA = share("gamma", 0.01)
+GAMMA = share("gamma", "share of the elements, the largest, that is dropped", 0.01)
 
 
 def breadcrumbs(expression: Expression) -> TaskVectors:

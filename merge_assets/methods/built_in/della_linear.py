@@ -6,7 +6,7 @@ from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Band, RankedBernoulli, TaskVectors
 from merge_assets.methods.task_vectors import key, member, mixed, share
 
-EPSILON = share("epsilon", 0.15)
+EPSILON = share("epsilon", "how much more likely than `density` a row's largest element is kept", 0.15)
 
 
 def della_linear(expression: Expression) -> TaskVectors:

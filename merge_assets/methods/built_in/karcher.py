@@ -67,7 +67,10 @@ def _tangent(directions: Gram, alphas: Sequence[float], mean: Sequence[float]) -
 METHOD = Method(
     name="karcher",
     summary="Riemannian (Karcher) mean of the directions of the inputs.",
-    parameters=(Parameter("max_iter", default=10.0, at_least=0.0), Parameter("tol", default=1e-5, at_least=0.0)),
+    parameters=(
+        Parameter("max_iter", "most steps", default=10.0, at_least=0.0),
+        Parameter("tol", "length of a step that is the last", default=1e-5, at_least=0.0),
+    ),
     kernel=karcher,
     passes=1,
 )

@@ -25,7 +25,10 @@ METHOD = Method(
     name="linear",
     summary="Weighted mean of the inputs.",
     paper="2203.05482",
-    parameters=(WEIGHT, Parameter("normalize", default=True, boolean=True)),
+    parameters=(
+        WEIGHT,
+        Parameter("normalize", "whether the weights are divided by their sum", default=True, boolean=True),
+    ),
     kernel=linear,
     divides="normalize",
 )

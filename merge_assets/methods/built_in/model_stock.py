@@ -61,7 +61,7 @@ METHOD = Method(
     name="model_stock",
     summary="Between the base and the mean of its fine-tunes, at the ratio that their angles give.",
     paper="2403.19522",
-    parameters=(Parameter("filter_wise", default=False, boolean=True),),
+    parameters=(Parameter("filter_wise", "whether each row has a ratio of its own", default=False, boolean=True),),
     kernel=model_stock,
     needs_base=True,
     least=2,

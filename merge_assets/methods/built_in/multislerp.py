@@ -33,8 +33,8 @@ METHOD = Method(
     summary="Weighted mean of directions in the tangent space at their mean, for any number of inputs.",
     parameters=(
         WEIGHT,
-        Parameter("normalize_weights", default=True, boolean=True),
-        Parameter("eps", default=1e-8, at_least=0.0),
+        Parameter("normalize_weights", "whether the weights are divided by their sum", default=True, boolean=True),
+        Parameter("eps", "norm up to which a vector has no direction", default=1e-8, at_least=0.0),
     ),
     kernel=multislerp,
     divides="normalize_weights",

@@ -28,7 +28,7 @@ def nearswap(expression: Expression) -> TileFunction:
 METHOD = Method(
     name="nearswap",
     summary="The other input where it is near the base, the base where it is far.",
-    parameters=(Parameter("t", required=True, at_least=0.0),),
+    parameters=(Parameter("t", "the farthest that an element of the base is moved", required=True, at_least=0.0),),
     kernel=nearswap,
     in_torch=True,
     needs_base=True,

@@ -101,8 +101,13 @@ METHOD = Method(
     summary="Spherical interpolation of two inputs, or of their differences to a base, by their weights.",
     parameters=(
         WEIGHT,
-        Parameter("nuslerp_flatten", default=True, boolean=True),
-        Parameter("nuslerp_row_wise", default=False, boolean=True),
+        Parameter("nuslerp_flatten", "whether a tensor is one vector", default=True, boolean=True),
+        Parameter(
+            "nuslerp_row_wise",
+            "whether rows are the vectors, not columns, where a tensor is not one",
+            default=False,
+            boolean=True,
+        ),
     ),
     kernel=nuslerp,
     takes_base=True,

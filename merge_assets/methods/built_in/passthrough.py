@@ -16,7 +16,7 @@ def passthrough(expression: Expression) -> Combination:
 METHOD = Method(
     name="passthrough",
     summary="The input as it is, or scaled.",
-    parameters=(Parameter("scale", per_model=True),),
+    parameters=(Parameter("scale", "factor", per_model=True),),
     kernel=passthrough,
     most=1,
 )

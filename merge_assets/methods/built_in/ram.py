@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from merge_assets.methods.declaration import Method, Parameter
 from merge_assets.methods.expression import Expression, Tensor, TileFunction
 
-EPSILON = Parameter("epsilon", default=1e-5, at_least=0.0)
+EPSILON = Parameter("epsilon", "difference to the base up to which an element is unchanged", default=1e-5, at_least=0.0)
 
 
 def ram(expression: Expression) -> TileFunction:

@@ -29,7 +29,13 @@ def ramplus_tl(expression: Expression) -> TileFunction:
 METHOD = Method(
     name="ramplus_tl",
     summary="ram, with the changes of one model alone enlarged by how many it shares.",
-    parameters=(EPSILON, Parameter("r", default=0.1), Parameter("alpha", default=0.2, at_least=0.0)),
+    parameters=(
+        EPSILON,
+        Parameter(
+            "r", "changes of one model alone are enlarged by this times the ratio of shared ones to them", default=0.1
+        ),
+        Parameter("alpha", "largest ratio of shared changes that counts in `r`", default=0.2, at_least=0.0),
+    ),
     kernel=ramplus_tl,
     in_torch=True,
     needs_base=True,

@@ -39,7 +39,16 @@ METHOD = Method(
     name="sce",
     summary="Task vectors weighted by their mean square, merged where their signs agree.",
     paper="2408.07990",
-    parameters=(Parameter("select_topk", default=1.0, at_least=0.0, at_most=1.0), INT8_MASK),
+    parameters=(
+        Parameter(
+            "select_topk",
+            "share of the positions that change: those of the largest variance over the models",
+            default=1.0,
+            at_least=0.0,
+            at_most=1.0,
+        ),
+        INT8_MASK,
+    ),
     kernel=sce,
     needs_base=True,
     passes=4,

@@ -43,7 +43,7 @@ def _coefficients(t: float, bb: float, xx: float, bx: float) -> tuple[float, flo
 METHOD = Method(
     name="slerp",
     summary="Spherical interpolation from the base to the other input.",
-    parameters=(Parameter("t", required=True),),
+    parameters=(Parameter("t", "place on the arc, from 0, the base, to 1", required=True),),
     kernel=slerp,
     needs_base=True,
     most=1,

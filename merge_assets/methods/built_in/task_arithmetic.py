@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Band, TaskVectors
-from merge_assets.methods.task_vectors import member, mixed
+from merge_assets.methods.task_vectors import member, mixed, share
 
 
 def task_arithmetic(expression: Expression) -> TaskVectors:
@@ -13,5 +13,9 @@ def task_arithmetic(expression: Expression) -> TaskVectors:
 
 
 METHOD = member(
-    "task_arithmetic", "The base plus a weighted sum of the differences to it.", "2212.04089", task_arithmetic
+    "task_arithmetic",
+    "The base plus a weighted sum of the differences to it.",
+    "2212.04089",
+    task_arithmetic,
+    density=share("density", "accepted, of no effect", 1.0),
 )

@@ -8,11 +8,11 @@ from ctypes import c_void_p
 from typing import TYPE_CHECKING, Any
 
 from merge_assets.engine.buffers import Buffer
-from merge_assets.engine.expression import PlannedExpression
 from merge_assets.engine.native import Inputs
 from merge_assets.engine.native.formulas import Run, prepared
 from merge_assets.engine.native.statistics import NativeCounter, gram, norms
 from merge_assets.engine.operand import Host, operand
+from merge_assets.engine.planned_expression import PlannedExpression
 from merge_assets.methods import find_method
 from merge_assets.methods.formula import Band, Combination, Norms, Sparsifier, TaskVectors
 from merge_assets.plan import OutputTensor

@@ -18,10 +18,10 @@ import numpy as np
 
 from merge_assets.checkpoint import DTYPES
 from merge_assets.engine.buffers import Buffer
-from merge_assets.engine.expression import needs_rows
 from merge_assets.engine.native import DTYPES as CODES
 from merge_assets.engine.native import Inputs, call
 from merge_assets.engine.operand import Host, operand
+from merge_assets.engine.planned_expression import needs_rows
 from merge_assets.plan import OutputTensor, TensorInput
 from merge_assets.plan.vocabulary_rows import runs
 

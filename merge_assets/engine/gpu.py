@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from merge_assets.checkpoint import DTYPES, TORCH_NAMES
-from merge_assets.engine.expression import PlannedExpression
+from merge_assets.engine.planned_expression import PlannedExpression
 from merge_assets.engine.selection import VARIANCE
 from merge_assets.engine.torch_counter import TorchCounter
 from merge_assets.engine.torch_sparsify import sparsify, spread

@@ -1,5 +1,7 @@
-"""What computes an input that is no range of a file: an expression of a folded recipe, or what makes an input of tensors of
-other shapes. A class for each is constructed with (tensor, host, room) and computed like an expression."""
+"""What computes an input that is no range of a file: a merge of a folded recipe, or a way to make an input.
+
+There is a class for each; it is constructed with (tensor, host, room) and computed like an expression.
+"""
 
 from __future__ import annotations
 

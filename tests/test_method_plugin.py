@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from merge_assets.methods import methods
-from merge_assets.methods.page import PAGE, render
 from tests.commands import run_command
+from tests.methods.page import PAGE, render
 from tests.synthetic import read_tensors, write_llama
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ def page() -> str:
 
 
 def test_the_page_of_methods_is_current(page: str) -> None:
-    assert render(page) == page, "run python -m merge_assets.methods.page"
+    assert render(page) == page, "run python -m tests.methods.page"
 
 
 def test_the_page_of_methods_has_every_method_with_every_parameter(page: str) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from merge_assets.methods import built_in, methods
-from merge_assets.methods.page import method_table
 from merge_assets.methods.registry import built_in_methods
 from tests.method_support import Case, merge_arrays
+from tests.methods.page import method_table
 from tests.synthetic import write_llama
 
 ROOT = Path(__file__).parents[1]

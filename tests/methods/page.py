@@ -1,6 +1,6 @@
 """The tables of ``docs/methods.md``, generated from the declarations of the methods.
 
-``python -m merge_assets.methods.page`` rewrites the tables of the page in place. The text around it is written by hand.
+``python -m tests.methods.page`` rewrites the tables of the page in place. The text around it is written by hand.
 """
 
 from __future__ import annotations

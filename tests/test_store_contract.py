@@ -241,6 +241,20 @@ def test_builders_of_one_version_at_once(place: Place) -> None:
     assert found.read_bytes("big") == found.read_bytes("config.json") * 50_000
 
 
+def test_another_builder_publishes_the_version_while_a_commit_looks_at_its_name(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ArtifactStore.lines
+
+    def later(self: ArtifactStore, kind: str) -> list[str]:
+        monkeypatch.undo()
+        commit(store, files={"config.json": b"theirs"})
+        return lines(self, kind)
+
+    monkeypatch.setattr(ArtifactStore, "lines", later)
+    assert commit(store, files={"config.json": b"ours"}).read_bytes("config.json") == b"theirs"
+
+
 # Drafts
 
 

@@ -269,7 +269,9 @@ class ArtifactStore:
                 outer = "/".join(parts[: depth + 1])
                 raise StoreError(f"{line}: {outer} is a version and cannot hold a line; use another name")
         inner = f"{line}/{version}"
-        if self._backend.manifest(line, version) is None and self.lines(inner):
+        # Another builder may publish this very version at any moment: what its manifest tells of is the line, not a line below.
+        below = (found for found in self.lines(inner) if f"{found}/".startswith(f"{inner}/"))
+        if self._backend.manifest(line, version) is None and any(below):
             raise StoreError(f"{inner}: is a line and cannot be a version; use another name")
 
     def _pointer(self, path: str) -> str | None:

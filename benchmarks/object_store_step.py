@@ -21,6 +21,7 @@ from typing import Any
 from merge_assets import api
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
+from merge_assets.workspace import Models
 
 # What a build imports sooner or later, so that it is in memory, and its time spent, before anything is measured.
 _IMPORTED = (
@@ -43,7 +44,7 @@ _IMPORTED = (
 _PHASES = (
     ("merge_assets.hub.mirror", "mirror", "mirror"),
     ("merge_assets.hub.hub", "Hub.download", "download"),
-    ("merge_assets.sources", "Workspace.digest", "digest the inputs"),
+    ("merge_assets.workspace.local", "LocalModels.digest", "digest the inputs"),
     ("merge_assets.store.store", "ArtifactStore.origins", "look for finished tensors"),
     ("merge_assets.store.store", "ArtifactStore.sound", "verify what is reused"),
     ("merge_assets.store.building", "Building.add", "set out"),
@@ -142,7 +143,7 @@ def mirror(settings: dict[str, Any], models: list[str]) -> dict[str, Any]:
     space = api.Workspace.open(Settings(**settings))
     began = time.perf_counter()
     for model in models:
-        space.fetch(ModelReference(model), local=False)
+        Models(space).fetch(ModelReference(model), local=False)
     return {"wall": time.perf_counter() - began}
 
 

@@ -17,7 +17,7 @@ from merge_assets import api
 from merge_assets.plan import Plan
 from merge_assets.recipe import load_recipe
 from merge_assets.settings import Settings
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 from tests import needs
 
 LLAMA = LlamaConfig(

@@ -30,7 +30,7 @@ from merge_assets.cli.console import console, err
 from merge_assets.cli.show import show_plan, show_recipes
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 from tests.fuzz.inputs import model_files, write_folder
 from tests.hostile_neighbours import NEIGHBOURS
 from tests.neighbours import SUITE, Neighbour

@@ -24,7 +24,7 @@ from merge_assets.pipeline import leaderboard as leaderboard_module
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.settings import Settings
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 SUITE = """\
 description: one task
@@ -116,7 +116,7 @@ class FakeApi:
 
     def observe(self, workspace: Workspace, reference: Any, **_: Any) -> Any:
         text = self._text(workspace, reference)
-        fingerprint = sha(text) if workspace.local_path(reference) else text
+        fingerprint = sha(text) if workspace.names.local_path(reference) else text
         return SimpleNamespace(fingerprint=fingerprint, revision=None, tensors=1, bytes=1, layers=1, architecture="x")
 
     def build(self, workspace: Workspace, recipe: Any, **_: Any) -> Any:
@@ -153,7 +153,7 @@ class FakeApi:
         return SimpleNamespace(artifact=_artifact(sha(str(sorted(self.results.items())))), reused=False)
 
     def _text(self, workspace: Workspace, reference: Any) -> str:
-        folder = workspace.local_path(reference)
+        folder = workspace.names.local_path(reference)
         if folder is None and workspace.settings.hub_endpoint:
             return workspace.hub.fingerprint(workspace.hub.resolve(reference))
         if folder is None:

@@ -14,6 +14,7 @@ from merge_assets.checkpoint import Checkpoint, TensorHeader, open_checkpoint, r
 from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.plan.adapted import adapt
 from merge_assets.reference import ModelReference
+from merge_assets.workspace import Models
 from tests import needs
 from tests.adapter_support import (
     edit_config,
@@ -240,4 +241,4 @@ def test_a_recipe_whose_adapter_is_nowhere_does_not_hide_the_others(llama: Path,
 def test_scores_and_analyses_of_an_adapted_model_ask_for_a_recipe(llama: Path, plain: Path, tmp_path: Path) -> None:
     reference = ModelReference.parse(f"{llama}+{plain}")
     with pytest.raises(MergeAssetsError, match="name a recipe with `merge_method: passthrough`"):
-        workspace_of(tmp_path).fetch(reference)
+        Models(workspace_of(tmp_path)).fetch(reference)

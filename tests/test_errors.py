@@ -25,7 +25,7 @@ from merge_assets.errors import (
     in_file,
 )
 from merge_assets.store import Artifact
-from merge_assets.stored import StoredSource
+from merge_assets.workspace.bucket import StoredSource
 
 DOCS = Path(__file__).parent.parent / "docs" / "operation.md"
 TROUBLES: tuple[HubTrouble, ...] = get_args(HubTrouble)

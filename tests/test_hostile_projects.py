@@ -25,7 +25,7 @@ from merge_assets.errors import RecipeError, SettingsError, in_one_line, printab
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.recipe import Recipe, RecipeBook
 from merge_assets.settings import Settings, load_settings
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 from tests.fuzz.inputs import model_files, write_folder
 from tests.fuzz.mutations import damaged_bytes, damaged_json
 from tests.hostile import GOOD, look_beside

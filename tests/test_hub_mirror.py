@@ -13,6 +13,7 @@ from merge_assets import api
 from merge_assets.errors import HubError
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.workspace import Models
 from tests.hub_server import HubServer
 from tests.s3.builds import LAYERS, build, model_files, project, workspace
 from tests.s3.proxy import FaultProxy
@@ -57,7 +58,7 @@ def downloaded(server: HubServer) -> int:
 def test_a_mirror_has_the_bytes_and_the_fingerprint_of_the_commit(
     space: api.Workspace, hub_of_base: HubServer, tmp_path: Path
 ) -> None:
-    item = space.fetch(REFERENCE, local=False)
+    item = Models(space).fetch(REFERENCE, local=False)
     artifact = mirrored(space)
     assert item.fingerprint == artifact.version == api.observe(space, REFERENCE).fingerprint
     folder = artifact.directory(tmp_path / "cache")
@@ -67,7 +68,7 @@ def test_a_mirror_has_the_bytes_and_the_fingerprint_of_the_commit(
     assert artifact.manifest.details["commit"] == space.hub.resolve(REFERENCE).commit
     weights = sum(len(data) for name, data in wanted.items() if name.endswith(".safetensors"))
     assert downloaded(hub_of_base) == weights
-    space.fetch(REFERENCE, local=False)
+    Models(space).fetch(REFERENCE, local=False)
     assert downloaded(hub_of_base) == weights
     assert list((space.cache / "mirror").glob("*/*")) == []
 
@@ -77,7 +78,7 @@ def test_builds_that_mirror_one_commit_at_once_download_it_once(
 ) -> None:
     others = [opened(space.settings.root, rgw, bucket, hub_of_base) for _ in range(3)]
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda one: one.fetch(REFERENCE, local=False).fingerprint, [space, *others]))
+        found = list(pool.map(lambda one: Models(one).fetch(REFERENCE, local=False).fingerprint, [space, *others]))
     assert set(found) == {mirrored(space).version}
     weights = sum(len(data) for name, data in model_files(1).items() if name.endswith(".safetensors"))
     assert downloaded(hub_of_base) == weights
@@ -86,7 +87,7 @@ def test_builds_that_mirror_one_commit_at_once_download_it_once(
 def test_of_a_commit_only_the_changed_shard_is_downloaded_and_only_its_changed_tensors_are_sent(
     space: api.Workspace, hub_of_base: HubServer, rgw: Rgw, bucket: str
 ) -> None:
-    space.fetch(REFERENCE, local=False)
+    Models(space).fetch(REFERENCE, local=False)
     first = mirrored(space)
     files = model_files(1)
     name = "model-00003-of-00005.safetensors"
@@ -96,7 +97,7 @@ def test_of_a_commit_only_the_changed_shard_is_downloaded_and_only_its_changed_t
     before = downloaded(hub_of_base)
     with FaultProxy(rgw.url) as proxy:
         again = opened(space.settings.root, rgw, bucket, hub_of_base, proxy.url)
-        again.fetch(REFERENCE, local=False)
+        Models(again).fetch(REFERENCE, local=False)
         counted = proxy.counts()
         second = mirrored(again)
         assert again.store.verify(second) == []
@@ -109,7 +110,7 @@ def test_of_a_commit_only_the_changed_shard_is_downloaded_and_only_its_changed_t
 def test_a_mirrored_commit_is_built_from_without_the_hub(
     space: api.Workspace, hub_of_base: HubServer, rgw: Rgw, bucket: str
 ) -> None:
-    space.fetch(REFERENCE, local=False)
+    Models(space).fetch(REFERENCE, local=False)
     root, commit = space.settings.root, mirrored(space).manifest.details["commit"]
     (root / "recipes" / "pinned.yaml").write_text(ONE.replace("acme/base", f"acme/base@{commit}"))
     asked = len(hub_of_base.served)
@@ -121,10 +122,10 @@ def test_a_mirrored_commit_is_built_from_without_the_hub(
 
 
 def test_another_model_card_is_no_other_version(space: api.Workspace, hub_of_base: HubServer) -> None:
-    space.fetch(REFERENCE, local=False)
+    Models(space).fetch(REFERENCE, local=False)
     version, before = mirrored(space).version, downloaded(hub_of_base)
     hub_of_base.commit("acme/base", {**model_files(1), "README.md": b"# other words"})
-    space.fetch(REFERENCE, local=False)
+    Models(space).fetch(REFERENCE, local=False)
     assert mirrored(space).version == version
     assert downloaded(hub_of_base) == before
 
@@ -132,7 +133,7 @@ def test_another_model_card_is_no_other_version(space: api.Workspace, hub_of_bas
 def test_a_passthrough_of_a_mirror_moves_no_weights_through_here(
     space: api.Workspace, rgw: Rgw, bucket: str, hub_of_base: HubServer
 ) -> None:
-    space.fetch(REFERENCE, local=False)
+    Models(space).fetch(REFERENCE, local=False)
     with FaultProxy(rgw.url) as proxy:
         again = opened(space.settings.root, rgw, bucket, hub_of_base, proxy.url, shard_size=1_000_000_000)
         built = build(again, "deep")
@@ -161,5 +162,5 @@ def test_bytes_that_are_not_what_the_hub_says_are_not_kept(space: api.Workspace,
         mirror(space.hub, revision, space.store, "checkpoints/acme/base", space.cache)
     assert space.store.versions("checkpoints/acme/base") == []
     repository.commits[commit][name] = right
-    space.fetch(REFERENCE, local=False)
+    Models(space).fetch(REFERENCE, local=False)
     assert space.store.verify(mirrored(space)) == []

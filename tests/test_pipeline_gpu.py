@@ -118,7 +118,7 @@ def test_without_its_package_the_kubernetes_executor_says_how_to_install_it(tmp_
 
 def _on_gpu(project: Project) -> dg.Definitions:
     from merge_assets.pipeline.assemble import build_definitions
-    from merge_assets.sources import Workspace
+    from merge_assets.workspace import Workspace
 
     settings = Settings(root=project.root, default_suites=["quick"], device="auto")
     return build_definitions(Workspace.open(settings))

@@ -16,6 +16,7 @@ from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.plan.describe import difference_summary
 from merge_assets.plan.difference import Difference, difference
 from merge_assets.settings import Settings
+from merge_assets.workspace import Models
 from tests.commands import run_command
 from tests.synthetic import write_llama
 from tests.vocabulary_support import numbered, word_document
@@ -101,7 +102,7 @@ def test_changed_bytes_that_are_digested_change_their_tensors(project: Path) -> 
     other = write_llama(project / "other", 2, seed=1, edit={"model.norm.weight": torch.ones(16, dtype=torch.bfloat16)})
     os.replace(other / "model.safetensors", project / "b" / "model.safetensors")  # noqa: PTH105
     space = workspace(project)
-    space.fetch(api.load_recipe(project / "recipes" / "mix.yaml").models[0].model)  # digests it
+    Models(space).fetch(api.load_recipe(project / "recipes" / "mix.yaml").models[0].model)  # digests it
     made = difference(now(project), old)
     assert made.changed == ("model.norm.weight",) and made.reasons == {"bytes of an input": 1}
 
@@ -122,7 +123,7 @@ def of_fingerprints(project: Path, fingerprint: str | None) -> Difference:
     """A build from digested inputs, beside a plan that knows fingerprints alone, as of models on the Hub."""
     space = workspace(project)
     recipe = space.recipe("mix")
-    digested = [space.fetch(reference) for reference in recipe.references()]
+    digested = [Models(space).fetch(reference) for reference in recipe.references()]
     old = build_plan(recipe, digested).to_json()
     known = [PlanInput(i.reference, i.checkpoint, fingerprint or i.fingerprint) for i in digested]
     return difference(build_plan(recipe, known), old)

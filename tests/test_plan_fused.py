@@ -19,6 +19,7 @@ from merge_assets.plan.describe import dropped_tensors, folded_recipes, layer_ma
 from merge_assets.plan.difference import difference
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
+from merge_assets.workspace import Models
 from tests.synthetic import llama_shapes, write_llama
 
 SLERP = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.25}\n"
@@ -426,7 +427,7 @@ def test_layers_of_what_is_not_stored_can_be_removed_by_number(root: Path) -> No
 def test_a_model_reference_to_it_cannot_be_read_as_files(root: Path) -> None:
     space = workspace(root, inner=SLERP)
     with pytest.raises(CheckpointError, match=r"inner: this recipe is not stored .*merge-assets merge inner OUT"):
-        space.fetch(ModelReference("inner"))
+        Models(space).fetch(ModelReference("inner"))
 
 
 def test_a_variant_in_the_store_from_before_is_not_taken(root: Path) -> None:

@@ -21,6 +21,7 @@ from merge_assets.pipeline.graph import build_graph
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.store import reuse
+from merge_assets.workspace import Models
 from tests.synthetic import write_llama
 from tests.test_schema_recipe import words
 
@@ -53,7 +54,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def place(workspace: api.Workspace) -> object:
-    return workspace.identify(ModelReference("a")), workspace.local_path(ModelReference("a"))
+    return workspace.names.identify(ModelReference("a")), workspace.names.local_path(ModelReference("a"))
 
 
 def graph(workspace: api.Workspace) -> object:
@@ -93,7 +94,7 @@ def hub(workspace: api.Workspace) -> object:
 
 def pickles(workspace: api.Workspace) -> object:
     try:
-        return sorted(workspace.headers(ModelReference("pickled")).checkpoint.tensors)
+        return sorted(Models(workspace).headers(ModelReference("pickled")).checkpoint.tensors)
     except MergeAssetsError as error:
         return str(error)
 
@@ -104,7 +105,7 @@ def store(workspace: api.Workspace) -> object:
 
 def caches(workspace: api.Workspace) -> object:
     """Where digests land, and how much of a bucket is kept."""
-    workspace.fetch(ModelReference("a"))
+    Models(workspace).fetch(ModelReference("a"))
     kept = vars(workspace.stored._cache)
     return [file.parent for file in sorted(workspace.settings.root.rglob("digests/*"))], kept["_folder"], kept["_limit"]
 

@@ -19,7 +19,7 @@ from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
 from merge_assets.identity import ModelIdentity
 from merge_assets.recipe import load_recipe
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 __all__ = [
     "Analysed",

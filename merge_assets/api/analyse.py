@@ -12,8 +12,8 @@ from merge_assets.identity import analysis_line
 from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
 from merge_assets.store import Artifact
+from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.analysis.result import Analysis
@@ -66,7 +66,7 @@ def snr(
     require(*_NEEDED)
     from merge_assets.analysis.run import analyse as run
 
-    item = workspace.fetch(reference, progress=progress, should_stop=should_stop)
+    item = Models(workspace).fetch(reference, progress=progress, should_stop=should_stop)
     target = Path(out)
     analysis = run(
         item.checkpoint,
@@ -76,7 +76,7 @@ def snr(
         should_stop=should_stop,
         previous=target if (target / "spectra.safetensors").is_file() else None,
         digests=item.tensor_digests,
-        title=workspace.identify(reference).title,
+        title=workspace.names.identify(reference).title,
     )
     analysis.write(target, top_percent=top_percent, spectrum_compat=spectrum_compat)
     return analysis
@@ -102,8 +102,8 @@ def analyse(
         should_stop: polled while computing.
     """
     require(*_NEEDED)
-    item = workspace.fetch(reference, commit=commit, progress=progress, should_stop=should_stop)
-    identity = workspace.identify(reference)
+    item = Models(workspace).fetch(reference, commit=commit, progress=progress, should_stop=should_stop)
+    identity = workspace.names.identify(reference)
     line = analysis_line(identity)
     wanted = sorted(modules) if modules is not None else None
     key = digest_of({"fingerprint": item.fingerprint, "modules": wanted, "version": ANALYSIS_VERSION})

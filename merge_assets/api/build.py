@@ -21,8 +21,8 @@ from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
 from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece, nonfinite
+from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.engine.execute import BuildReport
@@ -60,9 +60,10 @@ def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None)
 def _of_headers(workspace: Workspace, recipe: Recipe, shard_size: int | None, *, with_digests: bool) -> Plan:
     check_alone(recipe)
     with in_file(recipe.source.file):
-        workspace.check_models(recipe)  # before the Hub is asked for any
-        inputs = [workspace.headers(reference, with_digests=with_digests) for reference in recipe.references()]
-    return _plan(workspace, recipe, inputs, shard_size)
+        workspace.names.check_models(recipe)  # before the Hub is asked for any
+        models = Models(workspace)
+        inputs = [models.headers(reference, with_digests=with_digests) for reference in recipe.references()]
+    return _plan(workspace, models, recipe, inputs, shard_size)
 
 
 def merge(
@@ -106,10 +107,13 @@ def merge(
     # Only an analysis of exactly these bytes may choose layers.
     measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))
     inputs = workspace.book.inputs(recipe)
-    if measured or any(workspace.identify(r.model).kind != "local" or workspace.uses_hub(r) for r in inputs):
+    if measured or any(
+        workspace.names.identify(r.model).kind != "local" or workspace.names.uses_hub(r) for r in inputs
+    ):
         _build_parents(workspace, recipe, should_stop)
-        fetched = _fetched(workspace, recipe, None, progress, should_stop, with_digests=measured)
-        made = _plan(workspace, recipe, fetched, shard_size)
+        models = Models(workspace)
+        fetched = _fetched(workspace, models, recipe, None, progress, should_stop, with_digests=measured)
+        made = _plan(workspace, models, recipe, fetched, shard_size)
     try:
         with staging_folder(target) as staging:
             report = execute(
@@ -154,10 +158,11 @@ def build(
     """
     if not recipe.materialize:
         raise RecipeError(not_stored(recipe.name, workspace.book.consumers(recipe.name)), file=recipe.source.file)
-    if any(workspace.uses_hub(reference) for reference in workspace.book.inputs(recipe)):
+    if any(workspace.names.uses_hub(reference) for reference in workspace.book.inputs(recipe)):
         plan(workspace, recipe)  # from headers, before weights are downloaded
-    inputs = _fetched(workspace, recipe, commits, progress, should_stop)
-    made = _plan(workspace, recipe, inputs, None)
+    models = Models(workspace)
+    inputs = _fetched(workspace, models, recipe, commits, progress, should_stop)
+    made = _plan(workspace, models, recipe, inputs, None)
     line = variant_line(recipe.name)
     found = workspace.store.reuse(line, made.key)
     if found is not None:
@@ -304,6 +309,7 @@ def _build_parents(workspace: Workspace, recipe: Recipe, should_stop: ShouldStop
 
 def _fetched(
     workspace: Workspace,
+    models: Models,
     recipe: Recipe,
     commits: Mapping[ModelReference, str] | None,
     progress: Progress | None,
@@ -318,7 +324,7 @@ def _fetched(
         item = model(reference.model)
         if reference.lora is None:
             return item
-        return workspace.fetch_adapter(
+        return models.fetch_adapter(
             item,
             reference,
             commit=recorded.get(reference.lora),
@@ -330,7 +336,7 @@ def _fetched(
     def model(reference: ModelReference) -> PlanInput:
         inner = workspace.book.resolve_folded(reference)
         if inner is None:
-            return workspace.fetch(
+            return models.fetch(
                 reference,
                 commit=recorded.get(reference),
                 local=False,
@@ -338,20 +344,22 @@ def _fetched(
                 progress=progress,
                 should_stop=should_stop,
             )
-        inputs = _fetched(workspace, inner, commits, progress, should_stop, with_digests=with_digests)
-        return workspace.folded_input(reference, _plan(workspace, inner, inputs, None))
+        inputs = _fetched(workspace, models, inner, commits, progress, should_stop, with_digests=with_digests)
+        return models.folded_input(reference, _plan(workspace, models, inner, inputs, None))
 
     with in_file(recipe.source.file):
         return [fetched(reference) for reference in recipe.references()]
 
 
-def _plan(workspace: Workspace, recipe: Recipe, inputs: list[PlanInput], shard_size: int | None) -> Plan:
+def _plan(
+    workspace: Workspace, models: Models, recipe: Recipe, inputs: list[PlanInput], shard_size: int | None
+) -> Plan:
     fingerprint = None
     if recipe.prune_layers is not None:
         fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
     size = shard_size or int(workspace.settings.shard_size)
     with in_file(recipe.source.file):
-        made = build_plan(recipe, inputs, shard_size=size, figures=workspace.figures(recipe, fingerprint))
+        made = build_plan(recipe, inputs, shard_size=size, figures=models.figures(recipe, fingerprint))
         check_agreement(made, inputs, str(recipe.source.file))
     return made
 

@@ -14,7 +14,6 @@ from merge_assets.identity import checkpoint_line
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe.document import MAX_BYTES
 from merge_assets.regular import read_regular
-from merge_assets.sources import Workspace
 from merge_assets.store import FileEntry, Piece
 from merge_assets.store.backend import Listed, files_path, wrong_sizes
 from merge_assets.store.housekeeping import (
@@ -32,6 +31,7 @@ from merge_assets.store.names import CURRENT, MANIFEST
 from merge_assets.store.reuse import sample
 from merge_assets.store.s3_progress import PROGRESS
 from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
+from merge_assets.workspace import Workspace
 
 _READERS = 4
 _SMALL = 1 << 20

@@ -16,7 +16,7 @@ from merge_assets.recipe import Recipe
 from merge_assets.recipe.cleaning import without_passwords
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
     from merge_assets.recipe.importing import Imported
@@ -165,7 +165,7 @@ def _local_models(workspace: Workspace, recipes: Sequence[Recipe]) -> Iterator[s
                 if part is None or part.is_url or part.looks_like_hub_id or {part.path} & (names | told):
                     continue
                 told.add(part.path)
-                if workspace.local_path(part) is not None:
+                if workspace.names.local_path(part) is not None:
                     yield f"{key}: {part.path} is a path of the author's that is here, too; see that it is the model meant"
                 else:
                     yield (

@@ -9,7 +9,7 @@ from merge_assets.checkpoint import Checkpoint
 from merge_assets.errors import CheckpointError, printable
 from merge_assets.progress import ShouldStop
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.hub import Hub, HubRevision
@@ -44,15 +44,16 @@ def observe(workspace: Workspace, reference: ModelReference, *, should_stop: Sho
     Raises:
         CheckpointError, HubError: if it cannot be read.
     """
-    identity = workspace.identify(reference)
+    identity = workspace.names.identify(reference)
     if identity.kind == "recipe":
         raise CheckpointError(f"{reference} is a recipe, not a base checkpoint")
     if identity.kind == "hub":
         return observe_revision(workspace.hub, workspace.hub.resolve(reference))
-    directory = workspace.local_path(reference)
+    directory = workspace.names.local_path(reference)
     assert directory is not None
-    checkpoint = workspace.open_any(directory)
-    return _observation(checkpoint, workspace.digest(checkpoint, should_stop).fingerprint, None)
+    local = Models(workspace).local
+    checkpoint = local.open_any(directory)
+    return _observation(checkpoint, local.digest(checkpoint, should_stop).fingerprint, None)
 
 
 def observe_revision(hub: Hub, revision: HubRevision) -> Observation:

@@ -11,8 +11,8 @@ from merge_assets.identity import ModelIdentity, scores_line, variant_line
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
 from merge_assets.store import Artifact
+from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
@@ -60,7 +60,7 @@ def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
     entries = []
     for reference, recipe in _models(workspace).items():
         try:
-            identity = workspace.identify(reference)
+            identity = workspace.names.identify(reference)
         except CheckpointError:  # a model that is nowhere has no scores; its recipes say so
             continue
         variant = workspace.store.current(variant_line(recipe.name)) if recipe else None
@@ -89,7 +89,7 @@ def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
 
 
 def _parents(workspace: Workspace, recipe: Recipe) -> list[str]:
-    return [workspace.identify(reference).title for reference in workspace.book.inputs(recipe)]
+    return [workspace.names.identify(reference).title for reference in workspace.book.inputs(recipe)]
 
 
 def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:
@@ -126,7 +126,7 @@ def _size(workspace: Workspace, reference: ModelReference, variant: Artifact | N
         details = variant.manifest.details
         return details["parameters"], details["layers"]
     try:
-        checkpoint = workspace.headers(reference).checkpoint
+        checkpoint = Models(workspace).headers(reference).checkpoint
     except MergeAssetsError:
         return None, None
     return sum(tensor.numel for tensor in checkpoint.tensors.values()), checkpoint.layer_count

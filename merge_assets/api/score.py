@@ -12,8 +12,8 @@ from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
 from merge_assets.store import Artifact
+from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
@@ -108,8 +108,8 @@ def score(
 
     wanted = workspace.suites.require(suite)
     require("lm_eval")
-    identity = workspace.identify(reference)
-    item = workspace.fetch(reference, commit=commit, should_stop=should_stop)
+    identity = workspace.names.identify(reference)
+    item = Models(workspace).fetch(reference, commit=commit, should_stop=should_stop)
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
     keys = result_keys(wanted, item.fingerprint)
@@ -145,7 +145,7 @@ def known_scores(workspace: Workspace, recipe: Recipe) -> list[dict[str, object]
     variant = workspace.store.current(variant_line(recipe.name))
     rows: list[dict[str, object]] = []
     for suite in workspace.suites if variant else ():
-        artifact = workspace.store.current(scores_line(workspace.identify(ModelReference(recipe.name)), suite))
+        artifact = workspace.store.current(scores_line(workspace.names.identify(ModelReference(recipe.name)), suite))
         scores = Scores.from_json(artifact.read_bytes(SCORES_FILE)) if artifact else None
         if variant and scores and scores.fingerprint == variant.version:
             rows += [

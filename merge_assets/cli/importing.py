@@ -63,7 +63,7 @@ def _print_layers(workspace: Workspace, recipe: Recipe) -> None:
     """The layer map where all models are known without the network, else what the recipe alone says of the layers."""
     out = console()
     try:
-        kinds = {workspace.identify(reference).kind for reference in recipe.references()}
+        kinds = {workspace.names.identify(reference).kind for reference in recipe.references()}
         if "hub" not in kinds:
             print_layer_map(api.plan(workspace, recipe))
             return

@@ -42,7 +42,7 @@ def show_recipes(*, as_json: bool) -> int:
         try:
             with in_file(file):
                 check_alone(recipe)
-                workspace.check_models(recipe)
+                workspace.names.check_models(recipe)
             rows.append(_recipe_row(workspace, recipe))
         except MergeAssetsError as error:
             broken.append(_broken_row(name, file, error))

@@ -15,6 +15,7 @@ from merge_assets.errors import CheckpointError, EvaluationError
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
 from merge_assets.reference import ModelReference
+from merge_assets.workspace import Models
 
 
 def run_merge(
@@ -106,7 +107,7 @@ def run_evaluate(
                 done = api.score(workspace, reference, name, progress=report)
                 scores, where = done.scores, f"{done.artifact.url}{' (already in the store)' if done.reused else ''}"
             else:
-                folder = Path(workspace.fetch(reference).checkpoint.location)
+                folder = Path(Models(workspace).fetch(reference).checkpoint.location)
                 target = out if suite else out / name
                 scores = api.evaluate(
                     workspace,

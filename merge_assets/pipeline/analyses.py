@@ -11,7 +11,7 @@ from merge_assets.pipeline.keys import group_name
 from merge_assets.pipeline.render import analysis_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 ANALYSIS_VERSION = "1"
 

@@ -12,7 +12,7 @@ from merge_assets.pipeline.keys import LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
 from merge_assets.pipeline.scores import build_scores
 from merge_assets.pipeline.variants import build_variant
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 BUILD_JOB = "build"
 

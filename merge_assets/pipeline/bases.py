@@ -17,7 +17,7 @@ from merge_assets.pipeline.hub_polling import build_hub_sensor
 from merge_assets.pipeline.keys import group_name, stand_ins
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.versions import observation_event, recorded
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 OBSERVE_OP = "base_checkpoints"
 LOCAL_INTERVAL_SECONDS = 30

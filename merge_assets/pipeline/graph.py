@@ -19,7 +19,7 @@ from merge_assets.plan import check_alone
 from merge_assets.plan.assemble import not_analysed
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 _UNSHOWN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 120
@@ -264,7 +264,7 @@ class _Builder:
 
     def _model(self, reference: ModelReference) -> ModelNode:
         if reference not in self.identities:
-            self.identities[reference] = self.workspace.identify(reference)
+            self.identities[reference] = self.workspace.names.identify(reference)
         identity = self.identities[reference]
         if identity.kind == "recipe":
             name = identity.parts[0]

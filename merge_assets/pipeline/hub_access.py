@@ -12,7 +12,7 @@ import dagster as dg
 from merge_assets.errors import HubError, MergeAssetsError
 from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.keys import stand_ins
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 CHECK = "hub_access"
 

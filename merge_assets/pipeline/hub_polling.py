@@ -21,7 +21,7 @@ from merge_assets.pipeline.hub_agenda import LONGEST_OUTAGE_PAUSE, LONGEST_PAUSE
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.versions import Recorded, last_metadata, observation_event, recorded
 from merge_assets.reference import ModelReference
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
     from merge_assets.hub import Hub, HubHead

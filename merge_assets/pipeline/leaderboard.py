@@ -10,7 +10,7 @@ from merge_assets.pipeline.render import leaderboard_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.plan.model import digest_of
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 LEADERBOARD_VERSION = "1"
 MARKDOWN_FILE = "leaderboard.md"

@@ -8,7 +8,7 @@ import dagster as dg
 
 from merge_assets.pipeline.assemble import BUILD_JOB, build_definitions
 from merge_assets.pipeline.graph import Graph, build_graph
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 # Observable assets and code references are marked beta; pages of warnings would hide real ones.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

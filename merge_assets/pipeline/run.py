@@ -22,7 +22,7 @@ from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.selection import reasons_to_build, select
 from merge_assets.pipeline.versions import recorded, report_observation, topological
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 
 @dataclass(frozen=True)

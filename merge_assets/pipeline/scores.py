@@ -15,7 +15,7 @@ from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import code_references, one_sentence, scores_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
@@ -81,7 +81,7 @@ def parent_scores(workspace: Workspace, node: ScoresNode) -> list["Scores"]:
 
     found: list[Scores] = []
     for parent in node.parents:
-        artifact = workspace.store.current(scores_line(workspace.identify(parent.reference), node.suite))
+        artifact = workspace.store.current(scores_line(workspace.names.identify(parent.reference), node.suite))
         if artifact is None:
             continue
         try:

@@ -13,7 +13,7 @@ from merge_assets.pipeline.graph import Graph, ModelNode
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.versions import Recorded, out_of_date
 from merge_assets.recipe.book import not_stored
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ def _lines(workspace: Workspace, graph: Graph) -> dict[dg.AssetKey, str]:
     for variant in graph.variants:
         lines[variant.model.key] = variant_line(variant.recipe.name)
     for analysis in graph.analyses:
-        lines[analysis.key] = analysis_line(workspace.identify(analysis.model.reference))
+        lines[analysis.key] = analysis_line(workspace.names.identify(analysis.model.reference))
     for node in graph.scores:
-        lines[node.key] = scores_line(workspace.identify(node.model.reference), node.suite)
+        lines[node.key] = scores_line(workspace.names.identify(node.model.reference), node.suite)
     return lines
 
 

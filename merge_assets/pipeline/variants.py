@@ -16,7 +16,7 @@ from merge_assets.pipeline.render import check_metadata, code_references, recipe
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.plan.model import NUMERICS_VERSION, digest_of
-from merge_assets.sources import Workspace
+from merge_assets.workspace import Workspace
 
 CHECKS: Mapping[str, str] = {
     "finite": "Every element of every tensor is a finite number.",

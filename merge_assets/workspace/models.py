@@ -1,0 +1,216 @@
+"""Models for whoever works with them: headers first, weights when they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from merge_assets.checkpoint import Checkpoint, open_checkpoint
+from merge_assets.errors import CheckpointError, in_file
+from merge_assets.identity import analysis_line, variant_line
+from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
+from merge_assets.progress import Progress, ShouldStop
+from merge_assets.recipe import LayerFigure, Recipe
+from merge_assets.reference import ModelReference
+from merge_assets.store import Artifact
+from merge_assets.workspace.bucket import tensor_digests
+from merge_assets.workspace.local import LocalModels
+from merge_assets.workspace.on_hub import HubModels
+from merge_assets.workspace.workspace import Workspace
+
+
+class Models:
+    """The models of a workspace, as one verb finds them."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._settings = workspace.settings
+        self._book = workspace.book
+        self._store = workspace.store
+        self._names = workspace.names
+        self._stored = workspace.stored
+        self._on_hub = HubModels(workspace)
+        self.local = LocalModels(workspace.settings)
+
+    def headers(self, reference: ModelReference, *, with_digests: bool = False) -> PlanInput:
+        """Headers of a model and of its adapter, for a plan. Reads no weights; a recipe that was never built, or is not
+        stored, is planned.
+
+        Args:
+            reference: what to open.
+            with_digests: whether to look up the digests of local files that were digested before and have not changed.
+        """
+        item = self._headers(reference.model, with_digests)
+        if reference.lora is None:
+            return item
+        return replace(item, reference=reference, adapter=self._adapter_headers(reference.lora, with_digests))
+
+    def _headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
+        identity = self._names.identify(reference)
+        if self._book.resolve_folded(reference) is not None:
+            return self.folded_input(reference, self._planned(reference, with_digests))
+        if identity.kind == "recipe":
+            artifact = self._store.current(variant_line(reference.path))
+            return (
+                self._of_artifact(reference, artifact, local=False)
+                if artifact
+                else self._of_plan(reference, with_digests)
+            )
+        if identity.kind == "local":
+            directory = self._names.local_path(reference)
+            assert directory is not None
+            return self._known(reference, self.local.open(directory), with_digests)
+        mirrored = self._on_hub.mirror_of(reference)
+        return self._of_artifact(reference, mirrored, local=False) if mirrored else self._on_hub.headers(reference)
+
+    def _adapter_headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
+        directory = self._adapter_path(reference)
+        if directory is None:
+            return self._on_hub.headers(reference)
+        return self._known(reference, self.local.open_adapter(directory), with_digests)
+
+    def _known(self, reference: ModelReference, checkpoint: Checkpoint, with_digests: bool) -> PlanInput:
+        return self.local.known(reference, checkpoint) if with_digests else PlanInput(reference, checkpoint)
+
+    def _adapter_path(self, reference: ModelReference) -> Path | None:
+        """The folder of a local adapter, ``None`` if it is on the Hub."""
+        identity = self._names.identify(reference)
+        if identity.kind == "recipe":
+            raise CheckpointError(f"{reference}: is a recipe, which makes a model; after the + stands an adapter")
+        return self._names.local_path(reference) if identity.kind == "local" else None
+
+    def fetch(
+        self,
+        reference: ModelReference,
+        *,
+        commit: str | None = None,
+        local: bool = True,
+        with_digests: bool = True,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> PlanInput:
+        """A model, without an adapter, whose weights can be read.
+
+        Args:
+            reference: what to fetch.
+            commit: Hub commit to take instead of the reference's revision, as an observation recorded it.
+            local: whether the weights have to lie in a local directory; else what an object store holds stays there, and
+                what is on the Hub is mirrored into it.
+            with_digests: whether to digest every tensor, which reads the checkpoint once.
+            progress: called with bytes downloaded.
+            should_stop: polled while downloading and digesting.
+
+        Raises:
+            CheckpointError: if a variant was not built yet or is not stored, or files are missing or damaged.
+        """
+        if reference.lora is not None:
+            raise CheckpointError(
+                f"{reference}: an adapter is applied when a recipe is built; name a recipe with `merge_method: passthrough` "
+                "of this model instead"
+            )
+        identity = self._names.identify(reference)
+        if self._book.resolve_folded(reference) is not None:
+            raise CheckpointError(
+                f"{reference.path}: this recipe is not stored (materialize: false), so there are no files to read; "
+                f"write it to a folder with `merge-assets merge {reference.path} OUT`"
+            )
+        if identity.kind == "recipe":
+            artifact = self._store.current(variant_line(reference.path))
+            if artifact is None:
+                raise CheckpointError(
+                    f"{reference.path}: this recipe's variant is not in the store; "
+                    f"run `merge-assets build {reference.path}`"
+                )
+            return self._of_artifact(reference, artifact, local=local)
+        if identity.kind == "local":
+            directory = self._names.local_path(reference)
+            assert directory is not None
+        elif self._store.in_bucket:
+            mirrored = self._on_hub.mirrored(reference, commit, progress, should_stop)
+            return self._of_artifact(reference, mirrored, local=local)
+        else:
+            directory = self._on_hub.downloaded(reference, commit, progress, should_stop)
+        return self._in_folder(reference, self.local.open(directory), with_digests, should_stop)
+
+    def fetch_adapter(
+        self,
+        item: PlanInput,
+        reference: ModelReference,
+        *,
+        commit: str | None = None,
+        with_digests: bool = True,
+        progress: Progress | None = None,
+        should_stop: ShouldStop | None = None,
+    ) -> PlanInput:
+        """A model that was fetched, with the adapter that the reference names; see :meth:`fetch` for the rest."""
+        if reference.lora is None:
+            return item
+        directory = self._adapter_path(reference.lora)
+        if directory is None:
+            directory = self._on_hub.downloaded(reference.lora, commit, progress, should_stop)
+        adapter = self._in_folder(reference.lora, self.local.open_adapter(directory), with_digests, should_stop)
+        return replace(item, reference=reference, adapter=adapter)
+
+    def _in_folder(
+        self, reference: ModelReference, checkpoint: Checkpoint, with_digests: bool, should_stop: ShouldStop | None
+    ) -> PlanInput:
+        return (
+            self.local.digested(reference, checkpoint, should_stop)
+            if with_digests
+            else PlanInput(reference, checkpoint)
+        )
+
+    def _of_artifact(self, reference: ModelReference, artifact: Artifact, *, local: bool) -> PlanInput:
+        if artifact.in_bucket and not local:
+            checkpoint = self._stored.open(artifact)
+        else:
+            checkpoint = open_checkpoint(artifact.directory(self._settings.cache_dir / "artifacts"))
+        files = {name: entry.digest for name, entry in artifact.manifest.files.items()}
+        is_variant = self._book.resolve(reference) is not None
+        return PlanInput(
+            reference, checkpoint, artifact.version, tensor_digests(artifact), files, is_variant=is_variant
+        )
+
+    def _of_plan(self, reference: ModelReference, with_digests: bool) -> PlanInput:
+        """The headers that a variant will have once it is built."""
+        plan = self._planned(reference, with_digests)
+        digests = {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
+        return PlanInput(reference, planned_checkpoint(plan, self._stored.read), None, digests)
+
+    def _planned(self, reference: ModelReference, with_digests: bool) -> Plan:
+        recipe = self._book.recipes[reference.path]
+        with in_file(recipe.source.file):
+            return build_plan(
+                recipe,
+                [self.headers(item, with_digests=with_digests) for item in recipe.references()],
+                shard_size=int(self._settings.shard_size),
+                figures=self.figures(recipe),
+            )
+
+    def folded_input(self, reference: ModelReference, plan: Plan) -> PlanInput:
+        """A recipe that is not stored as the input of another: its plan, and the checkpoint that it would be."""
+        digests = {carried.file: carried.digest for carried in plan.carried if carried.digest is not None}
+        digests |= {written.file: written.digest for written in plan.written}
+        return PlanInput(reference, planned_checkpoint(plan, self._stored.read), file_digests=digests, folded=plan)
+
+    # -- analyses ----------------------------------------------------------------------------------------------------
+
+    def figures(self, recipe: Recipe, fingerprint: str | None = None) -> list[LayerFigure] | None:
+        """Per-layer figures that a recipe's ``prune_layers`` asks for; ``None`` if it asks for none or they are missing.
+
+        Args:
+            recipe: the recipe.
+            fingerprint: of the model; an analysis of other bytes counts as missing. ``None`` takes the latest.
+
+        Raises:
+            AnalysisError: if the stored analysis has no such tensor.
+        """
+        template = recipe.prune_layers
+        if template is None or not template.is_measured:
+            return None
+        artifact = self._store.current(analysis_line(self._names.identify(template.model)))
+        if artifact is None or (fingerprint and artifact.manifest.details["fingerprint"] != fingerprint):
+            return None
+        from merge_assets.analysis.layers import read_layers
+
+        directory = artifact.directory(self._settings.cache_dir / "artifacts")
+        return [LayerFigure(**row) for row in read_layers(directory, template.tensor or "", template.by)]

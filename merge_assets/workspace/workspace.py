@@ -1,0 +1,100 @@
+"""A project, opened: its settings, recipes, suites and store, and the Hub."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_assets.errors import CheckpointError, RecipeError, did_you_mean
+from merge_assets.recipe import Recipe, RecipeBook, load_recipe
+from merge_assets.regular import is_file
+from merge_assets.settings import Settings, load_settings
+from merge_assets.store import ArtifactStore
+from merge_assets.workspace.bucket import StoredModels
+from merge_assets.workspace.names import Names
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.suite import Suites
+    from merge_assets.hub import Hub
+
+
+class Workspace:
+    """What every verb needs, opened once: settings, recipes, suites, store and Hub.
+
+    Opening reads recipe and suite files and nothing else: no weights, no network, no torch.
+    """
+
+    def __init__(self, settings: Settings, book: RecipeBook, store: ArtifactStore) -> None:
+        self.settings = settings
+        self.book = book
+        self.store = store
+        self.names = Names(settings, book)
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Workspace:
+        settings = settings or load_settings()
+        store = ArtifactStore(settings.store_url, settings.store_secrets(), scratch=settings.cache_dir)
+        return cls(settings, RecipeBook.load(settings.recipes), store)
+
+    @cached_property
+    def suites(self) -> Suites:
+        from merge_assets.evaluation.suite import load_suites
+
+        return load_suites(self.settings.suites)
+
+    @cached_property
+    def hub(self) -> Hub:
+        from merge_assets.hub import Hub
+
+        token = self.settings.hub_token.get_secret_value() if self.settings.hub_token else None
+        return Hub(endpoint=self.settings.hub_endpoint, token=token, cache_dir=self.settings.hub_cache)
+
+    @cached_property
+    def stored(self) -> StoredModels:
+        """The models that builds read from the object store."""
+        return StoredModels(self.cache / "tensors", int(self.settings.cache_size))
+
+    @property
+    def cache(self) -> Path:
+        """Folder of digests, downloaded artifacts and finished evaluation tasks."""
+        return self.settings.cache_dir
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe called ``name``, or the one in the file of that path.
+
+        Raises:
+            RecipeError: if there is none, or its file is broken.
+        """
+        if name in self.book.recipes:
+            return self.book.recipes[name]
+        for broken in self.book.broken:
+            if broken.name == name:
+                raise broken.error
+        if Path(name).suffix in (".yaml", ".yml") or is_file(Path(name)):
+            return load_recipe(Path(name))
+        raise RecipeError(
+            f"there is no recipe {name!r}{did_you_mean(name, self.book.recipes)}; "
+            "`merge-assets recipes` lists them, or give the path of a YAML file"
+        )
+
+    def is_automated(self, recipe: Recipe) -> bool:
+        """Whether automation may build a recipe; those that need the Hub, themselves or through others, must be enabled."""
+        try:
+            return self.settings.is_automated(recipe.name, self._needs_hub(recipe))
+        except CheckpointError:  # a model is nowhere
+            return False
+
+    def _needs_hub(self, recipe: Recipe) -> bool:
+        for reference in recipe.references():
+            parent = self.book.resolve(reference)
+            if parent and parent.name not in self._hub_users:
+                self._hub_users[parent.name] = self._needs_hub(parent)
+            if (parent and self._hub_users[parent.name]) or self.names.uses_hub(reference):
+                return True
+        return False
+
+    @cached_property
+    def _hub_users(self) -> dict[str, bool]:
+        """What is known of the recipes of the book; asked for once, as there may be very many ways to one."""
+        return {}

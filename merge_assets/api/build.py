@@ -299,12 +299,9 @@ def _judged(outcome: CheckOutcome, recipe: Recipe) -> CheckOutcome:
 
 def _build_parents(workspace: Workspace, recipe: Recipe, should_stop: ShouldStop | None) -> None:
     """Bring the variants that a recipe is made of, and those that they are made of, into the store."""
-    for reference in recipe.references():
-        parent = workspace.book.resolve(reference)
-        if parent is not None:
-            _build_parents(workspace, parent, should_stop)
-            if parent.materialize:
-                build(workspace, parent, should_stop=should_stop)
+    for parent in workspace.book.made_of(recipe):
+        if parent.materialize:
+            build(workspace, parent, should_stop=should_stop)
 
 
 def _fetched(
@@ -319,6 +316,11 @@ def _fetched(
 ) -> list[PlanInput]:
     """The inputs of a recipe, of which those in an object store stay there."""
     recorded = commits or {}
+    folded: dict[str, PlanInput] = {}
+
+    def inputs(made: Recipe) -> list[PlanInput]:
+        with in_file(made.source.file):
+            return [fetched(reference) for reference in made.references()]
 
     def fetched(reference: ModelReference) -> PlanInput:
         item = model(reference.model)
@@ -335,20 +337,21 @@ def _fetched(
 
     def model(reference: ModelReference) -> PlanInput:
         inner = workspace.book.resolve_folded(reference)
-        if inner is None:
-            return models.fetch(
-                reference,
-                commit=recorded.get(reference),
-                local=False,
-                with_digests=with_digests,
-                progress=progress,
-                should_stop=should_stop,
-            )
-        inputs = _fetched(workspace, models, inner, commits, progress, should_stop, with_digests=with_digests)
-        return models.folded_input(reference, _plan(workspace, models, inner, inputs, None))
+        if inner is not None:
+            return folded[inner.name]
+        return models.fetch(
+            reference,
+            commit=recorded.get(reference),
+            local=False,
+            with_digests=with_digests,
+            progress=progress,
+            should_stop=should_stop,
+        )
 
-    with in_file(recipe.source.file):
-        return [fetched(reference) for reference in recipe.references()]
+    for inner in workspace.book.folded(recipe):
+        planned = _plan(workspace, models, inner, inputs(inner), None)
+        folded[inner.name] = models.folded_input(ModelReference(inner.name), planned)
+    return inputs(recipe)
 
 
 def _plan(

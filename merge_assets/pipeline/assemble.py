@@ -70,14 +70,16 @@ def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.De
 
 def scheduled_selections(graph: Graph) -> dict[str, list[dg.AssetKey]]:
     """For every cron of an automated recipe: its variants, their scores and the leaderboard."""
+    scores: dict[dg.AssetKey, list[dg.AssetKey]] = {}
+    for scored in graph.scores:
+        scores.setdefault(scored.model.key, []).append(scored.key)
     selections: dict[str, list[dg.AssetKey]] = {}
     for node in graph.variants:
         cron = node.recipe.schedule
         if cron is None or not node.model.automated:
             continue
         keys = selections.setdefault(cron, [])
-        keys.append(node.model.key)
-        keys += [scores.key for scores in graph.scores if scores.model.key == node.model.key]
+        keys += [node.model.key, *scores.get(node.model.key, ())]
     for keys in selections.values():
         if any(key.path[0] == "scores" for key in keys):
             keys.append(LEADERBOARD)

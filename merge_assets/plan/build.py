@@ -363,7 +363,7 @@ class _Builder:
         for model, item in enumerate(self.inputs):
             parts = item.checkpoint.parts
             stacks = [(part, stack) for part in parts for stack in part.stacks]
-            idle = self._why_idle(model)
+            idle = "" if model in merging else self._why_idle(model)
             for name in item.checkpoint.tensors:
                 place = next(((part, split[0]) for part, stack in stacks if (split := stack.split(name))), None)
                 if model not in merging:

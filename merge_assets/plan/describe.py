@@ -56,12 +56,6 @@ def source_layers(plan: Plan) -> list[tuple[int, ...]]:
     ]
 
 
-def model_name(plan: Plan, model: int) -> str:
-    """The last part of a model's reference, unless two models share it."""
-    short = [item.reference.rstrip("/").rpartition("/")[2] for item in plan.models]
-    return short[model] if short.count(short[model]) == 1 else plan.models[model].reference
-
-
 def peak_memory_estimate(plan: Plan, memory: int) -> int:
     """Bytes of memory that the engine will need at most on the CPU, whatever the size of the models.
 
@@ -158,8 +152,8 @@ def vocabulary_summary(plan: Plan) -> str | None:
         return None
     (donor, count), *others = found.parts
     left = found.tokens - sum(count for _, count in found.parts)
-    parts = [f"{count:,} of {model_name(plan, donor)}"]
-    parts += [f"{count:,} more of {model_name(plan, model)}" for model, count in others if count]
+    parts = [f"{count:,} of {plan.model_names[donor]}"]
+    parts += [f"{count:,} more of {plan.model_names[model]}" for model, count in others if count]
     if left:
         parts.append(f"{left:,} that the recipe lists")
     return f"{found.source}: {found.tokens:,} tokens in {found.rows:,} rows; {', '.join(parts)}"
@@ -174,14 +168,14 @@ def _layers(plan: Plan, model: int, start: int, end: int) -> str:
     """A run of layers of an input; of a folded recipe, the layers that it takes for them."""
     folded = plan.models[model].folded
     if folded is None:
-        return f"{model_name(plan, model)} {_span(start, end)}"
+        return f"{plan.model_names[model]} {_span(start, end)}"
     parts = []
     for span in folded.layers:
         first, last = max(start, span.start), min(end, span.end)
         if first < last:
             sources = [(s.model, s.start + first - span.start, s.start + last - span.start) for s in span.sources]
             parts.append(" + ".join(_layers(plan, *source) for source in sources))
-    return f"{model_name(plan, model)}({', '.join(parts)})"
+    return f"{plan.model_names[model]}({', '.join(parts)})"
 
 
 def _outside(plan: Plan, *, first: bool) -> list[OutputTensor]:
@@ -197,7 +191,7 @@ def _outside_sources(plan: Plan, *, first: bool) -> str:
 
 
 def _source(plan: Plan, item: TensorInput) -> str:
-    name = model_name(plan, item.model)
+    name = plan.model_names[item.model]
     if item.nested is None or item.nested.declaration is None:
         return name
     return f"{name}({' + '.join(_source(plan, i) for i in item.nested.inputs)})"
@@ -225,9 +219,9 @@ def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, Value]]
     for item in tensor.inputs:
         for name, value in item.parameters.items():
             if value != defaults[name]:
-                yield (f"{model_name(plan, item.model)} {name}" if len(tensor.inputs) > 1 else name), value
+                yield (f"{plan.model_names[item.model]} {name}" if len(tensor.inputs) > 1 else name), value
         if item.nested is not None:
-            recipe = model_name(plan, item.model)
+            recipe = plan.model_names[item.model]
             yield from ((f"{recipe} {name}", value) for name, value in _parameters(plan, item.nested))
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
@@ -304,6 +306,15 @@ class Plan:
     @property
     def layer_count(self) -> int:
         return self.layers[-1].end if self.layers else 0
+
+    @cached_property
+    def model_names(self) -> tuple[str, ...]:
+        """For every model, the last part of its reference, unless two models share it."""
+        last = [model.reference.rstrip("/").rpartition("/")[2] for model in self.models]
+        counts = Counter(last)
+        return tuple(
+            name if counts[name] == 1 else model.reference for name, model in zip(last, self.models, strict=True)
+        )
 
     @property
     def parameter_count(self) -> int:

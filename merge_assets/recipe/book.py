@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -87,49 +87,83 @@ class RecipeBook:
 
     def parents(self, name: str) -> list[str]:
         """Names of the recipes that recipe ``name`` uses as models, in order of mention."""
-        return _parents(self.recipes[name], self.recipes)
+        return self._parents[name]
+
+    @cached_property
+    def _parents(self) -> Mapping[str, list[str]]:
+        return {name: _parents(recipe, self.recipes) for name, recipe in self.recipes.items()}
+
+    def made_of(self, recipe: Recipe, through: Callable[[Recipe], bool] = lambda _: True) -> tuple[Recipe, ...]:
+        """The recipes that ``recipe`` is made of, directly or through each other, each after those it is made of itself.
+
+        Args:
+            recipe: of the book, or another one that names recipes of it.
+            through: whether a recipe counts; what only others lead to does not.
+        """
+        found: dict[str, Recipe] = {}
+        ways = [(recipe, iter(_parents(recipe, self.recipes)))]
+        while ways:
+            current, parents = ways[-1]
+            above = next((name for name in parents if name not in found and through(self.recipes[name])), None)
+            if above is not None:
+                ways.append((self.recipes[above], iter(self._parents[above])))
+                continue
+            ways.pop()
+            if ways:
+                found[current.name] = current
+        return tuple(found.values())
 
     def folded(self, recipe: Recipe) -> tuple[Recipe, ...]:
         """The recipes that are not stored and that ``recipe`` is made of, directly or through each other, deepest first."""
-        found: dict[str, Recipe] = {}
-        for reference in recipe.references():
-            inner = self.resolve_folded(reference)
-            if inner is not None:
-                found |= {deeper.name: deeper for deeper in (*self._known_folded(inner), inner)}
-        return tuple(found.values())
+        self._look_into(recipe)
+        return tuple(self._folded_into(recipe).values())
 
     def inputs(self, recipe: Recipe) -> tuple[ModelReference, ...]:
         """Every model whose files ``recipe`` is made of: its references, with those of recipes that are not stored
         replaced by their own."""
+        self._look_into(recipe)
+        return tuple(self._inputs_of(recipe))
+
+    def _look_into(self, recipe: Recipe) -> None:
+        """See to it that the recipes that are not stored and that ``recipe`` is made of are known, each of which is asked
+        once: there may be as many ways to a recipe as 2 to the number of those between."""
+        for inner in self.made_of(recipe, lambda one: not one.materialize and one.name not in self._folded):
+            self._folded[inner.name] = self._folded_into(inner)
+            self._inputs[inner.name] = self._inputs_of(inner)
+
+    def _folded_into(self, recipe: Recipe) -> dict[str, Recipe]:
+        found: dict[str, Recipe] = {}
+        for reference in recipe.references():
+            if (inner := self.resolve_folded(reference)) is not None:
+                found |= self._folded[inner.name] | {inner.name: inner}
+        return found
+
+    def _inputs_of(self, recipe: Recipe) -> dict[ModelReference, None]:
         found: dict[ModelReference, None] = {}
         for reference in recipe.references():
             inner = self.resolve_folded(reference)
-            found |= dict.fromkeys((reference,) if inner is None else self._known_inputs(inner))
-        return tuple(found)
-
-    def _known_folded(self, inner: Recipe) -> tuple[Recipe, ...]:
-        # Each is asked once: there may be as many ways to a recipe as 2 to the number of those between.
-        if inner.name not in self._folded:
-            self._folded[inner.name] = self.folded(inner)
-        return self._folded[inner.name]
-
-    def _known_inputs(self, inner: Recipe) -> tuple[ModelReference, ...]:
-        if inner.name not in self._inputs:
-            self._inputs[inner.name] = self.inputs(inner)
-        return self._inputs[inner.name]
+            found |= {reference: None} if inner is None else self._inputs[inner.name]
+        return found
 
     @cached_property
-    def _folded(self) -> dict[str, tuple[Recipe, ...]]:
+    def _folded(self) -> dict[str, dict[str, Recipe]]:
+        """Of the recipes that are not stored, as far as they were asked for; those of :attr:`_inputs`, too."""
         return {}
 
     @cached_property
-    def _inputs(self) -> dict[str, tuple[ModelReference, ...]]:
+    def _inputs(self) -> dict[str, dict[ModelReference, None]]:
         return {}
 
     def consumers(self, name: str) -> list[str]:
         """Names of the stored recipes that recipe ``name``, which is not stored, is folded into."""
-        stored = (recipe for recipe in self.recipes.values() if recipe.materialize)
-        return [recipe.name for recipe in stored if any(inner.name == name for inner in self.folded(recipe))]
+        folded, stored = {name}, []
+        for other in self.order():
+            if any(parent in folded for parent in self.parents(other)):
+                if self.recipes[other].materialize:
+                    stored.append(other)
+                else:
+                    folded.add(other)
+        return sorted(stored)
 
     def resolve_folded(self, reference: ModelReference) -> Recipe | None:
         """The recipe that ``reference`` names, if that is one that is not stored."""
@@ -257,18 +291,37 @@ def _split_unbuilt(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[
 
 def _split_cycles(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
     parents = {name: _parents(recipe, recipes) for name, recipe in recipes.items()}
-    # Peeling off recipes without open parents leaves the cycles and what is below them, usually nothing.
-    suspects = dict(parents)
-    while peeled := [name for name, above in suspects.items() if not any(parent in suspects for parent in above)]:
-        for name in peeled:
-            del suspects[name]
+    # Cycles and what is below them, usually nothing; of that, cycles and what is between two of them.
+    suspects = _without_ends(parents)
+    children: dict[str, list[str]] = {name: [] for name in suspects}
+    for name, above in suspects.items():
+        for parent in above:
+            if parent in children:
+                children[parent].append(name)
     broken: list[BrokenRecipe] = []
-    for name in suspects:
+    for name in _without_ends(children):
         if cycle := _cycle_through(name, suspects):
             message = f"the recipe is made from itself ({_some(cycle, ' <- ')}); let one of them name another model"
             broken.append(_broken(recipes[name], message, _named(recipes[name])[cycle[1]]))
     gone = {entry.name for entry in broken}
     return {name: recipe for name, recipe in recipes.items() if name not in gone}, broken
+
+
+def _without_ends(ways: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """What is left when those that no way leads on from are taken away, again and again."""
+    back: dict[str, list[str]] = {name: [] for name in ways}
+    for name, on in ways.items():
+        for other in on:
+            if other in back:
+                back[other].append(name)
+    left = {name: sum(other in ways for other in on) for name, on in ways.items()}
+    ends = [name for name, count in left.items() if not count]
+    while ends:
+        for name in back[ends.pop()]:
+            left[name] -= 1
+            if not left[name]:
+                ends.append(name)
+    return {name: ways[name] for name, count in left.items() if count}
 
 
 def _split_late(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
@@ -318,15 +371,11 @@ def _split_orphans(
     lost = {entry.name: entry.file for entry in broken if entry.name not in recipes}
     left = dict(recipes)
     orphans: list[BrokenRecipe] = []
-    changed = True
-    while changed:
-        changed = False
-        for name, recipe in list(left.items()):
-            for parent, key in _named(recipe).items():
-                if parent in lost:
-                    message = f"uses the recipe {parent!r}, which is broken itself (see {lost[parent]})"
-                    orphans.append(_broken(recipe, message, key))
-                    lost[name] = left.pop(name).source.file
-                    changed = True
-                    break
+    for name in RecipeBook(recipes).order():
+        named = _named(recipes[name])
+        parent = next((parent for parent in named if parent in lost), None)
+        if parent is not None:
+            message = f"uses the recipe {parent!r}, which is broken itself (see {lost[parent]})"
+            orphans.append(_broken(recipes[name], message, named[parent]))
+            lost[name] = left.pop(name).source.file
     return left, orphans

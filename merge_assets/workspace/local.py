@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from merge_assets.checkpoint import (
@@ -20,10 +21,12 @@ from merge_assets.settings import Settings
 
 
 class LocalModels:
-    """Models in local folders. Pickled weights are converted into the cache first, if the settings allow it."""
+    """Models in local folders, each opened once. Pickled weights are converted into the cache first, if the settings
+    allow it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._opened: dict[tuple[Callable[[Path], Checkpoint], Path], Checkpoint] = {}
 
     def open(self, directory: Path) -> Checkpoint:
         """Open a model.
@@ -31,15 +34,15 @@ class LocalModels:
         Raises:
             CheckpointError: if the folder holds no checkpoint, or weights that are not read.
         """
-        return open_checkpoint(self._readable(directory))
+        return self._once(open_checkpoint, directory)
 
     def open_adapter(self, directory: Path) -> Checkpoint:
         """Open an adapter."""
-        return open_adapter(self._readable(directory))
+        return self._once(open_adapter, directory)
 
     def open_any(self, directory: Path) -> Checkpoint:
         """Open a model or an adapter, whichever the folder holds."""
-        return open_any(self._readable(directory))
+        return self._once(open_any, directory)
 
     def digest(self, checkpoint: Checkpoint, should_stop: ShouldStop | None = None) -> CheckpointDigest:
         """Digest every tensor; what has not changed since it was digested is not read again."""
@@ -54,6 +57,11 @@ class LocalModels:
     def known(self, reference: ModelReference, checkpoint: Checkpoint) -> PlanInput:
         """A model with its digests, if it was digested before and has not changed."""
         return _input(reference, checkpoint, known_digests(checkpoint, self._settings.cache_dir))
+
+    def _once(self, opening: Callable[[Path], Checkpoint], directory: Path) -> Checkpoint:
+        if (opening, directory) not in self._opened:
+            self._opened[opening, directory] = opening(self._readable(directory))
+        return self._opened[opening, directory]
 
     def _readable(self, directory: Path) -> Path:
         """The folder itself or its conversion from pickles, if those are allowed."""

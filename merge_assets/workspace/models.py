@@ -20,7 +20,11 @@ from merge_assets.workspace.workspace import Workspace
 
 
 class Models:
-    """The models of a workspace, as one verb finds them."""
+    """The models of a workspace as one verb finds them: each opened, fetched and planned once.
+
+    Whoever begins something makes new ones, also after it has built something itself. So nothing that is remembered here
+    is older than what it is used for, in processes that live for days as well.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self._settings = workspace.settings
@@ -30,6 +34,9 @@ class Models:
         self._stored = workspace.stored
         self._on_hub = HubModels(workspace)
         self.local = LocalModels(workspace.settings)
+        self._opened: dict[tuple[ModelReference, bool], PlanInput] = {}
+        self._fetched: dict[tuple[ModelReference, str | None, bool, bool], PlanInput] = {}
+        self._variants: dict[str, Artifact | None] = {}
 
     def headers(self, reference: ModelReference, *, with_digests: bool = False) -> PlanInput:
         """Headers of a model and of its adapter, for a plan. Reads no weights; a recipe that was never built, or is not
@@ -45,22 +52,35 @@ class Models:
         return replace(item, reference=reference, adapter=self._adapter_headers(reference.lora, with_digests))
 
     def _headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
-        identity = self._names.identify(reference)
-        if self._book.resolve_folded(reference) is not None:
-            return self.folded_input(reference, self._planned(reference, with_digests))
-        if identity.kind == "recipe":
-            artifact = self._store.current(variant_line(reference.path))
-            return (
-                self._of_artifact(reference, artifact, local=False)
-                if artifact
-                else self._of_plan(reference, with_digests)
-            )
-        if identity.kind == "local":
+        if (reference, with_digests) not in self._opened:
+            recipe = self._book.resolve(reference)
+            # Those below come first: from one to the next, it would take a call inside a call for each recipe in a row.
+            below = self._book.made_of(recipe, self._is_planned) if recipe and self._is_planned(recipe) else ()
+            for one in (*(ModelReference(inner.name) for inner in below), reference):
+                if (one, with_digests) not in self._opened:
+                    self._opened[one, with_digests] = self._newly_opened(one, with_digests)
+        return self._opened[reference, with_digests]
+
+    def _newly_opened(self, reference: ModelReference, with_digests: bool) -> PlanInput:
+        recipe = self._book.resolve(reference)
+        if recipe is not None:
+            artifact = self._variant(recipe) if recipe.materialize else None
+            return self._of_artifact(reference, artifact) if artifact else self._of_plan(recipe, with_digests)
+        if self._names.identify(reference).kind == "local":
             directory = self._names.local_path(reference)
             assert directory is not None
             return self._known(reference, self.local.open(directory), with_digests)
         mirrored = self._on_hub.mirror_of(reference)
-        return self._of_artifact(reference, mirrored, local=False) if mirrored else self._on_hub.headers(reference)
+        return self._of_artifact(reference, mirrored) if mirrored else self._on_hub.headers(reference)
+
+    def _is_planned(self, recipe: Recipe) -> bool:
+        """Whether a recipe stands for what it would be: it was never built, or is not stored."""
+        return not recipe.materialize or self._variant(recipe) is None
+
+    def _variant(self, recipe: Recipe) -> Artifact | None:
+        if recipe.name not in self._variants:
+            self._variants[recipe.name] = self._store.current(variant_line(recipe.name))
+        return self._variants[recipe.name]
 
     def _adapter_headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
         directory = self._adapter_path(reference)
@@ -102,26 +122,40 @@ class Models:
         Raises:
             CheckpointError: if a variant was not built yet or is not stored, or files are missing or damaged.
         """
+        key = (reference, commit, local, with_digests)
+        if key not in self._fetched:
+            self._fetched[key] = self._newly_fetched(*key, progress, should_stop)
+        return self._fetched[key]
+
+    def _newly_fetched(
+        self,
+        reference: ModelReference,
+        commit: str | None,
+        local: bool,
+        with_digests: bool,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+    ) -> PlanInput:
         if reference.lora is not None:
             raise CheckpointError(
                 f"{reference}: an adapter is applied when a recipe is built; name a recipe with `merge_method: passthrough` "
                 "of this model instead"
             )
-        identity = self._names.identify(reference)
-        if self._book.resolve_folded(reference) is not None:
+        recipe = self._book.resolve(reference)
+        if recipe is not None and not recipe.materialize:
             raise CheckpointError(
                 f"{reference.path}: this recipe is not stored (materialize: false), so there are no files to read; "
                 f"write it to a folder with `merge-assets merge {reference.path} OUT`"
             )
-        if identity.kind == "recipe":
-            artifact = self._store.current(variant_line(reference.path))
+        if recipe is not None:
+            artifact = self._variant(recipe)
             if artifact is None:
                 raise CheckpointError(
                     f"{reference.path}: this recipe's variant is not in the store; "
                     f"run `merge-assets build {reference.path}`"
                 )
             return self._of_artifact(reference, artifact, local=local)
-        if identity.kind == "local":
+        if self._names.identify(reference).kind == "local":
             directory = self._names.local_path(reference)
             assert directory is not None
         elif self._store.in_bucket:
@@ -159,7 +193,7 @@ class Models:
             else PlanInput(reference, checkpoint)
         )
 
-    def _of_artifact(self, reference: ModelReference, artifact: Artifact, *, local: bool) -> PlanInput:
+    def _of_artifact(self, reference: ModelReference, artifact: Artifact, *, local: bool = False) -> PlanInput:
         if artifact.in_bucket and not local:
             checkpoint = self._stored.open(artifact)
         else:
@@ -170,21 +204,20 @@ class Models:
             reference, checkpoint, artifact.version, tensor_digests(artifact), files, is_variant=is_variant
         )
 
-    def _of_plan(self, reference: ModelReference, with_digests: bool) -> PlanInput:
-        """The headers that a variant will have once it is built."""
-        plan = self._planned(reference, with_digests)
-        digests = {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
-        return PlanInput(reference, planned_checkpoint(plan, self._stored.read), None, digests)
-
-    def _planned(self, reference: ModelReference, with_digests: bool) -> Plan:
-        recipe = self._book.recipes[reference.path]
+    def _of_plan(self, recipe: Recipe, with_digests: bool) -> PlanInput:
+        """The headers that a variant will have once it is built, or would have if it were."""
         with in_file(recipe.source.file):
-            return build_plan(
+            plan = build_plan(
                 recipe,
                 [self.headers(item, with_digests=with_digests) for item in recipe.references()],
                 shard_size=int(self._settings.shard_size),
                 figures=self.figures(recipe),
             )
+        reference = ModelReference(recipe.name)
+        if not recipe.materialize:
+            return self.folded_input(reference, plan)
+        digests = {tensor.name: f"key:{tensor.key}" for tensor in plan.tensors}
+        return PlanInput(reference, planned_checkpoint(plan, self._stored.read), None, digests)
 
     def folded_input(self, reference: ModelReference, plan: Plan) -> PlanInput:
         """A recipe that is not stored as the input of another: its plan, and the checkpoint that it would be."""

@@ -14,7 +14,7 @@ from merge_assets.checkpoint import Checkpoint, TensorHeader, open_checkpoint, r
 from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.plan.adapted import adapt
 from merge_assets.reference import ModelReference
-from merge_assets.workspace import Models
+from merge_assets.workspace import Automation, Models
 from tests import needs
 from tests.adapter_support import (
     edit_config,
@@ -234,7 +234,8 @@ def test_a_recipe_whose_adapter_is_nowhere_does_not_hide_the_others(llama: Path,
     (tmp_path / "recipes" / "good.yaml").write_text(passthrough(f"{llama}+{plain}"))
     (tmp_path / "recipes" / "lost.yaml").write_text(passthrough(f"{llama}+nowhere"))
     workspace = workspace_of(tmp_path)
-    automated = {name: workspace.is_automated(recipe) for name, recipe in workspace.book.recipes.items()}
+    automation = Automation(workspace)
+    automated = {name: automation.allows(recipe) for name, recipe in workspace.book.recipes.items()}
     assert automated == {"good": True, "lost": False}
 
 

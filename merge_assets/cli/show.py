@@ -28,11 +28,13 @@ from merge_assets.plan.describe import (
 from merge_assets.plan.difference import difference
 from merge_assets.recipe import Recipe
 from merge_assets.settings import load_settings
+from merge_assets.workspace import Automation
 
 
 def show_recipes(*, as_json: bool) -> int:
     """Print all recipes; 1 if any is broken."""
     workspace = Workspace.open()
+    automation = Automation(workspace)
     broken = [_broken_row(recipe.name, recipe.file, recipe.error) for recipe in workspace.book.broken]
     broken += [_broken_row(suite.name, suite.file, suite.error) for suite in workspace.suites.broken]
     rows = []
@@ -43,7 +45,7 @@ def show_recipes(*, as_json: bool) -> int:
             with in_file(file):
                 check_alone(recipe)
                 workspace.names.check_models(recipe)
-            rows.append(_recipe_row(workspace, recipe))
+            rows.append(_recipe_row(workspace, automation, recipe))
         except MergeAssetsError as error:
             broken.append(_broken_row(name, file, error))
         except Exception as error:  # one recipe never keeps the others from being listed
@@ -66,7 +68,7 @@ def _broken_row(name: str, file: Path, error: MergeAssetsError) -> dict[str, str
     return {"name": printable(name), "file": printable(str(file)), "kind": error.kind, "error": str(error)}
 
 
-def _recipe_row(workspace: Workspace, recipe: Recipe) -> dict[str, str]:
+def _recipe_row(workspace: Workspace, automation: Automation, recipe: Recipe) -> dict[str, str]:
     suites = workspace.settings.default_suites if recipe.evaluate is None else recipe.evaluate
     current = workspace.store.current(variant_line(recipe.name))
     return {
@@ -76,7 +78,7 @@ def _recipe_row(workspace: Workspace, recipe: Recipe) -> dict[str, str]:
         "method": recipe.merge_method,
         "models": ", ".join(str(reference) for reference in recipe.references()),
         "suites": ", ".join(suites) if recipe.materialize else "",
-        "automated": "yes" if recipe.materialize and workspace.is_automated(recipe) else "no",
+        "automated": "yes" if recipe.materialize and automation.allows(recipe) else "no",
         "built": "not stored" if not recipe.materialize else current.version[:12] if current else "",
     }
 

@@ -19,7 +19,7 @@ from merge_assets.plan import check_alone
 from merge_assets.plan.assemble import not_analysed
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.workspace import Workspace
+from merge_assets.workspace import Automation, Workspace
 
 _UNSHOWN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 120
@@ -165,7 +165,7 @@ class _Builder:
         self.variants: dict[str, VariantNode] = {}
         self.modules: dict[dg.AssetKey, tuple[ModelNode, set[str]]] = {}
         self.scores: dict[dg.AssetKey, ScoresNode] = {}
-        self.needs_hub: dict[str, bool] = {}
+        self.automation = Automation(workspace)
         self.identities: dict[ModelReference, ModelIdentity] = {}
         self.broken: dict[str, BrokenNode] = {}
         self.folded: dict[str, list[str]] = {}
@@ -208,11 +208,7 @@ class _Builder:
             return
         for inner in folded:
             self.folded[inner.name].append(recipe.name)
-        self.needs_hub[recipe.name] = any(
-            model.kind == "hub" or (model.kind == "recipe" and self.needs_hub[model.parts[0]])
-            for model in models.values()
-        )
-        automated = self.workspace.settings.is_automated(recipe.name, self.needs_hub[recipe.name])
+        automated = self.automation.allows(recipe)
         if automated:
             models = {reference: self._automate(model) for reference, model in models.items()}
         deps = [model.key for model in models.values()]

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_assets.errors import CheckpointError, RecipeError, did_you_mean
+from merge_assets.errors import RecipeError, did_you_mean
 from merge_assets.recipe import Recipe, RecipeBook, load_recipe
 from merge_assets.regular import is_file
 from merge_assets.settings import Settings, load_settings
@@ -77,24 +77,3 @@ class Workspace:
             f"there is no recipe {name!r}{did_you_mean(name, self.book.recipes)}; "
             "`merge-assets recipes` lists them, or give the path of a YAML file"
         )
-
-    def is_automated(self, recipe: Recipe) -> bool:
-        """Whether automation may build a recipe; those that need the Hub, themselves or through others, must be enabled."""
-        try:
-            return self.settings.is_automated(recipe.name, self._needs_hub(recipe))
-        except CheckpointError:  # a model is nowhere
-            return False
-
-    def _needs_hub(self, recipe: Recipe) -> bool:
-        for reference in recipe.references():
-            parent = self.book.resolve(reference)
-            if parent and parent.name not in self._hub_users:
-                self._hub_users[parent.name] = self._needs_hub(parent)
-            if (parent and self._hub_users[parent.name]) or self.names.uses_hub(reference):
-                return True
-        return False
-
-    @cached_property
-    def _hub_users(self) -> dict[str, bool]:
-        """What is known of the recipes of the book; asked for once, as there may be very many ways to one."""
-        return {}

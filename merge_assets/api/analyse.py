@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 
 from merge_assets.extras import require
 from merge_assets.identity import analysis_line
-from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace import Models, Workspace
+from merge_assets.workspace.results import analysis_key
 
 if TYPE_CHECKING:
     from merge_assets.analysis.result import Analysis
-
-ANALYSIS_VERSION = "1"
-"""Changes whenever an analysis of the same bytes would have other figures."""
 
 _NEEDED = ("safetensors", "threadpoolctl", "matplotlib", "PIL")
 """What an analysis imports, the last of it when all is computed."""
@@ -106,7 +103,7 @@ def analyse(
     identity = workspace.names.identify(reference)
     line = analysis_line(identity)
     wanted = sorted(modules) if modules is not None else None
-    key = digest_of({"fingerprint": item.fingerprint, "modules": wanted, "version": ANALYSIS_VERSION})
+    key = analysis_key(item.fingerprint, wanted)
     found = workspace.store.reuse(line, key)
     if found is not None:
         return Analysed(found, reused=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from merge_assets.api.score import SCORES_FILE
 from merge_assets.errors import CheckpointError, MergeAssetsError
-from merge_assets.identity import ModelIdentity, scores_line, variant_line
+from merge_assets.identity import ModelIdentity, variant_line
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace import Models, Workspace
+from merge_assets.workspace.results import current_scores
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
@@ -107,17 +107,8 @@ def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:
 
 
 def _scores(workspace: Workspace, identity: ModelIdentity, fingerprint: str | None) -> list[Scores]:
-    from merge_assets.evaluation.scores import Scores
-
-    found = []
-    for suite in workspace.suites.values():
-        artifact = workspace.store.current(scores_line(identity, suite.name))
-        if artifact is None:
-            continue
-        scores = Scores.from_json(artifact.read_bytes(SCORES_FILE))
-        if scores.suite_digest == suite.digest and fingerprint in (None, scores.fingerprint):
-            found.append(scores)
-    return found
+    found = [current_scores(workspace.store, identity, suite, fingerprint) for suite in workspace.suites.values()]
+    return [scores for scores in found if scores is not None]
 
 
 def _size(workspace: Workspace, reference: ModelReference, variant: Artifact | None) -> tuple[int | None, int | None]:

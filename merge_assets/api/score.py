@@ -14,11 +14,10 @@ from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace import Models, Workspace
+from merge_assets.workspace.results import SCORES_FILE, current_scores
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
-
-SCORES_FILE = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -140,16 +139,15 @@ def score(
 
 def known_scores(workspace: Workspace, recipe: Recipe) -> list[dict[str, object]]:
     """Rows for a model card: the scores of the recipe's current variant in the store, if it was evaluated."""
-    from merge_assets.evaluation.scores import Scores
-
     variant = workspace.store.current(variant_line(recipe.name))
-    rows: list[dict[str, object]] = []
-    for suite in workspace.suites if variant else ():
-        artifact = workspace.store.current(scores_line(workspace.names.identify(ModelReference(recipe.name)), suite))
-        scores = Scores.from_json(artifact.read_bytes(SCORES_FILE)) if artifact else None
-        if variant and scores and scores.fingerprint == variant.version:
-            rows += [
-                {"version": variant.version[:12], "suite": suite, "task": t.task, "metric": t.metric, "value": t.text}
-                for t in scores.tasks
-            ]
-    return rows
+    if variant is None:
+        return []
+    model = workspace.names.identify(ModelReference(recipe.name))
+    version = variant.version[:12]
+    found = [current_scores(workspace.store, model, suite, variant.version) for suite in workspace.suites.values()]
+    return [
+        {"version": version, "suite": scores.suite, "task": t.task, "metric": t.metric, "value": t.text}
+        for scores in found
+        if scores is not None
+        for t in scores.tasks
+    ]

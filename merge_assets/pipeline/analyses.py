@@ -12,8 +12,7 @@ from merge_assets.pipeline.render import analysis_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
-
-ANALYSIS_VERSION = "1"
+from merge_assets.workspace.results import ANALYSIS_VERSION
 
 
 def analysis_spec(node: AnalysisNode) -> dg.AssetSpec:

@@ -6,7 +6,7 @@ import dagster as dg
 
 from merge_assets.errors import MergeAssetsError
 from merge_assets.evaluation.suite import Suite
-from merge_assets.identity import scores_line
+from merge_assets.identity import variant_line
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import ScoresNode
@@ -16,11 +16,10 @@ from merge_assets.pipeline.render import code_references, one_sentence, scores_m
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
+from merge_assets.workspace.results import current_scores
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
-
-SCORES_FILE = "scores.json"
 
 
 def scores_spec(node: ScoresNode, suite: Suite) -> dg.AssetSpec:
@@ -76,16 +75,18 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
 
 
 def parent_scores(workspace: Workspace, node: ScoresNode) -> list["Scores"]:
-    """Scores of the models that a variant was merged from, as far as the store has them."""
-    from merge_assets.evaluation.scores import Scores
-
+    """Scores of the models that a variant was merged from, as far as the store has them and they are not out of date."""
+    suite, store = workspace.suites[node.suite], workspace.store
     found: list[Scores] = []
     for parent in node.parents:
-        artifact = workspace.store.current(scores_line(workspace.names.identify(parent.reference), node.suite))
-        if artifact is None:
+        variant = store.current(variant_line(parent.parts[0])) if parent.kind == "recipe" else None
+        if parent.kind == "recipe" and variant is None:
             continue
+        fingerprint = variant.version if variant else None
         try:
-            found.append(Scores.from_json(artifact.read_bytes(SCORES_FILE)))
+            scores = current_scores(store, workspace.names.identify(parent.reference), suite, fingerprint)
         except MergeAssetsError:
             continue
+        if scores is not None:
+            found.append(scores)
     return found

@@ -87,13 +87,9 @@ def reasons_to_build(
         known: what is recorded for them and their inputs.
     """
     lines = _lines(workspace, graph)
-    lost: dict[dg.AssetKey, Recorded | None] = {}
-    for spec in specs:
-        record = known.get(spec.key)
-        if record is not None and workspace.store.get(lines[spec.key], record.data_version) is None:
-            lost[spec.key] = None
-    reasons = out_of_date(specs, {**known, **lost})
-    return {key: "its artifact is no longer in the store" if key in lost else reason for key, reason in reasons.items()}
+    built = {spec.key: record for spec in specs if (record := known.get(spec.key)) is not None}
+    lost = {key for key, record in built.items() if workspace.store.get(lines[key], record.data_version) is None}
+    return out_of_date(specs, known, lost)
 
 
 def _lines(workspace: Workspace, graph: Graph) -> dict[dg.AssetKey, str]:

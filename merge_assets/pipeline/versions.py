@@ -3,11 +3,14 @@
 Read from the tags of the last events only, so that one query answers for a thousand assets without a web server.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+
+from merge_assets import freshness
+from merge_assets.freshness import Basis
 
 DATA_VERSION_TAG = "dagster/data_version"
 CODE_VERSION_TAG = "dagster/code_version"
@@ -108,32 +111,33 @@ def stale_reason(spec: dg.AssetSpec, known: Mapping[dg.AssetKey, Recorded | None
         known: what is recorded for the asset and its inputs.
     """
     own = known.get(spec.key)
-    if own is None:
-        return "never built"
-    if spec.code_version is not None and own.code_version != spec.code_version:
-        return _CODE_CHANGED.get(spec.key.path[0], "its definition changed")
-    for dep in sorted({dep.asset_key for dep in spec.deps}):
-        upstream = known.get(dep)
-        name = dep.to_user_string()
-        if name not in own.inputs:
-            return f"{name} is a new input"
-        if upstream is not None and own.inputs[name] != upstream.data_version:
-            return f"{name} has other bytes"
-    if removed := sorted(set(own.inputs) - {dep.asset_key.to_user_string() for dep in spec.deps}):
-        return f"{removed[0]} is no longer an input"
-    return None
+    inputs = {
+        key.to_user_string(): upstream.data_version if (upstream := known.get(key)) is not None else None
+        for key in sorted({dep.asset_key for dep in spec.deps})
+    }
+    return freshness.stale_reason(
+        None if own is None else Basis(own.code_version, own.inputs),
+        Basis(spec.code_version, inputs),
+        _CODE_CHANGED.get(spec.key.path[0], "its definition changed"),
+    )
 
 
-def out_of_date(specs: Sequence[dg.AssetSpec], known: Mapping[dg.AssetKey, Recorded | None]) -> dict[dg.AssetKey, str]:
+def out_of_date(
+    specs: Sequence[dg.AssetSpec],
+    known: Mapping[dg.AssetKey, Recorded | None],
+    lost: Collection[dg.AssetKey] = (),
+) -> dict[dg.AssetKey, str]:
     """The specs that are out of date, or made from one that is, with the reason.
 
     Args:
         specs: in topological order.
         known: what is recorded for them and their inputs.
+        lost: those whose artifact the store has no more.
     """
     reasons: dict[dg.AssetKey, str] = {}
+    there = {**known, **dict.fromkeys(lost)}
     for spec in specs:
-        reason = stale_reason(spec, known)
+        reason = "its artifact is no longer in the store" if spec.key in lost else stale_reason(spec, there)
         if reason is None:
             above = next((dep.asset_key for dep in spec.deps if dep.asset_key in reasons), None)
             reason = None if above is None else f"{above.to_user_string()} is rebuilt"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from merge_assets.checkpoint import Checkpoint, open_checkpoint
 from merge_assets.errors import CheckpointError, in_file
-from merge_assets.identity import analysis_line, variant_line
+from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import LayerFigure, Recipe
@@ -16,6 +16,7 @@ from merge_assets.store import Artifact
 from merge_assets.workspace.bucket import tensor_digests
 from merge_assets.workspace.local import LocalModels
 from merge_assets.workspace.on_hub import HubModels
+from merge_assets.workspace.results import current_analysis
 from merge_assets.workspace.workspace import Workspace
 
 
@@ -240,8 +241,8 @@ class Models:
         template = recipe.prune_layers
         if template is None or not template.is_measured:
             return None
-        artifact = self._store.current(analysis_line(self._names.identify(template.model)))
-        if artifact is None or (fingerprint and artifact.manifest.details["fingerprint"] != fingerprint):
+        artifact = current_analysis(self._store, self._names.identify(template.model), fingerprint)
+        if artifact is None:
             return None
         from merge_assets.analysis.layers import read_layers
 

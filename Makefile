@@ -66,8 +66,9 @@ lint: install-dev ## Format, lint, types and the floors of the house.
 bench: install $(PEER)/bin/mergekit-yaml ## Time the engine beside mergekit and write docs/benchmarks.md; ARGS="--only ties".
 	MERGEKIT_VENV=$(PEER) $(BIN)/python -m benchmarks.run $(ARGS)
 
-bench-definitions: install ## Time loading the definitions of 1000 recipes.
+bench-definitions: install ## Time loading the definitions of 1000 recipes, and planning a diamond of 12 levels.
 	$(BIN)/python benchmarks/definitions_load.py
+	$(BIN)/python -m benchmarks.diamond
 
 bench-s3: install-dev servers ## Time builds into S3 beside a plain copy, and incremental rebuilds; ARGS="--only throughput".
 	$(BIN)/python -m benchmarks.object_store $(ARGS)

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import diamond
 from benchmarks.measure import RunError, Usage, floor, run
 from benchmarks.object_store_copy import copy
 from benchmarks.object_store_models import model_files, revision, shape_of
 from benchmarks.object_store_report import show
 from benchmarks.report import PARTS, render
 from benchmarks.works import WORKS, recipe_text
+from merge_assets import api
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.recipe import load_recipe
+from merge_assets.settings import Settings
 from tests.s3.rgw import Rgw
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -34,6 +37,7 @@ print('{"seconds": 1.5}')
 
 MEASURE = """
 import dataclasses, json, pathlib, sys
+from benchmarks import diamond
 from benchmarks.measure import run
 out = pathlib.Path(sys.argv[2])
 print(json.dumps(dataclasses.asdict(run([sys.executable, "-c", sys.argv[1], out], out, out.with_suffix(".log")))))
@@ -88,6 +92,14 @@ def test_the_stack_of_22_layers_has_32(tmp_path):
 
 def record(wall: float) -> dict[str, object]:
     return {"wall": wall, "cpu": 1, "memory": 100 * MEGABYTE, "read": 1, "written": 1, "engine": 1.9, "output": 1}
+
+
+def test_the_diamond_has_two_recipes_a_level_and_is_planned_without_weights(tmp_path):
+    diamond.write_project(tmp_path, 3, layers=1)
+    space = api.Workspace.open(Settings(root=tmp_path))
+    assert len(space.book.recipes) == 7 and not space.book.broken
+    plan = api.plan(space, space.recipe("top"))
+    assert [model.reference for model in plan.models] == ["left-02", "right-02"]
 
 
 def test_the_page_says_which_aims_are_met_and_by_how_much_the_others_are_missed():

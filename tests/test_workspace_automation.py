@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def root(tmp_path: Path) -> Path:
         pytest.param({"enabled": ["*"], "automate": ["*-too", "lost"]}, {"here-too"}, id="both lists"),
     ],
 )
-def test_what_automation_may_build(settings: dict[str, list[str]], expected: set[str], root: Path) -> None:
+def test_what_automation_may_build(settings: dict[str, Any], expected: set[str], root: Path) -> None:
     space = Workspace.open(Settings(root=root, default_suites=[], **settings))
     automation = Automation(space)
     assert {name for name, recipe in space.book.recipes.items() if automation.allows(recipe)} == expected

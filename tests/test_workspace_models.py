@@ -13,7 +13,7 @@ import torch
 from merge_assets import api
 from merge_assets.checkpoint.open import DirectorySource
 from merge_assets.cli.show import show_plan
-from merge_assets.errors import CheckpointError
+from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.plan import Plan, build_plan
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import MAX_GENERATIONS
@@ -140,6 +140,21 @@ def test_a_build_plans_what_it_folds_in_once(root: Path, planned: Counter[str], 
 def test_as_many_recipes_in_a_row_as_there_may_be_are_planned(root: Path, planned: Counter[str]) -> None:
     plan(workspace(root, chain(MAX_GENERATIONS - 1)))
     assert planned.total() == MAX_GENERATIONS
+
+
+def test_what_is_not_stored_is_planned_while_few_enough_ways_lead_to_it(
+    root: Path, planned: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tensors on the lowest level, twice as many on each above: the third is the last."""
+    monkeypatch.setattr("merge_assets.plan.build.MAX_FOLDED", 8)
+    space = workspace(root, folded_diamonds(40))
+    assert {len(list(tensor.files())) for tensor in plan(space, "left-002").tensors} == {8}
+    planned.clear()
+    with pytest.raises(
+        PlanError, match=r"left-003.yaml:\d: models: tensor \S+ would be made of 16 .* 8 are; store left-002"
+    ):
+        plan(space)
+    assert planned.total() == 7
 
 
 def test_a_model_that_is_named_in_two_ways_is_opened_once(root: Path, opened: Counter[str]) -> None:

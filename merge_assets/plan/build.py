@@ -15,7 +15,7 @@ from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
-from merge_assets.plan.inputs import Inputs, lifted, tensor_key
+from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, tensor_key
 from merge_assets.plan.layers import InputLayers
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.model import (
@@ -256,7 +256,15 @@ class _Builder:
             layer=layer,
             key="",
         )
+        self._check_folded(draft, piece)
         return lifted(draft)
+
+    def _check_folded(self, draft: OutputTensor, piece: ResolvedSlice) -> None:
+        folded = [item.reference for item in self.inputs if item.folded is not None]
+        if folded and (count := sum(1 for _ in draft.files())) > MAX_FOLDED:
+            message = f"tensor {draft.name} would be made of {count} tensors, by every way through recipes that are not"
+            message += f" stored (materialize: false), and at most {MAX_FOLDED} are; store {folded[0]}"
+            raise self.fail(piece.key, message)
 
     def _row_source(self, model: int, header: TensorHeader) -> TensorInput:
         return self.sources.tensor(model, header, None, {})

@@ -28,6 +28,10 @@ Parameters = Mapping[str, float | bool | str]
 Place = tuple[int, str]
 """A tensor of an input: index of the model, name of the tensor."""
 
+MAX_FOLDED = 1024
+"""Tensors in files that one tensor may be made of by way of recipes that are not stored. Each counts as often as ways lead to
+it, since each is listed, read and computed as often."""
+
 NESTED_DTYPE = "F32"
 """What a nested expression counts as: it is at least as exact, and is never stored."""
 

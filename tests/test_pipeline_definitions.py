@@ -17,6 +17,7 @@ import dagster as dg
 import pytest
 
 from merge_assets.errors import RecipeError
+from merge_assets.pipeline.checks import CHECKS_OF_A_STEP
 from merge_assets.pipeline.keys import group_name, op_names, tag_value
 from merge_assets.pipeline.variants import CHECKS
 from tests.pipeline_support import HUB, MEAN, PRUNED, SECOND, Project, project
@@ -72,6 +73,15 @@ def test_a_broken_recipe_is_shown_and_takes_nothing_down(full: Project) -> None:
     assert "merge_methd" in evaluation.description
     assert evaluation.metadata["error_kind"].value == "recipe"
     assert shown["broken/wrong"].metadata["error_kind"] == "recipe"
+
+
+def test_checks_of_many_broken_recipes_are_of_several_steps_each_of_a_bounded_number(project: Project) -> None:
+    names = {f"r{number}" for number in range(2 * CHECKS_OF_A_STEP + 1)}
+    for name in names:
+        project.recipe(name, "nonsense: 1\n")
+    steps = [list(checks.check_keys) for checks in project.definitions().asset_checks or ()]
+    assert sorted(map(len, steps)) == [1, CHECKS_OF_A_STEP, CHECKS_OF_A_STEP]
+    assert {key.asset_key.path[1] for step in steps for key in step} == names
 
 
 def test_validation_fails_on_a_broken_recipe(full: Project, monkeypatch: pytest.MonkeyPatch) -> None:

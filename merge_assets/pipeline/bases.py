@@ -12,7 +12,7 @@ import dagster as dg
 
 from merge_assets.errors import CheckpointError, MergeAssetsError, Stopped, in_one_line
 from merge_assets.pipeline.graph import ModelNode
-from merge_assets.pipeline.hub_access import build_hub_check
+from merge_assets.pipeline.hub_access import build_hub_checks
 from merge_assets.pipeline.hub_polling import build_hub_sensor
 from merge_assets.pipeline.keys import group_name, stand_ins
 from merge_assets.pipeline.render import observation_metadata
@@ -40,7 +40,7 @@ def base_spec(node: ModelNode) -> dg.AssetSpec:
 
 
 def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.AssetsDefinition]:
-    """The observable asset of all base checkpoints, and the check of those on the Hub; empty if there are none."""
+    """The observable asset of all base checkpoints, and the checks of those on the Hub; empty if there are none."""
     if not nodes:
         return []
     by_key = {node.key: node for node in nodes}
@@ -77,7 +77,7 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
 
     polled = [node for node in nodes if node.automated and node.kind == "hub"]
     observed = base_checkpoints.with_attributes(asset_key_replacements={name: key for key, name in named.items()})
-    return [observed, *([build_hub_check(workspace, polled)] if polled else [])]
+    return [observed, *build_hub_checks(workspace, polled)]
 
 
 def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.SensorDefinition]:

@@ -4,13 +4,13 @@ The check of such an asset fails in the UI. ``dg check defs`` and ``dagster defi
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 
 from merge_assets.errors import RecipeError
+from merge_assets.pipeline.checks import build_checks
 from merge_assets.pipeline.graph import BrokenNode
-from merge_assets.pipeline.keys import stand_ins
 from merge_assets.pipeline.render import fenced
 from merge_assets.plan.model import digest_of
 
@@ -52,27 +52,6 @@ def build_broken(
     if not nodes:
         return [], [], []
 
-    named = stand_ins(node.key for node in nodes)
-
-    @dg.multi_asset_check(
-        name="broken_recipes",
-        specs=[
-            dg.AssetCheckSpec(CHECK, asset=named[node.key], description="The recipe file can be read.")
-            for node in nodes
-        ],
-        can_subset=True,
-    )
-    def broken_recipes(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        for node in nodes:
-            if dg.AssetCheckKey(node.key, CHECK) in context.selected_asset_check_keys:
-                yield dg.AssetCheckResult(
-                    asset_key=node.key,
-                    check_name=CHECK,
-                    passed=False,
-                    description=node.message,
-                    metadata={"error_kind": node.kind},
-                )
-
     @dg.sensor(
         name="broken_recipes_sensor",
         minimum_interval_seconds=SENSOR_SECONDS,
@@ -86,8 +65,19 @@ def build_broken(
             return dg.SensorResult(skip_reason=dg.SkipReason("nothing new"), cursor=cursor)
         return dg.SensorResult(asset_events=broken_evaluations(nodes), cursor=cursor)
 
-    checks = broken_recipes.with_attributes(asset_key_replacements={name: key for key, name in named.items()})
-    return [broken_spec(node) for node in nodes], [checks], [report]
+    by_key = {node.key: node for node in nodes}
+
+    def look(key: dg.AssetKey) -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(
+            asset_key=key,
+            check_name=CHECK,
+            passed=False,
+            description=by_key[key].message,
+            metadata={"error_kind": by_key[key].kind},
+        )
+
+    checks = build_checks("broken_recipes", CHECK, list(by_key), look, "The recipe file can be read.")
+    return [broken_spec(node) for node in nodes], checks, [report]
 
 
 def broken_evaluations(nodes: Sequence[BrokenNode]) -> list[dg.AssetCheckEvaluation]:

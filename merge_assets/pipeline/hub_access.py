@@ -5,13 +5,13 @@ one would count as its first. The check blocks nothing: what was recorded before
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 
 from merge_assets.errors import HubError, MergeAssetsError
+from merge_assets.pipeline.checks import build_checks
 from merge_assets.pipeline.graph import ModelNode
-from merge_assets.pipeline.keys import stand_ins
 from merge_assets.workspace import Workspace
 
 CHECK = "hub_access"
@@ -26,38 +26,27 @@ _GOOD = {
 }
 
 
-def build_hub_check(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.AssetsDefinition:
-    """The check that the sensor evaluates without a run; run by hand, it looks at once."""
+def build_hub_checks(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.AssetsDefinition]:
+    """The checks that the sensor evaluates without a run; run by hand, they look at once."""
+    by_key = {node.key: node for node in nodes}
 
-    named = stand_ins(node.key for node in nodes)
+    def look(key: dg.AssetKey) -> dg.AssetCheckResult:
+        node = by_key[key]
+        try:
+            state, reason = state_of(node, workspace.hub.head(node.reference).name), ""
+        except MergeAssetsError as error:
+            state, reason = error.kind, reason_of(error)
+        shown = evaluation(node, state, reason, time.time())
+        return dg.AssetCheckResult(
+            asset_key=key,
+            check_name=CHECK,
+            passed=shown.passed,
+            severity=shown.severity,
+            description=shown.description,
+            metadata=shown.metadata,
+        )
 
-    @dg.multi_asset_check(
-        name="hub_models",
-        specs=[
-            dg.AssetCheckSpec(CHECK, asset=named[node.key], description="The Hub shows this model under this name.")
-            for node in nodes
-        ],
-        can_subset=True,
-    )
-    def hub_models(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        for node in nodes:
-            if dg.AssetCheckKey(node.key, CHECK) not in context.selected_asset_check_keys:
-                continue
-            try:
-                state, reason = state_of(node, workspace.hub.head(node.reference).name), ""
-            except MergeAssetsError as error:
-                state, reason = error.kind, reason_of(error)
-            shown = evaluation(node, state, reason, time.time())
-            yield dg.AssetCheckResult(
-                asset_key=node.key,
-                check_name=CHECK,
-                passed=shown.passed,
-                severity=shown.severity,
-                description=shown.description,
-                metadata=shown.metadata,
-            )
-
-    return hub_models.with_attributes(asset_key_replacements={name: key for key, name in named.items()})
+    return build_checks("hub_models", CHECK, list(by_key), look, "The Hub shows this model under this name.")
 
 
 def state_of(node: ModelNode, name: str) -> str:

@@ -1,0 +1,55 @@
+"""One check for each of many assets, evaluated by steps without an asset of their own."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import dagster as dg
+
+from merge_assets.pipeline.keys import stand_ins
+
+CHECKS_OF_A_STEP = 40
+"""Dagster looks through all checks of a step for each of them: a thousand in one step take it five seconds."""
+
+
+def build_checks(
+    step: str,
+    check: str,
+    keys: Sequence[dg.AssetKey],
+    look: Callable[[dg.AssetKey], dg.AssetCheckResult],
+    description: str,
+) -> list[dg.AssetsDefinition]:
+    """The same check for several assets.
+
+    Args:
+        step: name of the step; further ones have a number behind it.
+        check: name of the check.
+        keys: the assets.
+        look: evaluates the check of one.
+        description: of the check.
+    """
+    parts = [keys[start : start + CHECKS_OF_A_STEP] for start in range(0, len(keys), CHECKS_OF_A_STEP)]
+    return [
+        _step(step if number == 1 else f"{step}_{number}", check, part, look, description)
+        for number, part in enumerate(parts, start=1)
+    ]
+
+
+def _step(
+    name: str,
+    check: str,
+    keys: Sequence[dg.AssetKey],
+    look: Callable[[dg.AssetKey], dg.AssetCheckResult],
+    description: str,
+) -> dg.AssetsDefinition:
+    named = stand_ins(keys)
+
+    @dg.multi_asset_check(
+        name=name,
+        specs=[dg.AssetCheckSpec(check, asset=named[key], description=description) for key in keys],
+        can_subset=True,
+    )
+    def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        for key in keys:
+            if dg.AssetCheckKey(key, check) in context.selected_asset_check_keys:
+                yield look(key)
+
+    return checks.with_attributes(asset_key_replacements={name: key for key, name in named.items()})

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from merge_assets import api
+from merge_assets.checkpoint import open_checkpoint
 from merge_assets.checkpoint.open import DirectorySource
 from merge_assets.cli.show import show_plan
 from merge_assets.errors import CheckpointError, PlanError
-from merge_assets.plan import Plan, build_plan
+from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import MAX_GENERATIONS
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.workspace import Models
+from merge_assets.workspace.on_hub import HubModels
 from tests.recipe_graphs import chain, crown, diamonds, fan, folded_diamonds, merge
 from tests.synthetic import read_tensors, write_llama
 
@@ -160,6 +162,29 @@ def test_what_is_not_stored_is_planned_while_few_enough_ways_lead_to_it(
 def test_a_model_that_is_named_in_two_ways_is_opened_once(root: Path, opened: Counter[str]) -> None:
     plan(workspace(root, {"inner": merge("a", "b"), "top": merge("inner", "./a", "./b")}))
     assert opened == {"a": 1, "b": 1}
+
+
+def test_the_hub_is_asked_for_a_model_or_an_adapter_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+
+    def headers(_: HubModels, reference: ModelReference) -> PlanInput:
+        asked[f"headers of {reference}"] += 1
+        return PlanInput(reference, open_checkpoint(root / "a"))
+
+    def downloaded(_: HubModels, reference: ModelReference, *__: object) -> Path:
+        asked[f"files of {reference}"] += 1
+        return root / "a"
+
+    monkeypatch.setattr(HubModels, "headers", headers)
+    monkeypatch.setattr(HubModels, "downloaded", downloaded)
+    space = workspace(root, {"inner": merge("a", "org/model"), "top": merge("inner", "org/model")})
+    plan(space)
+    found = Models(space)
+    for text in ("a+org/adapter", "b+org/adapter"):
+        found.headers(ModelReference.parse(text))
+    for _ in range(2):
+        found.fetch(ModelReference("org/model"))
+    assert asked == {"headers of org/model": 1, "headers of org/adapter": 1, "files of org/model": 1}
 
 
 # -- and never stale -----------------------------------------------------------------------------------------------------

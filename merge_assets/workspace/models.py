@@ -36,7 +36,9 @@ class Models:
         self._on_hub = HubModels(workspace)
         self.local = LocalModels(workspace.settings)
         self._opened: dict[tuple[ModelReference, bool], PlanInput] = {}
+        self._opened_adapters: dict[tuple[ModelReference, bool], PlanInput] = {}
         self._fetched: dict[tuple[ModelReference, str | None, bool, bool], PlanInput] = {}
+        self._fetched_adapters: dict[tuple[ModelReference, str | None, bool], PlanInput] = {}
         self._variants: dict[str, Artifact | None] = {}
 
     def headers(self, reference: ModelReference, *, with_digests: bool = False) -> PlanInput:
@@ -50,7 +52,10 @@ class Models:
         item = self._headers(reference.model, with_digests)
         if reference.lora is None:
             return item
-        return replace(item, reference=reference, adapter=self._adapter_headers(reference.lora, with_digests))
+        key = (reference.lora, with_digests)
+        if key not in self._opened_adapters:
+            self._opened_adapters[key] = self._adapter_headers(*key)
+        return replace(item, reference=reference, adapter=self._opened_adapters[key])
 
     def _headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
         if (reference, with_digests) not in self._opened:
@@ -179,11 +184,23 @@ class Models:
         """A model that was fetched, with the adapter that the reference names; see :meth:`fetch` for the rest."""
         if reference.lora is None:
             return item
-        directory = self._adapter_path(reference.lora)
+        key = (reference.lora, commit, with_digests)
+        if key not in self._fetched_adapters:
+            self._fetched_adapters[key] = self._newly_fetched_adapter(*key, progress, should_stop)
+        return replace(item, reference=reference, adapter=self._fetched_adapters[key])
+
+    def _newly_fetched_adapter(
+        self,
+        reference: ModelReference,
+        commit: str | None,
+        with_digests: bool,
+        progress: Progress | None,
+        should_stop: ShouldStop | None,
+    ) -> PlanInput:
+        directory = self._adapter_path(reference)
         if directory is None:
-            directory = self._on_hub.downloaded(reference.lora, commit, progress, should_stop)
-        adapter = self._in_folder(reference.lora, self.local.open_adapter(directory), with_digests, should_stop)
-        return replace(item, reference=reference, adapter=adapter)
+            directory = self._on_hub.downloaded(reference, commit, progress, should_stop)
+        return self._in_folder(reference, self.local.open_adapter(directory), with_digests, should_stop)
 
     def _in_folder(
         self, reference: ModelReference, checkpoint: Checkpoint, with_digests: bool, should_stop: ShouldStop | None

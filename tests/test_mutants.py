@@ -125,6 +125,9 @@ def test_the_chosen_files_of_tests_are_there() -> None:
 
 
 PRODUCT = """\
+LIMIT = 1
+
+
 def down(number):
     while number > 0:
         number -= 1
@@ -141,6 +144,13 @@ from product import down
 def test_down():
     assert down(3) == 0
 """
+ALSO_CHECKED = """\
+from product import LIMIT
+
+
+def test_limit():
+    assert LIMIT == 1
+"""
 
 
 @pytest.mark.slow
@@ -151,17 +161,19 @@ def test_mutants_are_killed_ended_explained_or_said_with_their_patch(
     (tmp_path / "tests" / "__init__.py").touch()
     (tmp_path / "product.py").write_text(PRODUCT)
     (tmp_path / "tests" / "test_product.py").write_text(CHECKED)
+    (tmp_path / "tests" / "test_limit.py").write_text(ALSO_CHECKED)
     (tmp_path / "explained.yaml").write_text("[{mutant: 'product.py unused: 1 -> 2', why: nobody calls it}]")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "FILES", ("product.py",))
-    monkeypatch.setattr(run, "TESTS", ("tests/test_product.py",))
+    monkeypatch.setattr(run, "TESTS", ("tests/test_product.py", "tests/test_limit.py"))
     monkeypatch.setattr(run, "REPORT", tmp_path / "var")
     monkeypatch.setattr(run, "EXPLAINED", tmp_path / "explained.yaml")
     monkeypatch.setattr(run, "PATIENCE", 10)
     assert run.main(["--workers", "1"]) == 1
     said = capsys.readouterr().out
+    assert "product.py module: 1 -> 2 [tests/test_limit.py::test_limit]" in said
     assert "killed" in said and "product.py down: number > 0 -> number <= 0 [tests/test_product.py::test_down]" in said
-    assert (tmp_path / "var" / "table.md").read_text().splitlines()[-1] == "| all | 8 | 5 | 1 | 1 | 1 |"
+    assert (tmp_path / "var" / "table.md").read_text().splitlines()[-1] == "| all | 9 | 6 | 1 | 1 | 1 |"
     survivors = (tmp_path / "var" / "survivors.txt").read_text()
     assert "-    return 1\n+    return None\n" in survivors and "number" not in survivors

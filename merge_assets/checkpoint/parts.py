@@ -68,7 +68,7 @@ def find_parts(names: Iterable[str], stacks: Sequence[LayerStack]) -> tuple[Part
     for name in names:
         if any(stack.split(name) for stack in own):
             continue
-        part = _part_of(name, bodies, home) if len(bodies) > 1 else home
+        part = _part_of(name, bodies, home) if bodies else home
         if towers and _PROJECTOR.search(name):
             part = PROJECTOR
         outside.setdefault(part, []).append(name)
@@ -91,14 +91,12 @@ def _bodies(stacks: Sequence[LayerStack]) -> list[list[LayerStack]]:
 
 
 def _cut_alike(one: LayerStack, other: LayerStack) -> bool:
-    parents = {stack.prefix.rstrip(".").rpartition(".")[0] for stack in (one, other)}
-    return len(parents) == 1 and one.config_key == other.config_key and one.count == other.count
+    parents = {stack.prefix.removesuffix(".").rpartition(".")[0] for stack in (one, other)}
+    return len(parents) == 1 and one.config_key == other.config_key
 
 
 def _named(bodies: list[list[LayerStack]]) -> dict[str, list[LayerStack]]:
     """Bodies by part name. A second body of the same name (two vision towers) counts as outside of the first."""
-    if len(bodies) <= 1:
-        return {DEFAULT_PART: bodies[0]} if bodies else {}
     found: dict[str, list[LayerStack]] = {}
     text = [body for body in bodies if _tower(body[0].prefix) is None]
     for body in bodies:
@@ -108,8 +106,8 @@ def _named(bodies: list[list[LayerStack]]) -> dict[str, list[LayerStack]]:
             coder = next((word for word in ("encoder", "decoder") if word in prefix), None)
             name = coder if coder is not None and len(text) > 1 else "text_decoder"
         found.setdefault(name, body)
-    if len(found) == 1:
-        return {DEFAULT_PART: bodies[0]}
+    if len(found) <= 1:
+        return {DEFAULT_PART: bodies[0]} if bodies else {}
     return dict(sorted(found.items(), key=lambda item: item[0] not in _MAIN))
 
 

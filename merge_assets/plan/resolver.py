@@ -204,12 +204,12 @@ class Resolver:
                     f"modules.{name}", f"{self._titled(donor)}; there is no {name}{did_you_mean(name, names)}"
                 )
         parts = []
-        for name in names:
-            if name in modules:
-                parts.append(self._from_module(name, modules[name]))
+        for part in self.inputs[donor].checkpoint.parts:
+            if part.name in modules:
+                parts.append(self._from_module(part.name, modules[part.name]))
             else:
-                source = ResolvedSource(donor, 0, self._part(donor, name, "modules").count, {})
-                parts.append(ResolvedPart(name, (ResolvedSlice((source,), None, {}, "modules"),), (), carried=True))
+                piece = ResolvedSlice((ResolvedSource(donor, 0, part.count, {}),), None, {}, "modules")
+                parts.append(ResolvedPart(part.name, (piece,), (), carried=True))
         return tuple(parts)
 
     def _from_module(self, name: str, module: Module) -> ResolvedPart:

@@ -21,8 +21,8 @@ READABLE = ("BF16", "F16", "F32", "F64")
 
 _ATTENTION = frozenset(("qkv_proj", "query_key_value", "Wqkv", "wqkv", "W_pack", "c_attn", "qkv", "in_proj_weight"))
 _GATED = frozenset(("gate_up_proj", "input_linear", "dense_h_to_4h"))
-_PER_HEAD = ("gpt_neox", "bloom", "persimmon", "RefinedWeb", "falcon", "gpt_bigcode")
-_CONCATENATED = ("chatglm", "glm")
+_BY_GROUP = ("gpt_neox", "bloom", "persimmon", "RefinedWeb", "falcon")
+"""Families whose ``query_key_value`` is stored by group: some heads of the query, then the key and value they share."""
 _COLUMNS_OUT = ("llama4", "gpt_oss")
 _EXPERT = re.compile(r"(?:(?<=\.)|^)([a-z_]*experts)\.(\d+)\.")
 
@@ -213,50 +213,47 @@ def _pieces(leaf: str, block: tuple[int, int], config: _Config) -> Pieces | str:
     whole = f"{leaf} of shape {list(block)} is scored whole: the config does not say how"
     if leaf in _ATTENTION:
         return _attention(leaf, block, config) or f"{whole} query, key and value are laid out"
-    if leaf in _GATED and (leaf != "dense_h_to_4h" or config.model_type.startswith("chatglm")):
+    gated = config.model_type == "chatglm" and block[0] == 2 * config.inner
+    if leaf in _GATED and (leaf != "dense_h_to_4h" or gated):
         return _gated(block, config) or f"{whole} gate and up are laid out"
     return {}
 
 
 def _attention(leaf: str, block: tuple[int, int], config: _Config) -> Pieces | None:
-    heads, groups, width = config.heads, config.key_heads, config.head_size
-    if not (heads and groups and width) or heads % groups:
+    by_group, heads = _by_group(leaf, config), config.heads
+    if by_group is None or not heads:
         return None
+    groups, width = config.key_heads, config.head_size
     total = (heads + 2 * groups) * width
-    if total not in block or config.model_type == "codegen":
+    if total not in block or heads % groups:
         return None
     axis = block.index(total)
-    kind = config.model_type
-    grouped = leaf == "wqkv" or (kind.startswith("falcon") and config.flag("new_decoder_architecture"))
-    per_head = (leaf == "query_key_value" and kind.startswith(_PER_HEAD)) or kind == "gpt_bigcode"
-    if leaf == "query_key_value" and not (grouped or per_head or kind.startswith(_CONCATENATED)):
-        return None
-    if grouped or (per_head and groups == heads):
-        share = heads // groups
-        period = (share + 2) * width
-        cuts = {"q_proj": (0, share), "k_proj": (share, share + 1), "v_proj": (share + 1, share + 2)}
-        return {
-            name: (axis, tuple((g * period + a * width, g * period + b * width, 1) for g in range(groups)))
-            for name, (a, b) in cuts.items()
-        }
-    q, k = heads * width, groups * width
+    count = groups if by_group else 1
+    q, k = heads // count * width, groups // count * width
+    cuts = {"q_proj": (0, q), "k_proj": (q, q + k), "v_proj": (q + k, q + 2 * k)}
+    starts = range(0, total, q + 2 * k)
     return {
-        "q_proj": (axis, ((0, q, 1),)),
-        "k_proj": (axis, ((q, q + k, 1),)),
-        "v_proj": (axis, ((q + k, total, 1),)),
+        name: (axis, tuple((start + begin, start + end, 1) for start in starts)) for name, (begin, end) in cuts.items()
     }
 
 
+def _by_group(leaf: str, config: _Config) -> bool | None:
+    """Whether each group of query heads is followed by its key and value, or all of the query by all of the key."""
+    family = config.model_type
+    if family == "codegen":
+        return None
+    if leaf != "query_key_value":
+        return leaf == "wqkv" or family == "gpt_bigcode"
+    if family == "chatglm":
+        return not config.flag("multi_query_attention")
+    return True if family.startswith(_BY_GROUP) else False if family == "glm" else None
+
+
 def _gated(block: tuple[int, int], config: _Config) -> Pieces | None:
-    if config.model_type.startswith(_COLUMNS_OUT):
-        axis = 1
-    elif config.hidden in block:
-        axis = 1 - (1 if block[1] == config.hidden else 0)
-    else:
+    if config.hidden not in block:
         return None
+    axis = 1 if config.model_type.startswith(_COLUMNS_OUT) or block[1] != config.hidden else 0
     size = block[axis]
-    if size % 2:
-        return None
     if config.model_type.startswith("gpt_oss"):
         return {"gate_proj": (axis, ((0, size, 2),)), "up_proj": (axis, ((1, size, 2),))}
     return {"gate_proj": (axis, ((0, size // 2, 1),)), "up_proj": (axis, ((size // 2, size, 1),))}
@@ -267,7 +264,7 @@ def _expert_rows(header: TensorHeader, config: _Config) -> list[tuple[int | None
     rows, columns = header.shape
     if re.search(r"experts\.(?!\d)", header.name):
         for count in config.experts:
-            if rows == count * config.expert_width and columns == config.hidden:
+            if rows == count * config.inner:
                 return [(expert, (rows // count, columns)) for expert in range(count)]
     return [(None, (rows, columns))]
 
@@ -281,7 +278,7 @@ class _Config:
         for key in path:
             level = level[key]
         nested = [value for value in level.values() if isinstance(value, Mapping)]
-        self._levels: list[Mapping[str, Any]] = [level, *nested, config]
+        self._levels: list[Mapping[str, Any]] = [level, *nested]
 
     def _numbers(self, *names: str) -> Iterator[int]:
         for level in self._levels:
@@ -313,12 +310,12 @@ class _Config:
 
     @property
     def head_size(self) -> int:
-        return next(self._numbers("head_dim", "kv_channels"), self.hidden // self.heads if self.heads else 0)
+        return next(self._numbers("head_dim", "kv_channels"), self.hidden // self.heads)
 
     @property
     def experts(self) -> set[int]:
         return set(self._numbers("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"))
 
     @property
-    def expert_width(self) -> int:
-        return next(self._numbers("ffn_hidden_size", "moe_intermediate_size", "intermediate_size"), 0)
+    def inner(self) -> int:
+        return next(self._numbers("ffn_hidden_size"), 0)

@@ -254,7 +254,7 @@ def _gated(block: tuple[int, int], config: _Config) -> Pieces | None:
         return None
     axis = 1 if config.model_type.startswith(_COLUMNS_OUT) or block[1] != config.hidden else 0
     size = block[axis]
-    if config.model_type.startswith("gpt_oss"):
+    if config.model_type == "gpt_oss":
         return {"gate_proj": (axis, ((0, size, 2),)), "up_proj": (axis, ((1, size, 2),))}
     return {"gate_proj": (axis, ((0, size // 2, 1),)), "up_proj": (axis, ((size // 2, size, 1),))}
 
@@ -288,7 +288,7 @@ class _Config:
                     yield value
 
     def flag(self, name: str) -> bool:
-        return any(level.get(name) is True for level in self._levels)
+        return self._levels[0].get(name) is True
 
     @property
     def model_type(self) -> str:

@@ -17,10 +17,10 @@ from inspect import signature
 from itertools import accumulate
 from typing import Any, Protocol
 
+from merge_assets.store.cache import TensorCache
+from merge_assets.store.cutting import Stretch, plan_parts
 from merge_assets.store.fetching import CHUNK
-from merge_assets.store.parts import Run, plan_parts
-from merge_assets.store.s3_building import SENDERS
-from merge_assets.store.tensor_cache import TensorCache
+from merge_assets.store.sending import SENDERS
 
 FETCHERS: int = signature(TensorCache).parameters["fetchers"].default
 
@@ -102,7 +102,7 @@ def copy(
     ours.call("list_objects_v2", MaxKeys=1)
     chunks = [(key, at, min(at + CHUNK, size)) for key, size in sources for at in range(0, size, CHUNK)] if down else []
     total, wanted = sum(end - begin for _, begin, end in chunks), sum(up)
-    parts = [(number, run) for number, size in enumerate(up) for run in plan_parts([Run(0, size)])]
+    parts = [(number, run) for number, size in enumerate(up) for run in plan_parts([Stretch(0, size)])]
     buffer = os.urandom(max((run.size for _, run in parts), default=0))
     change, come = threading.Condition(), 0
     places = dict(zip(chunks, accumulate((end - begin for _, begin, end in chunks), initial=0), strict=False))
@@ -119,7 +119,7 @@ def copy(
                 come += chunk[2] - chunk[1]
                 change.notify_all()
 
-    def send(number: int, part: int, run: Run, due: int) -> tuple[int, int, str]:
+    def send(number: int, part: int, run: Stretch, due: int) -> tuple[int, int, str]:
         with change:
             change.wait_for(lambda: come >= due)
         # The store makes bytes of its own of what it reads of a file, too.

@@ -108,7 +108,7 @@ def test_the_table_counts_by_module() -> None:
     one, other = (Mutant(FILES[2], "f", 0, 1, "a", str(number), 1, (1, 1)) for number in range(2))
     lines = table({one: "killed", other: "survived"}).splitlines()
     assert lines[0] == "| module | drawn | killed | ended | explained | survived |"
-    assert "| store/parts | 2 | 1 | 0 | 0 | 1 |" in lines
+    assert "| store/cutting | 2 | 1 | 0 | 0 | 1 |" in lines
     assert lines[-1] == "| all | 2 | 1 | 0 | 0 | 1 |"
 
 

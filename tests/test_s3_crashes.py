@@ -20,8 +20,8 @@ import pytest
 
 from merge_assets import api
 from merge_assets.errors import Stopped
-from merge_assets.store import ArtifactStore, s3_progress
-from merge_assets.store.s3_building import S3Building
+from merge_assets.store import ArtifactStore, sent
+from merge_assets.store.sending import SentBuilding
 from tests import test_store_building as pieces
 from tests.faults.build_steps import CONTEXT, Scenario, write_project
 from tests.faults.build_steps import run as run_steps
@@ -159,7 +159,7 @@ def test_a_build_without_its_machine_is_gone_on_with_elsewhere(
     with pytest.raises(Stopped):
         api.build(first, first.recipe("mean"), progress=stop_late, should_stop=lambda: len(landed) > 150)
     second = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "two")
-    monkeypatch.setattr(s3_progress, "DEAD", timedelta(seconds=-1))
+    monkeypatch.setattr(sent, "DEAD", timedelta(seconds=-1))
     built = build(second, "mean")
     assert built.report["tensors_resumed"] > 0
     assert built.artifact.version == build(workspace(root), "mean").artifact.version
@@ -172,14 +172,14 @@ def test_two_builders_that_go_on_with_one_build_leave_one_whole_version(
     """Each took the first builder for dead; both send the same parts into the same folder."""
     one, two = (ArtifactStore(f"s3://{bucket}", rgw.options(), scratch=tmp_path / name) for name in ("one", "two"))
     pieces.interrupt(one, pieces.FILE, "one")
-    monkeypatch.setattr(s3_progress, "DEAD", timedelta(seconds=-1))
+    monkeypatch.setattr(sent, "DEAD", timedelta(seconds=-1))
     with one.build(pieces.LINE, pieces.KEY) as first, two.build(pieces.LINE, pieces.KEY) as second:
         for draft in (first, second):
             draft.building.add([pieces.FILE], {})
             pieces.fill(draft, pieces.FILE, *({"one", "two", "three"} - draft.building.finished))
-            assert isinstance(draft.building, S3Building)
+            assert isinstance(draft.building, SentBuilding)
             wait(draft.building._futures)
-        assert first.building.progress.build == second.building.progress.build  # type: ignore[attr-defined]
+        assert first.building.sent.build == second.building.sent.build  # type: ignore[attr-defined]
         assert pieces.commit(first).manifest == pieces.commit(second).manifest
     (artifact,) = two.versions(pieces.LINE)
     assert two.verify(artifact) == []
@@ -196,6 +196,6 @@ def test_what_an_earlier_attempt_sent_and_this_one_has_not_is_removed(tmp_path: 
         pieces.fill(draft, pieces.FILE, *({"one", "two", "three"} - draft.building.finished))
         artifact = pieces.commit(draft)
     assert store.verify(artifact) == []
-    assert {key for key in store.backend.sizes(pieces.LINE) if "/" in key and "builds" in key} == {
+    assert {key for key in store.place.sizes(pieces.LINE) if "/" in key and "builds" in key} == {
         f"builds/{artifact.manifest.build}/{name}" for name in artifact.manifest.files
     }

@@ -100,7 +100,7 @@ def pickles(workspace: api.Workspace) -> object:
 
 
 def store(workspace: api.Workspace) -> object:
-    return workspace.store.url, vars(workspace.store.backend).get("_fs")
+    return workspace.store.url, vars(workspace.store.place).get("_fs")
 
 
 def caches(workspace: api.Workspace) -> object:
@@ -136,9 +136,9 @@ def reading(workspace: api.Workspace) -> object:
     read: list[object] = []
     digest = reuse._digest
 
-    def spied(backend: Any, origin: Any) -> str:
+    def spied(place: Any, origin: Any) -> str:
         read.append(origin.piece.name)
-        return digest(backend, origin)
+        return digest(place, origin)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reuse, "_digest", spied)

@@ -237,7 +237,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from merge_assets.store.locks import exclusive\n"
+        "from merge_assets.store.place.locks import exclusive\n"
         "signal.alarm(30)\n"
         "with exclusive(Path(sys.argv[1])) as locked:\n"
         "    assert locked\n"

@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.store import Artifact, ArtifactStore, PlannedFile, PlannedPiece
-from merge_assets.store.housekeeping import Done, Name, carry_out, lifecycle_rule, plan_collection, plan_removal
+from merge_assets.store.collect import Done, Name, carry_out, lifecycle_rule, plan_collection, plan_removal
 from merge_assets.store.inventory import survey
-from merge_assets.store.local import LocalBackend
-from merge_assets.store.remote import RemoteBackend
+from merge_assets.store.place.fsspec import FsspecPlace
+from merge_assets.store.renamed import RenamedVersions
 from tests.s3.rgw import Rgw, bucket, rgw
 from tests.store_support import commit
 
@@ -54,7 +54,7 @@ class Place:
         return ArtifactStore(self.root, self.options, scratch=self.scratch)
 
     def files(self) -> set[str]:
-        return {entry.path for entry in survey(self.store).backend.listed("")}
+        return {entry.path for entry in self.store.place.listed("")}
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.server)])
@@ -241,13 +241,13 @@ def test_what_is_young_or_was_current_until_a_moment_ago_stays(tmp_path: Path) -
 def test_a_damaged_manifest_stops_the_collection_and_is_named(place: Place) -> None:
     for version in ("1f", "2f", "3f"):
         commit(place.store, version, key=version)
-    backend = survey(place.store).backend
+    there = place.store.place
     for path in ("variants/slerp-7b/1f/manifest.json", "variants/slerp-7b/current.json"):
-        good = backend.read(path)
-        backend.write_pointers({path: b'{"half": '})
+        good = there.read(path)
+        there.write({path: b'{"half": '})
         with pytest.raises(StoreError, match=rf"{path.removesuffix('/manifest.json')}.* nothing is removed"):
             collect(place.store)
-        backend.write_pointers({path: good or b""})
+        there.write({path: good or b""})
     assert len(collect(place.store).removed) == 2
 
 
@@ -257,7 +257,7 @@ def test_files_that_are_not_of_the_store_are_left_alone(place: Place) -> None:
             place.store, version, key=version, files={"sub/manifest.json": b"{}", "keys/x.json": b"", "builds/b/c": b""}
         )
     foreign = {"notes.txt", "variants/readme.md", "variants/slerp-7b/odd/file.bin", "other/manifest.txt"}
-    survey(place.store).backend.write_pointers(dict.fromkeys(foreign, b"mine"))
+    place.store.place.write(dict.fromkeys(foreign, b"mine"))
     assert len(collect(place.store).removed) == 1
     assert foreign <= place.files()
     assert_sound(place.store)
@@ -307,16 +307,16 @@ def test_killed_at_any_step_it_leaves_no_half_version_and_the_next_one_clears_up
 
 
 def _before_each_removal(patch: pytest.MonkeyPatch, step: Callable[[], None]) -> None:
-    remove, withdraw, erase = RemoteBackend.remove_files, LocalBackend.withdraw, LocalBackend.erase
+    remove, withdraw, erase = FsspecPlace.remove, RenamedVersions.withdraw, RenamedVersions.erase
 
-    def remove_one_by_one(self: RemoteBackend, paths: Any) -> None:
+    def remove_one_by_one(self: FsspecPlace, paths: Any) -> None:
         for path in paths:
             step()
             remove(self, [path])
 
-    patch.setattr(RemoteBackend, "remove_files", remove_one_by_one)
-    patch.setattr(LocalBackend, "withdraw", lambda self, manifest: (step(), withdraw(self, manifest))[1])
-    patch.setattr(LocalBackend, "erase", lambda self, *arguments: (step(), erase(self, *arguments))[1])
+    patch.setattr(FsspecPlace, "remove", remove_one_by_one)
+    patch.setattr(RenamedVersions, "withdraw", lambda self, manifest: (step(), withdraw(self, manifest))[1])
+    patch.setattr(RenamedVersions, "erase", lambda self, *arguments: (step(), erase(self, *arguments))[1])
 
 
 # At the same time
@@ -327,19 +327,19 @@ def test_a_version_that_is_taken_up_while_it_is_removed_comes_back(
 ) -> None:
     commit(place.store, "1f", key="1f")
     commit(place.store, "2f", key="2f")
-    backend = type(survey(place.store).backend)
-    withdraw = backend.withdraw
+    publishing = type(place.store.publishing)
+    withdraw = publishing.withdraw
 
     def then_it_becomes_current(self: Any, manifest: Any) -> str | None:
         folder = withdraw(self, manifest)
         assert place.store.get("variants/slerp-7b", "1f") is None
-        self.write_pointers({"variants/slerp-7b/current.json": pointer})
+        place.store.place.write({"variants/slerp-7b/current.json": pointer})
         return folder
 
     place.store.set_current("variants/slerp-7b", "1f")
-    pointer = survey(place.store).backend.read("variants/slerp-7b/current.json") or b""
+    pointer = place.store.place.read("variants/slerp-7b/current.json") or b""
     place.store.set_current("variants/slerp-7b", "2f")
-    monkeypatch.setattr(backend, "withdraw", then_it_becomes_current)
+    monkeypatch.setattr(publishing, "withdraw", then_it_becomes_current)
     done = collect(place.store)
     assert ([one.artifact.version for one in done.spared], done.removed) == (["1f"], [])
     current = place.store.current("variants/slerp-7b")

@@ -14,9 +14,9 @@ import pytest
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.manifest import Piece
+from merge_assets.store.place.s3 import S3Place
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece
 from merge_assets.store.reuse import Verify, sample, verified
-from merge_assets.store.s3 import S3Backend
 
 HEAD = b"head"
 MIB = 1 << 20
@@ -231,7 +231,7 @@ def test_every_piece_that_fits_is_in_a_sample_once_in_a_while() -> None:
 # -- in a bucket -------------------------------------------------------------------------------------------------------------
 
 
-class Bucket(S3Backend):
+class Bucket(S3Place):
     """A bucket whose files are given, and come garbled so many times.
 
     Attributes:

@@ -15,8 +15,7 @@ from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe.document import MAX_BYTES
 from merge_assets.regular import read_regular
 from merge_assets.store import FileEntry, Piece
-from merge_assets.store.backend import Listed, files_path, wrong_sizes
-from merge_assets.store.housekeeping import (
+from merge_assets.store.collect import (
     Done,
     Litter,
     Name,
@@ -27,10 +26,13 @@ from merge_assets.store.housekeeping import (
     plan_removal,
 )
 from merge_assets.store.inventory import Inventory, Stored, survey
+from merge_assets.store.manifest import files_path
 from merge_assets.store.names import CURRENT, MANIFEST
+from merge_assets.store.place import Listed, Watch
 from merge_assets.store.reuse import sample
-from merge_assets.store.s3_progress import PROGRESS
-from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
+from merge_assets.store.sent import PROGRESS
+from merge_assets.store.transfer import run_batch, what_is_wrong
+from merge_assets.store.versions import is_current, wrong_sizes
 from merge_assets.workspace import Workspace
 
 _READERS = 4
@@ -97,7 +99,7 @@ def choose(found: Inventory, text: str) -> list[Stored]:
         names = [one.artifact.version[:12] for one in meant or found.versions[line]]
         problem = "is short for several versions" if meant else "is not there"
         raise StoreError(f"{text}: this version {problem}; {line} has {', '.join(names)}")
-    raise StoreError(f"{text}: there is no such line in {found.backend.url('')}{_near(found, line if at else text)}")
+    raise StoreError(f"{text}: there is no such line in {found.place.url('')}{_near(found, line if at else text)}")
 
 
 def choose_one(found: Inventory, text: str) -> Stored:
@@ -267,7 +269,7 @@ def _of_revision(found: Inventory, versions: Sequence[Stored], name: str, revisi
 def _damaged(found: Inventory, folder: str) -> list[Litter]:
     """What goes with a version whose manifest cannot be read."""
     line, _, version = folder.rpartition("/")
-    files = sorted(found.backend.listed(folder), key=lambda entry: entry.path != f"{folder}/{MANIFEST}")
+    files = sorted(found.place.listed(folder), key=lambda entry: entry.path != f"{folder}/{MANIFEST}")
     gone = [Litter(f"{folder}, which is damaged", tuple(files))]
     if found.pointers.get(line) == version:
         path = f"{line}/{CURRENT}"
@@ -352,7 +354,7 @@ def _remedy(stored: Stored, name: str) -> str:
         return "remove this file"
     kind, _, path = artifact.line.partition("/")
     removal = f"merge-assets store rm '{artifact.line}@{artifact.version[:12]}' --force --yes"
-    if not artifact.backend.is_current(artifact.manifest):
+    if not is_current(artifact.place, artifact.manifest):
         return f"{removal}; what was made from it stays as it is"
     match kind:
         case "variants":

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from merge_assets.store.locks import locked_folder
+from merge_assets.store.place.locks import locked_folder
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 

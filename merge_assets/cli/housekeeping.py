@@ -32,7 +32,7 @@ from merge_assets.cli.store_text import (
 )
 from merge_assets.errors import SettingsError, StoreError
 from merge_assets.plan.describe import human_bytes
-from merge_assets.store.housekeeping import Plan, lifecycle_rule
+from merge_assets.store.collect import Plan, lifecycle_rule
 from merge_assets.store.inventory import Inventory, Stored
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -72,7 +72,7 @@ def list_store(names: Sequence[str], *, as_json: bool) -> None:
     text = f"{counted(len(shown), 'version')} of {counted(len(lines), 'line')}, {human_bytes(size)}"
     if taken < size:
         text += f" ({human_bytes(taken)} on the disk: versions share files)"
-    out.print(text if shown else f"{escape(found.backend.url(''))}: nothing is stored here yet", soft_wrap=True)
+    out.print(text if shown else f"{escape(found.place.url(''))}: nothing is stored here yet", soft_wrap=True)
     print_damaged(found)
 
 
@@ -140,7 +140,7 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
     chosen = list(targets.values()) if names else found.everything
     with progress_bar("verifying") as report:
         problems = api.verify(workspace, chosen, sampled=sampled, progress=report)
-    damaged = [] if names else [f"{found.backend.url(path)}" for path in found.damaged]
+    damaged = [] if names else [f"{found.place.url(path)}" for path in found.damaged]
     size = sum(stored.size for stored in chosen)
     if as_json:
         wrong = [{"where": one.where, "what": one.what, "remedy": one.remedy} for one in problems]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from merge_assets.cli.console import console
 from merge_assets.plan.describe import human_bytes
-from merge_assets.store.housekeeping import Plan, describe
+from merge_assets.store.collect import Plan, describe
 from merge_assets.store.inventory import Inventory, Stored
 from merge_assets.store.names import MANIFEST
 
@@ -28,7 +28,7 @@ def print_plan(plan: Plan, *, title: str, needs: Mapping[tuple[str, str], Sequen
     doomed = {stored.name for stored in plan.doomed}
     shown = [one for one in found.everything if one.name in doomed or one.name in plan.kept]
     if shown:
-        table = Table("version", "age", "size", "frees", "", "why", title=escape(f"{title}: {found.backend.url('')}"))
+        table = Table("version", "age", "size", "frees", "", "why", title=escape(f"{title}: {found.place.url('')}"))
         table.columns[2].justify = table.columns[3].justify = "right"
         for line in dict.fromkeys(stored.artifact.line for stored in shown):
             table.add_section()
@@ -83,7 +83,7 @@ def print_damaged(found: Inventory) -> None:
         remedy = "" if path.endswith(".json") else f"; merge-assets store rm '{line}@{version}' --yes"
         file = path if path.endswith(".json") else f"{path}/{MANIFEST}"
         console().print(
-            f"[bold red]{'damaged':>12}[/]  {escape(found.backend.url(file))}: cannot be read{escape(remedy)}",
+            f"[bold red]{'damaged':>12}[/]  {escape(found.place.url(file))}: cannot be read{escape(remedy)}",
             soft_wrap=True,
         )
 
@@ -119,7 +119,7 @@ def listing(found: Inventory, lines: Iterable[str], pinned: Mapping[tuple[str, s
         for one in found.unfinished
     ]
     return {
-        "url": found.backend.url(""),
+        "url": found.place.url(""),
         "lines": shown_lines,
         "unfinished": unfinished,
         "uploads": [{"path": one.path, "begun": one.begun.isoformat()} for one in found.uploads],

@@ -19,7 +19,7 @@ from merge_assets.hub.revision import HubRevision
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece, nonfinite
 from merge_assets.store.building import copy_range, hash_range
-from merge_assets.store.locks import exclusive_unless_stopped
+from merge_assets.store.place.locks import exclusive_unless_stopped
 
 _AHEAD = 2
 """Shards that are on the local disk at once."""

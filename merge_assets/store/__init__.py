@@ -1,12 +1,12 @@
 """Where artifacts live: immutable versions, committed whole or not at all, on a folder or any fsspec URL."""
 
 from merge_assets.store.artifact import Artifact
+from merge_assets.store.cache import TensorCache
 from merge_assets.store.draft import BuildDraft, Draft
 from merge_assets.store.manifest import FileEntry, Manifest, Piece
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece, nonfinite
 from merge_assets.store.reuse import Verify
 from merge_assets.store.store import ArtifactStore
-from merge_assets.store.tensor_cache import TensorCache
 
 __all__ = [
     "Artifact",

@@ -10,17 +10,15 @@ from typing import BinaryIO
 
 from merge_assets.errors import DamageError, StoreError
 from merge_assets.progress import Progress, ShouldStop
-from merge_assets.store.backend import Backend, files_path
-from merge_assets.store.drafts import Drafts, sync_tree
+from merge_assets.store.drafts import Drafts
 from merge_assets.store.fetching import fetch_range
-from merge_assets.store.local import LocalBackend
-from merge_assets.store.locks import exclusive
-from merge_assets.store.manifest import Manifest, Piece
+from merge_assets.store.manifest import Manifest, Piece, files_path
 from merge_assets.store.names import MANIFEST
+from merge_assets.store.place import Objects, Place, Watch
+from merge_assets.store.place.locks import exclusive
+from merge_assets.store.place.workbench import Workbench, sync_tree
 from merge_assets.store.planned import Origin
-from merge_assets.store.remote import RemoteBackend
-from merge_assets.store.s3 import S3Backend
-from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
+from merge_assets.store.transfer import run_batch, what_is_wrong
 
 _WORKERS = 4
 _LOOKS = 4
@@ -40,22 +38,22 @@ class Artifact:
     line: str
     version: str
     manifest: Manifest = field(repr=False)
-    backend: Backend = field(repr=False, compare=False)
+    place: Place = field(repr=False, compare=False)
 
     @property
     def url(self) -> str:
         """Local path or URL of the folder that holds the files, without credentials."""
-        return self.backend.url(files_path(self.manifest))
+        return self.place.url(files_path(self.manifest))
 
     @property
     def in_bucket(self) -> bool:
         """Whether its pieces can be read one by one, and copied by the server."""
-        return isinstance(self.backend, S3Backend)
+        return self.place.parts is not None
 
     @property
     def path(self) -> Path | None:
         """The folder itself where the store is local, else ``None``."""
-        return self.backend.root / files_path(self.manifest) if isinstance(self.backend, LocalBackend) else None
+        return None if self.place.tree is None else self.place.tree.locate(files_path(self.manifest))
 
     def directory(
         self, cache: Path, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
@@ -73,19 +71,20 @@ class Artifact:
             StoreError: if a file is missing or does not match its digest.
             Stopped: when ``should_stop`` says so; nothing is left in ``cache``.
         """
-        if not isinstance(self.backend, RemoteBackend):
-            return Path(self.url)
-        store = hashlib.sha256(self.backend.url("").encode()).hexdigest()[:12]
+        if self.path is not None:
+            return self.path
+        assert self.place.objects is not None
+        store = hashlib.sha256(self.place.url("").encode()).hexdigest()[:12]
         digest = hashlib.sha256(self.manifest.encode()).hexdigest()[:12]
         target = cache / store / files_path(self.manifest) / digest
         if target.is_dir():
             return target
-        drafts = Drafts(cache)
+        drafts = Drafts(Workbench(cache))
         with exclusive(target.with_name(f"{digest}.lock")):
             if target.is_dir():
                 return target
             with drafts.new() as folder:
-                self._download(self.backend, folder, progress, should_stop)
+                self._download(self.place.objects, folder, progress, should_stop)
                 (folder / MANIFEST).write_bytes(self.manifest.encode())
                 sync_tree(folder)
                 try:
@@ -103,7 +102,7 @@ class Artifact:
         """
         path = f"{files_path(self.manifest)}/{self._known(name)}"
         for _ in range(_LOOKS):
-            data = self.backend.read(path)
+            data = self.place.read(path)
             if data is None:
                 raise StoreError(f"{self.url}/{name}: is missing; build the version again")
             if hashlib.sha256(data).hexdigest() == self.manifest.files[name].sha256:
@@ -117,14 +116,7 @@ class Artifact:
             DamageError: if its bytes are not those of the manifest.
         """
         path = f"{files_path(self.manifest)}/{name}"
-        if isinstance(self.backend, S3Backend):
-            return fetch_range(self.backend, path, piece.begin, piece.end, piece.sha256)
-        with self.open(name) as file:
-            file.seek(piece.begin)
-            data = file.read(piece.size)
-        if hashlib.sha256(data).hexdigest() != piece.sha256:
-            raise DamageError(f"{self.url}/{name}: {_DAMAGED}")
-        return data
+        return fetch_range(self.place, path, piece.begin, piece.end, piece.sha256)
 
     def origin(self, name: str, piece: Piece) -> Origin:
         """A piece of this version, to be copied into another."""
@@ -137,7 +129,7 @@ class Artifact:
         Raises:
             StoreError: if the version has no such file.
         """
-        return self.backend.open(f"{files_path(self.manifest)}/{self._known(name)}")
+        return self.place.open(f"{files_path(self.manifest)}/{self._known(name)}")
 
     def _known(self, name: str) -> str:
         if name not in self.manifest.files:
@@ -146,7 +138,7 @@ class Artifact:
         return name
 
     def _download(
-        self, backend: RemoteBackend, folder: Path, progress: Progress | None, should_stop: ShouldStop | None
+        self, objects: Objects, folder: Path, progress: Progress | None, should_stop: ShouldStop | None
     ) -> None:
         base = files_path(self.manifest)
 
@@ -155,7 +147,7 @@ class Artifact:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 for _ in range(_LOOKS):
-                    backend.download(f"{base}/{name}", target, watch)
+                    objects.fetch(f"{base}/{name}", target, watch)
                     with target.open("rb") as file:
                         if what_is_wrong(file, self.manifest.files[name], watch.quiet()) is None:
                             return

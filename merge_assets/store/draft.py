@@ -11,10 +11,11 @@ from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.building import Building
-from merge_assets.store.local import local_sizes
 from merge_assets.store.manifest import FileEntry
 from merge_assets.store.names import check_file
-from merge_assets.store.transfer import Watch, hash_file, run_batch
+from merge_assets.store.place import Watch
+from merge_assets.store.place.local import local_sizes
+from merge_assets.store.transfer import hash_file, run_batch
 
 _HASHERS = min(4, os.cpu_count() or 1)
 

@@ -1,14 +1,11 @@
 """Folders in which versions are written before they exist.
 
-Layout below ``<folder>/.drafts``::
+Layout of a workbench, beside what it has itself::
 
-    .lock                      held (flock) for the moments in which drafts appear, vanish or are published
     <boot>-<pid>-<random>/     one draft
     kept-<name>/               a draft that outlives its builder, for the next builder of that name to go on with
         lock                   held (flock) by its builder for as long as the builder lives
         content/               what the builder writes; published by one rename
-    trash-<random>             on its way out
-    tmp-<random>               a small file about to be renamed into place
 
 A lock of the kernel, unlike a recorded process id, is released by death in every form, cannot be mistaken
 after a process id is used again, and works between containers that share a kernel but not process ids.
@@ -23,17 +20,17 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-from merge_assets.errors import Stopped, StoreError
-from merge_assets.store.locks import exclusive, flock, release
+from merge_assets.errors import Stopped
+from merge_assets.store.place.locks import flock, release
+from merge_assets.store.place.workbench import TEMPORARY, TRASH, Workbench, writing
 
 CONTENT = "content"
 """Folder of a draft that the builder fills."""
 
-DRAFTS = ".drafts"
-TRASH = "trash-"
-_KEPT = "kept-"
+KEPT = "kept-"
 _KEPT_SECONDS = 7 * 86_400.0
 """How long the work of a dead builder waits for one that goes on with it."""
 
@@ -43,22 +40,21 @@ systems keep locks to one machine, where a living builder elsewhere looks unlock
 
 
 class Drafts:
-    """The drafts below one local folder.
+    """The drafts on one workbench.
 
     Args:
-        folder: created when the first draft is.
-        private: keep other users out, for folders in a shared temporary directory.
+        workbench: made when the first draft is.
     """
 
-    def __init__(self, folder: Path, *, private: bool = False) -> None:
-        self._folder = folder / DRAFTS
-        self._private = private
-        self._mode = 0o700 if private else 0o777
+    def __init__(self, workbench: Workbench) -> None:
+        self._workbench = workbench
+        self._folder = workbench.path
+        self._lock = workbench.lock
 
     @contextlib.contextmanager
     def new(self) -> Iterator[Path]:
         """A fresh, empty folder, removed at the end unless it was renamed away. Sweeps dead drafts first."""
-        with writing(self._folder), self.lock() as locked:
+        with writing(self._folder), self._lock() as locked:
             dead = self._collect_dead() if locked else []
             draft, held = self._fresh(self._own_name())
         try:
@@ -82,9 +78,9 @@ class Drafts:
         Yields:
             The draft's content; files beside it are the builder's, but for ``lock``.
         """
-        with writing(self._folder), self.lock() as locked:
+        with writing(self._folder), self._lock() as locked:
             dead = self._collect_dead() if locked else []
-            draft = self._folder / f"{_KEPT}{name}"
+            draft = self._folder / f"{KEPT}{name}"
             held = self._take(draft) if locked else None
             if held is None:
                 taken = draft.exists()
@@ -112,8 +108,8 @@ class Drafts:
         if not self._folder.is_dir():
             yield None
             return
-        draft = self._folder / f"{_KEPT}{name}"
-        with writing(self._folder), self.lock() as locked:
+        draft = self._folder / f"{KEPT}{name}"
+        with writing(self._folder), self._lock() as locked:
             dead = self._collect_dead() if locked else []
             held = self._take(draft) if locked else None
         try:
@@ -126,7 +122,7 @@ class Drafts:
                 release(held)
 
     def _take(self, draft: Path) -> int | None:
-        """The lock of a draft that is there and that nobody holds; ``None`` otherwise. Call under :meth:`lock`."""
+        """The lock of a draft that is there and that nobody holds; ``None`` otherwise. Call under :meth:`Workbench.lock`."""
         if not draft.is_dir():
             return None
         held = os.open(draft / "lock", os.O_CREAT | os.O_RDWR, 0o666)
@@ -137,8 +133,8 @@ class Drafts:
 
     def _remove(self, draft: Path) -> None:
         """Remove a draft that others know the name of: all at once, so that nobody takes up half of it."""
-        grave = self._folder / f"{TRASH}{secrets.token_hex(4)}"
-        with contextlib.suppress(OSError), self.lock():
+        grave = self._workbench.grave()
+        with contextlib.suppress(OSError), self._lock():
             draft.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
 
@@ -155,58 +151,42 @@ class Drafts:
         (draft / CONTENT).mkdir()
         return draft, held
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[bool]:
-        """Hold the folder for a moment, against other processes and threads; yields what :func:`exclusive` does."""
-        self._folder.mkdir(mode=self._mode, parents=True, exist_ok=True)
-        if self._private and self._folder.stat().st_uid != os.getuid():
-            raise StoreError(
-                f"{self._folder} belongs to another user: remove it, or set TMPDIR to a folder of your own"
-            )
-        with exclusive(self._folder / ".lock") as locked:
-            yield locked
+    def states(self) -> dict[str, bool]:
+        """Names of drafts, what is on its way out included, and whether somebody writes to them."""
+        if not self._folder.is_dir():
+            return {}
+        with writing(self._folder.parent), self._lock():  # nobody may take the probe of a lock for a builder
+            return {path.name: _is_held(path) for path in self._folder.iterdir() if path.is_dir()}
 
-    def trash(self, path: Path) -> None:
-        """Take a directory out of sight at once and remove it; call under :meth:`lock`."""
-        grave = self._folder / f"{TRASH}{secrets.token_hex(4)}"
-        path.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+    def changed(self, name: str) -> datetime:
+        """When files came into a draft's own folder, or went, the last time."""
+        try:
+            return datetime.fromtimestamp((self._folder / name).stat().st_mtime, UTC)
+        except FileNotFoundError:  # swept by a builder just now
+            return datetime.now(UTC)
 
-    def write_file(self, path: Path, data: bytes) -> None:
-        """Write a small file so that readers see all of it or what was there before; call under :meth:`lock`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._folder / f"tmp-{secrets.token_hex(4)}"
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_directory(path.parent)
+    def remove(self, name: str) -> None:
+        """Remove a draft, unless somebody writes to it."""
+        path = self._folder / name
+        with writing(self._folder.parent), self._lock(), contextlib.suppress(FileNotFoundError):
+            if not _is_held(path):
+                self._workbench.trash(path)
 
     def _collect_dead(self) -> list[Path]:
         """Move what dead processes left out of sight; under the lock nobody is half-way through a draft."""
         dead = []
         for path in self._folder.iterdir():
-            if path.name.startswith("tmp-"):
+            if path.name.startswith(TEMPORARY):
                 path.unlink(missing_ok=True)
             elif path.name.startswith(TRASH):
                 dead.append(path)
             elif path.is_dir():
                 with contextlib.suppress(FileNotFoundError):  # its builder may be removing it at this moment
                     if _is_dead(path):
-                        grave = self._folder / f"{TRASH}{secrets.token_hex(4)}"
+                        grave = self._workbench.grave()
                         path.rename(grave)
                         dead.append(grave)
         return dead
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses (no space, no permission) into a message with the path."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def keep_when_stopped(error: BaseException) -> bool:
@@ -214,21 +194,8 @@ def keep_when_stopped(error: BaseException) -> bool:
     return isinstance(error, Stopped) or not isinstance(error, Exception)
 
 
-def sync_tree(folder: Path) -> None:
-    """Force every file and directory below ``folder``, and itself, to the disk."""
-    for directory, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(directory, name))
-        sync_directory(Path(directory))
-
-
-def sync_directory(folder: Path) -> None:
-    """Force the entries of one directory to the disk."""
-    _sync(folder)
-
-
-def is_locked(draft: Path) -> bool:
-    """Whether a builder holds a draft, or the file system has no locks; call under :meth:`Drafts.lock`.
+def _is_locked(draft: Path) -> bool:
+    """Whether a builder holds a draft, or the file system has no locks; call under :meth:`Workbench.lock`.
 
     Raises:
         OSError: if its lock is not there or cannot be opened.
@@ -240,16 +207,23 @@ def is_locked(draft: Path) -> bool:
         release(held)
 
 
+def _is_held(draft: Path) -> bool:
+    try:
+        return _is_locked(draft)
+    except FileNotFoundError:
+        return False
+
+
 def _is_dead(draft: Path) -> bool:
     try:
-        if is_locked(draft):
+        if _is_locked(draft):
             return False
     except FileNotFoundError:
         return True
     except OSError:
         return False
     quiet = time.time() - _last_change(draft)
-    if draft.name.startswith(_KEPT):
+    if draft.name.startswith(KEPT):
         return quiet > _KEPT_SECONDS
     return draft.name.split("-")[0] == _boot() or quiet > _QUIET_SECONDS
 
@@ -268,11 +242,3 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
         return f"{zlib.crc32(os.uname().nodename.encode()):08x}"
-
-
-def _sync(path: Path) -> None:
-    held = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)

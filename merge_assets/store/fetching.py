@@ -1,4 +1,4 @@
-"""Bytes of an object store that are right before anyone uses them.
+"""Bytes of a place that are right before anyone uses them.
 
 A digest tells whether a piece arrived as it was written. Where it did not, or where there is no digest, bytes are read until
 two readings agree: what garbles them on their way does not do so twice in the same manner.
@@ -14,7 +14,7 @@ from concurrent.futures import wait as wait_for
 from itertools import pairwise
 
 from merge_assets.errors import DamageError
-from merge_assets.store.s3 import S3Backend
+from merge_assets.store.place import Place
 
 CHUNK = 4 << 20
 """Bytes of one request."""
@@ -49,36 +49,36 @@ class LocalFile:
         return digest.hexdigest()
 
 
-def fetch_range(backend: S3Backend, path: str, begin: int, end: int, sha256: str) -> bytes:
+def fetch_range(place: Place, path: str, begin: int, end: int, sha256: str) -> bytes:
     """Bytes of a file that have a digest; for those that fit in memory.
 
     Raises:
         DamageError: if they never come as the digest says.
     """
     for _ in range(_LOOKS):
-        data = backend.read_range(path, begin, end)
+        data = place.read_range(path, begin, end)
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
-    raise _damaged(backend, path, begin, end)
+    raise _damaged(place, path, begin, end)
 
 
-def fetch_unknown(backend: S3Backend, path: str, begin: int, end: int) -> bytes:
+def fetch_unknown(place: Place, path: str, begin: int, end: int) -> bytes:
     """Bytes of a file that no digest tells of.
 
     Raises:
         DamageError: if no two readings in a row are the same.
     """
-    data = backend.read_range(path, begin, end)
+    data = place.read_range(path, begin, end)
     for _ in range(_LOOKS):
-        again = backend.read_range(path, begin, end)
+        again = place.read_range(path, begin, end)
         if again == data:
             return data
         data = again
-    raise _damaged(backend, path, begin, end)
+    raise _damaged(place, path, begin, end)
 
 
 def fetch_into(
-    backend: S3Backend,
+    place: Place,
     path: str,
     begin: int,
     end: int,
@@ -89,7 +89,7 @@ def fetch_into(
     """Bring a piece of any size, several chunks at once.
 
     Args:
-        backend: where from.
+        place: where from.
         path: the file.
         begin: first byte.
         end: one past the last byte.
@@ -104,13 +104,13 @@ def fetch_into(
     chunks = list(pairwise(edges))
 
     def bring(chunk: tuple[int, int]) -> bytes:
-        data = backend.read_range(path, *chunk)
+        data = place.read_range(path, *chunk)
         file.write(chunk[0] - begin, data)
         return data
 
     def bring_again(chunk: tuple[int, int]) -> bool:
         """Whether it came as the last time."""
-        data = backend.read_range(path, *chunk)
+        data = place.read_range(path, *chunk)
         same = file.read(chunk[0] - begin, len(data)) == data
         if not same:
             file.write(chunk[0] - begin, data)
@@ -141,11 +141,11 @@ def fetch_into(
             return
         if not doubtful:
             break
-    raise _damaged(backend, path, begin, end)
+    raise _damaged(place, path, begin, end)
 
 
-def _damaged(backend: S3Backend, path: str, begin: int, end: int) -> DamageError:
+def _damaged(place: Place, path: str, begin: int, end: int) -> DamageError:
     return DamageError(
-        f"{backend.url(path)}: bytes {begin} to {end} are not those that the manifest records; "
+        f"{place.url(path)}: bytes {begin} to {end} are not those that the manifest records; "
         "run `merge-assets store verify`, remove the version that it names and build it again"
     )

@@ -8,20 +8,19 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import TypeVar
 
 from merge_assets.errors import StoreError
 from merge_assets.store.artifact import Artifact
-from merge_assets.store.backend import Backend, Listed
-from merge_assets.store.drafts import DRAFTS
-from merge_assets.store.local import LocalBackend
+from merge_assets.store.drafts import KEPT, Drafts
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import BUILDS, CLAIM, CURRENT, KEYS, MANIFEST, check_line, is_version
-from merge_assets.store.s3 import S3Backend, Upload
-from merge_assets.store.s3_progress import DEAD, PROGRESS
+from merge_assets.store.place import Listed, Place, Upload
+from merge_assets.store.place.workbench import DRAFTS
+from merge_assets.store.sent import DEAD, PROGRESS
 from merge_assets.store.store import ArtifactStore
+from merge_assets.store.versions import read_manifest, read_pointer, read_sealed
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -99,7 +98,7 @@ class Inventory:
     """Everything in a store that is of the store.
 
     Attributes:
-        backend: where it lies.
+        place: where it lies.
         now: when this was, by the store's clock.
         versions: of each line, oldest first.
         pointers: line -> the version that its ``current.json`` names, even if there is no such version.
@@ -110,7 +109,7 @@ class Inventory:
         uploads: in parts, which belong to nothing else that is here.
     """
 
-    backend: Backend
+    place: Place
     now: datetime
     versions: Mapping[str, Sequence[Stored]]
     pointers: Mapping[str, str]
@@ -138,8 +137,8 @@ class Inventory:
     def occupied(self, files: Iterable[Listed]) -> int:
         """Bytes that removing these files would give back."""
         files = list(files)
-        if isinstance(self.backend, LocalBackend):
-            return self.backend.freed(entry.path for entry in files)
+        if self.place.tree is not None:
+            return self.place.tree.freed(entry.path for entry in files)
         return sum(entry.size for entry in files)
 
 
@@ -149,35 +148,35 @@ def survey(store: ArtifactStore) -> Inventory:
     Raises:
         StoreError: if it cannot be reached.
     """
-    backend = store.backend
-    now = backend.now()
-    uploads = _uploads(backend)
-    files = {entry.path: entry for entry in backend.listed("")}
-    manifests, damaged = _manifests(backend, files)
-    sorter = _Sorter(manifests, damaged, remote=not isinstance(backend, LocalBackend))
+    place = store.place
+    now = place.now()
+    uploads = _uploads(place)
+    files = {entry.path: entry for entry in place.listed("")}
+    manifests, damaged = _manifests(place, files)
+    sorter = _Sorter(manifests, damaged, remote=place.tree is None)
     for entry in files.values():
         sorter.put(entry)
     for upload in uploads:
         sorter.put_upload(upload)
     lines = sorted(sorter.pointers)
-    pointers = dict(zip(lines, _each(lambda line: _version_in(backend, f"{line}/{CURRENT}"), lines), strict=True))
+    pointers = dict(zip(lines, _each(lambda line: read_pointer(place, f"{line}/{CURRENT}"), lines), strict=True))
     unread = [f"{line}/{CURRENT}" for line, version in pointers.items() if version is None]
     versions: dict[str, list[Stored]] = defaultdict(list)
     for (line, version), manifest in manifests.items():
         own = tuple(sorter.own[line, version])
         changed = files[f"{line}/{version}/{MANIFEST}"].changed
-        versions[line].append(Stored(Artifact(line, version, manifest, backend), changed, own))
+        versions[line].append(Stored(Artifact(line, version, manifest, place), changed, own))
     known = {(manifest.line, manifest.key) for manifest in manifests.values()}
     return Inventory(
-        backend=backend,
+        place=place,
         now=now,
         versions={
             line: sorted(own, key=lambda one: (one.artifact.manifest.created, one.artifact.version))
             for line, own in sorted(versions.items())
         },
         pointers={line: version for line, version in pointers.items() if version is not None},
-        damaged=sorted([*damaged, *(path for path in unread if backend.read(path) is not None)]),
-        unfinished=[*sorter.unfinished(backend, now), *_drafts(backend)],
+        damaged=sorted([*damaged, *(path for path in unread if place.read(path) is not None)]),
+        unfinished=[*sorter.unfinished(place, now), *_drafts(place)],
         keys={name: entry for name, entry in sorter.keys.items() if name not in known},
         leftovers=sorter.leftovers,
         uploads=sorter.uploads,
@@ -186,10 +185,10 @@ def survey(store: ArtifactStore) -> Inventory:
 
 def version_of_key(inventory: Inventory, entry: Listed) -> str | None:
     """The version that the pointer of a key names, ``None`` if it names none."""
-    return _version_in(inventory.backend, entry.path)
+    return read_pointer(inventory.place, entry.path)
 
 
-def _manifests(backend: Backend, files: Mapping[str, Listed]) -> tuple[dict[tuple[str, str], Manifest], frozenset[str]]:
+def _manifests(place: Place, files: Mapping[str, Listed]) -> tuple[dict[tuple[str, str], Manifest], frozenset[str]]:
     """Manifests by line and version, and folders whose manifest cannot be read."""
     names = []
     for path in files:
@@ -199,10 +198,10 @@ def _manifests(backend: Backend, files: Mapping[str, Listed]) -> tuple[dict[tupl
             names.append((line, version))
     found: dict[tuple[str, str], Manifest] = {}
     damaged = set()
-    for (line, version), read in zip(names, _each(lambda name: backend.manifest(*name), names), strict=True):
+    for (line, version), read in zip(names, _each(lambda name: read_manifest(place, *name), names), strict=True):
         if read is not None:
             found[line, version] = read
-        elif backend.read(f"{line}/{version}/{MANIFEST}") is not None:  # else it was removed just now
+        elif place.read(f"{line}/{version}/{MANIFEST}") is not None:  # else it was removed just now
             damaged.add(f"{line}/{version}")
     # A file of a version may have the name of a manifest.
     folders = {"/".join(name) for name in found}
@@ -261,7 +260,7 @@ class _Sorter:
         elif not match or match[1] not in self._doubtful:
             self.uploads.append(upload)
 
-    def unfinished(self, backend: Backend, now: datetime) -> list[Unfinished]:
+    def unfinished(self, place: Place, now: datetime) -> list[Unfinished]:
         """What builders of a bucket write, or have left."""
         self._claimed()
         found = []
@@ -270,7 +269,7 @@ class _Sorter:
             times = [entry.changed for entry in files] + [upload.begun for upload in uploads]
             progress = next((e.path for e in files if e.path == f"{line}/{BUILDS}/{name}/{PROGRESS}"), None)
             alive = now - max(times) <= DEAD
-            sources = _sources(backend, progress) if alive and progress else frozenset()
+            sources = _sources(place, progress) if alive and progress else frozenset()
             entry = Unfinished(
                 line, name, min(times), max(times), alive, progress is not None, tuple(files), tuple(uploads), sources
             )
@@ -308,50 +307,39 @@ class _Sorter:
                 self._groups[line, version].append(entry)
 
 
-def _uploads(backend: Backend) -> list[Upload]:
-    if not isinstance(backend, S3Backend):
+def _uploads(place: Place) -> list[Upload]:
+    if place.parts is None:
         return []
     try:
-        return backend.uploads("")
+        return place.parts.uploads("")
     except StoreError as error:  # who may only read may not list uploads
         _LOG.warning("uploads are not known: %s", error)
         return []
 
 
-def _drafts(backend: Backend) -> list[Unfinished]:
+def _drafts(place: Place) -> list[Unfinished]:
     """Drafts beside the versions of a local store."""
-    if not isinstance(backend, LocalBackend):
+    if place.tree is None:
         return []
     found = []
-    for name, alive in sorted(backend.drafts().items()):
-        files = backend.listed(f"{DRAFTS}/{name}")
-        times = [entry.changed for entry in files] or [_changed(backend.root / DRAFTS / name)]
+    drafts = Drafts(place.tree.workbench)
+    for name, alive in sorted(drafts.states().items()):
+        files = place.listed(f"{DRAFTS}/{name}")
+        times = [entry.changed for entry in files] or [drafts.changed(name)]
         lock = next((entry.changed for entry in files if entry.path == f"{DRAFTS}/{name}/lock"), min(times))
-        found.append(Unfinished("", name, lock, max(times), alive, name.startswith("kept-"), tuple(files)))
+        found.append(Unfinished("", name, lock, max(times), alive, name.startswith(KEPT), tuple(files)))
     return found
 
 
-def _changed(folder: Path) -> datetime:
-    try:
-        return datetime.fromtimestamp(folder.stat().st_mtime, UTC)
-    except FileNotFoundError:  # swept by a builder just now
-        return datetime.now(UTC)
-
-
-def _sources(backend: Backend, path: str) -> frozenset[str] | None:
+def _sources(place: Place, path: str) -> frozenset[str] | None:
     """Files that a build copies from, as its progress names them."""
-    content = backend.read_sealed(path)
+    content = read_sealed(place, path)
     try:
         states = list((content or {})["files"].values())
         parts = {part[2] for state in states for part in state["parts"]}
         return frozenset({str(source) for source in parts | {state["whole"] for state in states} if source})
     except (KeyError, TypeError, AttributeError, IndexError):
         return None
-
-
-def _version_in(backend: Backend, path: str) -> str | None:
-    version = (backend.read_sealed(path) or {}).get("version")
-    return version if isinstance(version, str) else None
 
 
 def _outer(path: str, folders: Collection[str]) -> str:

@@ -26,7 +26,7 @@ from pydantic import (
 
 import merge_assets
 from merge_assets.errors import StoreError
-from merge_assets.store.names import check_file, check_key, check_line, check_version
+from merge_assets.store.names import BUILDS, check_file, check_key, check_line, check_version
 from merge_assets.store.sealed import seal
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -191,6 +191,13 @@ def new_manifest(
         build=build,
         merge_assets=merge_assets.__version__,
     )
+
+
+def files_path(manifest: Manifest) -> str:
+    """Path of the folder that holds a version's files."""
+    if manifest.build:
+        return f"{manifest.line}/{BUILDS}/{manifest.build}"
+    return "/".join(part for part in (manifest.line, manifest.version, manifest.folder) if part)
 
 
 def _as_value_error(check: Callable[[str], str], name: str) -> str:

@@ -12,13 +12,12 @@ from typing import Literal
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.progress import ShouldStop
 from merge_assets.store.artifact import Artifact
-from merge_assets.store.backend import Backend, size_problems
 from merge_assets.store.building import hash_range
 from merge_assets.store.fetching import CHUNK
-from merge_assets.store.local import LocalBackend
 from merge_assets.store.manifest import Piece
+from merge_assets.store.place import Place
 from merge_assets.store.planned import Origin
-from merge_assets.store.s3 import S3Backend
+from merge_assets.store.versions import size_problems
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +28,8 @@ _SAMPLE = 1000
 """One byte of so many is read for a sample, in whole pieces, and at least one piece of each file."""
 
 _READERS = 4
+_LOOKS = 3
+"""How often a piece is read before it counts as damaged: one garbled on its way comes right the next time."""
 
 
 def find_origins(keys: Collection[str], versions: Iterable[Artifact]) -> dict[str, Origin]:
@@ -42,7 +43,7 @@ def find_origins(keys: Collection[str], versions: Iterable[Artifact]) -> dict[st
     found: dict[str, Origin] = {}
     for artifact in versions:
         here = {key: origin for key, origin in _pieces(artifact) if key in missing}
-        if here and not size_problems(artifact.backend, artifact.manifest):
+        if here and not size_problems(artifact.place, artifact.manifest):
             found |= here
             missing -= here.keys()
         if not missing:
@@ -58,12 +59,12 @@ def _pieces(artifact: Artifact) -> Iterator[tuple[str, Origin]]:
 
 
 def verified(
-    backend: Backend, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
+    place: Place, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
 ) -> dict[str, Origin]:
     """The origins that may be used: those of files in which nothing wrong was found.
 
     Args:
-        backend: the store.
+        place: where the store lies.
         origins: by any name.
         verify: ``full`` reads all of them, ``sampled`` about a thousandth, ``off`` nothing.
         should_stop: polled before every piece.
@@ -77,7 +78,7 @@ def verified(
         if should_stop is not None and should_stop():
             raise Stopped("stopped while looking at what can be reused")
         try:
-            return _digest(backend, origin) == origin.piece.sha256
+            return _digest(place, origin) == origin.piece.sha256
         except StoreError as error:
             _LOG.warning("%s", error)
             return False
@@ -85,7 +86,7 @@ def verified(
     with ThreadPoolExecutor(_READERS) as pool:
         bad = {origin.path for origin, good in zip(chosen, pool.map(check, chosen), strict=True) if not good}
     for path in sorted(bad):
-        _LOG.warning("%s is damaged and nothing of it is reused; run `merge-assets store verify`", backend.url(path))
+        _LOG.warning("%s is damaged and nothing of it is reused; run `merge-assets store verify`", place.url(path))
     return {name: origin for name, origin in origins.items() if origin.path not in bad}
 
 
@@ -112,15 +113,14 @@ def sample(pieces: Sequence[Piece]) -> list[Piece]:
     return chosen
 
 
-def _digest(backend: Backend, origin: Origin) -> str:
+def _digest(place: Place, origin: Origin) -> str:
     piece = origin.piece
-    if isinstance(backend, LocalBackend):
-        return hash_range(backend.root / origin.path, piece.begin, piece.end)
-    assert isinstance(backend, S3Backend)
-    for _ in range(3):  # what was garbled on its way comes right the next time
+    if place.tree is not None:
+        return hash_range(place.tree.locate(origin.path), piece.begin, piece.end)
+    for _ in range(_LOOKS):
         digest = hashlib.sha256()
         for begin in range(piece.begin, piece.end, CHUNK):
-            digest.update(backend.read_range(origin.path, begin, min(begin + CHUNK, piece.end)))
+            digest.update(place.read_range(origin.path, begin, min(begin + CHUNK, piece.end)))
         if digest.hexdigest() == piece.sha256:
             break
     return digest.hexdigest()

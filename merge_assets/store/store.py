@@ -22,11 +22,10 @@ from typing import Any
 
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.store.announced import AnnouncedVersions
 from merge_assets.store.artifact import Artifact
-from merge_assets.store.backend import Backend, files_path, size_problems
 from merge_assets.store.draft import BuildDraft, Draft
-from merge_assets.store.local import LocalBackend
-from merge_assets.store.manifest import Manifest, new_manifest
+from merge_assets.store.manifest import Manifest, files_path, new_manifest
 from merge_assets.store.names import (
     CLAIM,
     CURRENT,
@@ -37,13 +36,16 @@ from merge_assets.store.names import (
     check_version,
     is_version,
 )
+from merge_assets.store.place import Place, Watch
+from merge_assets.store.place.factory import open_place
 from merge_assets.store.planned import Origin
-from merge_assets.store.remote import RemoteBackend
+from merge_assets.store.publishing import Publishing
+from merge_assets.store.renamed import RenamedVersions
 from merge_assets.store.reuse import Verify, find_origins, verified
-from merge_assets.store.s3 import S3Backend
-from merge_assets.store.s3_progress import PROGRESS
 from merge_assets.store.sealed import seal
-from merge_assets.store.transfer import Watch, run_batch, what_is_wrong
+from merge_assets.store.sent import PROGRESS
+from merge_assets.store.transfer import run_batch, what_is_wrong
+from merge_assets.store.versions import read_manifest, read_sealed, size_problems
 
 _LOG = logging.getLogger(__name__)
 _READERS = 8
@@ -63,7 +65,8 @@ class ArtifactStore:
     """
 
     def __init__(self, root: str, options: Mapping[str, Any] | None = None, *, scratch: Path | None = None) -> None:
-        self._backend = _backend(str(root), options or {}, scratch)
+        self._place = open_place(str(root), options or {})
+        self._publishing = _publishing(self._place, scratch)
 
     def __repr__(self) -> str:
         return f"ArtifactStore({self.url!r})"
@@ -71,22 +74,27 @@ class ArtifactStore:
     @property
     def url(self) -> str:
         """The root, without credentials."""
-        return self._backend.url("")
+        return self._place.url("")
 
     @property
-    def backend(self) -> Backend:
+    def place(self) -> Place:
         """The place that it lies in."""
-        return self._backend
+        return self._place
+
+    @property
+    def publishing(self) -> Publishing:
+        """How its versions come into being and go."""
+        return self._publishing
 
     @property
     def in_bucket(self) -> bool:
-        """Whether it lies on S3, where pieces are read one by one and copied by the server."""
-        return isinstance(self._backend, S3Backend)
+        """Whether it lies where pieces are read one by one and copied by the server, as on S3."""
+        return self._place.parts is not None
 
     def get(self, line: str, version: str) -> Artifact | None:
         """A committed version, or ``None``."""
-        manifest = self._backend.manifest(check_line(line), check_version(version))
-        return None if manifest is None else Artifact(line, version, manifest, self._backend)
+        manifest = read_manifest(self._place, check_line(line), check_version(version))
+        return None if manifest is None else Artifact(line, version, manifest, self._place)
 
     def find(self, line: str, key: str) -> Artifact | None:
         """The version built from the inputs of this key, or ``None``.
@@ -98,7 +106,7 @@ class ArtifactStore:
         if found is None:
             # A builder killed between its commit and its pointer has finished the work all the same.
             found = next((one for one in reversed(self.versions(line)) if one.manifest.key == key), None)
-        if found is not None and (problems := size_problems(self._backend, found.manifest)):
+        if found is not None and (problems := size_problems(self._place, found.manifest)):
             _LOG.warning("%s is damaged and not reused: %s", found.url, _say(problems))
             return None
         return found
@@ -110,13 +118,13 @@ class ArtifactStore:
         """
         found = self.find(line, key)
         if found is not None:
-            self._backend.settle(_draft_name(line, key), found.manifest)
+            self._publishing.settle(_draft_name(line, key), found.manifest)
             self._point(line, key, found.version)
         return found
 
     def versions(self, line: str) -> list[Artifact]:
         """Every committed version of a line, oldest first."""
-        names = [name for name in self._backend.folders(check_line(line)) if is_version(name)]
+        names = [name for name in self._place.folders(check_line(line)) if is_version(name)]
         with ThreadPoolExecutor(_READERS) as pool:
             found = [one for one in pool.map(partial(self.get, line), names) if one is not None]
         return sorted(found, key=lambda artifact: (artifact.manifest.created, artifact.version))
@@ -124,9 +132,9 @@ class ArtifactStore:
     def lines(self, kind: str) -> list[str]:
         """Every line with a committed version under ``kind``, such as ``variants``; sorted."""
         lines = set()
-        for path in self._backend.manifests(check_line(kind)):
+        for path in self._place.holding(check_line(kind), MANIFEST):
             line, _, version = path.rpartition("/")
-            if line and line not in lines and self._backend.manifest(line, version) is not None:
+            if line and line not in lines and read_manifest(self._place, line, version) is not None:
                 lines.add(line)
         return sorted(lines)
 
@@ -143,7 +151,7 @@ class ArtifactStore:
         """
         if self.get(line, version) is None:
             raise StoreError(f"{self.url}: there is no version {version} of {line}")
-        self._backend.write_pointers({f"{line}/{CURRENT}": seal({"version": version})})
+        self._place.write({f"{line}/{CURRENT}": seal({"version": version})})
 
     @contextlib.contextmanager
     def draft(self, line: str) -> Iterator[Draft]:
@@ -152,8 +160,8 @@ class ArtifactStore:
         Drafts left behind by processes that died are removed first.
         """
         check_line(line)
-        with self._backend.draft() as folder:
-            draft = Draft(line, folder, partial(self._commit, publish=partial(self._backend.publish, folder)))
+        with self._publishing.draft() as folder:
+            draft = Draft(line, folder, partial(self._commit, publish=partial(self._publishing.publish, folder)))
             try:
                 yield draft
             finally:
@@ -172,14 +180,14 @@ class ArtifactStore:
             StoreError: if the disk is full or the store cannot be reached.
         """
         check_line(line)
-        with self._backend.kept_draft(_draft_name(line, check_key(key))) as folder:
-            building, publish = self._backend.building(folder, line, key, should_stop)
+        with self._publishing.kept_draft(_draft_name(line, check_key(key))) as folder:
+            building, publish = self._publishing.building(folder, line, key, should_stop)
             draft = BuildDraft(line, folder, partial(self._commit, publish=publish), building)
             try:
                 yield draft
             except BaseException as error:
                 building.close()
-                if not self._backend.keeps(error):
+                if not self._publishing.keeps(error):
                     building.discard()
                 raise
             else:
@@ -194,7 +202,7 @@ class ArtifactStore:
             keys: what is looked for.
             line: such as ``variants/slerp-7b``; its neighbours are the other lines of ``variants``.
         """
-        if not self._backend.reuses or not keys:
+        if not self._publishing.reuses or not keys:
             return {}
 
         def versions() -> Iterator[Artifact]:
@@ -209,7 +217,7 @@ class ArtifactStore:
         self, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
     ) -> dict[str, Origin]:
         """Those of the origins whose files have nothing wrong, as far as ``verify`` looks."""
-        return verified(self._backend, origins, verify, should_stop)
+        return verified(self._place, origins, verify, should_stop)
 
     def verify(
         self, artifact: Artifact, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
@@ -217,11 +225,11 @@ class ArtifactStore:
         """Read every byte of a version and say what is wrong with it; empty if nothing is."""
         manifest = artifact.manifest
         base = files_path(manifest)
-        problems = size_problems(self._backend, manifest)
+        problems = size_problems(self._place, manifest)
 
         def job(name: str) -> Callable[[Watch], None]:
             def run(watch: Watch) -> None:
-                with self._backend.open(f"{base}/{name}") as file:
+                with self._place.open(f"{base}/{name}") as file:
                     if problem := what_is_wrong(file, manifest.files[name], watch):
                         problems[name] = problem
 
@@ -230,7 +238,7 @@ class ArtifactStore:
         jobs = {name: job(name) for name in manifest.files if name not in problems}
         run_batch(jobs, manifest.size, workers=_HASHERS, progress=progress, should_stop=should_stop)
         ours = {PROGRESS} if manifest.build else {MANIFEST, CLAIM}
-        for name in self._backend.sizes(base):
+        for name in self._place.sizes(base):
             if name not in manifest.files and name not in ours and not name.startswith("attempt-"):
                 problems[name] = "not in the manifest"
         return [f"{artifact.url}/{name}: {problem}" for name, problem in sorted(problems.items())]
@@ -255,41 +263,39 @@ class ArtifactStore:
         manifest = new_manifest(draft.line, version, key=key, files=files, inputs=inputs, details=details)
         published = publish(manifest, progress=progress, should_stop=should_stop)
         self._point(draft.line, key, version)
-        return Artifact(draft.line, version, published, self._backend)
+        return Artifact(draft.line, version, published, self._place)
 
     def _point(self, line: str, key: str, version: str) -> None:
         pointer = seal({"version": version})
-        self._backend.write_pointers({f"{line}/{KEYS}/{key}.json": pointer, f"{line}/{CURRENT}": pointer})
+        self._place.write({f"{line}/{KEYS}/{key}.json": pointer, f"{line}/{CURRENT}": pointer})
 
     def _refuse_nesting(self, line: str, version: str) -> None:
         """A folder is a line or a version: else replacing a damaged version could remove a whole line."""
         parts = line.split("/")
         for depth in range(1, len(parts)):
-            if self._backend.manifest("/".join(parts[:depth]), parts[depth]) is not None:
+            if read_manifest(self._place, "/".join(parts[:depth]), parts[depth]) is not None:
                 outer = "/".join(parts[: depth + 1])
                 raise StoreError(f"{line}: {outer} is a version and cannot hold a line; use another name")
         inner = f"{line}/{version}"
         # Another builder may publish this very version at any moment: what its manifest tells of is the line, not a line below.
         below = (found for found in self.lines(inner) if f"{found}/".startswith(f"{inner}/"))
-        if self._backend.manifest(line, version) is None and any(below):
+        if read_manifest(self._place, line, version) is None and any(below):
             raise StoreError(f"{inner}: is a line and cannot be a version; use another name")
 
     def _pointer(self, path: str) -> str | None:
-        fields = self._backend.read_sealed(path)
+        fields = read_sealed(self._place, path)
         try:
             return check_version(fields["version"]) if fields is not None else None
         except (TypeError, KeyError, StoreError):
-            _LOG.warning("%s is damaged and ignored", self._backend.url(path))
+            _LOG.warning("%s is damaged and ignored", self._place.url(path))
             return None
 
 
-def _backend(root: str, options: Mapping[str, Any], scratch: Path | None) -> Backend:
-    scheme, separator, rest = root.partition("://")
-    if not separator:
-        return LocalBackend(Path(root).expanduser().absolute())
-    if scheme in ("file", "local"):
-        return LocalBackend(Path("/", rest.removeprefix("localhost/")))
-    return (S3Backend if scheme in ("s3", "s3a") else RemoteBackend)(root, options, scratch)
+def _publishing(place: Place, scratch: Path | None) -> Publishing:
+    if place.tree is not None:
+        return RenamedVersions(place, place.tree)
+    assert place.objects is not None
+    return AnnouncedVersions(place, place.objects, scratch)
 
 
 def _draft_name(line: str, key: str) -> str:

@@ -9,44 +9,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO
 
-from fsspec.callbacks import Callback
-
 from merge_assets.errors import Stopped
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.manifest import FileEntry
+from merge_assets.store.place import Watch
 
 _BLOCK = 4 << 20
 _POLL_SECONDS = 0.1
-
-
-class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
-    """Counts the bytes of one file's transfer and ends it when the whole batch is stopped.
-
-    It is an fsspec callback, so that a transfer inside fsspec can be counted and ended as well.
-    """
-
-    def __init__(self, stop: threading.Event) -> None:
-        super().__init__()
-        self._stop = stop
-
-    def relative_update(self, inc: int = 1) -> None:
-        super().relative_update(inc)
-        self._check()
-
-    def absolute_update(self, value: int) -> None:
-        super().absolute_update(value)
-        self._check()
-
-    def quiet(self) -> Watch:
-        """A watch that is stopped with this one but counts for itself, for reading again what was counted."""
-        return Watch(self._stop)
-
-    def branched(self, path_1: object, path_2: object, **kwargs: object) -> Watch:
-        return self
-
-    def _check(self) -> None:
-        if self._stop.is_set():
-            raise Stopped("the transfer was stopped")
 
 
 def run_batch(

@@ -30,11 +30,11 @@ import numpy as np
 
 from merge_assets import api
 from merge_assets.settings import Settings
-from merge_assets.store import parts
+from merge_assets.store import cutting
 from merge_assets.store.draft import Draft
-from merge_assets.store.drafts import DRAFTS
 from merge_assets.store.names import BUILDS
-from merge_assets.store.s3 import S3Backend
+from merge_assets.store.place import Place
+from merge_assets.store.place.workbench import DRAFTS
 from tests.checkpoint_support import raw_file
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -43,7 +43,7 @@ CONTEXT.set_forkserver_preload(
         "merge_assets.engine.execute",
         "merge_assets.engine.folder",
         "merge_assets.methods.expression",
-        "merge_assets.store.s3_building",
+        "merge_assets.store.sending",
         "s3fs",
         "tests.faults.build_steps",
         "tests.s3.builds",
@@ -109,7 +109,7 @@ class Scenario:
     def workspace(self) -> api.Workspace:
         # Loading transformers would take nearly all of the time.
         vars(sys.modules["merge_assets.api.build"])["check_variant"] = lambda *_, **__: []
-        parts.SENT = parts.SMALLEST  # so that a small shard has several parts
+        cutting.SENT = cutting.SMALLEST  # so that a small shard has several parts
         return api.Workspace.open(
             Settings(
                 root=self.root,
@@ -242,13 +242,13 @@ def _next(scenario: Scenario, out: Path) -> None:
         found["problems"] += store.verify(built.artifact)
         if not store.current(LINE) == built.artifact == store.find(LINE, built.artifact.manifest.key):
             found["problems"].append("it is not the current version")
-        found["problems"] += [f"left: {one}" for one in _left(scenario, store.backend, built.artifact)]
+        found["problems"] += [f"left: {one}" for one in _left(scenario, store.place, built.artifact)]
     except Exception as error:
         found["problems"].append(f"the next build fails: {type(error).__name__}: {error}")
     out.write_text(json.dumps(found))
 
 
-def _left(scenario: Scenario, backend: Any, artifact: Any) -> Iterator[str]:
+def _left(scenario: Scenario, place: Place, artifact: Any) -> Iterator[str]:
     """What is in the store, and in the scratch folder of one in a bucket, and is of no version."""
     for path in scenario.drafts.rglob("*"):
         if path.name != ".lock":
@@ -258,13 +258,13 @@ def _left(scenario: Scenario, backend: Any, artifact: Any) -> Iterator[str]:
         f"{LINE}/keys/{artifact.manifest.key}.json",
         f"{LINE}/{artifact.version}/manifest.json",
     }
-    base = artifact.url.removeprefix(f"{backend.url('')}/")
+    base = artifact.url.removeprefix(f"{place.url('')}/")
     names |= {f"{base}/{name}" for name in artifact.manifest.files}
-    for entry in backend.listed(LINE):
+    for entry in place.listed(LINE):
         if entry.path not in names:
             yield entry.path.replace(base, f"{LINE}/{BUILDS}/ours")
-    if isinstance(backend, S3Backend):
-        for upload in backend.uploads(""):
+    if place.parts is not None:
+        for upload in place.parts.uploads(""):
             yield f"the upload of {upload.path.rpartition('/')[2]}"
 
 

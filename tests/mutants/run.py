@@ -35,7 +35,7 @@ COUNT = 300
 FILES = (
     "merge_assets/plan/resolver.py",
     "merge_assets/store/reuse.py",
-    "merge_assets/store/parts.py",
+    "merge_assets/store/cutting.py",
     "merge_assets/checkpoint/parts.py",
     "merge_assets/analysis/parts.py",
     "merge_assets/engine/execute.py",

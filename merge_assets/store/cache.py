@@ -17,10 +17,9 @@ from typing import IO
 
 from merge_assets.errors import StoreError
 from merge_assets.store.artifact import Artifact
-from merge_assets.store.backend import files_path
 from merge_assets.store.fetching import LocalFile, fetch_into
-from merge_assets.store.manifest import Piece
-from merge_assets.store.s3 import S3Backend
+from merge_assets.store.manifest import Piece, files_path
+from merge_assets.store.place import Place
 
 _SPARE = 256 << 20
 """Bytes of files that wait to be used again."""
@@ -50,15 +49,14 @@ class TensorCache:
         """Bytes that came from the object store."""
 
     def open(self, artifact: Artifact, file: str, piece: Piece) -> int:
-        """A descriptor of a local file that holds exactly the bytes of a piece of a version in a bucket.
+        """A descriptor of a local file that holds exactly the bytes of a piece of a version in a place that is not local.
 
         It is to be closed by :meth:`close`.
 
         Raises:
             StoreError: if they cannot be had as the digest says, or the disk is full.
         """
-        backend, path = artifact.backend, f"{files_path(artifact.manifest)}/{file}"
-        assert isinstance(backend, S3Backend)
+        place, path = artifact.place, f"{files_path(artifact.manifest)}/{file}"
         target = self._folder / piece.sha256[:2] / piece.sha256
         try:
             held = self._find(target)
@@ -66,12 +64,12 @@ class TensorCache:
                 return held
             target.parent.mkdir(parents=True, exist_ok=True)
             if held is None:
-                held = self._pass_through(backend, path, piece)
+                held = self._pass_through(place, path, piece)
                 with contextlib.suppress(OSError):  # it may be another user's
                     target.touch(0o600)  # an empty file says that the piece was asked for
             else:
                 os.close(held)
-                held = self._keep(backend, path, piece, target)
+                held = self._keep(place, path, piece, target)
         except OSError as error:
             raise StoreError(
                 f"{self._folder}: cannot be written: {error.strerror or error}; "
@@ -103,7 +101,7 @@ class TensorCache:
             os.utime(held)
         return held
 
-    def _pass_through(self, backend: S3Backend, path: str, piece: Piece) -> int:
+    def _pass_through(self, place: Place, path: str, piece: Piece) -> int:
         """A piece in a file without a name, which the next of its size is put into: fresh memory costs more than copying."""
         with self._lock:
             if spare := self._spare.get(piece.size):
@@ -113,17 +111,17 @@ class TensorCache:
                 file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - it stays open
             self._passing[file.fileno()] = piece.size, file
         try:
-            self._fill(file.fileno(), backend, path, piece)
+            self._fill(file.fileno(), place, path, piece)
         except BaseException:
             self.close(file.fileno())
             raise
         return file.fileno()
 
-    def _keep(self, backend: S3Backend, path: str, piece: Piece, target: Path) -> int:
+    def _keep(self, place: Place, path: str, piece: Piece, target: Path) -> int:
         temporary = self._folder / f"tmp-{os.getpid()}-{secrets.token_hex(4)}"
         held = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            self._fill(held, backend, path, piece)
+            self._fill(held, place, path, piece)
             temporary.replace(target)
             self._make_room(piece.size)
         except BaseException:
@@ -132,10 +130,10 @@ class TensorCache:
             raise
         return held
 
-    def _fill(self, held: int, backend: S3Backend, path: str, piece: Piece) -> None:
+    def _fill(self, held: int, place: Place, path: str, piece: Piece) -> None:
         if os.fstat(held).st_size != piece.size:
             os.posix_fallocate(held, 0, piece.size)  # filling a file with holes costs several times as much
-        fetch_into(backend, path, piece.begin, piece.end, piece.sha256, LocalFile(held), self._pool)
+        fetch_into(place, path, piece.begin, piece.end, piece.sha256, LocalFile(held), self._pool)
 
     def _make_room(self, added: int) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""How far a build on S3 is, written down beside its parts: ``<line>/builds/<key>-<random>/progress.json``.
+"""What was sent of a build, written down beside its parts: ``<line>/builds/<key>-<random>/progress.json``.
 
 The file is written again every few seconds, so that its age tells whether its builder lives. Two builders that take the
 same build for dead do no harm: equal keys mean equal bytes, so they send the same parts.
@@ -12,12 +12,14 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 from merge_assets.errors import StoreError
+from merge_assets.store.cutting import Stretch
 from merge_assets.store.names import BUILDS
-from merge_assets.store.parts import Run
-from merge_assets.store.s3 import S3Backend
+from merge_assets.store.place import Parts, Place
 from merge_assets.store.sealed import seal
+from merge_assets.store.versions import read_sealed
 
 _LOG = logging.getLogger(__name__)
 PROGRESS = "progress.json"
@@ -29,8 +31,24 @@ DEAD = timedelta(minutes=3)
 """A build whose progress is older than this has no builder any more."""
 
 
+class OwnBuild:
+    """The name of the build in the store that a draft's builders work on, kept beside the draft's content."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder.with_name("build")
+
+    def read(self) -> str | None:
+        return self._path.read_text() if self._path.exists() else None
+
+    def write(self, build: str) -> None:
+        """All of it or nothing: with half a name, what is in the store would be found again by nobody."""
+        temporary = self._path.with_name("build.new")
+        temporary.write_text(build)
+        temporary.replace(self._path)
+
+
 @dataclass
-class FileProgress:
+class SentFile:
     """One file of a build.
 
     Attributes:
@@ -42,7 +60,7 @@ class FileProgress:
     """
 
     upload: str
-    parts: list[Run]
+    parts: list[Stretch]
     whole: str | None = None
     tags: list[str | None] = field(default_factory=list)
     complete: bool = False
@@ -57,13 +75,13 @@ class FileProgress:
         )
         return self.whole is None and all(tag is not None for tag in touched)
 
-    def take_over(self, backend: S3Backend, path: str, size: int, sources: set[str]) -> bool:
+    def take_over(self, place: Parts, path: str, size: int, sources: set[str]) -> bool:
         """Go on with what another attempt has sent; False if that cannot be, and then nothing is left of it."""
         if self.whole is not None:
             return self.whole in sources
-        there = backend.parts(path, self.upload)
+        there = place.arrived(path, self.upload)
         if there is None:
-            if backend.size(path) != size:
+            if place.size(path) != size:
                 return False
             self.complete, self.tags = True, ["complete"] * len(self.parts)
             return True
@@ -73,12 +91,12 @@ class FileProgress:
         missing = {part.source for part, tag in zip(self.parts, self.tags, strict=True) if tag is None} - {None}
         if missing <= sources and (self.parts[-1].end if self.parts else 0) == size:
             return True
-        backend.abort(path, self.upload)  # what it was to copy is gone
+        place.abort(path, self.upload)  # what it was to copy is gone
         return False
 
 
-class Progress:
-    """The progress of one build.
+class Sent:
+    """What was sent of one build.
 
     Attributes:
         folder: of the build, which will hold the version's files.
@@ -88,25 +106,27 @@ class Progress:
         resumed: whether an earlier attempt began it.
     """
 
-    def __init__(self, backend: S3Backend, line: str, build: str, key: str) -> None:
+    def __init__(self, place: Place, parts: Parts, line: str, build: str, key: str) -> None:
         self.build = build
         self.folder = f"{line}/{BUILDS}/{build}"
-        self.files: dict[str, FileProgress] = {}
+        self.files: dict[str, SentFile] = {}
         self.pieces: dict[str, str] = {}
         self.flaws: dict[str, int] = {}
         self.resumed = False
-        self._backend = backend
+        self._place = place
+        self._parts = parts
         self._key = key
         self._news = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
 
     @classmethod
-    def find(cls, backend: S3Backend, line: str, key: str, ours: str | None) -> Progress:
+    def find(cls, place: Place, parts: Parts, line: str, key: str, ours: str | None) -> Sent:
         """The progress of a build of this key whose builder is dead, or a fresh one.
 
         Args:
-            backend: the bucket.
+            place: where the build lies.
+            parts: the same.
             line: where the version will belong.
             key: of the version's inputs.
             ours: a build whose builder is known to be dead, however young its progress is.
@@ -114,19 +134,19 @@ class Progress:
         prefix = key[:16]
         found = {
             name.split("/")[-2]: entry.changed
-            for entry in backend.listed(f"{line}/{BUILDS}")
+            for entry in place.listed(f"{line}/{BUILDS}")
             if (name := entry.path).endswith(f"/{PROGRESS}") and name.split("/")[-2].startswith(f"{prefix}-")
         }
-        now = backend.now() if found else None
+        now = place.now() if found else None
         dead = [
             build for build, changed in found.items() if build == ours or (now is not None and now - changed > DEAD)
         ]
         for build in sorted(dead, key=lambda build: (build != ours, found[build])):
-            progress = cls(backend, line, build, key)
-            if progress._load():
-                progress._abort_unknown()
-                return progress
-        return cls(backend, line, f"{prefix}-{secrets.token_hex(4)}", key)
+            sent = cls(place, parts, line, build, key)
+            if sent._load():
+                sent._abort_unknown()
+                return sent
+        return cls(place, parts, line, f"{prefix}-{secrets.token_hex(4)}", key)
 
     def touch(self) -> None:
         """There is something new to write down."""
@@ -153,33 +173,33 @@ class Progress:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._backend.remove_files([f"{self.folder}/{PROGRESS}"])
+        self._place.remove([f"{self.folder}/{PROGRESS}"])
 
     def discard(self) -> None:
         """Remove the build with all that was sent for it; the progress last, by which the rest would be found again."""
         own = {(f"{self.folder}/{name}", state.upload) for name, state in self.files.items() if state.upload}
         for path, upload in own | self._uploads():
-            self._backend.abort(path, upload)
+            self._parts.abort(path, upload)
         self.remove_all_but(())
         self.forget()
 
     def remove_all_but(self, names: Collection[str]) -> None:
         """Remove the files that were sent for the build and are none of these."""
         known = {f"{self.folder}/{name}" for name in (*names, PROGRESS)}
-        files = [entry.path for entry in self._backend.listed(self.folder)]
-        self._backend.remove_files(path for path in files if path not in known)
+        files = [entry.path for entry in self._place.listed(self.folder)]
+        self._place.remove(path for path in files if path not in known)
 
     def _abort_unknown(self) -> None:
         """Abort uploads whose builder was killed before it wrote them down."""
         known = {state.upload for state in self.files.values()}
         for path, upload in self._uploads():
             if upload not in known:
-                self._backend.abort(path, upload)
+                self._parts.abort(path, upload)
 
     def _uploads(self) -> set[tuple[str, str]]:
         """Path and id of uploads of the build that were neither completed nor aborted."""
         try:
-            return {(upload.path, upload.id) for upload in self._backend.uploads(self.folder)}
+            return {(upload.path, upload.id) for upload in self._parts.uploads(self.folder)}
         except StoreError as error:  # not everybody who may write may list uploads
             _LOG.warning("unfinished uploads below %s are not known: %s", self.folder, error)
             return set()
@@ -210,10 +230,10 @@ class Progress:
                 for name, state in list(self.files.items())
             },
         }
-        self._backend.write_pointers({f"{self.folder}/{PROGRESS}": seal(content)})
+        self._place.write({f"{self.folder}/{PROGRESS}": seal(content)})
 
     def _load(self) -> bool:
-        content = self._backend.read_sealed(f"{self.folder}/{PROGRESS}")
+        content = read_sealed(self._place, f"{self.folder}/{PROGRESS}")
         try:
             if content is None or content["key"] != self._key:
                 return False
@@ -221,9 +241,9 @@ class Progress:
             self.flaws = {str(name): int(count) for name, count in content["flaws"].items()}
             for name, state in content["files"].items():
                 parts = [
-                    Run(int(begin), int(end), source, int(offset)) for begin, end, source, offset in state["parts"]
+                    Stretch(int(begin), int(end), source, int(offset)) for begin, end, source, offset in state["parts"]
                 ]
-                self.files[str(name)] = FileProgress(str(state["upload"]), parts, state["whole"])
+                self.files[str(name)] = SentFile(str(state["upload"]), parts, state["whole"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return False
         self.resumed = True

@@ -1,7 +1,7 @@
-"""A version that is put together on S3 while its pieces are computed.
+"""A version that is put together by the place while its pieces are computed.
 
 Pieces are computed into sparse local files. A part whose bytes are all there is sent, and its place in the local file is
-given back to the disk. Parts that the server has in other versions are copied by it. What was sent is written down in
+given back to the disk. Parts that the place has in other versions are copied by it. What was sent is written down in
 ``progress.json`` below the line's ``builds``, where the next attempt finds it, on this machine or on another.
 """
 
@@ -17,15 +17,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from merge_assets.errors import Stopped, StoreError
-from merge_assets.progress import Progress as ProgressReport
 from merge_assets.progress import ShouldStop
 from merge_assets.store.building import Building, create
+from merge_assets.store.cutting import Stretch, plan_parts
 from merge_assets.store.fetching import fetch_range, fetch_unknown
-from merge_assets.store.manifest import FileEntry, Manifest
-from merge_assets.store.parts import Run, plan_parts
+from merge_assets.store.manifest import FileEntry
+from merge_assets.store.place import Parts, Place
 from merge_assets.store.planned import Origin, PlannedFile, is_whole
-from merge_assets.store.s3 import LARGEST_COPY, S3Backend
-from merge_assets.store.s3_progress import FileProgress, Progress
+from merge_assets.store.sent import Sent, SentFile
 
 SENDERS = 4
 """Requests at once."""
@@ -39,23 +38,28 @@ if _fallocate is not None:
     _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
-class S3Building(Building):
+class SentBuilding(Building):
     """See the module's docstring.
 
     Args:
         folder: holds the sparse files; the journal lies beside it.
-        backend: the bucket.
-        progress: what the earlier attempts have sent, or a fresh one.
+        place: where to.
+        parts: the same.
+        sent: what the earlier attempts have sent, or a fresh one.
         should_stop: polled throughout.
+
+    Attributes:
+        sent: as given.
     """
 
     durable = False
 
-    def __init__(self, folder: Path, backend: S3Backend, progress: Progress, should_stop: ShouldStop | None) -> None:
+    def __init__(self, folder: Path, place: Place, parts: Parts, sent: Sent, should_stop: ShouldStop | None) -> None:
         super().__init__(folder, None, should_stop)
-        self.progress = progress
-        self._backend = backend
-        self._pool = ThreadPoolExecutor(SENDERS, "s3")
+        self.sent = sent
+        self._place = place
+        self._parts = parts
+        self._pool = ThreadPoolExecutor(SENDERS, "send")
         self._futures: list[Future[None]] = []
         self._failure: BaseException | None = None
         self._local: frozenset[str] = frozenset()
@@ -67,8 +71,8 @@ class S3Building(Building):
     def add(self, files: Sequence[PlannedFile], origins: Mapping[str, Origin]) -> None:
         self._note(files, origins)
         self._local = self.resumed
-        if not self.progress.files:  # what is begun from now on is found by the next attempt, on any machine
-            self.progress.save()
+        if not self.sent.files:  # what is begun from now on is found by the next attempt, on any machine
+            self.sent.save()
         for file in files:
             self._begin(file)
         sent = {
@@ -76,15 +80,15 @@ class S3Building(Building):
         } & self.finished - self._origins.keys() - self._local
         self.resumed |= sent
         self.tally.resumed += sum(self._places[name][1].size for name in sent)
-        self.progress.save()
+        self.sent.save()
         for file in files:
             self._set_out(file)
 
     def landed(self, name: str, flaws: int, digest: str | None = None) -> None:
         super().landed(name, flaws, digest)
-        self.progress.pieces[name] = self._digests[name]
+        self.sent.pieces[name] = self._digests[name]
         if flaws:
-            self.progress.flaws[name] = flaws
+            self.sent.flaws[name] = flaws
         self._arrive(name)
         with self._change:
             while self._ready > _READY and self._failure is None:
@@ -105,74 +109,57 @@ class S3Building(Building):
             self._complete(file)
         return super().entries()
 
-    def publish(
-        self, manifest: Manifest, *, progress: ProgressReport | None, should_stop: ShouldStop | None
-    ) -> Manifest:
-        """Send the files beside those of pieces, then let the version exist, unless another builder was first."""
-        ours = manifest.model_copy(update={"build": self.progress.build})
-        beside = [name for name in manifest.files if name not in self.files]
-        self._backend.upload(self.folder, ours, beside, progress, should_stop)
-        self.tally.sent += sum(manifest.files[name].size for name in beside)
-        if self.progress.resumed:
-            self.progress.remove_all_but(manifest.files)
-        in_force = self._backend.announce(ours)
-        if in_force.build == self.progress.build:
-            self.progress.forget()
-        else:
-            self.progress.discard()
-        return in_force
-
     def close(self) -> None:
         """Let the requests end and write down what was sent."""
         self._failure = self._failure or Stopped("the build was stopped")
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self.progress.close()
+        self.sent.close()
 
     def discard(self) -> None:
         with contextlib.suppress(StoreError):  # it stays until `store gc`
-            self.progress.discard()
+            self.sent.discard()
 
     # -- setting out -------------------------------------------------------------------------------------------------
 
     def _begin(self, file: PlannedFile) -> None:
         """Decide which parts a file has, or take over those of an earlier attempt."""
-        path = f"{self.progress.folder}/{file.name}"
+        path = f"{self.sent.folder}/{file.name}"
         create(self.folder / file.name, file, reserve=False)
-        earlier = self.progress.files.get(file.name)
-        if earlier is not None and not earlier.take_over(self._backend, path, file.size, self._sources()):
+        earlier = self.sent.files.get(file.name)
+        if earlier is not None and not earlier.take_over(self._parts, path, file.size, self._sources()):
             earlier = None
         if earlier is None:
             head = hashlib.sha256(file.head).hexdigest()
             whole = is_whole(file, self._origins, head)
-            parts = [] if whole is not None and file.size <= LARGEST_COPY else plan_parts(self._runs(file))
-            upload = self._backend.start(path) if parts else ""
-            earlier = self.progress.files[file.name] = FileProgress(upload, parts, whole if not parts else None)
+            parts = [] if whole is not None and file.size <= self._parts.largest_copy else plan_parts(self._runs(file))
+            upload = self._parts.begin(path) if parts else ""
+            earlier = self.sent.files[file.name] = SentFile(upload, parts, whole if not parts else None)
         for piece in file.pieces:
             if piece.name in self._origins:
                 self._digests[piece.name] = self._origins[piece.name].piece.sha256
                 self.tally.reused += piece.size
                 self.tally.by_server += 1
-            elif piece.name in self.progress.pieces and earlier.has(piece.begin, piece.end):
-                self._digests[piece.name] = self.progress.pieces[piece.name]
-                if piece.name in self.progress.flaws:
-                    self.flaws[piece.name] = self.progress.flaws[piece.name]
+            elif piece.name in self.sent.pieces and earlier.has(piece.begin, piece.end):
+                self._digests[piece.name] = self.sent.pieces[piece.name]
+                if piece.name in self.sent.flaws:
+                    self.flaws[piece.name] = self.sent.flaws[piece.name]
 
     def _sources(self) -> set[str]:
         return {origin.path for origin in self._origins.values()}
 
-    def _runs(self, file: PlannedFile) -> list[Run]:
-        runs = [Run(0, len(file.head))]
+    def _runs(self, file: PlannedFile) -> list[Stretch]:
+        runs = [Stretch(0, len(file.head))]
         for piece in file.pieces:
             origin = self._origins.get(piece.name)
             if origin is None:
-                runs.append(Run(piece.begin, piece.end))
+                runs.append(Stretch(piece.begin, piece.end))
             else:
-                runs.append(Run(piece.begin, piece.end, origin.path, origin.piece.begin))
+                runs.append(Stretch(piece.begin, piece.end, origin.path, origin.piece.begin))
         return runs
 
     def _set_out(self, file: PlannedFile) -> None:
         """Start everything that waits for nothing, and note what the other parts wait for."""
-        state = self.progress.files[file.name]
+        state = self.sent.files[file.name]
         if state.whole is not None:
             self._submit(self._copy_whole, file, state.whole)
             return
@@ -213,18 +200,16 @@ class S3Building(Building):
             if needs:
                 return
             del self._waiting[file, number]
-            self._ready += self.progress.files[file].parts[number].size
+            self._ready += self.sent.files[file].parts[number].size
         self._submit(self._send, file, number)
 
     def _send(self, name: str, number: int) -> None:
-        state = self.progress.files[name]
+        state = self.sent.files[name]
         part, path = state.parts[number], self.folder / name
         descriptor = os.open(path, os.O_RDWR)
         try:
             data = os.pread(descriptor, part.size, part.begin)
-            state.tags[number] = self._backend.put_part(
-                f"{self.progress.folder}/{name}", state.upload, number + 1, data
-            )
+            state.tags[number] = self._parts.put_part(f"{self.sent.folder}/{name}", state.upload, number + 1, data)
             if _fallocate is not None:  # the head stays, so that the file can be opened
                 begin = max(part.begin, len(self.files[name].head))
                 _fallocate(descriptor, _PUNCH_HOLE, begin, max(part.end - begin, 1))
@@ -234,22 +219,22 @@ class S3Building(Building):
             self._ready -= part.size
             self.tally.sent += part.size
             self._change.notify_all()
-        self.progress.touch()
+        self.sent.touch()
 
     def _copy_part(self, file: PlannedFile, number: int) -> None:
-        state = self.progress.files[file.name]
+        state = self.sent.files[file.name]
         part = state.parts[number]
         assert part.source is not None
-        path, end = f"{self.progress.folder}/{file.name}", part.offset + part.size
-        state.tags[number] = self._backend.copy_part(path, state.upload, number + 1, part.source, part.offset, end)
+        path, end = f"{self.sent.folder}/{file.name}", part.offset + part.size
+        state.tags[number] = self._parts.copy_part(path, state.upload, number + 1, part.source, part.offset, end)
         with self._change:
             self.tally.copied += part.size
-        self.progress.touch()
+        self.sent.touch()
 
     def _copy_whole(self, file: PlannedFile, source: str) -> None:
-        path = f"{self.progress.folder}/{file.name}"
-        if self._backend.size(path) != file.size:
-            self._backend.copy(source, path)
+        path = f"{self.sent.folder}/{file.name}"
+        if self._parts.size(path) != file.size:
+            self._parts.copy(source, path)
         with self._change:
             self.tally.copied += file.size
 
@@ -259,11 +244,11 @@ class S3Building(Building):
         shift = origin.piece.begin - piece.begin
         if sum(end - begin for begin, end in ranges) == piece.size:
             begin, end = origin.piece.begin, origin.piece.end
-            data = fetch_range(self._backend, origin.path, begin, end, origin.piece.sha256)
+            data = fetch_range(self._place, origin.path, begin, end, origin.piece.sha256)
             self._fill(file, piece.begin, data)
         else:  # no digest tells of a fraction of a piece
             for begin, end in ranges:
-                self._fill(file, begin, fetch_unknown(self._backend, origin.path, begin + shift, end + shift))
+                self._fill(file, begin, fetch_unknown(self._place, origin.path, begin + shift, end + shift))
         self._arrive(name)
 
     def _fill(self, file: PlannedFile, begin: int, data: bytes) -> None:
@@ -276,21 +261,21 @@ class S3Building(Building):
             self.tally.fetched += len(data)
 
     def _complete(self, file: PlannedFile) -> None:
-        state, path = self.progress.files[file.name], f"{self.progress.folder}/{file.name}"
+        state, path = self.sent.files[file.name], f"{self.sent.folder}/{file.name}"
         if state.parts and not state.complete:
             with contextlib.suppress(FileNotFoundError):  # the answer to an earlier request was lost
                 self._assemble(path, state)
             state.complete = True
-        if (size := self._backend.size(path)) != file.size:
-            raise StoreError(f"{self._backend.url(path)}: has {size} bytes instead of {file.size}; build again")
+        if (size := self._parts.size(path)) != file.size:
+            raise StoreError(f"{self._place.url(path)}: has {size} bytes instead of {file.size}; build again")
 
-    def _assemble(self, path: str, state: FileProgress) -> None:
+    def _assemble(self, path: str, state: SentFile) -> None:
         tags = [tag for tag in state.tags if tag is not None]
         try:
-            self._backend.assemble(path, state.upload, tags)
+            self._parts.assemble(path, state.upload, tags)
         except StoreError:  # a tag was garbled on its way here
-            there = self._backend.parts(path, state.upload) or {}
-            self._backend.assemble(
+            there = self._parts.arrived(path, state.upload) or {}
+            self._parts.assemble(
                 path, state.upload, [there[n + 1][0] for n in range(len(state.parts)) if n + 1 in there]
             )
 

@@ -7,8 +7,6 @@ again before the files go, so that a build which has taken up a version in the m
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +15,16 @@ from typing import Any
 
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress
-from merge_assets.store.backend import Backend, Listed, files_path
-from merge_assets.store.drafts import TRASH
+from merge_assets.store.drafts import Drafts
 from merge_assets.store.inventory import Inventory, Stored, Unfinished, survey, version_of_key
-from merge_assets.store.local import LocalBackend
+from merge_assets.store.manifest import files_path
 from merge_assets.store.names import CURRENT, KEYS
-from merge_assets.store.s3 import S3Backend, Upload
-from merge_assets.store.s3_progress import PROGRESS
+from merge_assets.store.place import Listed, Place, Upload
+from merge_assets.store.place.workbench import TRASH
 from merge_assets.store.sealed import seal
+from merge_assets.store.sent import PROGRESS
 from merge_assets.store.store import ArtifactStore
+from merge_assets.store.versions import read_manifest, read_pointer
 
 Name = tuple[str, str]
 """Line and version."""
@@ -173,7 +172,7 @@ def plan_collection(
             else f"remove that version with `merge-assets store rm {'@'.join(path.rsplit('/', 1))} --yes`"
         )
         raise StoreError(
-            f"{inventory.backend.url(path)}{more}: is damaged, so it is unknown what is needed and nothing is removed; {way}"
+            f"{inventory.place.url(path)}{more}: is damaged, so it is unknown what is needed and nothing is removed; {way}"
         )
     grace = GRACE if older_than is None else older_than
     limit = UNFINISHED if older_than is None else older_than
@@ -227,16 +226,16 @@ def carry_out(store: ArtifactStore, plan: Plan, *, progress: Progress | None = N
     Raises:
         StoreError: if the store cannot be reached or written.
     """
-    backend = plan.inventory.backend
+    place, publishing = plan.inventory.place, store.publishing
     for line, version in (plan.currents or {}).items():
         if version is None:
-            backend.remove_files([f"{line}/{CURRENT}"])
+            place.remove([f"{line}/{CURRENT}"])
         else:
-            backend.write_pointers({f"{line}/{CURRENT}": seal({"version": version})})
+            place.write({f"{line}/{CURRENT}": seal({"version": version})})
     withdrawn: list[tuple[Stored, str]] = []
     spared: list[Stored] = []
     for stored in plan.doomed:
-        folder = backend.withdraw(stored.artifact.manifest)
+        folder = publishing.withdraw(stored.artifact.manifest)
         if folder is None:
             spared.append(stored)
         else:
@@ -249,57 +248,37 @@ def carry_out(store: ArtifactStore, plan: Plan, *, progress: Progress | None = N
         if again.pointers.get(stored.artifact.line) == stored.artifact.version or (
             not plan.force and _copied_from(again, stored)
         ):
-            backend.restore(stored.artifact.manifest, folder)
+            publishing.restore(stored.artifact.manifest, folder)
             spared.append(stored)
             continue
         if progress is not None:
             progress(len(removed), total, stored.artifact.line)
         freed += again.occupied(_moved(entry, stored, folder) for entry in stored.files)
-        backend.erase(stored.artifact.manifest, folder)
-        _drop_pointer(
-            backend, stored.artifact.line, f"{stored.artifact.line}/{KEYS}/{stored.artifact.manifest.key}.json"
-        )
+        publishing.erase(stored.artifact.manifest, folder)
+        _drop_pointer(place, stored.artifact.line, f"{stored.artifact.line}/{KEYS}/{stored.artifact.manifest.key}.json")
         removed.append(stored)
     litter = [one for one in plan.litter if _still(again, one)]
-    for place, one in enumerate(litter):
+    for number, one in enumerate(litter):
         if progress is not None:
-            progress(len(removed) + place, total, one.what)
+            progress(len(removed) + number, total, one.what)
         freed += again.occupied(one.files)
-        _remove_litter(backend, one)
+        _remove_litter(place, one)
     if progress is not None:
         progress(total, total, "done")
     return Done(removed, spared, litter, freed)
 
 
 def lifecycle_rule(store: ArtifactStore, endpoint: str | None = None) -> tuple[dict[str, Any], str] | None:
-    """A rule by which the server itself removes uploads that were left unfinished, and the command that sets it.
+    """A rule by which the place itself removes uploads that were left unfinished, and the command that sets it.
 
-    ``None`` for a store that is not on S3.
+    ``None`` for a place that has no such rules.
 
     Args:
         store: the store.
         endpoint: URL of the server for the command, where its own settings do not say.
     """
-    if not store.in_bucket:
-        return None
-    bucket, _, prefix = store.url.partition("://")[2].partition("/")
-    rule = {
-        "Rules": [
-            {
-                "ID": "merge-assets-unfinished-uploads",
-                "Status": "Enabled",
-                "Filter": {"Prefix": f"{prefix}/" if prefix else ""},
-                "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED.days},
-            }
-        ]
-    }
-    command = (
-        f"aws s3api put-bucket-lifecycle-configuration --bucket {shlex.quote(bucket)} "
-        f"--lifecycle-configuration {shlex.quote(json.dumps(rule))}"
-    )
-    if endpoint:
-        command += f" --endpoint-url {shlex.quote(endpoint)}"
-    return rule, command
+    parts = store.place.parts
+    return None if parts is None else parts.expiry(UNFINISHED.days, endpoint)
 
 
 def _in_use(inventory: Inventory) -> dict[Name, list[str]]:
@@ -377,26 +356,26 @@ def _still(again: Inventory, one: Litter) -> bool:
     )
 
 
-def _remove_litter(backend: Backend, one: Litter) -> None:
+def _remove_litter(place: Place, one: Litter) -> None:
     if one.pointer:
         for entry in one.files:
-            _drop_pointer(backend, one.pointer, entry.path)
-    elif one.build is not None and isinstance(backend, LocalBackend):
-        backend.remove_draft(one.build.name)
+            _drop_pointer(place, one.pointer, entry.path)
+    elif one.build is not None and place.tree is not None:
+        Drafts(place.tree.workbench).remove(one.build.name)
     else:
         # What would let another builder go on with it goes first.
-        backend.remove_files([entry.path for entry in one.files if entry.path.endswith(f"/{PROGRESS}")])
-        if isinstance(backend, S3Backend):
+        place.remove([entry.path for entry in one.files if entry.path.endswith(f"/{PROGRESS}")])
+        if place.parts is not None:
             for upload in one.uploads:
-                backend.abort(upload.path, upload.id)
-        backend.remove_files([entry.path for entry in one.files])
+                place.parts.abort(upload.path, upload.id)
+        place.remove([entry.path for entry in one.files])
 
 
-def _drop_pointer(backend: Backend, line: str, path: str) -> None:
+def _drop_pointer(place: Place, line: str, path: str) -> None:
     """Remove a pointer if the version that it names is not there."""
-    version = (backend.read_sealed(path) or {}).get("version")
-    if not isinstance(version, str) or backend.manifest(line, version) is None:
-        backend.remove_files([path])
+    version = read_pointer(place, path)
+    if version is None or read_manifest(place, line, version) is None:
+        place.remove([path])
 
 
 def _moved(entry: Listed, stored: Stored, folder: str) -> Listed:

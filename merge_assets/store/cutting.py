@@ -1,7 +1,8 @@
-"""How a file is put together on S3: which parts the server copies, and which are sent.
+"""How a file is put together by the place: which parts the place copies, and which are sent.
 
-Every part but the last has at least 5 MiB, and more where the file would have more than 10,000 parts otherwise. So a run of
-bytes that the server has is copied if it is that long; what is shorter, or has to fill up a part that is sent, comes by here.
+S3 sets the rules: every part but the last has at least 5 MiB, and more where the file would have more than 10,000 parts
+otherwise. So a stretch of bytes that the place has is copied if it is that long; what is shorter, or has to fill up a part that
+is sent, comes by here.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ MOST = 10_000
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """Bytes ``begin`` to ``end`` of a file.
 
     Attributes:
@@ -42,7 +43,7 @@ class Run:
         return self.end - self.begin
 
 
-def plan_parts(runs: Iterable[Run]) -> list[Run]:
+def plan_parts(runs: Iterable[Stretch]) -> list[Stretch]:
     """Cut a file into parts.
 
     Args:
@@ -59,15 +60,15 @@ def plan_parts(runs: Iterable[Run]) -> list[Run]:
     kept = [run if run.size >= smallest or run.end == size else replace(run, source=None) for run in joined]
     filled = _filled(_joined(kept), size, smallest)
     sent = max(SENT, -(-size // (MOST // 2)))
-    parts: list[Run] = []
+    parts: list[Stretch] = []
     for run in filled:
         parts += _cut(run, sent if run.source is None else max(COPIED, sent))
     return parts
 
 
-def _joined(runs: Iterable[Run]) -> list[Run]:
+def _joined(runs: Iterable[Stretch]) -> list[Stretch]:
     """Neighbours that are copied from one stretch, or that are both sent, as one run."""
-    joined: list[Run] = []
+    joined: list[Stretch] = []
     for run in runs:
         last = joined[-1] if joined else None
         if run.size == 0:
@@ -83,9 +84,9 @@ def _joined(runs: Iterable[Run]) -> list[Run]:
     return joined
 
 
-def _filled(runs: list[Run], size: int, smallest: int) -> list[Run]:
+def _filled(runs: list[Stretch], size: int, smallest: int) -> list[Stretch]:
     """Runs that are sent, made long enough for a part by taking from the copied runs behind them."""
-    filled: list[Run] = []
+    filled: list[Stretch] = []
     for run in runs:
         last = filled[-1] if filled else None
         if last is not None and last.source is None and run.source is None:
@@ -103,11 +104,11 @@ def _filled(runs: list[Run], size: int, smallest: int) -> list[Run]:
     return filled
 
 
-def _cut(run: Run, size: int) -> list[Run]:
+def _cut(run: Stretch, size: int) -> list[Stretch]:
     """Equal parts of ``size`` bytes or more, less than twice as many."""
     count = max(1, run.size // size)
     edges = [run.begin + run.size * number // count for number in range(count + 1)]
     return [
-        Run(begin, end, run.source, run.offset + begin - run.begin if run.source is not None else 0)
+        Stretch(begin, end, run.source, run.offset + begin - run.begin if run.source is not None else 0)
         for begin, end in pairwise(edges)
     ]

@@ -1,0 +1,124 @@
+"""A local folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from merge_assets.errors import StoreError
+from merge_assets.store.place.place import Listed, Place, Tree
+from merge_assets.store.place.workbench import DRAFTS, Workbench, writing
+
+
+class LocalPlace(Place, Tree):
+    """Files below a local folder.
+
+    Args:
+        root: absolute; made when something is written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.workbench = Workbench(root)
+        self.tree = self
+
+    def url(self, path: str) -> str:
+        return str(self._root / path)
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return (self._root / path).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.url(path)}: cannot be read: {error.strerror}") from error
+
+    def read_range(self, path: str, begin: int, end: int) -> bytes:
+        with self.open(path) as file:
+            file.seek(begin)
+            data = file.read(end - begin)
+        if len(data) != end - begin:
+            raise StoreError(f"{self.url(path)}: ends {end - begin - len(data)} bytes early")
+        return data
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            return (self._root / path).open("rb")
+        except OSError as error:
+            raise StoreError(f"{self.url(path)}: cannot be read: {error.strerror}") from error
+
+    def folders(self, path: str) -> list[str]:
+        try:
+            with os.scandir(self._root / path) as entries:
+                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreError(f"{self.url(path)}: cannot be listed: {error.strerror}") from error
+
+    def sizes(self, path: str) -> dict[str, int]:
+        return local_sizes(self._root / path)
+
+    def listed(self, path: str) -> list[Listed]:
+        found = []
+        for directory, names, files in os.walk(self._root / path):
+            if Path(directory) == self._root:
+                names[:] = [name for name in names if name != DRAFTS]
+            for name in files:
+                at = Path(directory, name)
+                with contextlib.suppress(FileNotFoundError):
+                    status = at.lstat()
+                    changed = datetime.fromtimestamp(status.st_mtime, UTC)
+                    found.append(Listed(at.relative_to(self._root).as_posix(), status.st_size, changed))
+        return found
+
+    def holding(self, path: str, name: str) -> Iterator[str]:
+        for directory, names, files in os.walk(self._root / path):
+            if name in files:
+                names.clear()
+                yield Path(directory).relative_to(self._root).as_posix()
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        with writing(self._root), self.workbench.lock():
+            for path, data in files.items():
+                self.workbench.write_file(self._root / path, data)
+
+    def remove(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with writing(self._root / path):
+                (self._root / path).unlink(missing_ok=True)
+
+    def locate(self, path: str) -> Path:
+        return self._root / path
+
+    def freed(self, paths: Iterable[str]) -> int:
+        names: dict[tuple[int, int], int] = {}
+        freed = 0
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                status = (self._root / path).lstat()
+                inode = status.st_dev, status.st_ino
+                names[inode] = names.get(inode, 0) + 1
+                if names[inode] == status.st_nlink:
+                    freed += status.st_size
+        return freed
+
+
+def local_sizes(folder: Path) -> dict[str, int]:
+    """Every file below a local folder, relative to it, with its size in bytes.
+
+    Raises:
+        StoreError: for links and special files, which a version cannot hold.
+    """
+    sizes = {}
+    for directory, names, files in os.walk(folder):
+        for name in [*files, *(name for name in names if Path(directory, name).is_symlink())]:
+            path = Path(directory, name)
+            if path.is_symlink() or not path.is_file():
+                raise StoreError(f"{path}: an artifact holds regular files only; write a copy instead of a link")
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    return sizes

@@ -1,0 +1,39 @@
+"""What a transfer tells of itself, and how it learns that it is to end."""
+
+from __future__ import annotations
+
+import threading
+
+from fsspec.callbacks import Callback
+
+from merge_assets.errors import Stopped
+
+
+class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
+    """Counts the bytes of one file's transfer and ends it when the whole batch is stopped.
+
+    It is an fsspec callback, so that a transfer inside fsspec can be counted and ended as well.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def relative_update(self, inc: int = 1) -> None:
+        super().relative_update(inc)
+        self._check()
+
+    def absolute_update(self, value: int) -> None:
+        super().absolute_update(value)
+        self._check()
+
+    def quiet(self) -> Watch:
+        """A watch that is stopped with this one but counts for itself, for reading again what was counted."""
+        return Watch(self._stop)
+
+    def branched(self, path_1: object, path_2: object, **kwargs: object) -> Watch:
+        return self
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("the transfer was stopped")

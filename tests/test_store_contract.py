@@ -1,4 +1,4 @@
-"""The store's contract, the same on a local folder, in memory, and on an S3 server.
+"""The store's contract, the same on each kind of place.
 
 A version exists from the moment its manifest does; it never changes; it is found by its line and version, by
 the key of its inputs, and as the line's current one; its bytes are those that were written, or an error.
@@ -8,93 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.sealed import seal, unseal
-from tests import needs
+from tests.store_places import Lot, place, s3_endpoint
 from tests.store_support import FILES, LINE, commit, write_files
 
-
-@dataclass
-class Place:
-    """Where a store lies, with access to its bytes that does not go through the store."""
-
-    root: str
-    options: dict[str, Any]
-    scratch: Path
-
-    @property
-    def store(self) -> ArtifactStore:
-        return ArtifactStore(self.root, self.options, scratch=self.scratch)
-
-    def _at(self, path: str) -> tuple[Any, str]:
-        fs, root = fsspec.core.url_to_fs(self.root, skip_instance_cache=True, **self.options)
-        return fs, f"{root}/{path}"
-
-    def read(self, path: str) -> bytes:
-        fs, at = self._at(path)
-        return bytes(fs.cat_file(at))
-
-    def write(self, path: str, data: bytes) -> None:
-        fs, at = self._at(path)
-        fs.makedirs(at.rpartition("/")[0], exist_ok=True)
-        fs.pipe_file(at, data)
-
-    def remove(self, path: str) -> None:
-        fs, at = self._at(path)
-        fs.rm_file(at)
-
-    def files(self) -> set[str]:
-        fs, at = self._at("")
-        top = at.rstrip("/")
-        return {name[len(top) + 1 :] for name in fs.find(top) if "/.drafts/" not in name}
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    server = needs.module("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    unique = uuid.uuid4().hex
-    options: dict[str, Any] = {}
-    match request.param:
-        case "local":
-            root = str(tmp_path / "store")
-        case "memory":
-            root = f"memory://{unique}/store"
-        case _:
-            boto3 = needs.module("boto3")
-            endpoint = request.getfixturevalue("s3_endpoint")
-            options = {
-                "key": "an-access-key",
-                "secret": "a-secret-key",
-                "client_kwargs": {"endpoint_url": endpoint, "region_name": "us-east-1"},
-            }
-            boto3.client(
-                "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x"
-            ).create_bucket(Bucket=unique)
-            root = f"s3://{unique}/some/prefix"
-    return Place(root, options, tmp_path / "scratch")
+__all__ = ["place", "s3_endpoint"]
 
 
 @pytest.fixture
-def store(place: Place) -> ArtifactStore:
+def store(place: Lot) -> ArtifactStore:
     return place.store
 
 
@@ -119,7 +49,7 @@ def test_an_empty_store_has_nothing(store: ArtifactStore) -> None:
     assert store.lines("variants") == []
 
 
-def test_what_was_committed_is_read_back(store: ArtifactStore, place: Place) -> None:
+def test_what_was_committed_is_read_back(store: ArtifactStore, place: Lot) -> None:
     committed = commit(store, inputs={"org/name": "abc"}, details={"seconds": 1.5, "layers": [1, 2]})
 
     for reader in (store, place.store):
@@ -137,7 +67,7 @@ def test_what_was_committed_is_read_back(store: ArtifactStore, place: Place) -> 
         assert manifest.files[name].sha256 == hashlib.sha256(data).hexdigest()
 
 
-def test_the_layout_is_readable_by_a_person(store: ArtifactStore, place: Place) -> None:
+def test_the_layout_is_readable_by_a_person(store: ArtifactStore, place: Lot) -> None:
     commit(store)
 
     expected = {f"{LINE}/f1/{name}" for name in (*FILES, "manifest.json")}
@@ -172,7 +102,7 @@ def test_two_keys_can_lead_to_one_version(store: ArtifactStore) -> None:
     assert store.get(LINE, "f1") == store.find(LINE, "k1") == store.find(LINE, "k2")
 
 
-def test_find_survives_a_builder_killed_before_its_pointer(store: ArtifactStore, place: Place) -> None:
+def test_find_survives_a_builder_killed_before_its_pointer(store: ArtifactStore, place: Lot) -> None:
     commit(store)
     place.remove(f"{LINE}/keys/k1.json")
 
@@ -226,7 +156,7 @@ def test_a_second_commit_of_a_version_keeps_the_first(store: ArtifactStore) -> N
     assert store.verify(second) == []
 
 
-def test_builders_of_one_version_at_once(place: Place) -> None:
+def test_builders_of_one_version_at_once(place: Lot) -> None:
     """Files that differ between the builders show if one of them touches what another has published."""
 
     def build(number: int) -> Artifact:
@@ -268,7 +198,7 @@ def test_a_draft_is_a_fresh_local_folder_that_vanishes(store: ArtifactStore) -> 
     assert store.versions(LINE) == []
 
 
-def test_a_failing_builder_leaves_nothing(store: ArtifactStore, place: Place) -> None:
+def test_a_failing_builder_leaves_nothing(store: ArtifactStore, place: Lot) -> None:
     with pytest.raises(RuntimeError), store.draft(LINE) as draft:
         write_files(draft.directory, FILES)
         raise RuntimeError
@@ -349,7 +279,7 @@ def test_progress_of_a_commit_reaches_the_total(store: ArtifactStore) -> None:
         b'{"line": "variants/slerp-7b", "version": "f1"}',
     ],
 )
-def test_a_version_without_a_valid_manifest_does_not_exist(store: ArtifactStore, place: Place, raw: bytes) -> None:
+def test_a_version_without_a_valid_manifest_does_not_exist(store: ArtifactStore, place: Lot, raw: bytes) -> None:
     commit(store)
     place.write(f"{LINE}/f1/manifest.json", raw)
 
@@ -360,14 +290,14 @@ def test_a_version_without_a_valid_manifest_does_not_exist(store: ArtifactStore,
     assert store.lines("variants") == []
 
 
-def test_a_version_without_a_manifest_does_not_exist(store: ArtifactStore, place: Place) -> None:
+def test_a_version_without_a_manifest_does_not_exist(store: ArtifactStore, place: Lot) -> None:
     commit(store)
     place.remove(f"{LINE}/f1/manifest.json")
 
     assert store.get(LINE, "f1") is None and store.versions(LINE) == []
 
 
-def test_a_manifest_of_another_version_does_not_count(store: ArtifactStore, place: Place) -> None:
+def test_a_manifest_of_another_version_does_not_count(store: ArtifactStore, place: Lot) -> None:
     commit(store)
     place.write(f"{LINE}/f2/manifest.json", place.read(f"{LINE}/f1/manifest.json"))
 
@@ -376,7 +306,7 @@ def test_a_manifest_of_another_version_does_not_count(store: ArtifactStore, plac
 
 
 @pytest.mark.parametrize("name", ["../../escape", "/etc/passwd", "a/../../b", "", "a\\b", "a//b", "manifest.json"])
-def test_a_manifest_that_names_files_outside_is_invalid(store: ArtifactStore, place: Place, name: str) -> None:
+def test_a_manifest_that_names_files_outside_is_invalid(store: ArtifactStore, place: Lot, name: str) -> None:
     commit(store)
     manifest = unseal(place.read(f"{LINE}/f1/manifest.json")) or {}
     manifest["files"][name] = {"size": 1, "sha256": "0" * 64}
@@ -386,7 +316,7 @@ def test_a_manifest_that_names_files_outside_is_invalid(store: ArtifactStore, pl
 
 
 @pytest.mark.parametrize("folder", ["..", "../f2", "/etc", "a/b", "keys"])
-def test_a_manifest_that_lies_about_its_folder_is_invalid(store: ArtifactStore, place: Place, folder: str) -> None:
+def test_a_manifest_that_lies_about_its_folder_is_invalid(store: ArtifactStore, place: Lot, folder: str) -> None:
     commit(store)
     manifest = unseal(place.read(f"{LINE}/f1/manifest.json")) or {}
     for field in ("folder", "build"):
@@ -396,7 +326,7 @@ def test_a_manifest_that_lies_about_its_folder_is_invalid(store: ArtifactStore, 
     assert store.get(LINE, "f1") is not None
 
 
-def test_a_manifest_with_one_other_bit_is_invalid(store: ArtifactStore, place: Place) -> None:
+def test_a_manifest_with_one_other_bit_is_invalid(store: ArtifactStore, place: Lot) -> None:
     """What came garbled from a server must not be believed, least of all its digests."""
     raw = commit(store) and place.read(f"{LINE}/f1/manifest.json")
     for place_of_bit in range(0, len(raw), len(raw) // 5):
@@ -407,7 +337,7 @@ def test_a_manifest_with_one_other_bit_is_invalid(store: ArtifactStore, place: P
 
 
 @pytest.mark.parametrize("damage", ["manifest", "cut", "gone"])
-def test_a_damaged_version_is_built_again(store: ArtifactStore, place: Place, damage: str) -> None:
+def test_a_damaged_version_is_built_again(store: ArtifactStore, place: Lot, damage: str) -> None:
     commit(store)
     match damage:
         case "manifest":
@@ -426,7 +356,7 @@ def test_a_damaged_version_is_built_again(store: ArtifactStore, place: Place, da
     assert [artifact.version for artifact in store.versions(LINE)] == ["f1"]
 
 
-def test_verify_names_every_problem(store: ArtifactStore, place: Place) -> None:
+def test_verify_names_every_problem(store: ArtifactStore, place: Lot) -> None:
     artifact = commit(store, files=dict.fromkeys(("cut", "gone", "flipped", "fine"), b"1234"))
     assert store.verify(artifact) == []
     place.write(f"{LINE}/f1/cut", b"12")
@@ -442,7 +372,7 @@ def test_verify_names_every_problem(store: ArtifactStore, place: Place) -> None:
     ]
 
 
-def test_reading_flipped_bytes_is_an_error(store: ArtifactStore, place: Place) -> None:
+def test_reading_flipped_bytes_is_an_error(store: ArtifactStore, place: Lot) -> None:
     artifact = commit(store)
     place.write(f"{LINE}/f1/config.json", b"[]")
 
@@ -450,7 +380,7 @@ def test_reading_flipped_bytes_is_an_error(store: ArtifactStore, place: Place) -
         artifact.read_bytes("config.json")
 
 
-def test_reading_a_file_that_is_not_there_is_an_error(store: ArtifactStore, place: Place) -> None:
+def test_reading_a_file_that_is_not_there_is_an_error(store: ArtifactStore, place: Lot) -> None:
     artifact = commit(store)
     with pytest.raises(StoreError, match=r"no file 'absent'.*config\.json"):
         artifact.read_bytes("absent")
@@ -466,7 +396,7 @@ def test_reading_a_file_that_is_not_there_is_an_error(store: ArtifactStore, plac
     "raw",
     [b"", b"[]", b'{"version": "f1"}', seal({"version": 3}), seal({"version": "../f1"}), seal({"version": "absent"})],
 )
-def test_a_damaged_pointer_points_nowhere(store: ArtifactStore, place: Place, raw: bytes) -> None:
+def test_a_damaged_pointer_points_nowhere(store: ArtifactStore, place: Lot, raw: bytes) -> None:
     commit(store)
     place.write(f"{LINE}/current.json", raw)
     place.write(f"{LINE}/keys/k1.json", raw)
@@ -486,7 +416,7 @@ def test_directory_holds_the_files(store: ArtifactStore, tmp_path: Path) -> None
         assert (folder / name).read_bytes() == data
 
 
-def test_a_directory_is_downloaded_once(store: ArtifactStore, place: Place, tmp_path: Path) -> None:
+def test_a_directory_is_downloaded_once(store: ArtifactStore, place: Lot, tmp_path: Path) -> None:
     artifact = commit(store)
     folder = artifact.directory(tmp_path / "cache")
     if artifact.path is not None:
@@ -498,7 +428,7 @@ def test_a_directory_is_downloaded_once(store: ArtifactStore, place: Place, tmp_
     assert (folder / "config.json").read_bytes() == FILES["config.json"]
 
 
-def test_many_callers_of_one_directory(place: Place, tmp_path: Path) -> None:
+def test_many_callers_of_one_directory(place: Lot, tmp_path: Path) -> None:
     commit(place.store)
 
     def ask(_: int) -> Path:
@@ -514,7 +444,7 @@ def test_many_callers_of_one_directory(place: Place, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [None, b"[]", b"[ ]"])
 def test_a_damaged_download_is_refused_and_not_kept(
-    store: ArtifactStore, place: Place, tmp_path: Path, data: bytes | None
+    store: ArtifactStore, place: Lot, tmp_path: Path, data: bytes | None
 ) -> None:
     artifact = commit(store)
     if artifact.path is not None:

@@ -15,8 +15,9 @@ from merge_assets.store.fetching import fetch_range
 from merge_assets.store.manifest import Manifest, Piece, files_path
 from merge_assets.store.names import MANIFEST
 from merge_assets.store.place import Objects, Place, Watch
+from merge_assets.store.place.disk import sync_tree
 from merge_assets.store.place.locks import exclusive
-from merge_assets.store.place.workbench import Workbench, sync_tree
+from merge_assets.store.place.workbench import Workbench
 from merge_assets.store.planned import Origin
 from merge_assets.store.transfer import run_batch, what_is_wrong
 

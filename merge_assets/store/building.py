@@ -20,7 +20,7 @@ from typing import Any
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.progress import ShouldStop
 from merge_assets.store.manifest import FileEntry, Piece
-from merge_assets.store.place.workbench import writing
+from merge_assets.store.place.disk import writing
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece, Tally, is_whole
 
 _BLOCK = 1 << 20

@@ -14,7 +14,7 @@ from merge_assets.store.building import Building
 from merge_assets.store.manifest import FileEntry
 from merge_assets.store.names import check_file
 from merge_assets.store.place import Watch
-from merge_assets.store.place.local import local_sizes
+from merge_assets.store.place.disk import sizes_below
 from merge_assets.store.transfer import hash_file, run_batch
 
 _HASHERS = min(4, os.cpu_count() or 1)
@@ -120,7 +120,7 @@ def _describe(
         progress: called with bytes.
         should_stop: polled throughout.
     """
-    sizes = {check_file(name): size for name, size in local_sizes(folder).items()}
+    sizes = {check_file(name): size for name, size in sizes_below(folder).items()}
     for name, digest in digests.items():
         if name not in sizes:
             raise StoreError(f"{folder / name}: a digest was given for a file that was not written")

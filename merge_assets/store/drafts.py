@@ -24,8 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from merge_assets.errors import Stopped
+from merge_assets.store.place.disk import writing
 from merge_assets.store.place.locks import flock, release
-from merge_assets.store.place.workbench import TEMPORARY, TRASH, Workbench, writing
+from merge_assets.store.place.workbench import TEMPORARY, TRASH, Workbench
 
 CONTENT = "content"
 """Folder of a draft that the builder fills."""

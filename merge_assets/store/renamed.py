@@ -16,7 +16,8 @@ from merge_assets.store.drafts import Drafts, keep_when_stopped
 from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import MANIFEST
 from merge_assets.store.place import Place, Tree
-from merge_assets.store.place.workbench import DRAFTS, sync, sync_tree, writing
+from merge_assets.store.place.disk import sync, sync_tree, writing
+from merge_assets.store.place.workbench import DRAFTS
 from merge_assets.store.publishing import Publishing
 from merge_assets.store.versions import is_current, read_complete, read_manifest
 

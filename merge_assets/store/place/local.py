@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from merge_assets.errors import StoreError
+from merge_assets.store.place.disk import sizes_below, writing
 from merge_assets.store.place.place import Listed, Place, Tree
-from merge_assets.store.place.workbench import DRAFTS, Workbench, writing
+from merge_assets.store.place.workbench import DRAFTS, Workbench
 
 
 class LocalPlace(Place, Tree):
@@ -61,7 +62,7 @@ class LocalPlace(Place, Tree):
             raise StoreError(f"{self.url(path)}: cannot be listed: {error.strerror}") from error
 
     def sizes(self, path: str) -> dict[str, int]:
-        return local_sizes(self._root / path)
+        return sizes_below(self._root / path)
 
     def listed(self, path: str) -> list[Listed]:
         found = []
@@ -106,19 +107,3 @@ class LocalPlace(Place, Tree):
                 if names[inode] == status.st_nlink:
                     freed += status.st_size
         return freed
-
-
-def local_sizes(folder: Path) -> dict[str, int]:
-    """Every file below a local folder, relative to it, with its size in bytes.
-
-    Raises:
-        StoreError: for links and special files, which a version cannot hold.
-    """
-    sizes = {}
-    for directory, names, files in os.walk(folder):
-        for name in [*files, *(name for name in names if Path(directory, name).is_symlink())]:
-            path = Path(directory, name)
-            if path.is_symlink() or not path.is_file():
-                raise StoreError(f"{path}: an artifact holds regular files only; write a copy instead of a link")
-            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
-    return sizes

@@ -191,7 +191,7 @@ class Parts(abc.ABC):
         """Turn parts 1 to n, by their tags, into the file.
 
         Raises:
-            FileNotFoundError: if there is no such upload, which is also so once it was completed.
+            FileNotFoundError: if there is no such upload, which may also be so once it was completed.
         """
 
     @abc.abstractmethod

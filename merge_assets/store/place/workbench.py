@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from merge_assets.errors import StoreError
+from merge_assets.store.place.disk import sync
 from merge_assets.store.place.locks import exclusive
 
 DRAFTS = ".drafts"
@@ -69,29 +70,3 @@ class Workbench:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync(path.parent)
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system refuses (no space, no permission) into a message with the path."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def sync_tree(folder: Path) -> None:
-    """Force every file and directory below ``folder``, and itself, to the disk."""
-    for directory, _, names in os.walk(folder):
-        for name in names:
-            sync(Path(directory, name))
-        sync(Path(directory))
-
-
-def sync(path: Path) -> None:
-    """Force a file, or the entries of one directory, to the disk."""
-    held = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(held)
-    finally:
-        os.close(held)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import Stopped, StoreError
-from merge_assets.store import Artifact, ArtifactStore
+from merge_assets.store import ArtifactStore
 from merge_assets.store.manifest import Piece
 from merge_assets.store.place.s3 import S3Place
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece
@@ -85,26 +85,6 @@ def test_pieces_come_from_the_lines_own_newest_version_then_from_older_ones_then
         "v": "variants/mine/m1/a.bin",
         "w": "variants/mine/m2/a.bin",
     }
-
-
-def test_no_more_versions_are_opened_once_everything_is_found(
-    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit(store, "variants/twin", "t1", one("u", "v"))
-    commit(store, "variants/mine", "m1", one("u"))
-    commit(store, "variants/mine", "m2", one("v"))
-    asked: list[str] = []
-    versions = ArtifactStore.versions
-
-    def spied(store: ArtifactStore, line: str) -> list[Artifact]:
-        asked.append(line)
-        return versions(store, line)
-
-    monkeypatch.setattr(ArtifactStore, "versions", spied)
-    for names, lines in (("uv", ["mine"]), ("uvw", ["mine", "twin"])):
-        asked.clear()
-        found(store, *names, line="variants/mine")
-        assert asked == [f"variants/{line}" for line in lines]
 
 
 def test_what_stands_before_the_first_piece_and_pieces_of_other_keys_are_no_origins(store: ArtifactStore) -> None:

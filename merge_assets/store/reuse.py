@@ -1,23 +1,21 @@
-"""Finding finished bytes in the store: pieces whose keys other versions have, and whether they are still what they were."""
+"""Whether finished bytes of other versions are still what they were."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.progress import ShouldStop
-from merge_assets.store.artifact import Artifact
 from merge_assets.store.building import hash_range
 from merge_assets.store.fetching import CHUNK
 from merge_assets.store.manifest import Piece
 from merge_assets.store.place import Place
 from merge_assets.store.planned import Origin
-from merge_assets.store.versions import size_problems
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,32 +28,6 @@ _SAMPLE = 1000
 _READERS = 4
 _LOOKS = 3
 """How often a piece is read before it counts as damaged: one garbled on its way comes right the next time."""
-
-
-def find_origins(keys: Collection[str], versions: Iterable[Artifact]) -> dict[str, Origin]:
-    """Where pieces of these keys lie: key -> origin.
-
-    Args:
-        keys: what is looked for.
-        versions: where to look, the best first; no more of them are asked for once everything is found.
-    """
-    missing = set(keys)
-    found: dict[str, Origin] = {}
-    for artifact in versions:
-        here = {key: origin for key, origin in _pieces(artifact) if key in missing}
-        if here and not size_problems(artifact.place, artifact.manifest):
-            found |= here
-            missing -= here.keys()
-        if not missing:
-            break
-    return found
-
-
-def _pieces(artifact: Artifact) -> Iterator[tuple[str, Origin]]:
-    for name, entry in artifact.manifest.files.items():
-        for piece in entry.pieces:
-            if piece.key:
-                yield piece.key, artifact.origin(name, piece)
 
 
 def verified(

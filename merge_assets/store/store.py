@@ -6,6 +6,7 @@ Layout below the root, whatever it lies on::
     <line>/<version>/manifest.json    written last; without it the version does not exist
     <line>/keys/<key>.json            which version was built from these inputs
     <line>/current.json               which version was committed last
+    <kind>/index.txt                  which version has which tensors; made again when it is lost
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.announced import AnnouncedVersions
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.draft import BuildDraft, Draft
+from merge_assets.store.index import find_origins
 from merge_assets.store.manifest import Manifest, files_path, new_manifest
 from merge_assets.store.names import (
     CLAIM,
@@ -41,7 +43,7 @@ from merge_assets.store.place.factory import open_place
 from merge_assets.store.planned import Origin
 from merge_assets.store.publishing import Publishing
 from merge_assets.store.renamed import RenamedVersions
-from merge_assets.store.reuse import Verify, find_origins, verified
+from merge_assets.store.reuse import Verify, verified
 from merge_assets.store.sealed import seal
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.transfer import run_batch, what_is_wrong
@@ -204,14 +206,7 @@ class ArtifactStore:
         """
         if not self._publishing.reuses or not keys:
             return {}
-
-        def versions() -> Iterator[Artifact]:
-            yield from reversed(self.versions(line))
-            for other in self.lines(line.partition("/")[0]):
-                if other != line:
-                    yield from reversed(self.versions(other))
-
-        return find_origins(keys, versions())
+        return find_origins(self._place, keys, line)
 
     def sound(
         self, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None

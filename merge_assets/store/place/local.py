@@ -65,16 +65,20 @@ class LocalPlace(Place, Tree):
         return sizes_below(self._root / path)
 
     def listed(self, path: str) -> list[Listed]:
-        found = []
-        for directory, names, files in os.walk(self._root / path):
-            if Path(directory) == self._root:
-                names[:] = [name for name in names if name != DRAFTS]
-            for name in files:
-                at = Path(directory, name)
-                with contextlib.suppress(FileNotFoundError):
-                    status = at.lstat()
-                    changed = datetime.fromtimestamp(status.st_mtime, UTC)
-                    found.append(Listed(at.relative_to(self._root).as_posix(), status.st_size, changed))
+        found: list[Listed] = []
+        start = len(str(self._root).rstrip("/")) + 1
+        ahead = [str(self._root / path)]
+        while ahead:
+            with contextlib.suppress(OSError), os.scandir(ahead.pop()) as entries:  # it may vanish meanwhile
+                for entry in entries:
+                    if entry.is_dir():
+                        if not entry.is_symlink() and entry.path[start:] != DRAFTS:
+                            ahead.append(entry.path)
+                        continue
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        changed = datetime.fromtimestamp(status.st_mtime, UTC)
+                        found.append(Listed(entry.path[start:], status.st_size, changed))
         return found
 
     def holding(self, path: str, name: str) -> Iterator[str]:

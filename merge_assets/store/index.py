@@ -19,9 +19,11 @@ import json
 import logging
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from merge_assets.errors import StoreError
 from merge_assets.store.artifact import Artifact
@@ -31,6 +33,8 @@ from merge_assets.store.place import Listed, Place
 from merge_assets.store.planned import Origin
 from merge_assets.store.versions import read_manifest, size_problems, wrong_sizes
 
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 Name = tuple[str, str]
 """Line and version."""
 
@@ -159,18 +163,33 @@ def find_origins(place: Place, keys: Collection[str], line: str) -> dict[str, Or
     kind, wanted = line.partition("/")[0], frozenset(keys)
     listing = _Listing(place, kind)
     index, manifests = up_to_date(place, kind, listing)
-    claims: dict[Name, set[str]] = defaultdict(set)
+    held: dict[Name, set[str]] = defaultdict(set)
     for key in wanted:
         for name in index.holders(key):
-            claims[name].add(key)
+            held[name].add(key)
+    claims: Mapping[Name, AbstractSet[str]] = held
     found: dict[str, Origin] = {}
     while claims:
-        name = max(claims, key=lambda n: (n[0] == line, n[0] != line and len(claims[n]), listing.entries[n].changed, n))
-        del claims[name]
-        here = {key: origin for key, origin in _pieces(place, name, manifests.get(name), listing) if key in wanted}
-        found = here | found
-        claims = {other: left for other, claimed in claims.items() if (left := claimed - here.keys())}
+        chosen = _cover(claims, line, listing)
+        for here in _each(lambda name: _pieces(place, name, manifests.get(name), listing), chosen):
+            found = {key: origin for key, origin in here.items() if key in wanted} | found
+        # Of a version that turns out not to be whole, others may have the pieces.
+        claims = _left({name: claimed for name, claimed in claims.items() if name not in chosen}, found.keys())
     return found
+
+
+def _cover(claims: Mapping[Name, AbstractSet[str]], line: str, listing: _Listing) -> list[Name]:
+    """Versions, the best first, which together have all keys that are claimed."""
+    chosen = []
+    while claims:
+        best = max(claims, key=lambda n: (n[0] == line, n[0] != line and len(claims[n]), listing.entries[n].changed, n))
+        chosen.append(best)
+        claims = _left(claims, claims[best])
+    return chosen
+
+
+def _left(claims: Mapping[Name, AbstractSet[str]], keys: AbstractSet[str]) -> dict[Name, AbstractSet[str]]:
+    return {name: left for name, claimed in claims.items() if (left := claimed - keys)}
 
 
 def up_to_date(place: Place, kind: str, listing: _Listing) -> tuple[Index, dict[Name, Manifest]]:
@@ -179,8 +198,7 @@ def up_to_date(place: Place, kind: str, listing: _Listing) -> tuple[Index, dict[
     known = set(index.entries.values())
     there = set(listing.entries.values())
     new = sorted(there - known, key=lambda entry: (entry.changed, entry.name))
-    with ThreadPoolExecutor(_READERS, "index") as pool:
-        read = dict(zip(new, pool.map(lambda entry: read_manifest(place, *entry.name), new), strict=True))
+    read = dict(zip(new, _each(lambda entry: read_manifest(place, *entry.name), new), strict=True))
     found = {entry: manifest for entry, manifest in read.items() if manifest is not None}
     gone = [number for number, entry in index.entries.items() if entry not in there]
     index.drop(gone)
@@ -202,13 +220,20 @@ def _read(place: Place, path: str) -> Index:
     return Index()
 
 
-def _pieces(place: Place, name: Name, manifest: Manifest | None, listing: _Listing) -> Iterator[tuple[str, Origin]]:
-    """Key and origin of every piece of a version, if it is there and whole."""
+def _pieces(place: Place, name: Name, manifest: Manifest | None, listing: _Listing) -> dict[str, Origin]:
+    """Every piece of a version by its key, if the version is there and whole."""
     manifest = manifest or read_manifest(place, *name)
     if manifest is None or not listing.is_whole(manifest):
-        return
+        return {}
     artifact = Artifact(*name, manifest, place)
-    for file, entry in manifest.files.items():
-        for piece in entry.pieces:
-            if piece.key:
-                yield piece.key, artifact.origin(file, piece)
+    return {
+        piece.key: artifact.origin(file, piece)
+        for file, entry in manifest.files.items()
+        for piece in entry.pieces
+        if piece.key
+    }
+
+
+def _each(function: Callable[[_A], _B], items: Sequence[_A]) -> list[_B]:
+    with ThreadPoolExecutor(_READERS, "index") as pool:
+        return list(pool.map(function, items))

@@ -139,10 +139,10 @@ def test_a_tensor_named_as_the_layers_begin_belongs_to_them() -> None:
 
 
 def test_words_of_a_tower_that_is_not_there_tell_nothing() -> None:
-    names = [*layers("encoder.block.", 2), *layers("decoder.block.", 3), "encoder.image_embeddings.w"]
-    assert parts_of(names, {"num_layers": 2, "num_decoder_layers": 3}) == {
+    names = [*layers("model.encoder.layers.", 2), *layers("model.decoder.layers.", 3), "model.encoder.image_patches.w"]
+    assert parts_of(names, {"encoder_layers": 2, "decoder_layers": 3}) == {
         "decoder": (3, ()),
-        "encoder": (2, ("encoder.image_embeddings.w",)),
+        "encoder": (2, ("model.encoder.image_patches.w",)),
     }
 
 

@@ -120,15 +120,13 @@ def _part_of(name: str, bodies: dict[str, list[LayerStack]], home: str) -> str:
     tower = _tower(name)
     if tower in bodies and tower is not None:
         return tower
-    words = name.split(".")
-    shared = {part: _shared(words, body[0].prefix.split(".")) for part, body in bodies.items()}
+    shared = {part: _shared(name, body[0].prefix) for part, body in bodies.items()}
     most = max(shared.values())
     nearest = [part for part, length in shared.items() if length == most]
     return nearest[0] if len(nearest) == 1 else home
 
 
-def _shared(one: Sequence[str], other: Sequence[str]) -> int:
-    length = 0
-    while length < min(len(one), len(other)) and one[length] == other[length]:
-        length += 1
-    return length
+def _shared(name: str, prefix: str) -> int:
+    """How many words a name and a stack's prefix begin with alike."""
+    words, stem = name.split("."), prefix.split(".")
+    return max(length for length in range(len(stem)) if words[:length] == stem[:length])

@@ -104,6 +104,18 @@ def test_tests_that_fail_without_a_mutant_say_nothing_about_one(wrong: dict[str,
         Measured([answer(**wrong)])
 
 
+def test_a_worker_that_ends_by_itself_ends_the_run() -> None:
+    class Gone(run.Worker):
+        def __init__(self) -> None:
+            pass
+
+        def ask(self, *request: object) -> dict[str, object]:
+            raise EOFError
+
+    with pytest.raises(EOFError):
+        run.run([at(1, 1)], [Gone()])
+
+
 def test_the_table_counts_by_module() -> None:
     one, other = (Mutant(FILES[2], "f", 0, 1, "a", str(number), 1, (1, 1)) for number in range(2))
     lines = table({one: "killed", other: "survived"}).splitlines()

@@ -15,10 +15,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -237,11 +237,9 @@ def _each(workers: Sequence[Worker], work: Any, jobs: Sequence[Any]) -> None:
                 return
             work(worker, job)
 
-    threads = [threading.Thread(target=go_on, args=(worker,)) for worker in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(workers)) as threads:
+        for done in [threads.submit(go_on, worker) for worker in workers]:
+            done.result()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

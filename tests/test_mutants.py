@@ -91,11 +91,13 @@ def test_a_mutant_is_checked_by_the_tests_that_run_its_lines_the_cheapest_files_
     assert measured.tests(at(3, 3)) == {}
 
 
-def test_lines_that_a_fixture_or_an_import_runs_are_checked_by_all_that_run_anything_of_the_file() -> None:
-    assert Measured([answer()]).tests(at(1, 1)) == {
-        "tests/b.py": ["tests/b.py::two"],
-        "tests/a.py": ["tests/a.py::one", "tests/a.py::other"],
-    }
+def test_what_tests_may_take_is_bound_file_by_file() -> None:
+    measured = Measured([answer()])
+    assert measured.bounds(measured.tests(at(2, 2))) == {"tests/a.py": 30 + 5 * 3, "tests/b.py": 30 + 2}
+
+
+def test_lines_that_a_fixture_or_an_import_runs_are_checked_by_the_whole_file() -> None:
+    assert Measured([answer()]).tests(at(1, 1)) == {"tests/a.py": ["tests/a.py::one", "tests/a.py::other"]}
 
 
 @pytest.mark.parametrize("wrong", [{"failed": "tests/a.py::one"}, {"ended": True}])

@@ -69,8 +69,8 @@ TESTS = tuple(
 )
 """Files of tests that may run these, without those that start servers or cost more than they find. Slow tests are left out."""
 
-PATIENCE = 60
-"""Seconds of CPU that every mutant has, beside several times what its tests take."""
+PATIENCE = 30
+"""Seconds of CPU that a mutant has in each file of tests, beside several times what they take without it."""
 
 State = str
 """``killed``, ``ended`` (by the bound of its time, or by a crash), ``explained`` or ``survived``."""
@@ -101,17 +101,16 @@ class Worker:
         )
 
     def ask(
-        self, tests: Mapping[str, Sequence[str] | None], seconds: float, traced: Sequence[str] = ()
+        self, tests: Mapping[str, Sequence[str] | None], bounds: Mapping[str, int], traced: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """What :func:`tests.mutants.worker.check` answers; ``seconds`` is how long the tests take."""
+        """What :func:`tests.mutants.worker.check` answers; ``bounds`` are the seconds of CPU that each file may take."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        cpu = PATIENCE + round(5 * seconds)
-        request = {"tests": tests, "traced": traced, "cpu": cpu, "wall": 10 * cpu}
+        request = {"tests": tests, "traced": traced, "bounds": bounds}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def check(self, mutant: Mutant, tests: Mapping[str, Sequence[str]], seconds: float) -> dict[str, Any]:
+    def check(self, mutant: Mutant, tests: Mapping[str, Sequence[str]], bounds: Mapping[str, int]) -> dict[str, Any]:
         """The same with a mutant in place."""
         file = self.folder / mutant.file
         text = file.read_text()
@@ -119,7 +118,7 @@ class Worker:
         for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*"):
             compiled.unlink()  # it is told from others by second and size only
         try:
-            return self.ask(tests, seconds)
+            return self.ask(tests, bounds)
         finally:
             file.write_text(text)
 
@@ -148,21 +147,19 @@ class Measured:
                     self._contexts.setdefault((file, int(line)), set()).update(contexts)
 
     def tests(self, mutant: Mutant) -> dict[str, list[str]]:
-        """The tests that run a mutant's lines, by file, the cheapest files first.
-
-        A line that ran while a module was imported or in a fixture was run for others, too, who found it done: such a
-        mutant is checked by all tests that run anything of its file.
-        """
+        """The tests that run a mutant's lines, by file, the cheapest files first."""
         first, last = mutant.lines
         contexts = set().union(*(self._contexts.get((mutant.file, line), ()) for line in range(first, last + 1)))
-        if any("::" not in context for context in contexts):
-            contexts.update(*(found for (file, _), found in self._contexts.items() if file == mutant.file))
         chosen: dict[str, list[str]] = {}
         for test in self.seconds:
             file = test.partition("::")[0]
             if test in contexts or file in contexts:
                 chosen.setdefault(file, []).append(test)
         return dict(sorted(chosen.items(), key=lambda item: self.total({item[0]: item[1]})))
+
+    def bounds(self, tests: Mapping[str, Sequence[str]]) -> dict[str, int]:
+        """Seconds of CPU that tests may take with a mutant, by file."""
+        return {file: PATIENCE + round(5 * self.total({file: names})) for file, names in tests.items()}
 
     def total(self, tests: Mapping[str, Sequence[str]]) -> float:
         """Seconds that tests take."""
@@ -196,7 +193,7 @@ def difference(mutant: Mutant) -> str:
 def run(drawn: Sequence[Mutant], workers: Sequence[Worker]) -> dict[Mutant, State]:
     """What becomes of every mutant."""
     answers: list[dict[str, Any]] = []  # one for each file of tests, so that what an import runs counts for all of them
-    _each(workers, lambda worker, file: answers.append(worker.ask({file: None}, 3600, FILES)), TESTS)
+    _each(workers, lambda worker, file: answers.append(worker.ask({file: None}, {file: 3600}, FILES)), TESTS)
     measured = Measured(answers)
     print(f"{len(measured.seconds)} tests are green without a mutant", flush=True)
     explained = explanations()
@@ -205,7 +202,7 @@ def run(drawn: Sequence[Mutant], workers: Sequence[Worker]) -> dict[Mutant, Stat
     def check(worker: Worker, mutant: Mutant) -> None:
         began = time.monotonic()
         tests = measured.tests(mutant)
-        answer = worker.check(mutant, tests, measured.total(tests)) if tests else {"failed": ""}
+        answer = worker.check(mutant, tests, measured.bounds(tests)) if tests else {"failed": ""}
         state = "killed" if answer["failed"] else "ended" if answer.get("ended") else "survived"
         if state == "survived" and mutant.name in explained:
             state = "explained"

@@ -45,6 +45,13 @@ _MEMORY = 16 << 30
 """Bytes that a mutant may allocate; some would go on for ever."""
 
 
+_WAITS = 10
+"""How many times as long by the clock a file may take: what waits for ever takes no CPU."""
+
+_UNTIL = Path("until").resolve()
+"""Holds the time by the clock at which the tests that run are ended."""
+
+
 class _Plugin:
     """Chooses the tests of a file, times them, and says which one failed.
 
@@ -93,11 +100,12 @@ class _Plugin:
             self.failed = f"{report.nodeid} (cannot be loaded)"
 
 
-def check(tests: dict[str, list[str] | None], traced: list[str]) -> dict[str, Any]:
+def check(tests: dict[str, list[str] | None], bounds: dict[str, int], traced: list[str]) -> dict[str, Any]:
     """Run tests, file by file, until one fails.
 
     Args:
         tests: names of tests by file; None for all of the file.
+        bounds: seconds of CPU that each file may take; a process that takes more is ended.
         traced: files whose lines are followed; none to check a mutant.
 
     Returns:
@@ -112,6 +120,7 @@ def check(tests: dict[str, list[str] | None], traced: list[str]) -> dict[str, An
     seconds: dict[str, float] = {}
     failed = ""
     for file, names in tests.items():
+        _bound(bounds[file])
         if traced:
             follow.switch_context(file)
         plugin = _Plugin(None if names is None else set(names), follow if traced else None)
@@ -128,8 +137,16 @@ def check(tests: dict[str, list[str] | None], traced: list[str]) -> dict[str, An
     return {"failed": failed, "seconds": seconds, "lines": lines}
 
 
+def _bound(seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + seconds, resource.RLIM_INFINITY))
+    told = _UNTIL.with_suffix(".new")
+    told.write_text(str(time.monotonic() + _WAITS * seconds))
+    told.replace(_UNTIL)
+
+
 def _fork(request: dict[str, Any], answer: Path) -> None:
     """A child that answers into a file; it and all that it starts are gone at the end."""
+    _UNTIL.write_text("inf")
     child = os.fork()
     if child == 0:
         try:
@@ -137,14 +154,12 @@ def _fork(request: dict[str, Any], answer: Path) -> None:
             nothing = os.open(os.devnull, os.O_RDWR)
             for stream in (0, 1, 2):
                 os.dup2(nothing, stream)
-            resource.setrlimit(resource.RLIMIT_CPU, (request["cpu"], request["cpu"]))
             resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
-            answer.write_text(json.dumps(check(request["tests"], request["traced"])))
+            answer.write_text(json.dumps(check(**request)))
         finally:
             os._exit(0)
-    until = time.monotonic() + request["wall"]
     while os.waitpid(child, os.WNOHANG) == (0, 0):
-        if time.monotonic() > until:
+        if time.monotonic() > float(_UNTIL.read_text()):
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             break

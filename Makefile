@@ -54,7 +54,7 @@ servers: ## Install the servers that the tests run against, as root on Debian; e
 test: install-dev servers lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors, then all tests.
 	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest $(WORKERS)
 
-quick: install-dev ## The tests that need no server, browser or mergekit and take no more than seconds each: some minutes.
+quick: install-dev ## The tests that need no server, browser or mergekit and take no more than seconds each: two minutes.
 	$(BIN)/python -m pytest $(QUICK_WORKERS) -m "not slow and not server and not browser and not peer"
 
 lint: install-dev ## Format, lint, types and the floors of the house.

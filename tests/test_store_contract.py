@@ -185,6 +185,14 @@ def test_another_builder_publishes_the_version_while_a_commit_looks_at_its_name(
     assert commit(store, files={"config.json": b"ours"}).read_bytes("config.json") == b"theirs"
 
 
+def test_nothing_is_listed_to_commit_a_version_that_is_there(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = commit(store)
+    monkeypatch.setattr(ArtifactStore, "lines", lambda *_: pytest.fail("its name was looked into"))
+    assert commit(store) == first
+
+
 # Drafts
 
 

@@ -31,7 +31,7 @@ from merge_assets.store.manifest import Manifest, files_path
 from merge_assets.store.names import INDEX, MANIFEST, check_line, is_version
 from merge_assets.store.place import Listed, Place
 from merge_assets.store.planned import Origin
-from merge_assets.store.versions import read_manifest, size_problems, wrong_sizes
+from merge_assets.store.versions import read_as, read_manifest, size_problems, wrong_sizes
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -194,7 +194,7 @@ def _left(claims: Mapping[Name, AbstractSet[str]], keys: AbstractSet[str]) -> di
 
 def up_to_date(place: Place, kind: str, listing: _Listing) -> tuple[Index, dict[Name, Manifest]]:
     """The index of a kind of lines as the manifests are now, and the manifests that were read for it."""
-    index = _read(place, f"{kind}/{INDEX}")
+    index = read_as(place, f"{kind}/{INDEX}", Index.decode) or Index()
     known = set(index.entries.values())
     there = set(listing.entries.values())
     new = sorted(there - known, key=lambda entry: (entry.changed, entry.name))
@@ -209,15 +209,6 @@ def up_to_date(place: Place, kind: str, listing: _Listing) -> tuple[Index, dict[
         except StoreError as error:  # who may only read has to read more
             _LOG.debug("the index is not kept: %s", error)
     return index, {entry.name: manifest for entry, manifest in found.items()}
-
-
-def _read(place: Place, path: str) -> Index:
-    for _ in range(place.looks):
-        raw = place.read(path)
-        found = Index.decode(raw)
-        if raw is None or found is not None:
-            return found or Index()
-    return Index()
 
 
 def _pieces(place: Place, name: Name, manifest: Manifest | None, listing: _Listing) -> dict[str, Origin]:

@@ -272,9 +272,10 @@ class ArtifactStore:
                 outer = "/".join(parts[: depth + 1])
                 raise StoreError(f"{line}: {outer} is a version and cannot hold a line; use another name")
         inner = f"{line}/{version}"
-        # Another builder may publish this very version at any moment: what its manifest tells of is the line, not a line below.
-        below = (found for found in self.lines(inner) if f"{found}/".startswith(f"{inner}/"))
-        if read_manifest(self._place, line, version) is None and any(below):
+        # Another builder may publish this very version at any moment: its manifest tells of the line, not of a line below.
+        if read_manifest(self._place, line, version) is None and any(
+            f"{found}/".startswith(f"{inner}/") for found in self.lines(inner)
+        ):
             raise StoreError(f"{inner}: is a line and cannot be a version; use another name")
 
     def _pointer(self, path: str) -> str | None:

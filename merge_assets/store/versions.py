@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from merge_assets.store.manifest import Manifest, files_path
 from merge_assets.store.names import CURRENT, MANIFEST
 from merge_assets.store.place import Place
 from merge_assets.store.sealed import unseal
 
+_T = TypeVar("_T")
 
-def read_sealed(place: Place, path: str) -> dict[str, Any] | None:
-    """Fields of a small sealed file; ``None`` if there is none or it is damaged."""
+
+def read_as(place: Place, path: str, decode: Callable[[bytes | None], _T | None]) -> _T | None:
+    """What a small file says; ``None`` if there is none or it is damaged.
+
+    Args:
+        place: where it lies.
+        path: of the file.
+        decode: gives ``None`` for what is not as it was written.
+    """
     for _ in range(place.looks):
         raw = place.read(path)
-        found = unseal(raw)
+        found = decode(raw)
         if raw is None or found is not None:
             return found
     return None
+
+
+def read_sealed(place: Place, path: str) -> dict[str, Any] | None:
+    """Fields of a small sealed file; ``None`` if there is none or it is damaged."""
+    return read_as(place, path, unseal)
 
 
 def read_pointer(place: Place, path: str) -> str | None:

@@ -129,17 +129,21 @@ def test_only_an_error_that_may_pass_is_tried_again(
     assert ("retry_after" in shown.metadata) == (error.wait is not None)
 
 
-def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
-    calls = []
+def failing_once() -> Any:
+    """Work that fails when it is done first, and then succeeds."""
+    errors = [HubError("acme/base", "answers 503", "failing")]
 
     def work(progress: Any, should_stop: Any) -> str:
-        calls.append(1)
-        if len(calls) == 1:
-            raise HubError("acme/base", "answers 503", "failing")
+        if errors:
+            raise errors.pop()
         return "made"
 
-    result, instance = run(work)
+    return work
+
+
+def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
+    result, instance = run(failing_once())
     assert result.success
     told = [entry.user_message or "" for entry in instance.all_logs(result.run_id)]
     assert any("acme/base: answers 503; this step is tried again in 0 s" in text for text in told)
@@ -147,12 +151,7 @@ def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch)
 
 def test_who_follows_the_run_is_told_why_a_step_waits_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.6)
-    calls = []
-
-    def work(progress: Any, should_stop: Any) -> None:
-        calls.append(1)
-        if len(calls) == 1:
-            raise HubError("acme/base", "answers 503", "failing")
+    work = failing_once()
 
     @dg.asset(key=KEY)
     def thing(context: dg.AssetExecutionContext) -> None:

@@ -30,6 +30,7 @@ from merge_assets.store.inventory import survey
 from merge_assets.store.place.fsspec import FsspecPlace
 from merge_assets.store.renamed import RenamedVersions
 from tests.s3.rgw import Rgw, bucket, rgw
+from tests.store_places import Lot
 from tests.store_support import commit
 
 __all__ = ["bucket", "rgw"]
@@ -41,17 +42,10 @@ PART = 5 << 20
 
 
 @dataclass
-class Place:
-    """Where a store lies."""
+class Place(Lot):
+    """A place of which the store itself tells what lies there."""
 
     kind: str
-    root: str
-    options: dict[str, Any]
-    scratch: Path
-
-    @property
-    def store(self) -> ArtifactStore:
-        return ArtifactStore(self.root, self.options, scratch=self.scratch)
 
     def files(self) -> set[str]:
         return {entry.path for entry in self.store.place.listed("")}
@@ -60,12 +54,12 @@ class Place:
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.server)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
-        return Place("local", str(tmp_path / "store"), {}, tmp_path / "scratch")
+        return Place(str(tmp_path / "store"), {}, tmp_path / "scratch", "local")
     if request.param == "memory":
-        return Place("memory", f"memory://{uuid.uuid4().hex}/store", {}, tmp_path / "scratch")
+        return Place(f"memory://{uuid.uuid4().hex}/store", {}, tmp_path / "scratch", "memory")
     server: Rgw = request.getfixturevalue("rgw")
     name: str = request.getfixturevalue("bucket")
-    return Place("s3", f"s3://{name}/some/prefix", server.options(), tmp_path / "scratch")
+    return Place(f"s3://{name}/some/prefix", server.options(), tmp_path / "scratch", "s3")
 
 
 @pytest.fixture
@@ -276,7 +270,7 @@ def test_killed_at_any_step_it_leaves_no_half_version_and_the_next_one_clears_up
     steps = 0
     for stop in range(100):
         root = str(tmp_path / f"store{stop}") if kind == "local" else f"memory://{uuid.uuid4().hex}"
-        place = Place(kind, root, {}, tmp_path / "scratch")
+        place = Place(root, {}, tmp_path / "scratch", kind)
         for version in ("1f", "2f", "3f"):
             commit(place.store, version, key=version)
         steps = 0

@@ -1,13 +1,12 @@
 """Which assets a person means by names of recipes, and which of them are out of date."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import dagster as dg
 
-from merge_assets.errors import RecipeError
+from merge_assets.errors import RecipeError, did_you_mean
 from merge_assets.identity import analysis_line, scores_line, variant_line
 from merge_assets.pipeline.graph import Graph, ModelNode
 from merge_assets.pipeline.keys import LEADERBOARD
@@ -109,9 +108,9 @@ def _unknown(graph: Graph, name: str) -> NoReturn:
             raise RecipeError(broken.message)
     if name in graph.folded:
         raise RecipeError(not_stored(name, graph.folded[name]))
-    close = difflib.get_close_matches(name, _names(graph), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise RecipeError(f"there is no recipe {name!r}{hint} `merge-assets recipes` lists them")
+    raise RecipeError(
+        f"there is no recipe {name!r}{did_you_mean(name, _names(graph))}; `merge-assets recipes` lists them"
+    )
 
 
 def _names(graph: Graph) -> Iterable[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 
+from merge_assets.errors import did_you_mean
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import Recipe
 
@@ -80,8 +80,7 @@ def chosen_template(recipe: Recipe, found: Sequence[str | None], donor: int) -> 
     if "{{" in asked or "{%" in asked:
         _check_syntax(recipe, asked)
         return asked
-    near = difflib.get_close_matches(asked, [*TEMPLATES, "auto"], n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(asked, [*TEMPLATES, "auto"])
     raise plan_error(
         recipe,
         "chat_template",

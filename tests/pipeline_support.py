@@ -299,7 +299,7 @@ def _copy_instance(source: dg.DagsterInstance, target: dg.DagsterInstance) -> No
 def _artifact(version: str, inputs: dict[str, str] | None = None) -> Any:
     return SimpleNamespace(
         version=version,
-        manifest=SimpleNamespace(inputs=inputs or {}, details={}),
+        manifest=SimpleNamespace(fingerprints=inputs or {}, details={}),
         directory=lambda cache: cache,
         read_bytes=lambda name: b"",
     )

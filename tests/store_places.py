@@ -12,6 +12,7 @@ import fsspec
 import pytest
 
 from merge_assets.store import ArtifactStore
+from merge_assets.store.names import STORE
 from tests import needs
 from tests.shelf import BOARDS
 
@@ -46,9 +47,13 @@ class Lot:
         fs.rm_file(at)
 
     def files(self) -> set[str]:
+        """All files but what says the store's format."""
+        return {name for name in self._files() if "/.drafts/" not in f"/{name}"} - {STORE}
+
+    def _files(self) -> set[str]:
         fs, at = self._at("")
         top = at.rstrip("/")
-        return {name[len(top) + 1 :] for name in fs.find(top) if "/.drafts/" not in name}
+        return {name[len(top) + 1 :] for name in fs.find(top)}
 
 
 class ShelfLot(Lot):
@@ -63,7 +68,7 @@ class ShelfLot(Lot):
     def remove(self, path: str) -> None:
         del BOARDS[self.root].files[path]
 
-    def files(self) -> set[str]:
+    def _files(self) -> set[str]:
         return set(BOARDS[self.root].files)
 
 

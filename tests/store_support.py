@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from merge_assets.records import Details, Input
 from merge_assets.store import Artifact, ArtifactStore
 
 LINE = "variants/slerp-7b"
@@ -19,6 +20,11 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def made_from(fingerprints: Mapping[str, str]) -> list[Input]:
+    """Inputs by name."""
+    return [Input(kind="local", name=name, fingerprint=digest) for name, digest in fingerprints.items()]
 
 
 def commit(
@@ -33,7 +39,7 @@ def commit(
     """Write and commit one version."""
     with store.draft(line) as draft:
         write_files(draft.directory, files)
-        fields: dict[str, Any] = {"inputs": {"base": "aa"}, "details": {"method": "slerp"}} | more
+        fields: dict[str, Any] = {"inputs": made_from({"base": "aa"}), "details": Details(method="slerp")} | more
         return draft.commit(version, key=key, **fields)
 
 

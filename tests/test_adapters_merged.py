@@ -156,7 +156,7 @@ def test_a_build_is_made_again_when_the_adapters_bytes_change(llama: Path, plain
     first = api.build(workspace, load_recipe(file))
     assert not first.reused
     assert api.build(workspace, load_recipe(file)).reused
-    assert set(first.artifact.manifest.inputs) == {f"{llama}+{copy}", str(copy)}
+    assert set(first.artifact.manifest.fingerprints) == {f"{llama}+{copy}", str(copy)}
     before = api.observe(workspace, ModelReference(str(copy)))
     edit_tensors(copy, lambda tensors: {name: 2 * tensor for name, tensor in tensors.items()})
     after = api.observe(workspace, ModelReference(str(copy)))

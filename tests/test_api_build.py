@@ -107,7 +107,7 @@ def test_a_variant_of_a_variant_is_planned_before_and_built_after_it(project: Pa
         build(project, "chain")
     mean = build(project, "mean")
     chained = build(project, "chain")
-    assert chained.artifact.manifest.inputs["mean"] == mean.artifact.version
+    assert chained.artifact.manifest.fingerprints["mean"] == mean.artifact.version
     assert chained.plan.models[0].fingerprint == mean.artifact.version
     resolved = yaml.safe_load(chained.artifact.read_bytes("mergekit_config.yml"))
     assert [Path(entry["model"]).parts[-2:] for entry in resolved["models"]] == [
@@ -239,7 +239,7 @@ def test_a_recipe_that_is_not_stored_is_built_inside_its_consumer(project: Path)
     space = workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN + "dtype: float32\n")
     built = build(project, "chain")
     assert space.store.versions("variants/mean") == []
-    assert set(built.artifact.manifest.inputs) == {"a", "b"}
+    assert set(built.artifact.manifest.fingerprints) == {"a", "b"}
     assert {model.reference: bool(model.fingerprint) for model in built.plan.models} == {
         "mean": False,
         "a": True,

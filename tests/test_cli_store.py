@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from merge_assets import api
+from merge_assets.records import Details
 from merge_assets.settings import Settings
 from tests.commands import Done, run_command
 from tests.s3.rgw import Rgw, bucket, rgw
+from tests.store_support import made_from
 from tests.synthetic import write_llama
 
 pytestmark = pytest.mark.slow
@@ -218,7 +220,9 @@ def test_a_mirrored_checkpoint_that_a_recipe_names_by_revision_is_pinned(tmp_pat
         commit, line = f"{number}" * 40, "checkpoints/org/base"
         with space.store.draft(line) as draft:
             (draft.directory / "config.json").write_text(str(number))
-            draft.commit(f"{number}f", key=f"{number}f", inputs={"org/base": commit}, details={"commit": commit})
+            draft.commit(
+                f"{number}f", key=f"{number}f", inputs=made_from({"org/base": commit}), details=Details(commit=commit)
+            )
     recipe = "merge_method: passthrough\nmodels: [{model: org/base@%s}]\n"
     (tmp_path / "recipes/pinned.yaml").write_text(recipe % "1111111")
     planned = json.loads(store("gc", "--keep", "1", "--older-than", "0", "--json", root=tmp_path).stdout)

@@ -15,6 +15,7 @@ from merge_assets.freshness import Basis, stale_reason
 from merge_assets.identity import analysis_line, scores_line, variant_line
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.scores import parent_scores
+from merge_assets.records import AnalysisDetails, Details, StoredBuildReport, VariantDetails
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.workspace import results
@@ -59,17 +60,19 @@ def space(tmp_path: Path) -> api.Workspace:
     for name, text in {"mean": merge("./a"), "second": merge("mean", "./a")}.items():
         (tmp_path / "recipes" / f"{name}.yaml").write_text(text)
     made = api.Workspace.open(Settings(root=tmp_path))
-    keep(made, variant_line("mean"), NEW, {"parameters": 1, "layers": 1}, {})
+    keep(made, variant_line("mean"), NEW, VARIANT, {})
     return made
 
 
-def keep(
-    space: api.Workspace, line: str, version: str, details: Mapping[str, object], files: Mapping[str, str]
-) -> None:
+REPORT = dict.fromkeys(StoredBuildReport.model_fields, 0) | {"device": "cpu", "nonfinite": {}}
+VARIANT = VariantDetails(recipe="mean", method="linear", layers=1, parameters=1, checks=(), report=REPORT)
+
+
+def keep(space: api.Workspace, line: str, version: str, details: Details, files: Mapping[str, str]) -> None:
     with space.store.draft(line) as draft:
         for name, text in files.items():
             (draft.directory / name).write_text(text)
-        draft.commit(version, key=version, inputs={}, details=details)
+        draft.commit(version, key=version, inputs=[], details=details)
 
 
 def score(space: api.Workspace, model: str, *, fingerprint: str = NEW, suite: str | None = None) -> None:
@@ -86,7 +89,9 @@ def score(space: api.Workspace, model: str, *, fingerprint: str = NEW, suite: st
         versions={},
     )
     identity = space.names.identify(ModelReference(model))
-    keep(space, scores_line(identity, "demo"), scores.digest, {}, {results.SCORES_FILE: scores.model_dump_json()})
+    keep(
+        space, scores_line(identity, "demo"), scores.digest, Details(), {results.SCORES_FILE: scores.model_dump_json()}
+    )
 
 
 def on_the_leaderboard(space: api.Workspace) -> set[str]:
@@ -152,6 +157,9 @@ def test_an_analysis_counts_while_the_same_would_be_made(
 ) -> None:
     model = space.names.identify(ModelReference("a"))
     key = results.analysis_key(NEW, ["v_proj"])
-    keep(space, analysis_line(model), key, {"fingerprint": NEW, "modules": ["v_proj"]}, {})
+    figures = dict.fromkeys(("weights", "infinite", "seconds", "bytes_read", "spectra_reused"), 1)
+    keep(
+        space, analysis_line(model), key, AnalysisDetails(model="a", fingerprint=NEW, modules=["v_proj"], **figures), {}
+    )
     monkeypatch.setattr(results, "ANALYSIS_VERSION", version)
     assert (results.current_analysis(space.store, model, fingerprint) is not None) == found

@@ -100,8 +100,8 @@ def test_layers_of_a_bucket_are_copied_by_the_server(
     shards = len(built.plan.shards)
     # To fill up the first part of each shard up to 5 MiB come here, twice because no digest tells of them, and go back.
     assert counted.sent + counted.received < 3 * PART * shards + 2_000_000 < built.plan.bytes_to_write
-    assert built.report["tensors_reused"] == len(built.plan.tensors)
-    assert built.report["tensors_computed"] == 0
+    assert built.report.tensors_reused == len(built.plan.tensors)
+    assert built.report.tensors_computed == 0
 
 
 def test_only_what_changed_is_computed_and_the_bytes_are_those_of_a_clean_build(
@@ -116,10 +116,10 @@ def test_only_what_changed_is_computed_and_the_bytes_are_those_of_a_clean_build(
         second = build(space, "mean")
         changed = sum(t.key not in {u.key for u in first.plan.tensors} for t in second.plan.tensors)
         assert 0 < changed < len(second.plan.tensors) / 2
-        assert second.report["tensors_computed"] == changed
-        assert second.report["tensors_reused"] == len(second.plan.tensors) - changed
+        assert second.report.tensors_computed == changed
+        assert second.report.tensors_reused == len(second.plan.tensors) - changed
         clean = build(workspace(root, f"{store}clean" if store else str(root / "clean"), options), "mean")
-        assert clean.report["tensors_reused"] == 0
+        assert clean.report.tensors_reused == 0
         assert clean.artifact.version == second.artifact.version != first.artifact.version
         assert contents(clean, tmp_path / "x") == contents(second, tmp_path / "y")
 
@@ -132,7 +132,7 @@ def test_tensors_of_another_variant_are_taken_over(root: Path, remote: api.Works
     space = workspace(root, remote.settings.store, remote.settings.store_options)
     twin = build(space, "twin")
     mlp = sum("mlp" in tensor.name for tensor in twin.plan.tensors)
-    assert (twin.report["tensors_computed"], twin.report["tensors_reused"]) == (mlp, len(twin.plan.tensors) - mlp)
+    assert (twin.report.tensors_computed, twin.report.tensors_reused) == (mlp, len(twin.plan.tensors) - mlp)
 
 
 @pytest.mark.parametrize("verify", ["full", "sampled"])
@@ -154,7 +154,7 @@ def test_a_damaged_version_is_not_reused(verify: str, root: Path, rgw: Rgw, buck
     other = "weight: [{filter: q_proj, value: 2}, {value: 1}]}"
     (root / "recipes" / "copy.yaml").write_text(builds.MEAN.replace("weight: 1}", other))
     copy = build(workspace(root, f"s3://{bucket}", rgw.options(), **options), "copy")
-    assert copy.report["tensors_computed"] >= sum(t.shard == 1 for t in copy.plan.tensors)
+    assert copy.report.tensors_computed >= sum(t.shard == 1 for t in copy.plan.tensors)
     assert space.store.verify(copy.artifact) == []
 
 
@@ -172,9 +172,9 @@ def test_a_stopped_build_goes_on_where_it_was(where: str, root: Path, rgw: Rgw, 
         )
     assert space.store.lines("variants") == []
     built = build(space, "mean")
-    resumed = built.report["tensors_resumed"]
+    resumed = built.report.tensors_resumed
     assert resumed > 0
-    assert built.report["tensors_computed"] + resumed == len(built.plan.tensors)
+    assert built.report.tensors_computed + resumed == len(built.plan.tensors)
     assert contents(built, tmp_path / "x") == contents(build(workspace(root), "mean"), tmp_path / "y")
     assert rgw.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
@@ -201,5 +201,5 @@ def test_an_outage_is_an_error_and_the_next_build_goes_on(root: Path, rgw: Rgw, 
         assert space.store.lines("variants") == []
         proxy.clear()
         built = build(space, "mean")
-        assert built.report["tensors_resumed"] > 0
+        assert built.report.tensors_resumed > 0
         assert contents(built, tmp_path / "x") == contents(build(workspace(root), "mean"), tmp_path / "y")

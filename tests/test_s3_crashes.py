@@ -161,7 +161,7 @@ def test_a_build_without_its_machine_is_gone_on_with_elsewhere(
     second = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "two")
     monkeypatch.setattr(sent, "DEAD", timedelta(seconds=-1))
     built = build(second, "mean")
-    assert built.report["tensors_resumed"] > 0
+    assert built.report.tensors_resumed > 0
     assert built.artifact.version == build(workspace(root), "mean").artifact.version
     assert second.store.verify(built.artifact) == []
 

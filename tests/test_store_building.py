@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import Stopped, StoreError
+from merge_assets.records import Details
 from merge_assets.store import Artifact, ArtifactStore, BuildDraft, PlannedFile, PlannedPiece
 from tests.store_support import write_files
 
@@ -42,7 +43,7 @@ def fill(draft: BuildDraft, file: PlannedFile, *names: str) -> None:
 
 def commit(draft: BuildDraft, version: str = "v1") -> Artifact:
     (draft.directory / "config.json").write_text("{}")
-    return draft.commit(version, key=KEY, inputs={}, details={})
+    return draft.commit(version, key=KEY, inputs=[], details=Details())
 
 
 def interrupt(store: ArtifactStore, file: PlannedFile, *names: str) -> None:

@@ -10,15 +10,15 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from merge_assets.errors import Stopped, StoreError
+from merge_assets.records import Details
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.sealed import seal, unseal
 from tests.store_places import Lot, place, s3_endpoint
-from tests.store_support import FILES, LINE, commit, write_files
+from tests.store_support import FILES, LINE, commit, made_from, write_files
 
 __all__ = ["place", "s3_endpoint"]
 
@@ -50,7 +50,7 @@ def test_an_empty_store_has_nothing(store: ArtifactStore) -> None:
 
 
 def test_what_was_committed_is_read_back(store: ArtifactStore, place: Lot) -> None:
-    committed = commit(store, inputs={"org/name": "abc"}, details={"seconds": 1.5, "layers": [1, 2]})
+    committed = commit(store, inputs=made_from({"org/name": "abc"}), details=Details(seconds=1.5, layers=[1, 2]))
 
     for reader in (store, place.store):
         artifact = reader.get(LINE, "f1")
@@ -58,8 +58,8 @@ def test_what_was_committed_is_read_back(store: ArtifactStore, place: Lot) -> No
         assert artifact is not None and read_all(artifact) == FILES
     manifest = committed.manifest
     assert (manifest.line, manifest.version, manifest.key) == (LINE, "f1", "k1")
-    assert manifest.inputs == {"org/name": "abc"}
-    assert manifest.details == {"seconds": 1.5, "layers": [1, 2]}
+    assert manifest.fingerprints == {"org/name": "abc"}
+    assert manifest.details == {"nonfinite": {}, "seconds": 1.5, "layers": [1, 2]}
     assert manifest.size == sum(map(len, FILES.values()))
     assert manifest.created.utcoffset() is not None
     for name, data in FILES.items():
@@ -217,13 +217,13 @@ def test_a_failing_builder_leaves_nothing(store: ArtifactStore, place: Lot) -> N
 
 def test_a_draft_is_committed_once_and_not_after_its_end(store: ArtifactStore) -> None:
     with store.draft(LINE) as draft:
-        draft.commit("f1", key="k1", inputs={}, details={})
+        draft.commit("f1", key="k1", inputs=[], details=Details())
         with pytest.raises(StoreError, match="committed or closed"):
-            draft.commit("f2", key="k1", inputs={}, details={})
+            draft.commit("f2", key="k1", inputs=[], details=Details())
     with store.draft(LINE) as draft:
         pass
     with pytest.raises(StoreError, match="committed or closed"):
-        draft.commit("f2", key="k1", inputs={}, details={})
+        draft.commit("f2", key="k1", inputs=[], details=Details())
 
 
 def test_known_digests_are_taken_over(store: ArtifactStore) -> None:
@@ -242,10 +242,10 @@ def test_wrong_digests_are_refused(store: ArtifactStore, digests: dict[str, str]
     assert store.versions(LINE) == []
 
 
-@pytest.mark.parametrize("details", [{"x": float("nan")}, {"x": float("inf")}, {"x": object()}, {"x": b"bytes"}])
-def test_details_must_be_json(store: ArtifactStore, details: dict[str, Any]) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), b"\xff"])
+def test_details_must_be_json(store: ArtifactStore, value: object) -> None:
     with pytest.raises(StoreError, match="not plain JSON"):
-        commit(store, details=details)
+        commit(store, details=Details(x=value))
     assert store.versions(LINE) == []
 
 
@@ -254,7 +254,7 @@ def test_links_are_refused(store: ArtifactStore, tmp_path: Path) -> None:
     for target in (tmp_path / "secret", tmp_path, tmp_path / "absent"):
         with pytest.raises(StoreError, match="regular files only"), store.draft(LINE) as draft:
             (draft.directory / "link").symlink_to(target)
-            draft.commit("f1", key="k1", inputs={}, details={})
+            draft.commit("f1", key="k1", inputs=[], details=Details())
     assert store.versions(LINE) == []
 
 

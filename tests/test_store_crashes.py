@@ -131,6 +131,7 @@ def test_builders_killed_one_after_the_other_under_a_polling_reader(tmp_path: Pa
     """Each is killed at a step drawn by lot of the last of its versions; the reader looks at every one that it sees."""
     code = (
         "import itertools, os, signal\n"
+        "from merge_assets.records import Details\n"
         "from merge_assets.store import ArtifactStore\n"
         "from tests.store_support import commit\n"
         "store, turn, last = ArtifactStore(sys.argv[1]), sys.argv[2], int(sys.argv[3])\n"
@@ -182,13 +183,14 @@ def test_builders_killed_one_after_the_other_under_a_polling_reader(tmp_path: Pa
 
 
 HOLD_A_DRAFT = (
+    "from merge_assets.records import Details\n"
     "from merge_assets.store import ArtifactStore\n"
     "from tests.store_support import FILES, LINE, write_files\n"
     "with ArtifactStore(sys.argv[1]).draft(LINE) as draft:\n"
     "    write_files(draft.directory, FILES)\n"
     "    print('ready', flush=True)\n"
     "    input()\n"
-    "    print(draft.commit('f1', key='k1', inputs={}, details={}).version)\n"
+    "    print(draft.commit('f1', key='k1', inputs=[], details=Details()).version)\n"
 )
 
 

@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_assets.errors import Stopped, StoreError
+from merge_assets.records import Details
 from merge_assets.store import Artifact, ArtifactStore, PlannedFile, PlannedPiece
 from merge_assets.store.collect import Done, Name, carry_out, lifecycle_rule, plan_collection, plan_removal
 from merge_assets.store.inventory import survey
@@ -31,7 +32,7 @@ from merge_assets.store.place.fsspec import FsspecPlace
 from merge_assets.store.renamed import RenamedVersions
 from tests.s3.rgw import Rgw, bucket, rgw
 from tests.store_places import Lot
-from tests.store_support import commit
+from tests.store_support import commit, made_from
 
 __all__ = ["bucket", "rgw"]
 
@@ -117,7 +118,7 @@ def build(
                     file.write(pieces[piece.name])
                     draft.building.landed(piece.name, 0)
         (draft.directory / "config.json").write_text("{}")
-        return draft.commit(version, key=f"key-{version}", inputs={}, details={})
+        return draft.commit(version, key=f"key-{version}", inputs=[], details=Details())
 
 
 def assert_sound(store: ArtifactStore) -> None:
@@ -180,7 +181,7 @@ def test_exactly_what_is_needed_stays(
             titles = {f"{source.partition('/')[2]}+adapter{n}": v for n, (source, v) in enumerate(sorted(inputs))}
             if (line, version) not in sources:
                 titles |= {"somewhere/else": "no version of the store"}
-            commit(store, version, line=line, key=f"k{number}", inputs=titles)
+            commit(store, version, line=line, key=f"k{number}", inputs=made_from(titles))
             sources.setdefault((line, version), inputs)
             current[line] = version
         committed = [(LINES[place], version) for place, version, _ in history]
@@ -570,7 +571,7 @@ def test_removing_the_current_version_makes_the_newest_left_current(place: Place
 
 def test_who_needs_what_is_to_go_is_said(place: Place) -> None:
     commit(place.store, "1f", line="variants/a", key="1f")
-    commit(place.store, "2f", line="variants/b", key="2f", inputs={"a": "1f"})
+    commit(place.store, "2f", line="variants/b", key="2f", inputs=made_from({"a": "1f"}))
     assert remove(place.store, {"1f"}) == {("variants/a", "1f"): ["variants/b was made from it"]}
     assert names(place.store) == {("variants/a", "1f"), ("variants/b", "2f")}
     assert remove(place.store, {"1f", "2f"}) == {}

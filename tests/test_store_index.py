@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from benchmarks.store_index import keys_of, publish
 from merge_assets.errors import StoreError
+from merge_assets.records import Details
 from merge_assets.store import ArtifactStore, PlannedFile, PlannedPiece
 from merge_assets.store.collect import carry_out, plan_removal
 from merge_assets.store.index import Index
@@ -52,7 +53,7 @@ def build(store: ArtifactStore, line: str, version: str, tensors: Collection[str
             file.write(b"".join(name.encode() * 9 for name in tensors))
         for name in tensors:
             draft.building.landed(name, 0)
-        draft.commit(version, key=version, inputs={}, details={})
+        draft.commit(version, key=version, inputs=[], details=Details())
 
 
 def remove(store: ArtifactStore, *name: str) -> None:

@@ -229,8 +229,8 @@ def test_a_build_into_a_place_that_was_added_takes_the_tensors_that_are_there(tm
     build(url, "mean")
     near = build(url, "near")
     layer = sum(name.startswith("model.layers.0.") for name in (tensor.name for tensor in near.plan.tensors))
-    assert near.report["tensors_computed"] == layer > 0
-    assert near.report["tensors_reused"] == len(near.plan.tensors) - layer > 0
+    assert near.report.tensors_computed == layer > 0
+    assert near.report.tensors_reused == len(near.plan.tensors) - layer > 0
     clean = build(str(tmp_path / "clean"), "near")
     assert near.artifact.version == clean.artifact.version
     ours, theirs = (read_tensors(one.artifact.directory(tmp_path / "cache")) for one in (near, clean))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import Stopped, StoreError
+from merge_assets.records import Details
 from merge_assets.store import ArtifactStore
 from merge_assets.store.manifest import Piece
 from merge_assets.store.place.s3 import S3Place
@@ -44,7 +45,7 @@ def commit(store: ArtifactStore, line: str, version: str, files: Files) -> Path:
                 file.write(b"".join(pieces.values()))
             for piece in pieces:
                 draft.building.landed(piece, 0)
-        return Path(draft.commit(version, key=f"key-{version}", inputs={}, details={}).url)
+        return Path(draft.commit(version, key=f"key-{version}", inputs=[], details=Details()).url)
 
 
 def spoil(file: Path, at: int) -> None:

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import AnalysisError
+from merge_assets.records import Document
 
-FORMAT = "merge-assets/snr/1"
 TABLE = "snr.json"
 
 _METRICS = ("snr", "margin")
 
 
-def read_document(directory: Path) -> dict[str, Any]:
+Row = dict[str, Any]
+"""A scored weight, with the keys of :data:`merge_assets.analysis.tables.COLUMNS`."""
+
+
+class AnalysisRecord(Document):
+    """What ``snr.json`` says.
+
+    Attributes:
+        model: the model's title.
+        layers: number of layers of the main stack.
+        weights: one row per weight; ``null`` stands where a figure is infinite or undefined.
+        notes: tensor -> why it was not scored, or was scored whole although it is fused.
+    """
+
+    model: str
+    layers: int
+    weights: list[Row]
+    notes: Mapping[str, str]
+
+
+def read_document(directory: Path) -> AnalysisRecord:
     """The content of ``snr.json``, with ``null`` turned back into infinity or NaN.
 
     Raises:
@@ -23,23 +44,21 @@ def read_document(directory: Path) -> dict[str, Any]:
     """
     file = directory / TABLE
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = AnalysisRecord.of(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise AnalysisError(f"{file}: there is no analysis here; run the SNR analysis of this model first") from error
     except (OSError, ValueError) as error:
-        raise AnalysisError(f"{file}: cannot be read: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise AnalysisError(f"{file}: not in format {FORMAT!r}; run the SNR analysis of this model again")
-    for row in document["weights"]:
+        raise AnalysisError(f"{file}: cannot be read: {error}; run the SNR analysis of this model again") from error
+    for row in document.weights:
         for key in ("snr", "snr_normalised", "margin"):
             if row[key] is None:
                 row[key] = math.inf if row["infinite"] else math.nan
     return document
 
 
-def read_rows(directory: Path) -> list[dict[str, Any]]:
+def read_rows(directory: Path) -> list[Row]:
     """One dict per scored weight, with the columns of ``snr.parquet``."""
-    return list(read_document(directory)["weights"])
+    return read_document(directory).weights
 
 
 def read_layers(directory: Path, tensor: str, by: str) -> list[dict[str, Any]]:

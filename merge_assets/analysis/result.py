@@ -106,10 +106,10 @@ def read_analysis(directory: Path) -> Analysis:
         AnalysisError: a file is missing or damaged.
     """
     document = read_document(directory)
-    rows = list(document["weights"])
+    rows = document.weights
     stored = Spectra(directory)
     spectra = stored.read(row["tensor"] for row in rows)
-    return Analysis(document["model"], document["layers"], rows, spectra, stored.identities, document["notes"])
+    return Analysis(document.model, document.layers, rows, spectra, stored.identities, document.notes)
 
 
 def _json(value: object) -> str:

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from merge_assets.analysis.layers import FORMAT
+from merge_assets.analysis.layers import AnalysisRecord, Row
 from merge_assets.analysis.parts import Part
 from merge_assets.analysis.snr import Score, spectrum_snr
 from merge_assets.errors import AnalysisError
-
-Row = dict[str, Any]
 
 COLUMNS: dict[str, str] = {
     "tensor": "string",
@@ -83,14 +81,8 @@ def write_parquet(rows: Sequence[Row], file: Path) -> None:
 
 def to_json(title: str, layers: int, rows: Sequence[Row], notes: Mapping[str, str]) -> str:
     """``snr.json``: strict JSON, ``null`` where a figure is infinite or undefined."""
-    document = {
-        "format": FORMAT,
-        "model": title,
-        "layers": layers,
-        "weights": [{key: _strict(value) for key, value in row.items()} for row in rows],
-        "notes": dict(notes),
-    }
-    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    strict = [{key: _strict(value) for key, value in row.items()} for row in rows]
+    return AnalysisRecord(model=title, layers=layers, weights=strict, notes=notes).model_dump_json(indent=1) + "\n"
 
 
 def spectrum_table(

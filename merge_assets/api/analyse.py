@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.extras import require
 from merge_assets.identity import analysis_line
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace import Models, Workspace
@@ -99,10 +101,13 @@ def analyse(
         should_stop: polled while computing.
     """
     require(*_NEEDED)
-    item = Models(workspace).fetch(reference, commit=commit, progress=progress, should_stop=should_stop)
+    started = datetime.now(UTC)
+    models = Models(workspace)
+    item = models.fetch(reference, commit=commit, progress=progress, should_stop=should_stop)
+    assert item.fingerprint is not None
     identity = workspace.names.identify(reference)
     line = analysis_line(identity)
-    wanted = sorted(modules) if modules is not None else None
+    wanted = tuple(sorted(modules)) if modules is not None else None
     key = analysis_key(item.fingerprint, wanted)
     found = workspace.store.reuse(line, key)
     if found is not None:
@@ -120,21 +125,21 @@ def analyse(
         digests=item.tensor_digests,
         title=identity.title,
     )
-    with workspace.store.draft(line) as draft:
+    with workspace.store.draft(line, started) as draft:
         analysis.write(draft.directory)
         artifact = draft.commit(
             key,
             key=key,
-            inputs={str(reference): item.fingerprint or ""},
-            details={
-                "model": identity.title,
-                "fingerprint": item.fingerprint,
-                "modules": wanted,
-                "weights": len(analysis.rows),
-                "infinite": sum(bool(row["infinite"]) for row in analysis.rows),
-                "seconds": analysis.seconds,
-                "bytes_read": analysis.bytes_read,
-                "spectra_reused": analysis.reused,
-            },
+            inputs=[models.used(str(reference), item.fingerprint)],
+            details=AnalysisDetails(
+                model=identity.title,
+                fingerprint=item.fingerprint,
+                modules=wanted,
+                weights=len(analysis.rows),
+                infinite=sum(bool(row["infinite"]) for row in analysis.rows),
+                seconds=analysis.seconds,
+                bytes_read=analysis.bytes_read,
+                spectra_reused=analysis.reused,
+            ),
         )
     return Analysed(artifact, reused=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from merge_assets.api.score import known_scores
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.engine.agreement import check_agreement
-from merge_assets.engine.checks import CheckOutcome, check_variant, count_nonfinite
+from merge_assets.engine.checks import check_variant, count_nonfinite
 from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.extras import require
 from merge_assets.identity import variant_line
@@ -20,12 +21,12 @@ from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
+from merge_assets.records import BuildReport, Check, StoredBuildReport, VariantDetails
 from merge_assets.reference import ModelReference
-from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece, nonfinite
+from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece
 from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
-    from merge_assets.engine.execute import BuildReport
     from merge_assets.store.building import Building
 
 
@@ -44,8 +45,8 @@ class Built:
     artifact: Artifact
     reused: bool
     plan: Plan
-    checks: tuple[CheckOutcome, ...]
-    report: Mapping[str, object]
+    checks: tuple[Check, ...]
+    report: StoredBuildReport
 
 
 def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None) -> Plan:
@@ -158,6 +159,7 @@ def build(
     """
     if not recipe.materialize:
         raise RecipeError(not_stored(recipe.name, workspace.book.consumers(recipe.name)), file=recipe.source.file)
+    started = datetime.now(UTC)
     if any(workspace.names.uses_hub(reference) for reference in workspace.book.inputs(recipe)):
         plan(workspace, recipe)  # from headers, before weights are downloaded
     models = Models(workspace)
@@ -167,14 +169,18 @@ def build(
     found = workspace.store.reuse(line, made.key)
     if found is not None:
         return _built(found, made, recipe, reused=True)
-    return _built(_written(workspace, recipe, made, line, progress, should_stop), made, recipe, reused=False)
+    return _built(
+        _written(workspace, models, recipe, made, line, started, progress, should_stop), made, recipe, reused=False
+    )
 
 
 def _written(
     workspace: Workspace,
+    models: Models,
     recipe: Recipe,
     made: Plan,
     line: str,
+    started: datetime,
     progress: Progress | None,
     should_stop: ShouldStop | None,
 ) -> Artifact:
@@ -184,7 +190,7 @@ def _written(
     store, stored = workspace.store, workspace.stored
     require("torch", "transformers")  # the checks, which come last, need both
     origins, fetched = _origins(workspace, made, line, should_stop), stored.fetched
-    with store.build(line, made.key, should_stop=should_stop) as draft:
+    with store.build(line, made.key, started, should_stop=should_stop) as draft:
         draft.building.add(_files(made), origins)
         report = execute(
             made,
@@ -201,7 +207,7 @@ def _written(
         )
         write_surroundings(made, recipe, draft.directory, read_file=stored.read)
         known = stored.nonfinite(made)
-        known |= {name: nonfinite(origin.details, origin.piece.name) for name, origin in origins.items()}
+        known |= {name: origin.nonfinite for name, origin in origins.items()}
         bad = count_nonfinite(made, report.nonfinite, known, should_stop)
         outcomes = check_variant(
             draft.directory,
@@ -216,21 +222,21 @@ def _written(
         return draft.commit(
             fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
             key=made.key,
-            inputs={model.reference: model.fingerprint or "" for model in made.models if model.folded is None},
-            details={
-                "recipe": recipe.name,
-                "method": made.method,
-                "layers": made.layer_count,
-                "parameters": made.parameter_count,
-                "nonfinite": bad,
-                "checks": [asdict(outcome) for outcome in outcomes],
-                "report": asdict(report) | _tally(made, origins, draft.building, stored.fetched - fetched),
-            },
+            inputs=[models.used(m.reference, m.fingerprint or "") for m in made.models if m.folded is None],
+            details=VariantDetails(
+                recipe=recipe.name,
+                method=made.method,
+                layers=made.layer_count,
+                parameters=made.parameter_count,
+                nonfinite=bad,
+                checks=tuple(outcomes),
+                report=_reported(report, made, origins, draft.building, stored.fetched - fetched),
+            ),
             should_stop=should_stop,
         )
 
 
-def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> CheckOutcome | None:
+def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> Check | None:
     """What was found of the line's current version, if it has the same config and headers: transformers need not be asked
     again, which takes seconds."""
     if earlier is None:
@@ -241,7 +247,7 @@ def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> CheckOutcom
     config = sha256((draft.directory / "config.json").read_bytes()).hexdigest()
     if before != heads or "config.json" not in files or files["config.json"].sha256 != config:
         return None
-    outcomes = [CheckOutcome(**outcome) for outcome in earlier.manifest.details["checks"]]
+    outcomes = earlier.manifest.described(VariantDetails).checks
     made = [one for one in outcomes if one.name == "config_agrees" and one.passed and one.metadata.get("tried", True)]
     return made[0] if made else None
 
@@ -267,34 +273,36 @@ def _origins(workspace: Workspace, made: Plan, line: str, should_stop: ShouldSto
     return workspace.store.sound(found, workspace.settings.verify, should_stop)
 
 
-def _tally(made: Plan, origins: Mapping[str, Origin], building: Building, fetched: int) -> dict[str, int]:
-    """What was not computed, and what was moved by whom, in tensors and bytes."""
+def _reported(
+    report: BuildReport, made: Plan, origins: Mapping[str, Origin], building: Building, fetched: int
+) -> StoredBuildReport:
     names = {tensor.name for tensor in made.tensors}
     tally = building.tally
-    return {
-        "tensors_reused": len(names & origins.keys()),
-        "tensors_by_server": tally.by_server,
-        "tensors_resumed": len(names & building.resumed),
-        "bytes_reused": tally.reused,
-        "bytes_linked": tally.linked,
-        "bytes_moved": tally.copied,
-        "bytes_resumed": tally.resumed,
-        "bytes_fetched": tally.fetched + fetched,
-        "bytes_sent": tally.sent,
-    }
+    return StoredBuildReport(
+        **dict(report),
+        tensors_reused=len(names & origins.keys()),
+        tensors_by_server=tally.by_server,
+        tensors_resumed=len(names & building.resumed),
+        bytes_reused=tally.reused,
+        bytes_linked=tally.linked,
+        bytes_moved=tally.copied,
+        bytes_resumed=tally.resumed,
+        bytes_fetched=tally.fetched + fetched,
+        bytes_sent=tally.sent,
+    )
 
 
 def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool) -> Built:
-    details = artifact.manifest.details
-    outcomes = tuple(_judged(CheckOutcome(**outcome), recipe) for outcome in details["checks"])
-    return Built(artifact, reused, made, outcomes, details["report"])
+    details = artifact.manifest.described(VariantDetails)
+    return Built(artifact, reused, made, tuple(_judged(check, recipe) for check in details.checks), details.report)
 
 
-def _judged(outcome: CheckOutcome, recipe: Recipe) -> CheckOutcome:
+def _judged(check: Check, recipe: Recipe) -> Check:
     """What a check found, accepted if the recipe allows it: that may change without a byte changing."""
-    if outcome.name != "finite" or outcome.passed or not recipe.allow_nonfinite:
-        return outcome
-    return replace(outcome, passed=True, description=f"{outcome.description}, which allow_nonfinite accepts")
+    if check.name != "finite" or check.passed or not recipe.allow_nonfinite:
+        return check
+    accepted = f"{check.description}, which allow_nonfinite accepts"
+    return check.model_copy(update={"passed": True, "description": accepted})
 
 
 def _build_parents(workspace: Workspace, recipe: Recipe, should_stop: ShouldStop | None) -> None:

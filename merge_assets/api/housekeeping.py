@@ -260,7 +260,7 @@ def _of_revision(found: Inventory, versions: Sequence[Stored], name: str, revisi
     fingerprints = {
         fingerprint
         for user in found.everything
-        for title, fingerprint in user.artifact.manifest.inputs.items()
+        for title, fingerprint in user.artifact.manifest.fingerprints.items()
         if title.partition("+")[0] == name
     }
     return [one for one in versions if one.artifact.version in fingerprints]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.identity import ModelIdentity, variant_line
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe
+from merge_assets.records import Input, LeaderboardDetails, VariantDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace import Models, Workspace
@@ -48,9 +49,14 @@ def rank(workspace: Workspace) -> Ranked:
         return Ranked(found, True, leaderboard)
     with workspace.store.draft(LINE) as draft:
         leaderboard.write(draft.directory)
-        inputs = {entry.model: entry.fingerprint for entry in entries}
-        artifact = draft.commit(key, key=key, inputs=inputs, details={"models": len(entries)})
+        inputs = [_input(entry) for entry in entries]
+        artifact = draft.commit(key, key=key, inputs=inputs, details=LeaderboardDetails(models=len(entries)))
     return Ranked(artifact, False, leaderboard)
+
+
+def _input(entry: LeaderboardEntry) -> Input:
+    kind: Literal["recipe", "local", "hub"] = "hub" if entry.url else "local"
+    return Input(kind="recipe" if entry.kind == "variant" else kind, name=entry.model, fingerprint=entry.fingerprint)
 
 
 def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
@@ -114,8 +120,8 @@ def _scores(workspace: Workspace, identity: ModelIdentity, fingerprint: str | No
 def _size(workspace: Workspace, reference: ModelReference, variant: Artifact | None) -> tuple[int | None, int | None]:
     """Parameters and layers; unknown for a base checkpoint that cannot be reached now."""
     if variant is not None:
-        details = variant.manifest.details
-        return details["parameters"], details["layers"]
+        details = variant.manifest.described(VariantDetails)
+        return details.parameters, details.layers
     try:
         checkpoint = Models(workspace).headers(reference).checkpoint
     except MergeAssetsError:

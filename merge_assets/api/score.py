@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from merge_assets.identity import scores_line, variant_line
 from merge_assets.plan.model import digest_of
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
+from merge_assets.records import ScoresDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace import Models, Workspace
@@ -107,8 +109,10 @@ def score(
 
     wanted = workspace.suites.require(suite)
     require("lm_eval")
+    started = datetime.now(UTC)
     identity = workspace.names.identify(reference)
-    item = Models(workspace).fetch(reference, commit=commit, should_stop=should_stop)
+    models = Models(workspace)
+    item = models.fetch(reference, commit=commit, should_stop=should_stop)
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
     keys = result_keys(wanted, item.fingerprint)
@@ -126,13 +130,13 @@ def score(
         progress=progress,
         should_stop=should_stop,
     )
-    with workspace.store.draft(line) as draft:
+    with workspace.store.draft(line, started) as draft:
         evaluation.write(draft.directory)
         artifact = draft.commit(
             evaluation.scores.digest,
             key=key,
-            inputs={identity.title: item.fingerprint},
-            details={"model": identity.title, "suite": suite, "headline": evaluation.scores.headline},
+            inputs=[models.used(str(reference), item.fingerprint)],
+            details=ScoresDetails(model=identity.title, suite=suite, headline=evaluation.scores.headline),
         )
     return Scored(artifact, False, evaluation.scores, evaluation.evaluated)
 

@@ -27,6 +27,7 @@ from merge_assets.cli.store_text import (
     print_unfinished,
     short_name,
     shown_figures,
+    shown_input,
     shown_inputs,
     shown_marks,
 )
@@ -63,7 +64,7 @@ def list_store(names: Sequence[str], *, as_json: bool) -> None:
                     f"{manifest.created:%Y-%m-%d %H:%M}",
                     human_bytes(stored.size),
                     shown_marks(found, stored, pinned),
-                    escape(shown_inputs(manifest.inputs)),
+                    escape(shown_inputs(manifest.fingerprints)),
                 )
         out.print(table)
     print_unfinished(found)
@@ -84,6 +85,7 @@ def show_version(name: str, *, as_json: bool) -> None:
     stored = api.choose_one(found, name)
     uses = api.uses(workspace, found, stored)
     manifest = stored.artifact.manifest
+    made = manifest.provenance
     users = {"current": [short_name(one) for one in uses.current], "others": [short_name(one) for one in uses.others]}
     if as_json:
         fields = json.loads(manifest.encode()) | {"url": stored.artifact.url, "size": stored.size}
@@ -95,7 +97,9 @@ def show_version(name: str, *, as_json: bool) -> None:
     out.print(f"[bold]{escape(manifest.line)}[/]@{manifest.version}{mark}", highlight=False, soft_wrap=True)
     facts = {
         "url": stored.artifact.url,
-        "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by merge_assets {manifest.merge_assets}",
+        "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC, in {(made.ended - made.started).total_seconds():.1f} s",
+        "by": f"merge_assets {made.merge_assets}{f' ({made.commit[:SHORT]})' if made.commit else ''} on {made.host}",
+        "command": made.command,
         "size": f"{human_bytes(stored.size)} in {counted(len(manifest.files), 'file')}",
         "input key": manifest.key,
     }
@@ -113,8 +117,8 @@ def show_version(name: str, *, as_json: bool) -> None:
     if isinstance(report, Mapping):
         print_fact("tensors", shown_figures(report, "tensors_", str))
         print_fact("bytes", shown_figures(report, "bytes_", human_bytes))
-    for title, fingerprint in manifest.inputs.items():
-        print_fact("made from", f"{title}  {fingerprint[:SHORT]}")
+    for item in manifest.inputs:
+        print_fact("made from", shown_input(item))
     for text in users["current"]:
         print_fact("used by", f"{text} (current)")
     for text in users["others"]:

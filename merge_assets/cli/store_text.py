@@ -12,6 +12,7 @@ from rich.table import Table
 
 from merge_assets.cli.console import console
 from merge_assets.plan.describe import human_bytes
+from merge_assets.records import Input
 from merge_assets.store.collect import Plan, describe
 from merge_assets.store.inventory import Inventory, Stored
 from merge_assets.store.names import MANIFEST
@@ -98,7 +99,7 @@ def listing(found: Inventory, lines: Iterable[str], pinned: Mapping[tuple[str, s
                 "bytes": one.size,
                 "current": found.is_current(one),
                 "pinned": pinned.get(one.name, ""),
-                "inputs": one.artifact.manifest.inputs,
+                "inputs": one.artifact.manifest.fingerprints,
             }
             for one in found.versions[line]
         ]
@@ -144,6 +145,18 @@ def short_name(stored: Stored) -> str:
 def shown_inputs(inputs: Mapping[str, str]) -> str:
     """Names of inputs; of local folders the last part."""
     return joined([title.rpartition("/")[2] if title.startswith("/") else title for title in inputs], ", ")
+
+
+def shown_input(item: Input) -> str:
+    """One input with what is known of it."""
+    facts = [
+        f"commit {item.revision[:SHORT]}" if item.revision else "",
+        f"license {item.license}" if item.license else "",
+        "gated" if item.gated else "",
+        f"made from {', '.join(item.base_models)}" if item.base_models else "",
+    ]
+    known = ", ".join(fact for fact in facts if fact)
+    return f"{item.name}  {item.fingerprint[:SHORT]}{f'  ({known})' if known else ''}"
 
 
 def joined(texts: Sequence[str], separator: str) -> str:

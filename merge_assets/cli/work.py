@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from merge_assets import api
@@ -14,6 +12,7 @@ from merge_assets.cli.console import console, parse_size, progress_bar
 from merge_assets.errors import CheckpointError, EvaluationError
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
+from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Models
 
@@ -45,7 +44,7 @@ def run_merge(
             progress=report,
         )
     if as_json:
-        sys.stdout.write(json.dumps(asdict(done)) + "\n")
+        sys.stdout.write(done.model_dump_json() + "\n")
         return
     if done.nonfinite:
         listing = ", ".join(f"{name} ({count})" for name, count in sorted(done.nonfinite.items())[:5])
@@ -84,11 +83,9 @@ def run_snr(
             )
         else:
             made = api.analyse(workspace, reference, modules=modules, progress=report)
-            details = made.artifact.manifest.details
+            details = made.artifact.manifest.described(AnalysisDetails)
             state = "already in the store" if made.reused else "computed"
-            text = (
-                f"{made.artifact.url}: {details['weights']} weights, {details['infinite']} with infinite SNR ({state})"
-            )
+            text = f"{made.artifact.url}: {details.weights} weights, {details.infinite} with infinite SNR ({state})"
     console().print(text)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +13,16 @@ from merge_assets.engine.agreement import REFUSALS, describe, loading_report, mo
 from merge_assets.errors import CheckpointError, Stopped
 from merge_assets.plan import Plan
 from merge_assets.progress import ShouldStop
+from merge_assets.records import Check
 
 _NEW_TOKENS = 8
 
 
-@dataclass(frozen=True)
-class CheckOutcome:
-    """What one check found.
-
-    Attributes:
-        name: of the check.
-        passed: whether the variant is as it should be.
-        description: one sentence for people.
-        metadata: figures behind it, plain JSON.
-    """
-
-    name: str
-    passed: bool
-    description: str
-    metadata: Mapping[str, object] = field(default_factory=dict)
-
-
-_NOT_HERE = CheckOutcome(
-    "loads_and_generates",
-    True,
-    "not tried: the weights lie in an object store; the evaluation loads them",
-    {"tried": False},
+_NOT_HERE = Check(
+    name="loads_and_generates",
+    passed=True,
+    description="not tried: the weights lie in an object store; the evaluation loads them",
+    metadata={"tried": False},
 )
 
 CHECKS = ("finite", "config_agrees", "loads_and_generates")
@@ -52,9 +35,9 @@ def check_variant(
     nonfinite: Mapping[str, int],
     *,
     here: bool = True,
-    agreement: CheckOutcome | None = None,
+    agreement: Check | None = None,
     should_stop: ShouldStop | None = None,
-) -> list[CheckOutcome]:
+) -> list[Check]:
     """Check a variant that was written for ``plan``.
 
     Args:
@@ -102,35 +85,42 @@ def count_nonfinite(
     return found
 
 
-def _finite(plan: Plan, bad: Mapping[str, int]) -> CheckOutcome:
+def _finite(plan: Plan, bad: Mapping[str, int]) -> Check:
     if bad:
-        return CheckOutcome("finite", False, f"{len(bad)} tensors hold NaN or infinite elements", bad)
-    return CheckOutcome("finite", True, f"all elements of {len(plan.tensors)} tensors are finite")
+        return Check(
+            name="finite", passed=False, description=f"{len(bad)} tensors hold NaN or infinite elements", metadata=bad
+        )
+    return Check(name="finite", passed=True, description=f"all elements of {len(plan.tensors)} tensors are finite")
 
 
-def _config_agrees(directory: Path, plan: Plan) -> CheckOutcome:
+def _config_agrees(directory: Path, plan: Plan) -> Check:
     """Load tensors of the stored names and shapes into the model of the stored config, without memory for either."""
     name = "config_agrees"
     try:
         checkpoint = open_checkpoint(directory)
     except CheckpointError as error:
-        return CheckOutcome(name, False, f"the variant cannot be opened: {error}")
+        return Check(name=name, passed=False, description=f"the variant cannot be opened: {error}")
     stored = tuple((n, tensor.shape) for n, tensor in checkpoint.tensors.items() if not _is_beyond(n, checkpoint))
     report = loading_report(json.dumps(checkpoint.config, sort_keys=True), stored)
     if report is None:
-        return CheckOutcome(
-            name,
-            True,
-            f"not tried: transformers does not know the model type {checkpoint.config.get('model_type')!r}",
-            {"tried": False},
+        return Check(
+            name=name,
+            passed=True,
+            description=f"not tried: transformers does not know the model type {checkpoint.config.get('model_type')!r}",
+            metadata={"tried": False},
         )
     if report:
-        return CheckOutcome(name, False, f"config.json and the weights disagree: {describe(report)}", dict(report))
-    return CheckOutcome(
-        name,
-        True,
-        f"{len(stored)} tensors have the names and shapes that the config asks for",
-        {"layers": plan.layer_count},
+        return Check(
+            name=name,
+            passed=False,
+            description=f"config.json and the weights disagree: {describe(report)}",
+            metadata=dict(report),
+        )
+    return Check(
+        name=name,
+        passed=True,
+        description=f"{len(stored)} tensors have the names and shapes that the config asks for",
+        metadata={"layers": plan.layer_count},
     )
 
 
@@ -139,7 +129,7 @@ def _is_beyond(name: str, checkpoint: Checkpoint) -> bool:
     return any(stack.split_tail(name) is not None for stack in checkpoint.stacks)
 
 
-def _loads_and_generates(directory: Path) -> CheckOutcome:
+def _loads_and_generates(directory: Path) -> Check:
     """Load the variant, and generate if it is a language model."""
     from transformers.utils import logging
 
@@ -148,11 +138,21 @@ def _loads_and_generates(directory: Path) -> CheckOutcome:
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     if weights > free * 0.8:
-        return CheckOutcome(name, True, "not tried: the weights need more memory than is free here", {"tried": False})
+        return Check(
+            name=name,
+            passed=True,
+            description="not tried: the weights need more memory than is free here",
+            metadata={"tried": False},
+        )
     try:
         known = model_of(json.loads((directory / "config.json").read_text()))
         if known is None:
-            return CheckOutcome(name, True, "not tried: transformers does not know the model type", {"tried": False})
+            return Check(
+                name=name,
+                passed=True,
+                description="not tried: transformers does not know the model type",
+                metadata={"tried": False},
+            )
         model, report = known[0].from_pretrained(directory, dtype="auto", output_loading_info=True)
         checkpoint = open_checkpoint(directory)
         said = {
@@ -160,14 +160,28 @@ def _loads_and_generates(directory: Path) -> CheckOutcome:
         }
         wrong = {kind: names for kind, names in said.items() if names}
         if wrong:
-            return CheckOutcome(name, False, f"loading reports {json.dumps(wrong)[:300]}", wrong)
+            return Check(
+                name=name, passed=False, description=f"loading reports {json.dumps(wrong)[:300]}", metadata=wrong
+            )
         if not model.can_generate() or model.main_input_name != "input_ids":
-            return CheckOutcome(name, True, "transformers loads it without missing or unexpected keys", {"text": ""})
+            return Check(
+                name=name,
+                passed=True,
+                description="transformers loads it without missing or unexpected keys",
+                metadata={"text": ""},
+            )
         text = _generated(directory, model)
     except (*REFUSALS, CheckpointError) as error:
-        return CheckOutcome(name, False, f"transformers cannot load it and generate: {type(error).__name__}: {error}")
-    return CheckOutcome(
-        name, True, "transformers loads it without missing or unexpected keys and generates", {"text": text}
+        return Check(
+            name=name,
+            passed=False,
+            description=f"transformers cannot load it and generate: {type(error).__name__}: {error}",
+        )
+    return Check(
+        name=name,
+        passed=True,
+        description="transformers loads it without missing or unexpected keys and generates",
+        metadata={"text": text},
     )
 
 

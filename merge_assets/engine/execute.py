@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +22,7 @@ from merge_assets.engine.worker import CpuWorker, Job, Shared, copy
 from merge_assets.errors import EngineError
 from merge_assets.plan import OutputTensor, Plan
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.records import BuildReport
 
 if TYPE_CHECKING:
     from merge_assets.engine.gpu import GpuWorker
@@ -60,33 +60,6 @@ class Landing(Protocol):
             flaws: NaN and infinite elements that were computed.
         """
         ...
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What one execution of a plan did.
-
-    Attributes:
-        seconds: wall time.
-        bytes_read: bytes of input tensors read or copied, each as often as it was read.
-        bytes_written: bytes written into the output shards.
-        tensors_computed: tensors that went through a kernel.
-        tensors_copied: tensors whose bytes were copied unchanged.
-        peak_memory: largest resident size of the process so far, bytes.
-        threads: workers used.
-        device: where the arithmetic ran.
-        nonfinite: NaN or infinite elements by output tensor, where there are any.
-    """
-
-    seconds: float
-    bytes_read: int
-    bytes_written: int
-    tensors_computed: int
-    tensors_copied: int
-    peak_memory: int
-    threads: int
-    device: str
-    nonfinite: dict[str, int]
 
 
 def execute(

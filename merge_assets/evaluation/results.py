@@ -19,16 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+
+from merge_assets.records import FORMAT, Document, Record
 
 _RESULT_FILE = "result.json"
-_FORMAT = 1
 
 
-class SampleCount(BaseModel):
+class SampleCount(Record):
     """Documents of one task: all of the split, and those evaluated."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     original: int
     effective: int
@@ -64,11 +63,11 @@ class ResultKey(BaseModel):
     @property
     def digest(self) -> str:
         """sha256 hex over the key's canonical JSON."""
-        text = json.dumps({"format": _FORMAT, **self.model_dump(mode="json")}, sort_keys=True)
+        text = json.dumps({"format": FORMAT, **self.model_dump(mode="json")}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class TaskResult(BaseModel):
+class TaskResult(Document):
     """What lm-eval found for one task of a suite.
 
     Attributes:
@@ -86,8 +85,6 @@ class TaskResult(BaseModel):
         command: the lm-eval command line that gives the same numbers.
         seconds: wall time of the task without loading the model.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     key: ResultKey
     metrics: dict[str, dict[str, float | None]]
@@ -131,8 +128,8 @@ class TaskResults:
         """The committed result of ``key``, or None; a damaged one counts as absent."""
         directory = self._path(key)
         try:
-            result = TaskResult.model_validate_json((directory / _RESULT_FILE).read_bytes())
-        except (OSError, ValidationError):
+            result = TaskResult.of(json.loads((directory / _RESULT_FILE).read_bytes()))
+        except (OSError, ValueError):
             return None
         return StoredResult(result, directory) if result.key == key else None
 
@@ -171,8 +168,8 @@ class TaskResults:
 
     def __iter__(self) -> Iterator[StoredResult]:
         for path in sorted(self.directory.glob(f"[0-9a-f][0-9a-f]/*/{_RESULT_FILE}")):
-            with contextlib.suppress(OSError, ValidationError):
-                yield StoredResult(TaskResult.model_validate_json(path.read_bytes()), path.parent)
+            with contextlib.suppress(OSError, ValueError):
+                yield StoredResult(TaskResult.of(json.loads(path.read_bytes())), path.parent)
 
     def _path(self, key: ResultKey) -> Path:
         return self.directory / key.digest[:2] / key.digest

@@ -9,18 +9,19 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.results import StoredResult, TaskResult
 from merge_assets.evaluation.suite import Suite, SuiteTask
+from merge_assets.records import Document, Record
 
 _FRACTIONS = re.compile(
     r"acc|acc_(norm|bytes|mutual_info|all).*|.*_acc|exact_match|em|f1|mc[12]|pass@\d+|mcc|brier_score"
 )
 
 
-class TaskScore(BaseModel):
+class TaskScore(Record):
     """One row: a task's metric.
 
     Attributes:
@@ -36,8 +37,6 @@ class TaskScore(BaseModel):
         result: digest of the key of the task result that this row was read from.
         seconds: wall time of the task.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     task: str
     metric: str
@@ -64,7 +63,7 @@ class TaskScore(BaseModel):
         return format_value(self.value, self.is_fraction)
 
 
-class Scores(BaseModel):
+class Scores(Document):
     """One model's results on one suite.
 
     Attributes:
@@ -78,8 +77,6 @@ class Scores(BaseModel):
         seed: seed of numpy, torch and the few-shot sampler.
         versions: of lm_eval, transformers, torch and datasets.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str
     fingerprint: str
@@ -111,11 +108,9 @@ class Scores(BaseModel):
             EvaluationError: the text is not scores.
         """
         try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "document"
-            raise EvaluationError(f"scores: {where}: {first['msg']}; evaluate the model again") from None
+            return cls.of(json.loads(text))
+        except ValueError as error:
+            raise EvaluationError(f"scores: {error}; evaluate the model again") from None
 
     def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
         """A table of the rows, with one column of differences per parent that has scores on the same suite."""

@@ -5,6 +5,7 @@ huggingface_hub is imported inside the calls: it takes a third of a second, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -79,7 +80,9 @@ class HubClient:
             files[sibling.rfilename] = HubFile(sibling.size, sha256, sibling.blob_id)
         if info.sha is None:
             raise HubError(name, f"{self.endpoint} names no commit; name a local path", "unusable")
-        return HubRevision(repo, info.sha, files)
+        card: Mapping[str, object] = info.card_data or {}
+        license, bases = _texts(card.get("license")), _texts(card.get("base_model"))
+        return HubRevision(repo, info.sha, files, next(iter(license), None), bool(info.gated), bases)
 
     def cached(self, revision: HubRevision, name: str) -> Path | None:
         """Where a file lies in the cache, ``None`` if it does not."""
@@ -141,6 +144,11 @@ class HubClient:
             for chunk in response.iter_bytes():
                 received += chunk
         return bytes(received)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """What a card has under a key that stands for one text or for several."""
+    return tuple(one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str) and one)
 
 
 class SilentBar:

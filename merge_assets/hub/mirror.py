@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from merge_assets.errors import HubError, Stopped
 from merge_assets.hub.hub import Hub
 from merge_assets.hub.revision import HubRevision
 from merge_assets.progress import Progress, ShouldStop
-from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece, nonfinite
+from merge_assets.records import MirrorDetails, MirrorReport
+from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece
 from merge_assets.store.building import copy_range, hash_range
 from merge_assets.store.place.locks import exclusive_unless_stopped
 
@@ -92,7 +93,7 @@ def _mirrored(
                 continue
             head = hub.read_head(revision, name, by_file[name][0].begin)
             draft.building.add([_planned(name, head, by_file[name], sha256)], {p.piece.name: p for p in pieces})
-            flaws |= {p.piece.name: count for p in pieces if (count := nonfinite(p.details, p.piece.name))}
+            flaws |= {p.piece.name: p.nonfinite for p in pieces if p.nonfinite}
             done += revision.files[name].size
         with _downloads(hub, revision, new, scratch / "mirror" / fingerprint, should_stop) as downloads:
             for name, path in downloads:
@@ -105,16 +106,23 @@ def _mirrored(
                 target = draft.directory / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(hub.read(revision, name))
+        tally = draft.building.tally
         return draft.commit(
             fingerprint,
             key=fingerprint,
-            inputs={revision.repo: revision.commit},
-            details={
-                "repository": revision.repo,
-                "commit": revision.commit,
-                "nonfinite": flaws,
-                "report": {"shards_downloaded": len(new), **asdict(draft.building.tally)},
-            },
+            inputs=[revision.as_input(revision.commit)],
+            details=MirrorDetails(
+                repository=revision.repo,
+                commit=revision.commit,
+                nonfinite=flaws,
+                report=MirrorReport(
+                    shards_downloaded=len(new),
+                    bytes_reused=tally.reused,
+                    bytes_resumed=tally.resumed,
+                    bytes_sent=tally.sent,
+                    tensors_by_server=tally.by_server,
+                ),
+            ),
             should_stop=should_stop,
         )
 
@@ -162,9 +170,7 @@ def _add(
         digests = {tensor.name: digest for tensor, digest in zip(tensors, hashed, strict=True)}
         flaws = {tensor.name: count for tensor, count in zip(tensors, counted, strict=True) if count}
     origins = {
-        tensor: Origin(
-            found.path, Piece(tensor, found.piece.begin, found.piece.end, digest), found.pieces, found.details
-        )
+        tensor: replace(found, piece=Piece(tensor, found.piece.begin, found.piece.end, digest))
         for tensor, digest in digests.items()
         if (found := earlier.piece(digest)) is not None
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from merge_assets.records import Input
+
 
 @dataclass(frozen=True)
 class HubFile:
@@ -29,11 +31,17 @@ class HubRevision:
         repo: ``org/name``.
         commit: the full commit id.
         files: name -> file, every file of the commit.
+        license: as the model's card says.
+        gated: whether people have to agree to terms before they may download it.
+        base_models: what the card says that it was made from.
     """
 
     repo: str
     commit: str
     files: Mapping[str, HubFile]
+    license: str | None = None
+    gated: bool = False
+    base_models: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -42,6 +50,22 @@ class HubRevision:
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.commit}"
+
+    def as_input(self, fingerprint: str) -> Input:
+        """What is written down where it is used.
+
+        Args:
+            fingerprint: of what was read of it.
+        """
+        return Input(
+            kind="hub",
+            name=self.repo,
+            fingerprint=fingerprint,
+            revision=self.commit,
+            license=self.license,
+            gated=self.gated,
+            base_models=self.base_models,
+        )
 
 
 @dataclass(frozen=True)

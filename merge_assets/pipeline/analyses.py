@@ -51,7 +51,7 @@ def build_analysis(workspace: Workspace, node: AnalysisNode, op_name: str) -> dg
                 should_stop=should_stop,
             ),
         )
-        inputs.report_moved(context, analysed.artifact.manifest.inputs)
+        inputs.report_moved(context, analysed.artifact.manifest.fingerprints)
         return dg.MaterializeResult(
             asset_key=node.key,
             data_version=dg.DataVersion(analysed.artifact.version),

@@ -17,6 +17,7 @@ from merge_assets.errors import printable
 from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
+from merge_assets.records import AnalysisDetails, LeaderboardDetails
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,7 +98,7 @@ def artifact_metadata(artifact: "Artifact", *, reused: bool) -> Metadata:
         "artifact_bytes": artifact.manifest.size,
         "artifact_size": human_bytes(artifact.manifest.size),
         "inputs": table(
-            [{"input": name, "fingerprint": value[:16]} for name, value in artifact.manifest.inputs.items()]
+            [{"input": name, "fingerprint": value[:16]} for name, value in artifact.manifest.fingerprints.items()]
         ),
     }
 
@@ -124,30 +125,29 @@ _MOVED = ("reused", "linked", "moved", "fetched", "sent")
 def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
     """A merged variant: what it is made of, what making it took."""
     report = built.report
+    moved = {key: getattr(report, f"bytes_{key}") for key in _MOVED}
     metadata = plan_metadata(built.plan)
     metadata |= {
         "recipe": code(recipe.source.text, "yaml"),
         "mergekit_config": code(built.plan.mergekit_config, "yaml"),
-        "tensors_computed": _number(report, "tensors_computed"),
-        "tensors_copied": _number(report, "tensors_copied"),
-        "tensors_reused": _number(report, "tensors_reused"),
-        "tensors_copied_by_server": _number(report, "tensors_by_server"),
-        "tensors_resumed": _number(report, "tensors_resumed"),
-        "bytes_read": _number(report, "bytes_read"),
-        "bytes_written": _number(report, "bytes_written"),
-        "read": human_bytes(_number(report, "bytes_read")),
-        "written": human_bytes(_number(report, "bytes_written")),
-        **{f"bytes_{key}": _number(report, f"bytes_{key}") for key in _MOVED},
-        **{key: human_bytes(_number(report, f"bytes_{key}")) for key in _MOVED},
-        "peak_memory_bytes": _number(report, "peak_memory"),
-        "peak_memory": human_bytes(_number(report, "peak_memory")),
-        "device": str(report.get("device", "unknown")),
+        "tensors_computed": report.tensors_computed,
+        "tensors_copied": report.tensors_copied,
+        "tensors_reused": report.tensors_reused,
+        "tensors_copied_by_server": report.tensors_by_server,
+        "tensors_resumed": report.tensors_resumed,
+        "bytes_read": report.bytes_read,
+        "bytes_written": report.bytes_written,
+        "read": human_bytes(report.bytes_read),
+        "written": human_bytes(report.bytes_written),
+        **{f"bytes_{key}": count for key, count in moved.items()},
+        **{key: human_bytes(count) for key, count in moved.items()},
+        "peak_memory_bytes": report.peak_memory,
+        "peak_memory": human_bytes(report.peak_memory),
+        "device": report.device,
+        "merge_seconds": round(report.seconds, 3),
     }
-    seconds = float(_number(report, "seconds"))
-    metadata["merge_seconds"] = round(seconds, 3)
-    if seconds > 0:
-        moved = _number(report, "bytes_read") + _number(report, "bytes_written")
-        metadata["gib_per_s"] = round(moved / seconds / 2**30, 3)
+    if report.seconds > 0:
+        metadata["gib_per_s"] = round((report.bytes_read + report.bytes_written) / report.seconds / 2**30, 3)
     return metadata | artifact_metadata(built.artifact, reused=built.reused)
 
 
@@ -184,14 +184,14 @@ def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
     """
     from merge_assets.analysis.layers import read_rows
 
-    details = analysed.artifact.manifest.details
+    details = analysed.artifact.manifest.described(AnalysisDetails)
     metadata: Metadata = {}
     heat_map = directory / "plots" / "heatmap.png"
     if heat_map.is_file():
-        metadata["heat_map"] = picture(f"SNR of {details['model']}", heat_map.read_bytes())
+        metadata["heat_map"] = picture(f"SNR of {details.model}", heat_map.read_bytes())
     metadata |= {
-        "weights": int(details["weights"]),
-        "infinite_snr": int(details["infinite"]),
+        "weights": details.weights,
+        "infinite_snr": details.infinite,
         "snr": table(
             [
                 {
@@ -206,8 +206,8 @@ def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
                 for row in sorted(read_rows(directory), key=_place)
             ]
         ),
-        "analysis_seconds": round(float(details["seconds"]), 3),
-        "read": human_bytes(int(details["bytes_read"])),
+        "analysis_seconds": round(details.seconds, 3),
+        "read": human_bytes(details.bytes_read),
     }
     return metadata | artifact_metadata(analysed.artifact, reused=analysed.reused)
 
@@ -231,7 +231,7 @@ def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
     metadata: Metadata = {
         "ranking": table(_ranking(ranked.leaderboard.table())),
         "leaderboard": dg.MetadataValue.md(markdown),
-        "models": int(ranked.artifact.manifest.details["models"]),
+        "models": ranked.artifact.manifest.described(LeaderboardDetails).models,
     }
     local = ranked.artifact.path
     if local is not None and (local / "leaderboard.html").is_file():
@@ -296,8 +296,3 @@ def _column_type(values: Sequence[object]) -> str:
     if all(isinstance(cell, int) for cell in cells):
         return "int"
     return "float" if all(isinstance(cell, (int, float)) for cell in cells) else "string"
-
-
-def _number(report: Mapping[str, object], key: str) -> Any:
-    value = report.get(key, 0)
-    return value if isinstance(value, (int, float)) else 0

@@ -64,7 +64,7 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
             ),
             unit="thousandths of tasks",
         )
-        inputs.report_moved(context, scored.artifact.manifest.inputs)
+        inputs.report_moved(context, scored.artifact.manifest.fingerprints)
         return dg.MaterializeResult(
             asset_key=node.key,
             data_version=dg.DataVersion(scored.artifact.version),

@@ -4,7 +4,7 @@ from merge_assets.store.artifact import Artifact
 from merge_assets.store.cache import TensorCache
 from merge_assets.store.draft import BuildDraft, Draft
 from merge_assets.store.manifest import FileEntry, Manifest, Piece
-from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece, nonfinite
+from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece
 from merge_assets.store.reuse import Verify
 from merge_assets.store.store import ArtifactStore
 
@@ -21,5 +21,4 @@ __all__ = [
     "PlannedPiece",
     "TensorCache",
     "Verify",
-    "nonfinite",
 ]

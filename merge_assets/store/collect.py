@@ -21,10 +21,9 @@ from merge_assets.store.manifest import files_path
 from merge_assets.store.names import CURRENT, KEYS
 from merge_assets.store.place import Listed, Place, Upload
 from merge_assets.store.place.workbench import TRASH
-from merge_assets.store.sealed import seal
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.store import ArtifactStore
-from merge_assets.store.versions import read_manifest, read_pointer
+from merge_assets.store.versions import Pointer, read_manifest, read_pointer
 
 Name = tuple[str, str]
 """Line and version."""
@@ -116,7 +115,7 @@ def lineage(inventory: Inventory) -> dict[Name, list[Stored]]:
     found = {}
     for stored in inventory.everything:
         sources: dict[Name, Stored] = {}
-        for title, fingerprint in stored.artifact.manifest.inputs.items():
+        for title, fingerprint in stored.artifact.manifest.fingerprints.items():
             path = title.partition("+")[0].partition("@")[0]
             able = [one for one in having.get(fingerprint, ()) if one is not stored]
             meant = [one for one in able if one.artifact.line in (f"variants/{path}", f"checkpoints/{path}")]
@@ -231,7 +230,7 @@ def carry_out(store: ArtifactStore, plan: Plan, *, progress: Progress | None = N
         if version is None:
             place.remove([f"{line}/{CURRENT}"])
         else:
-            place.write({f"{line}/{CURRENT}": seal({"version": version})})
+            place.write({f"{line}/{CURRENT}": Pointer(version=version).sealed()})
     withdrawn: list[tuple[Stored, str]] = []
     spared: list[Stored] = []
     for stored in plan.doomed:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.records import Details, Input
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.building import Building
 from merge_assets.store.manifest import FileEntry
@@ -26,11 +27,13 @@ class Draft:
     Attributes:
         line: where it will belong.
         directory: local folder to write into; gone after :meth:`commit`.
+        started: when the work on it began.
     """
 
-    def __init__(self, line: str, directory: Path, commit: Callable[..., Artifact]) -> None:
+    def __init__(self, line: str, directory: Path, started: datetime, commit: Callable[..., Artifact]) -> None:
         self.line = line
         self.directory = directory
+        self.started = started
         self._commit: Callable[..., Artifact] | None = commit
 
     def describe(
@@ -48,8 +51,8 @@ class Draft:
         version: str,
         *,
         key: str,
-        inputs: Mapping[str, str],
-        details: Mapping[str, Any],
+        inputs: Sequence[Input],
+        details: Details,
         digests: Mapping[str, str] | None = None,
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
@@ -59,7 +62,7 @@ class Draft:
         Args:
             version: fingerprint of the content.
             key: digest of the inputs, by which :meth:`ArtifactStore.find` finds the version.
-            inputs: what was read -> its fingerprint.
+            inputs: what was read.
             details: kept in the manifest; plain JSON.
             digests: sha256 of files that the caller knows already, by relative name; the others are read.
             progress: called with bytes done, bytes in all, and a file name; once through for the digests and,
@@ -91,8 +94,10 @@ class Draft:
 class BuildDraft(Draft):
     """A draft with files of pieces, which :attr:`building` writes; other files are written beside them."""
 
-    def __init__(self, line: str, directory: Path, commit: Callable[..., Artifact], building: Building) -> None:
-        super().__init__(line, directory, commit)
+    def __init__(
+        self, line: str, directory: Path, started: datetime, commit: Callable[..., Artifact], building: Building
+    ) -> None:
+        super().__init__(line, directory, started, commit)
         self.building = building
         self._files: dict[str, FileEntry] | None = None
 

@@ -18,9 +18,9 @@ from merge_assets.store.manifest import Manifest
 from merge_assets.store.names import BUILDS, CLAIM, CURRENT, KEYS, MANIFEST, check_line, is_version
 from merge_assets.store.place import Listed, Place, Upload
 from merge_assets.store.place.workbench import DRAFTS
-from merge_assets.store.sent import DEAD, PROGRESS
+from merge_assets.store.sent import DEAD, PROGRESS, Progress
 from merge_assets.store.store import ArtifactStore
-from merge_assets.store.versions import read_manifest, read_pointer, read_sealed
+from merge_assets.store.versions import read_document, read_manifest, read_pointer
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -333,13 +333,12 @@ def _drafts(place: Place) -> list[Unfinished]:
 
 def _sources(place: Place, path: str) -> frozenset[str] | None:
     """Files that a build copies from, as its progress names them."""
-    content = read_sealed(place, path)
-    try:
-        states = list((content or {})["files"].values())
-        parts = {part[2] for state in states for part in state["parts"]}
-        return frozenset({str(source) for source in parts | {state["whole"] for state in states} if source})
-    except (KeyError, TypeError, AttributeError, IndexError):
+    progress = read_document(place, path, Progress)
+    if progress is None:
         return None
+    sent = progress.files.values()
+    parts = {source for file in sent for _, _, source, _ in file.parts}
+    return frozenset(source for source in parts | {file.whole for file in sent} if source)
 
 
 def _outer(path: str, folders: Collection[str]) -> str:

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, field_validator, model_validator
 
-import merge_assets
 from merge_assets.errors import StoreError
+from merge_assets.provenance import provenance
+from merge_assets.records import Details, Document, Input, Provenance, Record, fingerprints, parsed
 from merge_assets.store.names import BUILDS, check_file, check_key, check_line, check_version
 from merge_assets.store.sealed import seal
+
+_D = TypeVar("_D", bound=Details)
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -69,10 +63,8 @@ def _piece_to_text(piece: Piece) -> str:
     return f"{piece.begin}-{piece.end} {piece.sha256} {piece.key or '-'} {piece.name}"
 
 
-class FileEntry(BaseModel):
+class FileEntry(Record):
     """One file of a version, known by the digest of its content or by those of its pieces, or by both."""
-
-    model_config = ConfigDict(frozen=True)
 
     size: int = Field(ge=0, description="bytes")
     sha256: Sha256 | None = Field(None, description="digest of the content, lower-case hex")
@@ -104,21 +96,18 @@ class FileEntry(BaseModel):
         return hashlib.sha256("".join(f"{piece.size}:{piece.sha256};" for piece in self.pieces).encode()).hexdigest()
 
 
-class Manifest(BaseModel):
-    """What a version holds, what it was built from, and by whom. Unknown fields are ignored on reading."""
-
-    model_config = ConfigDict(frozen=True)
+class Manifest(Document):
+    """What a version holds, what it was built from, and by what."""
 
     line: str = Field(description="such as variants/slerp-7b")
     version: str = Field(description="fingerprint of the content, given by the builder")
     key: str = Field(description="digest of the inputs that it was built from")
-    created: datetime = Field(description="UTC")
     folder: str = Field("", description="subfolder that holds the files; empty when they lie beside the manifest")
     build: str = Field("", description="folder below the line's `builds` that holds the files instead")
     files: dict[str, FileEntry] = Field(description="relative name -> entry, the manifest itself not included")
-    inputs: dict[str, str] = Field(description="what was read -> its fingerprint")
-    details: dict[str, Any] = Field(description="whatever the builder wants to keep with the version; plain JSON")
-    merge_assets: str = Field(description="version of this package that wrote the files")
+    inputs: tuple[Input, ...] = Field(description="what was read")
+    details: dict[str, Any] = Field(description="of the kind of version; see `described`")
+    provenance: Provenance
 
     @field_validator("files")
     @classmethod
@@ -133,22 +122,48 @@ class Manifest(BaseModel):
         return _as_value_error(check_version, folder) if folder else folder
 
     @property
+    def created(self) -> datetime:
+        """When it was finished, UTC."""
+        return self.provenance.ended
+
+    @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(entry.size for entry in self.files.values())
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Name -> fingerprint of what was read."""
+        return fingerprints(self.inputs)
+
+    @cached_property
+    def nonfinite(self) -> Mapping[str, int]:
+        """NaN and infinite elements by tensor, as they were counted when the files were written."""
+        return self.described(Details).nonfinite
+
+    def described(self, kind: type[_D]) -> _D:
+        """The details, which are those of a kind of version.
+
+        Raises:
+            StoreError: if they are not.
+        """
+        try:
+            return parsed(kind, self.details)
+        except ValueError as error:
+            raise StoreError(
+                f"{self.line}/{self.version}: manifest.json: details.{error}; remove this version with "
+                f"`merge-assets store rm '{self.line}@{self.version}'` and make it again"
+            ) from None
 
     def encode(self) -> bytes:
         """The manifest as strict JSON.
 
         Raises:
-            StoreError: if ``details`` holds what JSON cannot: NaN, infinities, or objects of other types.
+            StoreError: if the details hold what JSON cannot: NaN, infinities, or objects of other types.
         """
-        fields = self.model_dump(exclude={"created", "files"}) | {
-            "created": self.created.isoformat(),
-            "files": {name: entry.model_dump(exclude_defaults=True) for name, entry in self.files.items()},
-        }
+        files = {name: entry.model_dump(exclude_defaults=True) for name, entry in self.files.items()}
         try:
-            return seal(fields, indent=1)
+            return seal(self.model_dump(mode="json", exclude={"files"}) | {"files": files}, indent=1)
         except (TypeError, ValueError) as error:
             raise StoreError(
                 f"{self.line}/{self.version}: the details are not plain JSON ({error}); "
@@ -156,11 +171,11 @@ class Manifest(BaseModel):
             ) from error
 
     @classmethod
-    def of(cls, fields: Mapping[str, Any] | None, line: str, version: str) -> Manifest | None:
+    def found(cls, fields: Mapping[str, Any] | None, line: str, version: str) -> Manifest | None:
         """What was read back as a manifest; ``None`` unless it is a valid one of exactly this line and version."""
         try:
-            manifest = cls.model_validate(fields)
-        except ValidationError:
+            manifest = cls.of(fields)
+        except ValueError:
             return None
         return manifest if (manifest.line, manifest.version) == (line, version) else None
 
@@ -171,11 +186,15 @@ def new_manifest(
     *,
     key: str,
     files: Mapping[str, FileEntry],
-    inputs: Mapping[str, str],
-    details: Mapping[str, Any],
+    inputs: Sequence[Input],
+    details: Details,
+    started: datetime,
     build: str = "",
 ) -> Manifest:
     """A manifest of now, with every name checked.
+
+    Args:
+        started: when the work began.
 
     Raises:
         StoreError: for a name that could leave the store.
@@ -184,12 +203,11 @@ def new_manifest(
         line=check_line(line),
         version=check_version(version),
         key=check_key(key),
-        created=datetime.now(UTC),
         files={name: files[name] for name in sorted(files)},
-        inputs=dict(inputs),
-        details=dict(details),
+        inputs=tuple(inputs),
+        details=details.model_dump(),
         build=build,
-        merge_assets=merge_assets.__version__,
+        provenance=provenance(started),
     )
 
 

@@ -16,6 +16,7 @@ CLAIM = "claim.json"
 KEYS = "keys"
 BUILDS = "builds"
 INDEX = "index.txt"
+STORE = "store.json"
 
 _LINE_PART = re.compile(r"[\w@+=(][\w@+=(),.~ -]*")
 _VERSION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from merge_assets.store.manifest import Piece
 
@@ -59,13 +58,13 @@ class Origin:
         path: of the file in the store.
         piece: the piece of that file.
         pieces: all pieces of that file.
-        details: of the version that the file belongs to.
+        nonfinite: NaN and infinite elements of the piece, as they were counted when it was written.
     """
 
     path: str
     piece: Piece
     pieces: tuple[Piece, ...]
-    details: Mapping[str, Any] = field(repr=False, compare=False)
+    nonfinite: int = 0
 
 
 @dataclass
@@ -114,9 +113,3 @@ def is_whole(file: PlannedFile, origins: Mapping[str, Origin], head: str) -> str
         ):
             return None
     return first.path
-
-
-def nonfinite(details: Mapping[str, object], tensor: str) -> int:
-    """NaN and infinite elements of a tensor of a version, as they were counted when it was written."""
-    counts = details.get("nonfinite")
-    return int(counts.get(tensor, 0)) if isinstance(counts, Mapping) else 0

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from merge_assets.errors import StoreError
+from merge_assets.records import Document, Record
 from merge_assets.store.cutting import Stretch
 from merge_assets.store.names import BUILDS
 from merge_assets.store.place import Parts, Place
 from merge_assets.store.sealed import seal
-from merge_assets.store.versions import read_sealed
+from merge_assets.store.versions import read_document
 
 _LOG = logging.getLogger(__name__)
 PROGRESS = "progress.json"
@@ -29,6 +30,36 @@ _BEATS = 6
 
 DEAD = timedelta(minutes=3)
 """A build whose progress is older than this has no builder any more."""
+
+
+class ProgressOfFile(Record):
+    """What was sent of one file.
+
+    Attributes:
+        upload: id of its upload in parts, empty if the server copies it whole.
+        parts: begin and end of each, the file of the store that it is copied from, if it is, and where it begins there.
+        whole: file of the store that is copied whole.
+    """
+
+    upload: str
+    parts: tuple[tuple[int, int, str | None, int], ...]
+    whole: str | None
+
+
+class Progress(Document):
+    """What ``progress.json`` says.
+
+    Attributes:
+        key: of the version's inputs.
+        pieces: digests of the pieces whose bytes are known, by name.
+        flaws: what is wrong with these, where anything is.
+        files: by name.
+    """
+
+    key: str
+    pieces: Mapping[str, str]
+    flaws: Mapping[str, int]
+    files: Mapping[str, ProgressOfFile]
 
 
 class OwnBuild:
@@ -217,34 +248,23 @@ class Sent:
                     _LOG.warning("the progress of the build could not be kept: %s", error)
 
     def _write(self) -> None:
-        content = {
-            "key": self._key,
-            "pieces": dict(self.pieces),
-            "flaws": dict(self.flaws),
-            "files": {
-                name: {
-                    "upload": state.upload,
-                    "whole": state.whole,
-                    "parts": [[part.begin, part.end, part.source, part.offset] for part in state.parts],
-                }
-                for name, state in list(self.files.items())
-            },
+        files = {
+            name: ProgressOfFile(
+                upload=state.upload,
+                whole=state.whole,
+                parts=tuple((part.begin, part.end, part.source, part.offset) for part in state.parts),
+            )
+            for name, state in list(self.files.items())
         }
-        self._place.write({f"{self.folder}/{PROGRESS}": seal(content)})
+        progress = Progress(key=self._key, pieces=dict(self.pieces), flaws=dict(self.flaws), files=files)
+        self._place.write({f"{self.folder}/{PROGRESS}": seal(progress.model_dump())})
 
     def _load(self) -> bool:
-        content = read_sealed(self._place, f"{self.folder}/{PROGRESS}")
-        try:
-            if content is None or content["key"] != self._key:
-                return False
-            self.pieces = {str(name): str(digest) for name, digest in content["pieces"].items()}
-            self.flaws = {str(name): int(count) for name, count in content["flaws"].items()}
-            for name, state in content["files"].items():
-                parts = [
-                    Stretch(int(begin), int(end), source, int(offset)) for begin, end, source, offset in state["parts"]
-                ]
-                self.files[str(name)] = SentFile(str(state["upload"]), parts, state["whole"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        progress = read_document(self._place, f"{self.folder}/{PROGRESS}", Progress)
+        if progress is None or progress.key != self._key:
             return False
+        self.pieces, self.flaws = dict(progress.pieces), dict(progress.flaws)
+        for name, file in progress.files.items():
+            self.files[name] = SentFile(file.upload, [Stretch(*part) for part in file.parts], file.whole)
         self.resumed = True
         return True

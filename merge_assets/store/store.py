@@ -15,17 +15,20 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import StoreError
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.records import Details, Input
 from merge_assets.store.announced import AnnouncedVersions
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.draft import BuildDraft, Draft
+from merge_assets.store.format import StoreFormat
 from merge_assets.store.index import find_origins
 from merge_assets.store.manifest import Manifest, files_path, new_manifest
 from merge_assets.store.names import (
@@ -44,10 +47,9 @@ from merge_assets.store.planned import Origin
 from merge_assets.store.publishing import Publishing
 from merge_assets.store.renamed import RenamedVersions
 from merge_assets.store.reuse import Verify, verified
-from merge_assets.store.sealed import seal
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.transfer import run_batch, what_is_wrong
-from merge_assets.store.versions import read_manifest, read_sealed, size_problems
+from merge_assets.store.versions import Pointer, read_manifest, read_pointer, size_problems
 
 _LOG = logging.getLogger(__name__)
 _READERS = 8
@@ -67,8 +69,9 @@ class ArtifactStore:
     """
 
     def __init__(self, root: str, options: Mapping[str, Any] | None = None, *, scratch: Path | None = None) -> None:
-        self._place = open_place(str(root), options or {})
-        self._publishing = _publishing(self._place, scratch)
+        self._unchecked = open_place(str(root), options or {})
+        self._scratch = scratch
+        self._format = StoreFormat(self._unchecked)
 
     def __repr__(self) -> str:
         return f"ArtifactStore({self.url!r})"
@@ -76,22 +79,34 @@ class ArtifactStore:
     @property
     def url(self) -> str:
         """The root, without credentials."""
-        return self._place.url("")
+        return self._unchecked.url("")
 
     @property
     def place(self) -> Place:
-        """The place that it lies in."""
+        """The place that it lies in.
+
+        Raises:
+            StoreError: if what lies there is a store of another format, or nothing can be told of it.
+        """
         return self._place
 
-    @property
+    @cached_property
     def publishing(self) -> Publishing:
         """How its versions come into being and go."""
-        return self._publishing
+        if self._place.tree is not None:
+            return RenamedVersions(self._place, self._place.tree)
+        assert self._place.objects is not None
+        return AnnouncedVersions(self._place, self._place.objects, self._scratch)
+
+    @cached_property
+    def _place(self) -> Place:
+        self._format.check()
+        return self._unchecked
 
     @property
     def in_bucket(self) -> bool:
         """Whether it lies where pieces are read one by one and copied by the server, as on S3."""
-        return self._place.parts is not None
+        return self._unchecked.parts is not None
 
     def get(self, line: str, version: str) -> Artifact | None:
         """A committed version, or ``None``."""
@@ -120,7 +135,7 @@ class ArtifactStore:
         """
         found = self.find(line, key)
         if found is not None:
-            self._publishing.settle(_draft_name(line, key), found.manifest)
+            self.publishing.settle(_draft_name(line, key), found.manifest)
             self._point(line, key, found.version)
         return found
 
@@ -153,43 +168,59 @@ class ArtifactStore:
         """
         if self.get(line, version) is None:
             raise StoreError(f"{self.url}: there is no version {version} of {line}")
-        self._place.write({f"{line}/{CURRENT}": seal({"version": version})})
+        self._place.write({f"{line}/{CURRENT}": Pointer(version=version).sealed()})
 
     @contextlib.contextmanager
-    def draft(self, line: str) -> Iterator[Draft]:
+    def draft(self, line: str, started: datetime | None = None) -> Iterator[Draft]:
         """A local folder in which to write a new version; it vanishes unless committed.
 
         Drafts left behind by processes that died are removed first.
+
+        Args:
+            line: where it will belong.
+            started: when the work began that is written down here; now if nothing was done before.
         """
         check_line(line)
-        with self._publishing.draft() as folder:
-            draft = Draft(line, folder, partial(self._commit, publish=partial(self._publishing.publish, folder)))
+        self._format.write()
+        with self.publishing.draft() as folder:
+            draft = Draft(
+                line,
+                folder,
+                started or datetime.now(UTC),
+                partial(self._commit, publish=partial(self.publishing.publish, folder)),
+            )
             try:
                 yield draft
             finally:
                 draft.close()
 
     @contextlib.contextmanager
-    def build(self, line: str, key: str, *, should_stop: ShouldStop | None = None) -> Iterator[BuildDraft]:
+    def build(
+        self, line: str, key: str, started: datetime | None = None, *, should_stop: ShouldStop | None = None
+    ) -> Iterator[BuildDraft]:
         """A version of pieces, which goes on where an earlier attempt at the same was killed or stopped.
 
         Args:
             line: where it will belong.
             key: digest of the inputs; equal keys mean equal files.
+            started: when the work began; now if nothing was done before.
             should_stop: polled throughout.
 
         Raises:
             StoreError: if the disk is full or the store cannot be reached.
         """
         check_line(line)
-        with self._publishing.kept_draft(_draft_name(line, check_key(key))) as folder:
-            building, publish = self._publishing.building(folder, line, key, should_stop)
-            draft = BuildDraft(line, folder, partial(self._commit, publish=publish), building)
+        self._format.write()
+        with self.publishing.kept_draft(_draft_name(line, check_key(key))) as folder:
+            building, publish = self.publishing.building(folder, line, key, should_stop)
+            draft = BuildDraft(
+                line, folder, started or datetime.now(UTC), partial(self._commit, publish=publish), building
+            )
             try:
                 yield draft
             except BaseException as error:
                 building.close()
-                if not self._publishing.keeps(error):
+                if not self.publishing.keeps(error):
                     building.discard()
                 raise
             else:
@@ -204,7 +235,7 @@ class ArtifactStore:
             keys: what is looked for.
             line: such as ``variants/slerp-7b``; its neighbours are the other lines of ``variants``.
         """
-        if not self._publishing.reuses or not keys:
+        if not self.publishing.reuses or not keys:
             return {}
         return find_origins(self._place, keys, line)
 
@@ -244,8 +275,8 @@ class ArtifactStore:
         version: str,
         *,
         key: str,
-        inputs: Mapping[str, str],
-        details: Mapping[str, Any],
+        inputs: Sequence[Input],
+        details: Details,
         digests: Mapping[str, str],
         progress: Progress | None,
         should_stop: ShouldStop | None,
@@ -255,13 +286,15 @@ class ArtifactStore:
         check_key(key)
         self._refuse_nesting(draft.line, version)
         files = draft.describe(digests, progress, should_stop)
-        manifest = new_manifest(draft.line, version, key=key, files=files, inputs=inputs, details=details)
+        manifest = new_manifest(
+            draft.line, version, key=key, files=files, inputs=inputs, details=details, started=draft.started
+        )
         published = publish(manifest, progress=progress, should_stop=should_stop)
         self._point(draft.line, key, version)
         return Artifact(draft.line, version, published, self._place)
 
     def _point(self, line: str, key: str, version: str) -> None:
-        pointer = seal({"version": version})
+        pointer = Pointer(version=version).sealed()
         self._place.write({f"{line}/{KEYS}/{key}.json": pointer, f"{line}/{CURRENT}": pointer})
 
     def _refuse_nesting(self, line: str, version: str) -> None:
@@ -279,19 +312,8 @@ class ArtifactStore:
             raise StoreError(f"{inner}: is a line and cannot be a version; use another name")
 
     def _pointer(self, path: str) -> str | None:
-        fields = read_sealed(self._place, path)
-        try:
-            return check_version(fields["version"]) if fields is not None else None
-        except (TypeError, KeyError, StoreError):
-            _LOG.warning("%s is damaged and ignored", self._place.url(path))
-            return None
-
-
-def _publishing(place: Place, scratch: Path | None) -> Publishing:
-    if place.tree is not None:
-        return RenamedVersions(place, place.tree)
-    assert place.objects is not None
-    return AnnouncedVersions(place, place.objects, scratch)
+        pointer = read_pointer(self._place, path)
+        return pointer if pointer is not None and is_version(pointer) else None
 
 
 def _draft_name(line: str, key: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from merge_assets.records import Document
 from merge_assets.store.manifest import Manifest, files_path
 from merge_assets.store.names import CURRENT, MANIFEST
 from merge_assets.store.place import Place
-from merge_assets.store.sealed import unseal
+from merge_assets.store.sealed import seal, unseal
 
 _T = TypeVar("_T")
+_D = TypeVar("_D", bound=Document)
 
 
 def read_as(place: Place, path: str, decode: Callable[[bytes | None], _T | None]) -> _T | None:
@@ -29,20 +31,41 @@ def read_as(place: Place, path: str, decode: Callable[[bytes | None], _T | None]
     return None
 
 
+class Pointer(Document):
+    """Which version of a line is meant.
+
+    Attributes:
+        version: its name.
+    """
+
+    version: str
+
+    def sealed(self) -> bytes:
+        return seal(self.model_dump())
+
+
 def read_sealed(place: Place, path: str) -> dict[str, Any] | None:
     """Fields of a small sealed file; ``None`` if there is none or it is damaged."""
     return read_as(place, path, unseal)
 
 
+def read_document(place: Place, path: str, kind: type[_D]) -> _D | None:
+    """A small sealed record; ``None`` if there is none, or it is damaged or of another kind or format."""
+    try:
+        return kind.of(read_sealed(place, path))
+    except ValueError:
+        return None
+
+
 def read_pointer(place: Place, path: str) -> str | None:
     """The version that a pointer names, whether or not there is one; ``None`` if it names none."""
-    version = (read_sealed(place, path) or {}).get("version")
-    return version if isinstance(version, str) else None
+    pointer = read_document(place, path, Pointer)
+    return pointer.version if pointer else None
 
 
 def read_manifest(place: Place, line: str, version: str) -> Manifest | None:
     """The manifest of a committed version; ``None`` if the version does not exist."""
-    return Manifest.of(read_sealed(place, f"{line}/{version}/{MANIFEST}"), line, version)
+    return Manifest.found(read_sealed(place, f"{line}/{version}/{MANIFEST}"), line, version)
 
 
 def read_complete(place: Place, line: str, version: str) -> Manifest | None:

@@ -9,7 +9,7 @@ from merge_assets.checkpoint import Checkpoint, read_checkpoint
 from merge_assets.engine.fetched import FetchedFiles
 from merge_assets.plan import Plan, TensorInput
 from merge_assets.regular import open_regular
-from merge_assets.store import Artifact, Origin, Piece, TensorCache, nonfinite
+from merge_assets.store import Artifact, Origin, Piece, TensorCache
 
 
 class StoredSource:
@@ -90,7 +90,7 @@ class StoredModels:
         for tensor in plan.tensors:
             artifact = self._artifacts.get(plan.models[tensor.inputs[0].model].location) if tensor.is_copy else None
             if artifact is not None:
-                counts[tensor.name] = nonfinite(artifact.manifest.details, tensor.inputs[0].header.name)
+                counts[tensor.name] = artifact.manifest.nonfinite.get(tensor.inputs[0].header.name, 0)
         return counts
 
     def _fetch(self, location: str, item: TensorInput) -> int:

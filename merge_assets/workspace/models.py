@@ -11,6 +11,7 @@ from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
 from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import LayerFigure, Recipe
+from merge_assets.records import Input
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace.bucket import tensor_digests
@@ -210,6 +211,18 @@ class Models:
             if with_digests
             else PlanInput(reference, checkpoint)
         )
+
+    def used(self, name: str, fingerprint: str) -> Input:
+        """What to write down of a model or an adapter that was fetched.
+
+        Args:
+            name: as the recipe or the command calls it; where an adapter is applied, the model is meant.
+            fingerprint: of its bytes.
+        """
+        reference = ModelReference.parse(name).model
+        kind = self._names.identify(reference).kind
+        known = self._on_hub.used.get(reference) or Input(kind=kind, name=name, fingerprint=fingerprint)
+        return known.model_copy(update={"name": name, "fingerprint": fingerprint})
 
     def _of_artifact(self, reference: ModelReference, artifact: Artifact, *, local: bool = False) -> PlanInput:
         if artifact.in_bucket and not local:

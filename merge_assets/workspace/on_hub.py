@@ -7,17 +7,23 @@ from pathlib import Path
 from merge_assets.identity import checkpoint_line
 from merge_assets.plan import PlanInput
 from merge_assets.progress import Progress, ShouldStop
+from merge_assets.records import Input
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.workspace.workspace import Workspace
 
 
 class HubModels:
-    """Models on the Hub. A store in a bucket keeps mirrors of them; elsewhere they lie in the Hub's own cache."""
+    """Models on the Hub. A store in a bucket keeps mirrors of them; elsewhere they lie in the Hub's own cache.
+
+    Attributes:
+        used: what is known of the models whose weights were asked for.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._store = workspace.store
+        self.used: dict[ModelReference, Input] = {}
 
     def headers(self, reference: ModelReference) -> PlanInput:
         """A model or an adapter from its headers; no weights are downloaded."""
@@ -30,7 +36,7 @@ class HubModels:
         if not (self._store.in_bucket and reference.is_commit):
             return None
         versions = self._store.versions(checkpoint_line(reference))
-        return next((v for v in versions if v.manifest.inputs.get(reference.path) == reference.revision), None)
+        return next((v for v in versions if v.manifest.fingerprints.get(reference.path) == reference.revision), None)
 
     def mirrored(
         self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
@@ -43,12 +49,14 @@ class HubModels:
         found = self.mirror_of(wanted)
         if found is not None:
             self._store.set_current(line, found.version)
-            return found
-        hub = self._workspace.hub
-        revision = hub.resolve(wanted)
-        return mirror(
-            hub, revision, self._store, line, self._workspace.cache, progress=progress, should_stop=should_stop
-        )
+        else:
+            hub = self._workspace.hub
+            revision = hub.resolve(wanted)
+            found = mirror(
+                hub, revision, self._store, line, self._workspace.cache, progress=progress, should_stop=should_stop
+            )
+        self.used[reference] = found.manifest.inputs[0]
+        return found
 
     def downloaded(
         self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
@@ -56,4 +64,6 @@ class HubModels:
         """The folder that a model or an adapter was downloaded to."""
         hub = self._workspace.hub
         wanted = ModelReference(reference.path, commit) if commit else reference
-        return hub.download(hub.resolve(wanted), progress=progress, should_stop=should_stop)
+        revision = hub.resolve(wanted)
+        self.used[reference] = revision.as_input(revision.commit)
+        return hub.download(revision, progress=progress, should_stop=should_stop)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from merge_assets.freshness import Basis, stale_reason
 from merge_assets.identity import ModelIdentity, analysis_line, scores_line
 from merge_assets.plan.model import digest_of
+from merge_assets.records import AnalysisDetails
 from merge_assets.store import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def current_analysis(store: ArtifactStore, model: ModelIdentity, fingerprint: st
     artifact = store.current(analysis_line(model))
     if artifact is None:
         return None
-    details = artifact.manifest.details
-    was = Basis(artifact.version, {model.title: details["fingerprint"]})
-    now = Basis(analysis_key(details["fingerprint"], details["modules"]), {model.title: fingerprint})
+    details = artifact.manifest.described(AnalysisDetails)
+    was = Basis(artifact.version, {model.title: details.fingerprint})
+    now = Basis(analysis_key(details.fingerprint, details.modules), {model.title: fingerprint})
     return artifact if stale_reason(was, now) is None else None
 
 

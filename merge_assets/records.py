@@ -1,0 +1,281 @@
+"""What is written down of what was made: typed, in one format.
+
+A record that is a file of its own says its format (:class:`Document`). A newer minor version only adds fields: what this one
+does not know is kept, and written again with the rest. Whatever changes the meaning of a field is another format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FORMAT: Literal[2] = 2
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """Something written down. Numbers are finite; fields that are not known here are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+
+class Document(Record):
+    """A record that is a file of its own."""
+
+    format: Literal[2] = FORMAT
+
+    @classmethod
+    def of(cls, fields: object) -> Self:
+        """What was read back.
+
+        Raises:
+            ValueError: if it is no such record, or one of another format; the text names the field.
+        """
+        if not isinstance(fields, Mapping):
+            raise ValueError("not a record")
+        if fields.get("format") != FORMAT:
+            raise ValueError(f"format {fields.get('format', 1)}, not {FORMAT}")
+        return parsed(cls, fields)
+
+
+def parsed(kind: type[_M], fields: object) -> _M:
+    """Fields as a record.
+
+    Raises:
+        ValueError: if they are none; the text names the first field that is wrong.
+    """
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}" if where else str(first["msg"])) from None
+
+
+class Input(Record):
+    """Something that a version was made from.
+
+    Attributes:
+        kind: where it is from: a recipe's variant, a local folder, or the Hub.
+        name: as the recipe or the command calls it.
+        revision: commit on the Hub.
+        fingerprint: of its bytes; of a mirror, the commit.
+        license: as its card on the Hub says.
+        gated: whether the Hub asks people to agree to terms first.
+        base_models: what its card says that it was made from, the nearest first.
+    """
+
+    kind: Literal["recipe", "local", "hub"]
+    name: str
+    fingerprint: str
+    revision: str | None = None
+    license: str | None = None
+    gated: bool | None = None
+    base_models: tuple[str, ...] = ()
+
+
+class Provenance(Record):
+    """By what a version was made, and when.
+
+    Attributes:
+        merge_assets: version of this package.
+        commit: of this package's source where it is a git checkout; with a ``+`` where files differ from it.
+        command: the program and its arguments.
+        host: kind of machine, not its name.
+        started: when the work began, UTC.
+        ended: when it was finished, UTC.
+    """
+
+    merge_assets: str
+    commit: str | None = None
+    command: str
+    host: str
+    started: datetime
+    ended: datetime
+
+
+class Check(Record):
+    """What one check of a variant found.
+
+    Attributes:
+        name: of the check.
+        passed: whether the variant is as it should be.
+        description: one sentence for people.
+        metadata: figures behind it, plain JSON.
+    """
+
+    name: str
+    passed: bool
+    description: str
+    metadata: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class BuildReport(Record):
+    """What one execution of a plan did.
+
+    Attributes:
+        seconds: wall time.
+        bytes_read: bytes of input tensors read or copied, each as often as it was read.
+        bytes_written: bytes written into the output shards.
+        tensors_computed: tensors that went through a kernel.
+        tensors_copied: tensors whose bytes were copied unchanged.
+        peak_memory: largest resident size of the process so far, bytes.
+        threads: workers used.
+        device: where the arithmetic ran.
+        nonfinite: NaN or infinite elements by output tensor, where there are any.
+    """
+
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+    tensors_computed: int
+    tensors_copied: int
+    peak_memory: int
+    threads: int
+    device: str
+    nonfinite: Mapping[str, int] = Field(default_factory=dict)
+
+
+class StoredBuildReport(BuildReport):
+    """The same of a build into the store, with what was not computed, and what was moved by whom.
+
+    Attributes:
+        tensors_reused: taken from finished bytes of the store.
+        tensors_by_server: of these, copied by the object store.
+        tensors_resumed: finished by an earlier attempt of the same build.
+        bytes_reused: taken from finished bytes of the store.
+        bytes_linked: of these, by one more name of a file that is there.
+        bytes_moved: of these, copied by the object store or the file system, without coming by here.
+        bytes_resumed: finished by an earlier attempt of the same build.
+        bytes_fetched: read from the object store.
+        bytes_sent: written to the object store.
+    """
+
+    tensors_reused: int
+    tensors_by_server: int
+    tensors_resumed: int
+    bytes_reused: int
+    bytes_linked: int
+    bytes_moved: int
+    bytes_resumed: int
+    bytes_fetched: int
+    bytes_sent: int
+
+
+class Details(Record):
+    """What a manifest says of a version besides its files and what it was made from.
+
+    Attributes:
+        nonfinite: NaN or infinite elements by tensor, where there are any.
+    """
+
+    nonfinite: Mapping[str, int] = Field(default_factory=dict)
+
+
+class VariantDetails(Details):
+    """Details of a merged variant.
+
+    Attributes:
+        recipe: its name.
+        method: merge method.
+        layers: number of layers.
+        parameters: elements of all tensors.
+        checks: what was found right after it was built.
+        report: what the build did.
+    """
+
+    recipe: str
+    method: str
+    layers: int
+    parameters: int
+    checks: tuple[Check, ...]
+    report: StoredBuildReport
+
+
+class MirrorReport(Record):
+    """What mirroring a checkpoint took.
+
+    Attributes:
+        shards_downloaded: the others were copied by the server.
+        bytes_reused: taken from earlier versions.
+        bytes_resumed: sent by an earlier attempt.
+        bytes_sent: written to the object store.
+        tensors_by_server: copied by the object store.
+    """
+
+    shards_downloaded: int
+    bytes_reused: int
+    bytes_resumed: int
+    bytes_sent: int
+    tensors_by_server: int
+
+
+class MirrorDetails(Details):
+    """Details of a checkpoint of the Hub that was mirrored.
+
+    Attributes:
+        repository: ``org/name``.
+        commit: the full commit id.
+        report: what it took.
+    """
+
+    repository: str
+    commit: str
+    report: MirrorReport
+
+
+class AnalysisDetails(Details):
+    """Details of an SNR analysis.
+
+    Attributes:
+        model: its title.
+        fingerprint: of the model's bytes.
+        modules: parts of tensor names that were asked for, sorted; ``None`` is every matrix of the layers.
+        weights: matrices scored.
+        infinite: of these, with an infinite SNR.
+        seconds: wall time.
+        bytes_read: bytes of weights read.
+        spectra_reused: spectra taken from the analysis before.
+    """
+
+    model: str
+    fingerprint: str
+    modules: tuple[str, ...] | None
+    weights: int
+    infinite: int
+    seconds: float
+    bytes_read: int
+    spectra_reused: int
+
+
+class ScoresDetails(Details):
+    """Details of scores.
+
+    Attributes:
+        model: the model's title.
+        suite: the suite's name.
+        headline: mean of the headline rows, a fraction; ``None`` if the suite has none.
+    """
+
+    model: str
+    suite: str
+    headline: float | None
+
+
+class LeaderboardDetails(Details):
+    """Details of a leaderboard.
+
+    Attributes:
+        models: rows.
+    """
+
+    models: int = Field(ge=0)
+
+
+def fingerprints(inputs: Sequence[Input]) -> dict[str, str]:
+    """Name -> fingerprint of what something was made from."""
+    return {item.name: item.fingerprint for item in inputs}

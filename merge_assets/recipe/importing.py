@@ -15,13 +15,13 @@ import yaml
 from merge_assets.errors import RecipeError
 from merge_assets.recipe.blocks import Block, find_blocks
 from merge_assets.recipe.cleaning import HIDDEN_PASSWORD, clean, without_passwords, without_table
-from merge_assets.recipe.document import is_free, parse_documents
 from merge_assets.recipe.indentation import MethodParameters, Reading, readings
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.recipe.operations import without_operations
 from merge_assets.recipe.problems import LATER
 from merge_assets.recipe.schema import Recipe
 from merge_assets.recipe.shapes import recipe_shape
+from merge_assets.yamlfile import is_free, parse_documents
 
 _SEPARATOR = re.compile(r"---[ \t]*(?:#.*)?")
 _HEAD = re.compile(r"\A((?:[ \t]*(?:#.*)?\n)*)---[ \t]*(?=\n)")

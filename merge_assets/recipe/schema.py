@@ -27,7 +27,6 @@ from pydantic import (
 )
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import Document, parse_documents, read_text, spell
 from merge_assets.recipe.fields import (
     Cron,
     Dtype,
@@ -45,6 +44,7 @@ from merge_assets.recipe.fields import (
 from merge_assets.recipe.parameters import Misfit, Parameters, shown
 from merge_assets.recipe.problems import problem_path, problem_text
 from merge_assets.reference import ModelReference
+from merge_assets.yamlfile import Document, parse_documents, read_text, spell
 
 BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers")
 TEMPLATES = ("depth_upscale", "prune_layers")

@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.blocks import Block, find_blocks
-from merge_assets.recipe.cleaning import HIDDEN_PASSWORD, clean, without_passwords, without_table
-from merge_assets.recipe.indentation import MethodParameters, Reading, readings
+from merge_assets.importing.blocks import Block, find_blocks
+from merge_assets.importing.cleaning import HIDDEN_PASSWORD, clean, without_passwords, without_table
+from merge_assets.importing.indentation import MethodParameters, Reading, readings
+from merge_assets.importing.operations import without_operations
+from merge_assets.importing.shapes import recipe_shape
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
-from merge_assets.recipe.operations import without_operations
 from merge_assets.recipe.problems import LATER
 from merge_assets.recipe.schema import Recipe
-from merge_assets.recipe.shapes import recipe_shape
 from merge_assets.yamlfile import is_free, parse_documents
 
 _SEPARATOR = re.compile(r"---[ \t]*(?:#.*)?")
@@ -65,7 +65,7 @@ def import_text(
     """Find the merge config in a text and mend it.
 
     Of several configs that are whole, those that refer to each other by name become one file; otherwise the last one is
-    taken, which model cards show last. What the author's operation needs (see :mod:`merge_assets.recipe.operations`) is left
+    taken, which model cards show last. What the author's operation needs (see :mod:`merge_assets.importing.operations`) is left
     out, and passwords in addresses are never read.
 
     Args:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from merge_assets.errors import RecipeError
+from merge_assets.importing.cleaning import without_passwords
 from merge_assets.methods import methods
 from merge_assets.recipe import Recipe
-from merge_assets.recipe.cleaning import without_passwords
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
-    from merge_assets.recipe.importing import Imported
+    from merge_assets.importing.config import Imported
 
 CONFIGS = ("mergekit_config.yml", "mergekit_config.yaml", "README.md")
 """Files of a repository or folder that may hold its merge config, the first that is there is read."""
@@ -82,8 +82,8 @@ def import_recipe(
         RecipeError: the source does not exist or holds no config that can be mended.
         HubError: the Hub refuses it or cannot be reached.
     """
-    from merge_assets.recipe.importing import import_text, renamed  # needed by this command alone
-    from merge_assets.recipe.operations import OPERATIONAL
+    from merge_assets.importing.config import import_text, renamed  # needed by this command alone
+    from merge_assets.importing.operations import OPERATIONAL
 
     for key in keep:
         if key not in OPERATIONAL and key != "all":
@@ -129,7 +129,7 @@ def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, 
     imported = found.imported
     alone = len(imported.recipes) == 1
     if alone and target.stem != found.name:  # the file's stem would be the name otherwise
-        from merge_assets.recipe.importing import renamed
+        from merge_assets.importing.config import renamed
 
         imported = renamed(imported, found.name, target)
     head = [f"Imported by merge-assets from {found.origin}: {imported.place}."]

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.lines import Kind, Line, read_lines
+from merge_assets.importing.lines import Kind, Line, read_lines
+from merge_assets.importing.shapes import PLAIN, Shape, anything, recipe_shape, schema_keys
 from merge_assets.recipe.problems import did_you_mean
-from merge_assets.recipe.shapes import PLAIN, Shape, anything, recipe_shape, schema_keys
 from merge_assets.yamlfile import is_free, parse_documents
 
 MAX_LINES = 2000

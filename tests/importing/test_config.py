@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import RecipeError
-from merge_assets.importing.config import Imported, import_text
+from merge_assets.importing.config import import_text
+from merge_assets.importing.mending import Imported
 from merge_assets.importing.operations import OPERATIONAL
 from merge_assets.importing.shapes import Shape, recipe_shape
 from merge_assets.methods import methods

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from merge_assets.errors import RecipeError
-from merge_assets.importing.config import Imported, import_text
+from merge_assets.importing.config import import_text
+from merge_assets.importing.mending import Imported
 from merge_assets.importing.operations import OPERATIONAL
 from merge_assets.importing.shapes import recipe_shape, schema_keys
 from merge_assets.recipe import Recipe

@@ -26,13 +26,13 @@ from merge_assets.workspace import Models
 # What a build imports sooner or later, so that it is in memory, and its time spent, before anything is measured.
 _IMPORTED = (
     "merge_assets.engine.execute",
-    "merge_assets.engine.folder",
-    "merge_assets.engine.checks",
+    "merge_assets.variant.surroundings",
+    "merge_assets.variant.checks",
     "merge_assets.hub.mirror",
     "merge_assets.store.sending",
     "merge_assets.store.sent",
     "merge_assets.methods.expression",
-    "merge_assets.engine.agreement",
+    "merge_assets.variant.agreement",
     "merge_assets.engine.compute",
     "merge_assets.methods.built_in.linear",
     "transformers.models.llama.modeling_llama",

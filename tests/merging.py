@@ -10,9 +10,9 @@ import torch
 
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.engine.execute import execute
-from merge_assets.engine.folder import write_surroundings
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.recipe import load_recipe
+from merge_assets.variant.surroundings import write_surroundings
 from tests.synthetic import read_tensors
 
 

@@ -21,8 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from merge_assets.analysis import tables
+from merge_assets.analysis.heat_map import heat_map
 from merge_assets.analysis.layers import read_layers, read_rows
-from merge_assets.analysis.plots import MAX_BYTES, heat_map
+from merge_assets.analysis.picture import MAX_BYTES
 from merge_assets.analysis.result import read_analysis
 from merge_assets.analysis.run import analyse
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint

@@ -20,11 +20,11 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mamba2Config, Mamba2ForCausalLM
 
 from merge_assets import api
-from merge_assets.engine import checks
 from merge_assets.errors import CheckpointError, EngineError, PlanError, RecipeError, Stopped
 from merge_assets.plan.difference import difference
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
+from merge_assets.variant import checks
 from tests.commands import command_environment
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 from merge_assets.checkpoint import Checkpoint, open_checkpoint
-from merge_assets.engine.agreement import check_agreement
 from merge_assets.engine.execute import execute
-from merge_assets.engine.folder import write_surroundings
 from merge_assets.errors import PlanError
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.recipe import Recipe, load_recipe
+from merge_assets.variant.agreement import check_agreement
+from merge_assets.variant.surroundings import write_surroundings
 from tests import peer
 from tests.architectures import FAMILIES, Family, Zoo
 from tests.synthetic import read_tensors

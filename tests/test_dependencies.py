@@ -18,6 +18,7 @@ OURS = {"merge_assets", "definitions", "tests", "benchmarks", "examples", "prepa
 
 ROOMS = {
     "engine": ["engine"],
+    "variant": ["engine"],
     "methods/expression.py": ["engine"],  # types alone
     "analysis": ["engine", "analysis"],
     "evaluation": ["engine", "evaluation"],

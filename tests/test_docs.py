@@ -44,7 +44,7 @@ NOT_RUN = {
     r"curl ": "asks a UI that runs; tests/test_front_serve.py asks likewise",
     r"lm_eval ": "evaluates for minutes; tests/test_evaluation_runner.py runs what a result records",
     r"merge-assets build mine": "evaluates for minutes; tests/test_pipeline_run.py builds through Dagster",
-    r"merge-assets import Gille/": "needs the Hub; tests/test_import_sources.py imports from a local one",
+    r"merge-assets import Gille/": "needs the Hub; tests/importing/test_sources.py imports from a local one",
     r"python -m tests\.s3\.daemon": "is a benchmark against a real S3 server",
     r"python examples/(prepare_texts|train)\.py": "trains for half an hour",
 }

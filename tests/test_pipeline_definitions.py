@@ -140,7 +140,7 @@ def test_plain_names_stay_plain() -> None:
 
 
 def test_checks_are_those_that_a_build_reports() -> None:
-    from merge_assets.engine.checks import CHECKS as made
+    from merge_assets.variant.checks import CHECKS as made
 
     assert tuple(CHECKS) == made
 

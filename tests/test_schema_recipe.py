@@ -16,15 +16,15 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from pydantic import BaseModel
 
 from merge_assets import api
 from merge_assets.errors import EngineError, PlanError
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.plan.vocabulary_templates import TEMPLATES
-from merge_assets.recipe import LayerFigure, RecipeSource, load_recipe, schema
-from merge_assets.recipe.parameters import Conditional
+from merge_assets.recipe import Conditional, LayerFigure, Recipe, RecipeSource, load_recipe
+from merge_assets.recipe.fields import RecipeMapping
+from merge_assets.recipe.schema_templates import Metric
 from merge_assets.settings import Settings
 from tests.merging import plan_text
 from tests.synthetic import read_tensors, write_llama
@@ -42,13 +42,12 @@ _numbers = count()
 
 def walk() -> Iterator[str]:
     """``Model.key`` and ``Model.key: word`` for everything that a recipe may say."""
-    models = [m for m in vars(schema).values() if isinstance(m, type) and issubclass(m, BaseModel)]
-    for model in [*models, Conditional]:
-        if model in (BaseModel, RecipeSource) or model.__name__.startswith("_"):
+    for model in [*RecipeMapping.__subclasses__(), Conditional]:
+        if model is RecipeSource:
             continue
         described = model.model_json_schema()["properties"]
         for key in model.model_fields:
-            if (model, key) == (schema.Recipe, "source"):  # where it was read, no key
+            if (model, key) == (Recipe, "source"):  # where it was read, no key
                 continue
             place = f"{model.__name__}.{key}"
             yield place
@@ -338,7 +337,7 @@ def filled(text: str, models: Mapping[str, Path]) -> str:
 
 def test_every_key_and_every_word_of_the_schema_has_an_example() -> None:
     assert sorted(walk()) == sorted(EXAMPLES)
-    assert set(get_args(schema.Metric)) <= {place.partition(": ")[2] for place in walk()}  # the walk does see words
+    assert set(get_args(Metric)) <= {place.partition(": ")[2] for place in walk()}  # the walk does see words
 
 
 @pytest.mark.parametrize("place", EXAMPLES)

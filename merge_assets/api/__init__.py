@@ -13,7 +13,7 @@ the artifact store and reuse what is there.
 
 from merge_assets.api.analyse import Analysed, analyse, snr
 from merge_assets.api.build import Built, build, merge, plan
-from merge_assets.api.importing import Found, import_recipe, write_recipe
+from merge_assets.api.import_recipe import Found, import_recipe, write_recipe
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 from merge_assets.api.score import known_scores
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
-from merge_assets.engine.agreement import check_agreement
-from merge_assets.engine.checks import check_variant, count_nonfinite
 from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.extras import require
 from merge_assets.identity import variant_line
@@ -24,6 +22,8 @@ from merge_assets.recipe.book import not_stored
 from merge_assets.records import BuildReport, Check, StoredBuildReport, VariantDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece
+from merge_assets.variant.agreement import check_agreement
+from merge_assets.variant.checks import check_variant, count_nonfinite
 from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def merge(
         MergeAssetsError: if the recipe does not fit its inputs.
     """
     from merge_assets.engine.execute import execute
-    from merge_assets.engine.folder import write_surroundings
+    from merge_assets.variant.surroundings import write_surroundings
 
     target = Path(out)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
@@ -185,7 +185,7 @@ def _written(
     should_stop: ShouldStop | None,
 ) -> Artifact:
     from merge_assets.engine.execute import execute
-    from merge_assets.engine.folder import write_surroundings
+    from merge_assets.variant.surroundings import write_surroundings
 
     store, stored = workspace.store, workspace.stored
     require("torch", "transformers")  # the checks, which come last, need both

@@ -12,7 +12,6 @@ from pathlib import Path
 from merge_assets.errors import DamageError, StoreError
 from merge_assets.identity import checkpoint_line
 from merge_assets.progress import Progress, ShouldStop
-from merge_assets.recipe.document import MAX_BYTES
 from merge_assets.regular import read_regular
 from merge_assets.store import FileEntry, Piece
 from merge_assets.store.collect import (
@@ -34,6 +33,7 @@ from merge_assets.store.sent import PROGRESS
 from merge_assets.store.transfer import run_batch, what_is_wrong
 from merge_assets.store.versions import is_current, wrong_sizes
 from merge_assets.workspace import Workspace
+from merge_assets.yamlfile import MAX_BYTES
 
 _READERS = 4
 _SMALL = 1 << 20

@@ -264,7 +264,7 @@ def import_(
     the result and writes it. Models that are named in it are not fetched; those that are paths of the author's machine are
     said.
     """
-    from merge_assets.cli.importing import run_import
+    from merge_assets.cli.import_recipe import run_import
 
     run_import(source, to, name, pick, keep or (), only_print, overwrite)
 

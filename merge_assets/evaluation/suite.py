@@ -21,8 +21,8 @@ from pydantic_core import ErrorDetails
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
-from merge_assets.recipe.document import parse_documents, read_text
 from merge_assets.regular import is_folder
+from merge_assets.yamlfile import parse_documents, read_text
 
 _MAX_PROBLEMS = 5
 _MAX_READ = 50

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
-from merge_assets.recipe.document import parse_documents, read_text
 from merge_assets.regular import is_file, open_regular
+from merge_assets.yamlfile import parse_documents, read_text
 
 MAX_FILES = 20_000
 """Files and folders below a suite's folder of tasks."""

@@ -13,22 +13,9 @@ from merge_assets.recipe.parameters import (
     resolve,
 )
 from merge_assets.recipe.resolved import to_mergekit, with_stages
-from merge_assets.recipe.schema import (
-    DepthUpscale,
-    Lowest,
-    ModelEntry,
-    Module,
-    Protect,
-    PruneLayers,
-    Publish,
-    Recipe,
-    RecipeSource,
-    Slice,
-    Source,
-    TokenizerSettings,
-    TokenSettings,
-    TokenSource,
-)
+from merge_assets.recipe.schema import ModelEntry, Module, Publish, Recipe, RecipeSource, Slice, Source
+from merge_assets.recipe.schema_templates import DepthUpscale, Lowest, Protect, PruneLayers
+from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
 from merge_assets.recipe.templates import (
     LayerFigure,
     expand_depth_upscale,

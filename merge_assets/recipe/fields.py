@@ -1,4 +1,4 @@
-"""Field types of the recipe schema: each checks one kind of value and says what to write instead."""
+"""What the recipe schema is made of: its mappings, and field types that each check one kind of value and say what to write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sized
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, PlainSerializer, PlainValidator, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, PlainValidator, StrictInt, WithJsonSchema
 
 from merge_assets.recipe.parameters import Misfit, shown
 from merge_assets.recipe.problems import did_you_mean
@@ -33,6 +33,12 @@ _CRON_FIELDS = (
     ("day of week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
 )
 _CRON_PART = re.compile(r"(\*|\w+(?:-\w+)?)(?:/(\d+))?")
+
+
+class RecipeMapping(BaseModel):
+    """A mapping of the schema; frozen, and without keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from merge_assets.errors import RecipeError, in_one_line
-from merge_assets.recipe.document import Document, is_free, parse_documents, read_text
 from merge_assets.recipe.problems import HIDDEN_KEYS, explain
 from merge_assets.recipe.schema import Recipe, RecipeSource
+from merge_assets.yamlfile import Document, is_free, parse_documents, read_text
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import Document, Path_, is_free, spell
 from merge_assets.recipe.parameters import shown
+from merge_assets.yamlfile import Document, Path_, is_free, spell
 
 MAX_SHOWN = 5
 HIDDEN_KEYS = frozenset({"source"})

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from merge_assets.recipe import schema
-from merge_assets.recipe.parameters import Conditional
+from merge_assets import recipe
 from merge_assets.recipe.problems import HIDDEN_KEYS
 
 PAGE = Path("docs/recipes.md")
@@ -40,9 +39,9 @@ def render(page: str) -> str:
 
 def key_table(model: str, only: list[str]) -> str:
     """Markdown table of the keys of one model of the schema: key, value, default, meaning."""
-    cls: type[BaseModel] = Conditional if model == "Conditional" else getattr(schema, model)
+    cls: type[BaseModel] = getattr(recipe, model)
     properties = cls.model_json_schema()["properties"]
-    keys = only or [key for key in properties if not (cls is schema.Recipe and key in HIDDEN_KEYS)]
+    keys = only or [key for key in properties if not (cls is recipe.Recipe and key in HIDDEN_KEYS)]
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key in keys:
         field = cls.model_fields[key]
@@ -61,7 +60,7 @@ def described_keys(page: str) -> set[tuple[str, str]]:
 
 def _is_required(cls: type[BaseModel], key: str) -> bool:
     # The loader fills the name in from the file.
-    return cls.model_fields[key].is_required() and (cls, key) != (schema.Recipe, "name")
+    return cls.model_fields[key].is_required() and (cls, key) != (recipe.Recipe, "name")
 
 
 def _default(value: Any) -> str:

@@ -13,21 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    StrictBool,
-    StrictInt,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import Document, parse_documents, read_text, spell
 from merge_assets.recipe.fields import (
     Cron,
     Dtype,
@@ -37,14 +25,16 @@ from merge_assets.recipe.fields import (
     LayerRange,
     Name,
     Owner,
+    RecipeMapping,
     Reference,
     TagKey,
     TagValue,
-    read_reference,
 )
-from merge_assets.recipe.parameters import Misfit, Parameters, shown
-from merge_assets.recipe.problems import problem_path, problem_text
+from merge_assets.recipe.parameters import Misfit, Parameters
+from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
+from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
 from merge_assets.reference import ModelReference
+from merge_assets.yamlfile import Document, parse_documents, read_text, spell
 
 BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers")
 TEMPLATES = ("depth_upscale", "prune_layers")
@@ -59,15 +49,9 @@ MAX_MODELS = 256
 
 NEEDS_STORED = {"evaluate": "evaluate", "publish": "publish", "schedule": "build on a schedule"}
 """Keys of what is done with a stored variant -> what they do."""
-TOKENIZER_SOURCES = ("union", "base")
-"""Sources of a whole tokenizer that are no models."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class RecipeSource(_Part):
+class RecipeSource(RecipeMapping):
     """Where a recipe was read: for error messages, code references and showing its text."""
 
     file: Path
@@ -94,14 +78,14 @@ def _documents_again(text: str, file: Path) -> list[Document]:
     return parse_documents(text, file)
 
 
-class ModelEntry(_Part):
+class ModelEntry(RecipeMapping):
     """One input of a merge of whole models."""
 
     model: Reference = Field(description="the checkpoint: Hub id, folder, or another recipe's name")
     parameters: Parameters = Field(default={}, description="parameters of this model")
 
 
-class Source(_Part):
+class Source(RecipeMapping):
     """One input of a slice."""
 
     model: Reference = Field(description="the checkpoint the layers come from")
@@ -111,7 +95,7 @@ class Source(_Part):
     parameters: Parameters = Field(default={}, description="parameters of this source")
 
 
-class Slice(_Part):
+class Slice(RecipeMapping):
     """A run of output layers; slices are stacked in order."""
 
     sources: Annotated[tuple[Source, ...], Filled] = Field(description="inputs that are merged layer by layer")
@@ -135,7 +119,7 @@ class Slice(_Part):
         return self
 
 
-class Module(_Part):
+class Module(RecipeMapping):
     """One part of a model with parts of its own, such as the text tower."""
 
     slices: Annotated[tuple[Slice, ...] | None, Filled] = Field(default=None, description="as in the recipe")
@@ -149,167 +133,14 @@ class Module(_Part):
         return self
 
 
-class TokenSource(_Part):
-    """Where one token's embedding comes from, when it is not simply a model's own."""
-
-    kind: Literal["zero", "model_token"] = Field(description="`zero`, or `model_token`: a token of a model")
-    model: Reference | None = Field(default=None, description="the model, for `model_token`")
-    token: str | None = Field(default=None, description="the token's text in that model")
-    token_id: StrictInt | None = Field(default=None, ge=0, description="or its number")
-
-    @model_validator(mode="after")
-    def _complete(self) -> TokenSource:
-        given = (self.model, self.token, self.token_id)
-        if self.kind == "zero" and any(item is not None for item in given):
-            raise Misfit("kind: zero takes no other key")
-        if self.kind == "model_token" and (self.model is None or (self.token is None) == (self.token_id is None)):
-            raise Misfit("kind: model_token needs model, and exactly one of token and token_id")
-        return self
-
-
-def _write_token_source(source: ModelReference | TokenSource | None) -> Any:
-    if isinstance(source, TokenSource):
-        return source.model_dump(mode="json", exclude_none=True)
-    return None if source is None else str(source)
-
-
-def _read_token_source(raw: Any) -> ModelReference | TokenSource | None:
-    # A plain union would report the errors of every side; the key kind tells which side is meant.
-    if raw is None or isinstance(raw, TokenSource):
-        return raw
-    if not (isinstance(raw, dict) and "kind" in raw):
-        reference = read_reference(raw)
-        if str(reference) in TOKENIZER_SOURCES:
-            raise Misfit(
-                f"a token's source names a model; {reference} is what tokenizer.source may be "
-                f"(a folder of that name is ./{reference})"
-            )
-        return reference
-    try:
-        return TokenSource.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Misfit(problem_text(first, TokenSource), problem_path(first)) from None
-
-
-class TokenSettings(_Part):
-    """How one token's embedding is made."""
-
-    source: Annotated[
-        ModelReference | TokenSource | None,
-        PlainValidator(_read_token_source),
-        PlainSerializer(_write_token_source, return_type=Any),
-        WithJsonSchema({"format": "model reference or mapping"}),
-    ] = Field(default=None, description="a model reference, `{kind: zero}`, or `{kind: model_token, model, token}`")
-    force: StrictBool = Field(default=False, description="use the source even for models that have the token")
-
-
-class TokenizerSettings(_Part):
-    """How the output's tokenizer is made."""
-
-    source: str = Field(default="union", description="`union`, `base`, or a model reference")
-    tokens: dict[str, TokenSettings] = Field(default={}, description="tokens treated one by one")
-    pad_to_multiple_of: StrictInt | None = Field(
-        default=None, ge=1, description="round the embedding's rows up to this"
-    )
-
-
-class DepthUpscale(_Part):
-    """Depth up-scaling: two copies of a model's layers, one after the other or interlocked."""
-
-    model: Reference = Field(description="the checkpoint whose layers are doubled")
-    overlap: StrictInt = Field(ge=0, description="layers cut from the end of copy A and from the start of copy B")
-    block: StrictInt | None = Field(
-        default=None, ge=1, description="interlock in blocks of so many layers; left out: A then B"
-    )
-
-
-class Lowest(_Part):
-    """The layers with the lowest values of the metric."""
-
-    lowest: StrictInt = Field(ge=1, description="how many")
-
-
-class Protect(_Part):
-    """Layers that are never removed."""
-
-    first: StrictInt = Field(default=0, ge=0, description="layers at the start that stay")
-    last: StrictInt = Field(default=0, ge=0, description="layers at the end that stay")
-
-
-Metric = Literal["snr", "margin", "block_influence", "angular_distance", "reverse_order", "list"]
-UNBUILT_METRICS = ("block_influence", "angular_distance")
-"""Metrics that nothing computes yet; see :mod:`merge_assets.recipe.unbuilt`."""
-
-
-class PruneLayers(_Part):
-    """A model without the layers that an analysis picks."""
-
-    model: Reference = Field(description="the checkpoint whose layers are removed")
-    by: Metric = Field(
-        description="the metric, or `list` for layers named one by one; `block_influence` and `angular_distance` are not "
-        "built yet: an error of the plan"
-    )
-    tensor: str | None = Field(
-        default=None, min_length=1, description="module the metric is taken of, for `snr` and `margin`"
-    )
-    remove: Literal["infinite"] | int | Lowest | tuple[int, ...] = Field(
-        description="`infinite`: layers of infinite SNR; a number of layers; `{lowest: n}`; layer numbers"
-    )
-    at_most: StrictInt | None = Field(default=None, ge=1, description="upper limit for `remove: infinite`")
-    protect: Protect = Field(default=Protect(), description="layers that stay whatever the metric says")
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether the layers are chosen by an analysis of the model's weights."""
-        return self.by in ("snr", "margin")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_remove(cls, raw: Any) -> Any:
-        if not isinstance(raw, dict) or "remove" not in raw:
-            return raw
-        remove = raw["remove"]
-        if isinstance(remove, dict):
-            extra = [key for key in remove if key != "lowest"]
-            number = remove.get("lowest")
-            if extra or not _is_count(number, 1):
-                raise Misfit("write {lowest: N} with N of 1 or more", ("remove", *extra[:1]))
-            return {**raw, "remove": Lowest(lowest=number)}
-        if isinstance(remove, (list, tuple)):
-            if not remove or not all(_is_count(layer, 0) for layer in remove) or len(set(remove)) != len(remove):
-                raise Misfit("a list names layers by number, each once, at least one", ("remove",))
-            return {**raw, "remove": tuple(remove)}
-        if remove != "infinite" and not _is_count(remove, 1):
-            raise Misfit(
-                f"{shown(remove)} is neither infinite, nor a number of layers, nor {{lowest: N}}, nor a list",
-                ("remove",),
-            )
-        return raw
-
-    @model_validator(mode="after")
-    def _fits_metric(self) -> PruneLayers:
-        if self.is_measured and self.tensor is None:
-            raise Misfit(f"by: {self.by} needs the module it is taken of, such as self_attn.v_proj", ("tensor",))
-        if not self.is_measured and self.tensor is not None:
-            raise Misfit(f"by: {self.by} is not taken of one tensor; leave it out", ("tensor",))
-        if isinstance(self.remove, tuple) != (self.by == "list"):
-            raise Misfit("layer numbers and by: list go together", ("remove",))
-        if self.remove == "infinite" and not self.is_measured:
-            raise Misfit(f"infinite is for by: snr and by: margin, not for {self.by}", ("remove",))
-        if self.at_most is not None and self.remove != "infinite":
-            raise Misfit("limits only remove: infinite; leave it out", ("at_most",))
-        return self
-
-
-class Publish(_Part):
+class Publish(RecipeMapping):
     """Where the variant is pushed on the Hub."""
 
     repo_id: HubId = Field(description="repository, `owner/name`")
     private: StrictBool = Field(default=True, description="create it as a private repository")
 
 
-class Recipe(_Part):
+class Recipe(RecipeMapping):
     """One variant, as its YAML document describes it."""
 
     source: RecipeSource = Field(exclude=True, repr=False)
@@ -449,10 +280,6 @@ def _body_mentions(
             yield f"{prefix}slices[{index}].base_model", part.base_model
         for place, source in enumerate(part.sources):
             yield f"{prefix}slices[{index}].sources[{place}].model", source.model
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _canonical(value: Any) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.schema import DepthUpscale, Lowest, PruneLayers, Slice, Source
+from merge_assets.recipe.schema import Slice, Source
+from merge_assets.recipe.schema_templates import DepthUpscale, Lowest, PruneLayers
 from merge_assets.reference import ModelReference
 
 Fail = Callable[[str], RecipeError]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from merge_assets.errors import PlanError
-from merge_assets.recipe.schema import UNBUILT_METRICS, Recipe
+from merge_assets.recipe.schema import Recipe
+from merge_assets.recipe.schema_templates import UNBUILT_METRICS
 
 
 def check_built(recipe: Recipe) -> None:

@@ -41,7 +41,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "merge_assets.engine.execute",
-        "merge_assets.engine.folder",
+        "merge_assets.variant.surroundings",
         "merge_assets.methods.expression",
         "merge_assets.store.sending",
         "s3fs",

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import parse_documents
+from merge_assets.yamlfile import parse_documents
 
 OPERATIONAL = {
     "schedule": "null",

@@ -1,4 +1,4 @@
-"""YAML text of a recipe file -> plain Python data, one item per document, with hostile input bounded.
+"""YAML of recipes and suites -> plain Python data, one item per document, with hostile input bounded.
 
 Built on the parser's event stream instead of ``yaml.safe_load``, for four things which that does not do:
 duplicate keys are errors, an alias counts with everything it expands to (so nine lines of aliases cannot become
@@ -95,7 +95,7 @@ def spell(path: Path_) -> str:
 
 
 def read_text(file: Path) -> str:
-    """The text of a recipe file.
+    """The text of a file.
 
     Raises:
         RecipeError: if it cannot be read, is larger than 1 MiB, or is not UTF-8.

@@ -11,11 +11,11 @@ import torch
 
 from merge_assets import api
 from merge_assets.checkpoint import open_checkpoint
-from merge_assets.engine import agreement, checks
 from merge_assets.errors import PlanError
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.recipe import load_recipe
 from merge_assets.settings import Settings
+from merge_assets.variant import agreement, checks
 from tests.architectures import FAMILIES
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 

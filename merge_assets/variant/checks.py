@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.checkpoint import Checkpoint, nonfinite_elements, open_checkpoint
-from merge_assets.engine.agreement import REFUSALS, describe, loading_report, model_of
 from merge_assets.errors import CheckpointError, Stopped
 from merge_assets.plan import Plan
 from merge_assets.progress import ShouldStop
 from merge_assets.records import Check
+from merge_assets.variant.agreement import REFUSALS, describe, loading_report, model_of
 
 _NEW_TOKENS = 8
 

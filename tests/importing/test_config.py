@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import RecipeError
+from merge_assets.importing.config import import_text
+from merge_assets.importing.mending import Imported
+from merge_assets.importing.operations import OPERATIONAL
+from merge_assets.importing.shapes import Shape, recipe_shape
 from merge_assets.methods import methods
 from merge_assets.recipe import Recipe, load_recipe, load_recipes
-from merge_assets.recipe.importing import Imported, import_text
-from merge_assets.recipe.operations import OPERATIONAL
-from merge_assets.recipe.shapes import Shape, recipe_shape
 from tests.recipe_support import ROOT, write
 
 PARAMETERS = {m.name: {p.name: p.per_model for p in m.parameters} for m in methods().values()}

@@ -26,13 +26,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import is_free, parse_documents
-from merge_assets.recipe.lines import Kind, Line, read_lines
+from merge_assets.importing.lines import Kind, Line, read_lines
+from merge_assets.importing.places import LinePlace, OpenValue, State, item_places, key_places, text_places
+from merge_assets.importing.shapes import recipe_shape, schema_keys
 from merge_assets.recipe.problems import did_you_mean
-from merge_assets.recipe.shapes import PLAIN, Shape, anything, recipe_shape, schema_keys
+from merge_assets.yamlfile import parse_documents
 
 MAX_LINES = 2000
 _MAX_STEPS = 100_000
@@ -41,40 +42,6 @@ _MOST_TRIED = 3
 
 MethodParameters = Mapping[str, Mapping[str, bool]]
 """Method -> name of each parameter -> whether every input has its own value."""
-
-
-class _Open(NamedTuple):
-    """A value that lines may still be added to.
-
-    ``kind`` is ``key`` while nothing but its key is known, then ``map``, ``list`` or ``text``; ``column`` is where its
-    lines start, for ``key`` that of the key. ``used`` are the keys it has, ``inner`` those of its items or values so far, and
-    ``earlier`` those of its neighbours before it.
-    """
-
-    shape: Shape
-    kind: str
-    column: int
-    used: frozenset[str] = frozenset()
-    earlier: frozenset[str] = frozenset()
-    inner: frozenset[str] = frozenset()
-    label: str = ""
-
-
-_State = tuple[_Open, ...]
-
-
-class _Place(NamedTuple):
-    """One way to take a line.
-
-    ``column`` is what the line gets, ``state`` what is open afterwards, ``owner`` what it becomes part of, ``below`` the shape
-    of what stands behind its key, and ``rare`` whether a free key takes a name that a mapping around it has.
-    """
-
-    column: int
-    state: _State
-    owner: _Open
-    below: Shape = PLAIN
-    rare: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +54,7 @@ class Reading:
 
     text: str
     _reader: _Reader
-    _places: tuple[_Place, ...]
+    _places: tuple[LinePlace, ...]
 
     def choices(self, differs: Callable[[Reading], bool]) -> tuple[str, ...]:
         """The lines that might stand elsewhere too, one sentence each.
@@ -127,7 +94,7 @@ def readings(text: str, first: int, parameters: MethodParameters, file: Path) ->
 
 
 class _Reader:
-    start: _State = (_Open(recipe_shape(), "map", 0, label="the recipe"),)
+    start: State = (OpenValue(recipe_shape(), "map", 0, label="the recipe"),)
 
     def __init__(self, lines: list[Line], parameters: MethodParameters, names: Collection[str], *, typed: bool) -> None:
         self._typed = typed
@@ -137,17 +104,17 @@ class _Reader:
         method = next((line.value.strip("\"'") for line in lines if line.key == "merge_method"), "")
         self._whole = {name for name, per_model in parameters.get(method, {}).items() if not per_model}
         self._values: dict[int, tuple[Any, ...]] = {}
-        self._dead: set[tuple[int, _State]] = set()
+        self._dead: set[tuple[int, State]] = set()
         self._steps = 0
         self._furthest = -1
-        self._stuck: _State = self.start
+        self._stuck: State = self.start
 
-    def search(self, first: int, start: _State) -> Iterator[list[_Place]]:
+    def search(self, first: int, start: State) -> Iterator[list[LinePlace]]:
         """Every list of places for the lines from ``first`` on that fit together, the preferred ones first."""
         if first == len(self._lines):
             yield []
             return
-        trail: list[_Place] = []
+        trail: list[LinePlace] = []
         found = 0
         # One entry per line of the trail and for the next: the places left to try, and what was found before it.
         levels = [(self._places(first, start), 0)]
@@ -169,7 +136,7 @@ class _Reader:
                 trail.append(place)
                 levels.append((self._places(index + 1, place.state), found))
 
-    def choices(self, places: Sequence[_Place], differs: Callable[[Reading], bool]) -> Iterator[str]:
+    def choices(self, places: Sequence[LinePlace], differs: Callable[[Reading], bool]) -> Iterator[str]:
         """See :meth:`Reading.choices`."""
         told = 0
         state = self.start
@@ -185,12 +152,12 @@ class _Reader:
                     yield f"line {line.number}: {line.key} is read as that of {chosen.owner.label}, not of {also}"
             state = chosen.state
 
-    def _is_possible(self, places: list[_Place], differs: Callable[[Reading], bool]) -> bool:
+    def _is_possible(self, places: list[LinePlace], differs: Callable[[Reading], bool]) -> bool:
         """Whether the first lines may stand at these places, with the others somewhere."""
         rest = islice(self.search(len(places), places[-1].state), _MOST_TRIED)
         return any(differs(Reading(self.text([*places, *more]), self, ())) for more in rest)
 
-    def text(self, places: Sequence[_Place]) -> str:
+    def text(self, places: Sequence[LinePlace]) -> str:
         """The lines at their columns; a comment stands as the line below it."""
         written = iter(reversed(places))
         rows: list[str] = []
@@ -228,29 +195,29 @@ class _Reader:
             f"{problem} (the indentation is wrong, so the keys alone were read)", file=f"{file}:{line.number}"
         )
 
-    def _places(self, index: int, state: _State) -> Iterator[_Place]:
+    def _places(self, index: int, state: State) -> Iterator[LinePlace]:
         """Where a line may stand, the preferred place first."""
         if index > self._furthest:
             self._furthest, self._stuck = index, state
         line = self._lines[index]
-        found: list[_Place] = []
+        found: list[LinePlace] = []
         if line.kind is Kind.key:
             found = self._key_places(index, state)
         elif line.kind is Kind.item:
-            found = list(_item_places(line, state))
+            found = list(item_places(line, state))
         elif line.kind is Kind.text:
-            found = list(_text_places(state, self._lines[index - 1] if index else None))
+            found = list(text_places(state, self._lines[index - 1] if index else None))
         innermost = state[-1]
         if innermost.kind == "text":
-            found.append(_Place(innermost.column, state, innermost))
+            found.append(LinePlace(innermost.column, state, innermost))
         elif line.kind is Kind.comment:
-            found.append(_Place(-1, state, innermost))
+            found.append(LinePlace(-1, state, innermost))
         return iter(found)
 
-    def _key_places(self, index: int, state: _State) -> list[_Place]:
+    def _key_places(self, index: int, state: State) -> list[LinePlace]:
         """Where a key may stand, the preferred place first."""
         line = self._lines[index]
-        found = [place for place in _key_places(line, state) if not self._is_no_parameter(line, place)]
+        found = [place for place in key_places(line, state) if not self._is_no_parameter(line, place)]
         if self._typed:
             found = [place for place in found if not _leaves_a_gap(place, state) and self._fits(index, place)]
         else:
@@ -259,7 +226,7 @@ class _Reader:
             return found
         whole = line.key == "parameters" and self._is_whole(index)
 
-        def rank(place: _Place) -> tuple[bool, int, int, int]:
+        def rank(place: LinePlace) -> tuple[bool, int, int, int]:
             owner, depth = place.owner, len(place.state)
             as_before = -(line.key in owner.earlier)
             if line.key == "base_model":
@@ -270,14 +237,14 @@ class _Reader:
 
         return sorted(found, key=rank)
 
-    def _fits(self, index: int, place: _Place) -> bool:
+    def _fits(self, index: int, place: LinePlace) -> bool:
         """Whether the value behind a key is of a type that the schema has there, as far as the line alone tells."""
         if index not in self._values:
             self._values[index] = _value(self._lines[index], self._lines[index + 1 : index + 2])
         known = self._values[index]
         return not known or place.below.fits(known[0])
 
-    def _is_no_parameter(self, line: Line, place: _Place) -> bool:
+    def _is_no_parameter(self, line: Line, place: LinePlace) -> bool:
         """Whether a line would be a parameter that no method has."""
         return place.owner.label == "parameters" and bool(self._names) and line.key not in self._names
 
@@ -294,14 +261,14 @@ class _Reader:
         return bool(names) and names.keys() - {"value", "filter"} <= self._whole
 
 
-def _is_alike(line: Line, owner: _Open, other: _Open) -> bool:
+def _is_alike(line: Line, owner: OpenValue, other: OpenValue) -> bool:
     """Whether a key means the same in both: ``parameters`` of a slice are those of its only source."""
     return (
         line.key == "parameters" and not owner.earlier and "model" in owner.shape.keys and "sources" in other.shape.keys
     )
 
 
-def _leaves_a_gap(place: _Place, state: _State) -> bool:
+def _leaves_a_gap(place: LinePlace, state: State) -> bool:
     """Whether a key that needs a value is left without one."""
     *around, node = state
     return node.kind == "key" and place.state[: len(around)] != tuple(around) and not node.shape.fits(None)
@@ -316,90 +283,3 @@ def _value(line: Line, next_line: Sequence[Line]) -> tuple[Any, ...]:
     except (RecipeError, ValueError):
         return ()
     return tuple(document.data.values())
-
-
-def _key_places(line: Line, state: _State) -> Iterator[_Place]:
-    """Where ``key: …`` or ``- key: …`` fits, innermost first."""
-    for depth in range(len(state) - 1, -1, -1):
-        node = state[depth]
-        if line.dash:
-            item = node.shape.item
-            if node.kind not in ("key", "list") or item is None:
-                continue
-            below = _under(item, line.key)
-            if below is None:
-                continue
-            listed = _as_list(node, state[depth + 1 :])
-            label = f"an item of {node.label}"
-            owner = _Open(item, "map", listed.column + 2, frozenset((line.key,)), listed.inner, label=label)
-            yield _Place(listed.column, _after(line, below, (*state[:depth], listed, owner)), owner, below)
-        elif node.kind in ("key", "map"):
-            free = depth == 0 and is_free(line.key)
-            below = anything() if free else _under(node.shape, line.key)
-            if below is None or (line.key in node.used and not free):
-                continue
-            rare = line.key not in node.shape.keys and _is_known(line.key, state[:depth])
-            if rare and line.opens and not below.is_open:
-                continue
-            column = node.column + 2 if node.kind == "key" else node.column
-            inner = node.inner | _used(state[depth + 1 :])
-            owner = node._replace(kind="map", column=column, used=node.used | {line.key}, inner=inner)
-            yield _Place(column, _after(line, below, (*state[:depth], owner)), owner, below, rare)
-
-
-def _item_places(line: Line, state: _State) -> Iterator[_Place]:
-    """Where ``- value`` fits, innermost first."""
-    for depth in range(len(state) - 1, -1, -1):
-        node, item = state[depth], state[depth].shape.item
-        if node.kind not in ("key", "list") or item is None:
-            continue
-        first_key = line.first_key
-        fits = item.scalar if first_key is None else _under(item, first_key) is not None
-        if fits or line.value.startswith("*"):
-            listed = _as_list(node, state[depth + 1 :])
-            yield _Place(listed.column, (*state[:depth], listed), listed)
-
-
-def _text_places(state: _State, before: Line | None) -> Iterator[_Place]:
-    """Where a line that is neither key nor item fits: as the value of the key above, or behind the text above."""
-    node = state[-1]
-    if node.kind == "key":
-        yield _Place(node.column + 2, state[:-1], node)
-    elif node.kind in ("map", "list") and before is not None and (before.is_plain or before.kind is Kind.text):
-        yield _Place(node.column + 2, state, node)
-
-
-def _under(shape: Shape, key: str) -> Shape | None:
-    """The shape of a key's value, ``None`` if ``shape`` is no mapping that takes the key."""
-    if key in shape.keys:
-        return shape.keys[key]
-    if shape.values is not None:
-        return shape.values
-    return anything() if key == "<<" and shape.keys else None
-
-
-def _is_known(key: str, around: _State) -> bool:
-    """Whether an open mapping has the key."""
-    return any(node.kind == "map" and key in node.shape.keys for node in around)
-
-
-def _as_list(node: _Open, inside: _State) -> _Open:
-    """``node`` as a list that a new item is added to; ``inside`` is its last item."""
-    column = node.column + 2 if node.kind == "key" else node.column
-    return node._replace(kind="list", column=column, inner=node.inner | _used(inside))
-
-
-def _used(inside: _State) -> frozenset[str]:
-    """The keys of the outermost of what is open inside of something."""
-    return inside[0].used if inside else frozenset()
-
-
-def _after(line: Line, below: Shape, state: _State) -> _State:
-    """What is open after a line with a key."""
-    owner = state[-1]
-    if line.opens_text:
-        return (*state, _Open(PLAIN, "text", owner.column + 2, label=line.key))
-    if not line.opens:
-        return state
-    earlier = frozenset() if owner.shape.values is None else owner.inner
-    return (*state, _Open(below, "key", owner.column, earlier=earlier, label=line.key))

@@ -17,8 +17,8 @@ from merge_assets.recipe import load_recipe
 from merge_assets.settings import Settings
 from tests.commands import command_environment, run_command
 from tests.hub_server import HubServer
+from tests.importing.test_config import CARD, LINEAR, SLERP, TWELVE_SLICES, flat
 from tests.synthetic import write_llama
-from tests.test_import import CARD, LINEAR, SLERP, TWELVE_SLICES, flat
 
 pytestmark = pytest.mark.slow
 

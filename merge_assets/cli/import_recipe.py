@@ -11,7 +11,7 @@ from rich.syntax import Syntax
 
 from merge_assets import api
 from merge_assets.api import Workspace
-from merge_assets.api.importing import STDIN, Found
+from merge_assets.api.import_recipe import STDIN, Found
 from merge_assets.cli.console import console, err
 from merge_assets.cli.show import print_layer_map
 from merge_assets.errors import MergeAssetsError

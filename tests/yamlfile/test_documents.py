@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_assets.errors import RecipeError
-from merge_assets.recipe.document import MAX_BYTES, parse_documents, read_text, spell
+from merge_assets.yamlfile import MAX_BYTES, parse_documents, read_text, spell
 
 FILE = Path("r.yaml")
 

@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from merge_assets.errors import RecipeError
+from merge_assets.importing.config import import_text
+from merge_assets.importing.mending import Imported
+from merge_assets.importing.operations import OPERATIONAL
+from merge_assets.importing.shapes import recipe_shape, schema_keys
 from merge_assets.recipe import Recipe
-from merge_assets.recipe.importing import Imported, import_text
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
-from merge_assets.recipe.operations import OPERATIONAL
-from merge_assets.recipe.shapes import recipe_shape, schema_keys
+from tests.importing.test_config import PARAMETERS, SLERP, flat
 from tests.recipe_strategies import recipes
-from tests.test_import import PARAMETERS, SLERP, flat
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-from merge_assets.recipe.shapes import recipe_shape, schema_keys
+from merge_assets.importing.shapes import recipe_shape, schema_keys
 
 _METHOD = re.compile(r"(?:^|[\s>\"'{,`-])merge\\?_method[\"']?\s*[:：]")
 _HTML = re.compile(r"</(?:html|body|pre|code|div|span|table|p)>|<!doctype html", re.IGNORECASE)

@@ -1,0 +1,1 @@
+"""Tests of how YAML files are read."""

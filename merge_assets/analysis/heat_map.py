@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from merge_assets.analysis.layers import Row
 from merge_assets.analysis.picture import FAINT, INFINITE, INK, REMOVED, by_module, new_figure, png_of, runs_of
-from merge_assets.analysis.tables import Row
 
 _UNDEFINED = "#d9dde2"
 _SNR_COLOURS = LinearSegmentedColormap.from_list("snr", ["#eef4fa", "#a9cbe6", "#4a8fc4", "#1c5a96", "#0b2a52"], N=48)

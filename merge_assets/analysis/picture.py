@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from merge_assets.analysis.tables import Row
+from merge_assets.analysis.layers import Row
 
 MAX_BYTES = 100_000
 """Upper bound on a picture, so that it can be embedded in a page as a data URI."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from merge_assets.analysis import tables
-from merge_assets.analysis.layers import TABLE, read_document
+from merge_assets.analysis.layers import TABLE, Row, read_document
 from merge_assets.analysis.storage import FILE, Spectra, write_spectra
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Analysis:
 
     title: str
     layers: int
-    rows: list[tables.Row]
+    rows: list[Row]
     spectra: Mapping[str, npt.NDArray[np.float64]]
     identities: Mapping[str, Mapping[str, Any]]
     notes: Mapping[str, str]

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from merge_assets.analysis.layers import Row
 from merge_assets.analysis.picture import (
     FAINT,
     INFINITE,
@@ -27,7 +28,6 @@ from merge_assets.analysis.picture import (
     png_of,
     runs_of,
 )
-from merge_assets.analysis.tables import Row
 
 
 def spectrum_plot(

@@ -5,7 +5,6 @@ huggingface_hub is imported inside the calls: it takes a third of a second, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -80,7 +79,7 @@ class HubClient:
             files[sibling.rfilename] = HubFile(sibling.size, sha256, sibling.blob_id)
         if info.sha is None:
             raise HubError(name, f"{self.endpoint} names no commit; name a local path", "unusable")
-        card: Mapping[str, object] = info.card_data or {}
+        card = info.card_data.to_dict() if info.card_data else {}
         license, bases = _texts(card.get("license")), _texts(card.get("base_model"))
         return HubRevision(repo, info.sha, files, next(iter(license), None), bool(info.gated), bases)
 

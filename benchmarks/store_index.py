@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from merge_assets.records import Details
 from merge_assets.store import ArtifactStore
@@ -48,7 +49,9 @@ def publish(store: ArtifactStore, version: int, keys: Sequence[str]) -> None:
     pieces += [Piece(f"model.layers.{n}.weight", n + 1, n + 2, digest, key) for n, key in enumerate(keys)]
     files = {"model.safetensors": FileEntry(size=len(data), pieces=tuple(pieces))}
     files |= {f"file-{n}.json": FileEntry(size=2, sha256=hashlib.sha256(b"{}").hexdigest()) for n in range(_FILES)}
-    manifest = new_manifest(line, name, key=key_of(f"key {version}"), files=files, inputs=[], details=Details())
+    manifest = new_manifest(
+        line, name, key=key_of(f"key {version}"), files=files, inputs=[], details=Details(), started=datetime.now(UTC)
+    )
     base = f"{line}/{name}"
     store.place.write({f"{base}/model.safetensors": data} | {f"{base}/file-{n}.json": b"{}" for n in range(_FILES)})
     store.place.write({f"{base}/{MANIFEST}": manifest.encode()})

@@ -20,7 +20,7 @@ _M = TypeVar("_M", bound=BaseModel)
 class Record(BaseModel):
     """Something written down. Numbers are finite; fields that are not known here are kept."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
 class Document(Record):

@@ -16,6 +16,7 @@ import pytest
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.records import Details
 from merge_assets.store import Artifact, ArtifactStore
+from merge_assets.store.names import STORE
 from merge_assets.store.sealed import seal, unseal
 from tests.store_places import Lot, place, s3_endpoint
 from tests.store_support import FILES, LINE, commit, made_from, write_files
@@ -506,7 +507,7 @@ def test_hostile_versions_and_keys_are_refused(local: ArtifactStore, tmp_path: P
         local.find(LINE, name)
     with pytest.raises(StoreError, match="not a key"):
         commit(local, key=name)
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock"}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {".lock", STORE}
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "claim.json", "a\\b", "a\nb"])

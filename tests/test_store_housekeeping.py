@@ -28,6 +28,7 @@ from merge_assets.records import Details
 from merge_assets.store import Artifact, ArtifactStore, PlannedFile, PlannedPiece
 from merge_assets.store.collect import Done, Name, carry_out, lifecycle_rule, plan_collection, plan_removal
 from merge_assets.store.inventory import survey
+from merge_assets.store.names import STORE
 from merge_assets.store.place.fsspec import FsspecPlace
 from merge_assets.store.renamed import RenamedVersions
 from tests.s3.rgw import Rgw, bucket, rgw
@@ -49,7 +50,7 @@ class Place(Lot):
     kind: str
 
     def files(self) -> set[str]:
-        return {entry.path for entry in self.store.place.listed("")}
+        return {entry.path for entry in self.store.place.listed("")} - {STORE}
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.server)])

@@ -15,6 +15,7 @@ from rich.table import Table
 from merge_assets.api import Workspace
 from merge_assets.api import housekeeping as api
 from merge_assets.cli.console import console, err, progress_bar
+from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import (
     SHORT,
     counted,
@@ -41,7 +42,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def list_store(names: Sequence[str], *, as_json: bool) -> None:
     """Print versions by line."""
-    workspace = Workspace.open()
+    workspace = opened()
     with _looking(workspace):
         found = api.inventory(workspace)
     pinned = api.pins(workspace, found)
@@ -79,7 +80,7 @@ def list_store(names: Sequence[str], *, as_json: bool) -> None:
 
 def show_version(name: str, *, as_json: bool) -> None:
     """Print the manifest of a version, and who uses it."""
-    workspace = Workspace.open()
+    workspace = opened()
     with _looking(workspace):
         found = api.inventory(workspace)
     stored = api.choose_one(found, name)
@@ -137,7 +138,7 @@ def show_version(name: str, *, as_json: bool) -> None:
 
 def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> int:
     """Check versions; 1 if something is wrong."""
-    workspace = Workspace.open()
+    workspace = opened()
     with _looking(workspace):
         found = api.inventory(workspace)
     targets = {one.name: one for name in names for one in api.choose(found, name)}
@@ -170,7 +171,7 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
 
 def collect_garbage(keep: int, older_than: str | None, *, yes: bool, as_json: bool) -> None:
     """Print what is removed and why the rest stays; remove it if ``yes``."""
-    workspace = Workspace.open()
+    workspace = opened()
     age = parse_age(older_than)
     with _looking(workspace):
         plan = api.collect(workspace, keep=keep, older_than=age)
@@ -198,7 +199,7 @@ def remove_versions(names: Sequence[str], *, force: bool, yes: bool, as_json: bo
     Raises:
         StoreError: if others need it and ``force`` is False.
     """
-    workspace = Workspace.open()
+    workspace = opened()
     with _looking(workspace):
         plan, needs = api.remove(workspace, names, force=force)
     if needs and not force:

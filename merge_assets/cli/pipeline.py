@@ -17,6 +17,7 @@ from merge_assets.pipeline import outcome as words
 from merge_assets.pipeline.home import missing_settings, prepare_home
 from merge_assets.pipeline.run import materialise
 from merge_assets.settings import Settings, load_settings
+from merge_assets.workspace import open_store
 
 _STYLES = {
     words.BUILT: "green",
@@ -50,6 +51,7 @@ def run_build(names: Sequence[str], *, with_scores: bool = True, force: bool = F
 
 
 def _open_home(settings: Settings) -> None:
+    open_store(settings).check()
     missing = missing_settings(prepare_home(settings))
     if missing:
         err().print(f"hint: {missing}", style="dim", markup=False, soft_wrap=True, highlight=False)

@@ -12,6 +12,7 @@ from rich.table import Table
 from merge_assets import api
 from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size
+from merge_assets.cli.opened import opened
 from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, check_alone
@@ -33,7 +34,7 @@ from merge_assets.workspace import Automation
 
 def show_recipes(*, as_json: bool) -> int:
     """Print all recipes; 1 if any is broken."""
-    workspace = Workspace.open()
+    workspace = opened()
     automation = Automation(workspace)
     broken = [_broken_row(recipe.name, recipe.file, recipe.error) for recipe in workspace.book.broken]
     broken += [_broken_row(suite.name, suite.file, suite.error) for suite in workspace.suites.broken]
@@ -85,7 +86,7 @@ def _recipe_row(workspace: Workspace, automation: Automation, recipe: Recipe) ->
 
 def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     """Print the plan of a recipe."""
-    workspace = Workspace.open()
+    workspace = opened()
     recipe = workspace.recipe(name)
     plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
     if as_json:
@@ -173,7 +174,7 @@ def _last_build(workspace: Workspace, recipe: Recipe, plan: Plan) -> dict[str, o
 
 def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
     """Print the leaderboard."""
-    ranked = api.rank(Workspace.open())
+    ranked = api.rank(opened())
     if html is not None:
         html.write_text(ranked.leaderboard.to_html(), encoding="utf-8")
     if as_json:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from merge_assets import api
-from merge_assets.api import Workspace
 from merge_assets.cli.console import console, parse_size, progress_bar
+from merge_assets.cli.opened import opened
 from merge_assets.errors import CheckpointError, EvaluationError
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
@@ -29,7 +29,7 @@ def run_merge(
     as_json: bool,
 ) -> None:
     """Merge into a folder with a progress bar."""
-    workspace = Workspace.open()
+    workspace = opened()
     recipe = workspace.recipe(name)
     with progress_bar("merging") as report:
         done = api.merge(
@@ -64,7 +64,7 @@ def run_snr(
     model: str, out: Path | None, modules: Sequence[str] | None, top_percent: float, spectrum_compat: bool
 ) -> None:
     """Analyse into a folder, or into the store."""
-    workspace = Workspace.open()
+    workspace = opened()
     reference = parse_reference(model)
     with progress_bar("analysing") as report:
         if out is not None:
@@ -93,7 +93,7 @@ def run_evaluate(
     model: str, suite: str | None, out: Path | None, limit: int | None, batch_size: int | None, device: str | None
 ) -> None:
     """Evaluate on one suite, or on every default suite."""
-    workspace = Workspace.open()
+    workspace = opened()
     reference = parse_reference(model)
     if out is None and (limit or batch_size or device):
         raise EvaluationError("--limit, --batch-size and --device are for quick looks; give --out DIR with them")

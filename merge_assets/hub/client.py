@@ -79,7 +79,7 @@ class HubClient:
             files[sibling.rfilename] = HubFile(sibling.size, sha256, sibling.blob_id)
         if info.sha is None:
             raise HubError(name, f"{self.endpoint} names no commit; name a local path", "unusable")
-        card = info.card_data.to_dict() if info.card_data else {}
+        card = vars(info.card_data) if info.card_data else {}
         license, bases = _texts(card.get("license")), _texts(card.get("base_model"))
         return HubRevision(repo, info.sha, files, next(iter(license), None), bool(info.gated), bases)
 

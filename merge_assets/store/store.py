@@ -90,6 +90,14 @@ class ArtifactStore:
         """
         return self._place
 
+    def check(self) -> None:
+        """See that what lies there can be read and written; everything else that asks the place does so first.
+
+        Raises:
+            StoreError: as :attr:`place`.
+        """
+        _ = self._place
+
     @cached_property
     def publishing(self) -> Publishing:
         """How its versions come into being and go."""

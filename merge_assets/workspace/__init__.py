@@ -2,6 +2,6 @@
 
 from merge_assets.workspace.automation import Automation
 from merge_assets.workspace.models import Models
-from merge_assets.workspace.workspace import Workspace
+from merge_assets.workspace.workspace import Workspace, open_store
 
-__all__ = ["Automation", "Models", "Workspace"]
+__all__ = ["Automation", "Models", "Workspace", "open_store"]

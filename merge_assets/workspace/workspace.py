@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from merge_assets.hub import Hub
 
 
+def open_store(settings: Settings) -> ArtifactStore:
+    """The store that the settings name; nothing is read."""
+    return ArtifactStore(settings.store_url, settings.store_secrets(), scratch=settings.cache_dir)
+
+
 class Workspace:
     """What every verb needs, opened once: settings, recipes, suites, store and Hub.
 
@@ -34,8 +39,7 @@ class Workspace:
     @classmethod
     def open(cls, settings: Settings | None = None) -> Workspace:
         settings = settings or load_settings()
-        store = ArtifactStore(settings.store_url, settings.store_secrets(), scratch=settings.cache_dir)
-        return cls(settings, RecipeBook.load(settings.recipes), store)
+        return cls(settings, RecipeBook.load(settings.recipes), open_store(settings))
 
     @cached_property
     def suites(self) -> Suites:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.plan.model import digest_of
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.results import SCORES_FILE, current_scores
 
@@ -46,8 +46,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int | None = None,
     device: str | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> Scores:
     """Evaluate a model folder on a suite, without the store.
 
@@ -61,8 +60,7 @@ def evaluate(
         limit: documents per task; for a quick look.
         batch_size: sequences per forward pass, instead of the suite's.
         device: ``auto``, ``cpu`` or ``cuda``.
-        progress: called with thousandths of a task.
-        should_stop: polled throughout.
+        work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
@@ -74,8 +72,7 @@ def evaluate(
         device=device or workspace.settings.device,
         limit=limit,
         batch_size=batch_size,
-        progress=progress,
-        should_stop=should_stop,
+        work=work,
     )
     if out is not None:
         evaluation.write(Path(out))
@@ -83,13 +80,7 @@ def evaluate(
 
 
 def score(
-    workspace: Workspace,
-    reference: ModelReference,
-    suite: str,
-    *,
-    commit: str | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    workspace: Workspace, reference: ModelReference, suite: str, *, commit: str | None = None, work: Work = UNATTENDED
 ) -> Scored:
     """Evaluate a model on a suite into the store, unless the store has these scores of these bytes.
 
@@ -98,8 +89,7 @@ def score(
         reference: the model; a recipe's name stands for its variant in the store.
         suite: name of the suite.
         commit: Hub commit that an observation recorded.
-        progress: called with thousandths of a task.
-        should_stop: polled throughout; finished tasks are kept.
+        work: told thousandths of a task; asked throughout. Finished tasks are kept when it is stopped.
     """
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite, result_keys
@@ -108,7 +98,7 @@ def score(
     wanted = workspace.suites.require(suite)
     require("lm_eval")
     identity = workspace.names.identify(reference)
-    item = Models(workspace).fetch(reference, commit=commit, should_stop=should_stop)
+    item = Models(workspace).fetch(reference, commit=commit, work=work.silent())
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
     keys = result_keys(wanted, item.fingerprint)
@@ -123,8 +113,7 @@ def score(
         title=identity.title,
         fingerprint=item.fingerprint,
         device=workspace.settings.device,
-        progress=progress,
-        should_stop=should_stop,
+        work=work,
     )
     with workspace.store.draft(line) as draft:
         evaluation.write(draft.directory)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import StoreError
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.announced import AnnouncedVersions
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.draft import BuildDraft, Draft
@@ -48,6 +47,7 @@ from merge_assets.store.sealed import seal
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.transfer import run_batch, what_is_wrong
 from merge_assets.store.versions import read_manifest, read_sealed, size_problems
+from merge_assets.work import UNATTENDED, Work
 
 _LOG = logging.getLogger(__name__)
 _READERS = 8
@@ -170,20 +170,20 @@ class ArtifactStore:
                 draft.close()
 
     @contextlib.contextmanager
-    def build(self, line: str, key: str, *, should_stop: ShouldStop | None = None) -> Iterator[BuildDraft]:
+    def build(self, line: str, key: str, *, work: Work = UNATTENDED) -> Iterator[BuildDraft]:
         """A version of pieces, which goes on where an earlier attempt at the same was killed or stopped.
 
         Args:
             line: where it will belong.
             key: digest of the inputs; equal keys mean equal files.
-            should_stop: polled throughout.
+            work: asked throughout.
 
         Raises:
             StoreError: if the disk is full or the store cannot be reached.
         """
         check_line(line)
         with self._publishing.kept_draft(_draft_name(line, check_key(key))) as folder:
-            building, publish = self._publishing.building(folder, line, key, should_stop)
+            building, publish = self._publishing.building(folder, line, key, work)
             draft = BuildDraft(line, folder, partial(self._commit, publish=publish), building)
             try:
                 yield draft
@@ -208,15 +208,11 @@ class ArtifactStore:
             return {}
         return find_origins(self._place, keys, line)
 
-    def sound(
-        self, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
-    ) -> dict[str, Origin]:
+    def sound(self, origins: Mapping[str, Origin], verify: Verify, work: Work = UNATTENDED) -> dict[str, Origin]:
         """Those of the origins whose files have nothing wrong, as far as ``verify`` looks."""
-        return verified(self._place, origins, verify, should_stop)
+        return verified(self._place, origins, verify, work)
 
-    def verify(
-        self, artifact: Artifact, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
-    ) -> list[str]:
+    def verify(self, artifact: Artifact, *, work: Work = UNATTENDED) -> list[str]:
         """Read every byte of a version and say what is wrong with it; empty if nothing is."""
         manifest = artifact.manifest
         base = files_path(manifest)
@@ -231,7 +227,7 @@ class ArtifactStore:
             return run
 
         jobs = {name: job(name) for name in manifest.files if name not in problems}
-        run_batch(jobs, manifest.size, workers=_HASHERS, progress=progress, should_stop=should_stop)
+        run_batch(jobs, manifest.size, workers=_HASHERS, work=work)
         ours = {PROGRESS} if manifest.build else {MANIFEST, CLAIM}
         for name in self._place.sizes(base):
             if name not in manifest.files and name not in ours and not name.startswith("attempt-"):
@@ -247,16 +243,15 @@ class ArtifactStore:
         inputs: Mapping[str, str],
         details: Mapping[str, Any],
         digests: Mapping[str, str],
-        progress: Progress | None,
-        should_stop: ShouldStop | None,
+        work: Work,
         publish: Callable[..., Manifest],
     ) -> Artifact:
         check_version(version)
         check_key(key)
         self._refuse_nesting(draft.line, version)
-        files = draft.describe(digests, progress, should_stop)
+        files = draft.describe(digests, work)
         manifest = new_manifest(draft.line, version, key=key, files=files, inputs=inputs, details=details)
-        published = publish(manifest, progress=progress, should_stop=should_stop)
+        published = publish(manifest, work=work)
         self._point(draft.line, key, version)
         return Artifact(draft.line, version, published, self._place)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from merge_assets.identity import checkpoint_line
 from merge_assets.plan import PlanInput
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.work import Work
 from merge_assets.workspace.workspace import Workspace
 
 
@@ -32,9 +32,7 @@ class HubModels:
         versions = self._store.versions(checkpoint_line(reference))
         return next((v for v in versions if v.manifest.inputs.get(reference.path) == reference.revision), None)
 
-    def mirrored(
-        self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Artifact:
+    def mirrored(self, reference: ModelReference, commit: str | None, work: Work) -> Artifact:
         """The mirror of a model, which is made if it is not there."""
         from merge_assets.hub.mirror import mirror
 
@@ -46,14 +44,10 @@ class HubModels:
             return found
         hub = self._workspace.hub
         revision = hub.resolve(wanted)
-        return mirror(
-            hub, revision, self._store, line, self._workspace.cache, progress=progress, should_stop=should_stop
-        )
+        return mirror(hub, revision, self._store, line, self._workspace.cache, work=work)
 
-    def downloaded(
-        self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Path:
+    def downloaded(self, reference: ModelReference, commit: str | None, work: Work) -> Path:
         """The folder that a model or an adapter was downloaded to."""
         hub = self._workspace.hub
         wanted = ModelReference(reference.path, commit) if commit else reference
-        return hub.download(hub.resolve(wanted), progress=progress, should_stop=should_stop)
+        return hub.download(hub.resolve(wanted), work=work)

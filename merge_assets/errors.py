@@ -187,7 +187,7 @@ class EvaluationError(MergeAssetsError):
 
 
 class Stopped(Exception):
-    """Work was stopped on request through ``should_stop``; not an error of the input."""
+    """Work was stopped on request, see :class:`merge_assets.work.Work`; not an error of the input."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from merge_assets.analysis.result import read_analysis
 from merge_assets.analysis.run import analyse
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
 from merge_assets.errors import AnalysisError, Stopped
+from merge_assets.work import Work
 from tests.analysis_support import llama, reference_snr, with_spectrum, write_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -103,7 +104,7 @@ def test_rows_say_where_each_weight_lies(checkpoint, analysis):
 
 def test_progress_counts_bytes_up_to_the_total(checkpoint):
     calls = []
-    analysis = analyse(checkpoint, workers=2, progress=lambda *call: calls.append(call))
+    analysis = analyse(checkpoint, workers=2, work=Work(lambda *call: calls.append(call)))
     sizes = {name: header.nbytes for name, header in checkpoint.tensors.items()}
     assert {name for _, _, name in calls} == {row["tensor"] for row in analysis.rows}
     done = 0
@@ -120,8 +121,7 @@ def test_it_stops_on_request(checkpoint, after):
         analyse(
             checkpoint,
             workers=1,
-            progress=lambda at, total, name: done.append(name),
-            should_stop=lambda: len(done) >= after,
+            work=Work(lambda at, total, name: done.append(name), lambda: len(done) >= after),
         )
     assert len(done) == after
 

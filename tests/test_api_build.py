@@ -25,6 +25,7 @@ from merge_assets.plan.difference import difference
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.variant import checks
+from merge_assets.work import Work
 from tests.commands import command_environment
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 
@@ -441,10 +442,10 @@ def test_what_is_built_decides_about_nan_not_what_is_folded_in(poisoned: Path) -
 def test_a_stopped_build_leaves_nothing(project: Path) -> None:
     space = workspace(project, mean=LINEAR)
     with pytest.raises(Stopped):
-        api.build(space, space.recipe("mean"), should_stop=lambda: True)
+        api.build(space, space.recipe("mean"), work=Work(should_stop=lambda: True))
     assert space.store.versions("variants/mean") == []
     with pytest.raises(Stopped):
-        api.merge(space, space.recipe("mean"), project / "out", should_stop=lambda: True)
+        api.merge(space, space.recipe("mean"), project / "out", work=Work(should_stop=lambda: True))
     assert sorted(path.name for path in project.iterdir() if "out" in path.name) == []
 
 

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from merge_assets.checkpoint import digest, digest_checkpoint, fingerprint_of, open_checkpoint
 from merge_assets.errors import CheckpointError, Stopped
+from merge_assets.work import Work
 from tests.checkpoint_support import save_llama, sharded, tensor_file, write_files
 
 
@@ -109,12 +110,12 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work ends at the first block for which ``should_stop`` is true, and keeps nothing of that file."""
+    """The work ends at the first block for which it is to stop, and keeps nothing of that file."""
     checkpoint, cache = open_checkpoint(sharded(tmp_path / "m")), tmp_path / "cache"
     monkeypatch.setattr(digest, "BLOCK", 10)
     answers = iter([False] * 3 + [True])
     with pytest.raises(Stopped):
-        digest_checkpoint(checkpoint, cache, lambda: next(answers))
+        digest_checkpoint(checkpoint, cache, Work(should_stop=lambda: next(answers)))
     assert next(answers, None) is None, "asked once after every block and no more"
     assert not cache.exists()
 
@@ -142,5 +143,5 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> Non
         return False
 
     with pytest.raises(CheckpointError, match=r"a.safetensors: changed since the checkpoint was opened"):
-        digest_checkpoint(checkpoint, tmp_path / "cache", written_meanwhile)
+        digest_checkpoint(checkpoint, tmp_path / "cache", Work(should_stop=written_meanwhile))
     assert not (tmp_path / "cache").exists()

@@ -17,6 +17,7 @@ from merge_assets.engine.execute import execute
 from merge_assets.engine.files import InputFiles, OutputFile
 from merge_assets.errors import EngineError, PlanError, Stopped
 from merge_assets.plan import Shard
+from merge_assets.work import Work
 from tests.merging import merge_text, merged_tensors, plan_text
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 
@@ -109,7 +110,7 @@ def test_a_stop_request_ends_the_work(large: tuple[Path, Path], tmp_path: Path) 
     plan = plan_text(f"merge_method: linear\nmodels: [{{model: {large[0]}, parameters: {{weight: 1}}}}]\n", tmp_path)
     (tmp_path / "out").mkdir()
     with pytest.raises(Stopped):
-        execute(plan, tmp_path / "out", device="cpu", should_stop=lambda: True)
+        execute(plan, tmp_path / "out", device="cpu", work=Work(should_stop=lambda: True))
 
 
 def test_progress_ends_at_the_total(large: tuple[Path, Path], tmp_path: Path) -> None:
@@ -117,7 +118,8 @@ def test_progress_ends_at_the_total(large: tuple[Path, Path], tmp_path: Path) ->
     plan = plan_text(text, tmp_path)
     (tmp_path / "out").mkdir()
     seen: list[tuple[int, int]] = []
-    report = execute(plan, tmp_path / "out", device="cpu", progress=lambda done, total, _: seen.append((done, total)))
+    work = Work(lambda done, total, _: seen.append((done, total)))
+    report = execute(plan, tmp_path / "out", device="cpu", work=work)
     assert max(done for done, _ in seen) == plan.bytes_to_read
     assert report.bytes_read == plan.bytes_to_read / 2, "what is swept twice is read once where it fits into memory"
     assert {total for _, total in seen} == {plan.bytes_to_read}

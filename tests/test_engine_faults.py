@@ -21,6 +21,7 @@ from merge_assets.engine.worker import Shared
 from merge_assets.errors import EngineError, StoreError
 from merge_assets.settings import Settings
 from merge_assets.store import ArtifactStore
+from merge_assets.work import Work
 from tests.checkpoint_support import raw_file
 from tests.commands import run_command
 from tests.faults.build_steps import Steps, in_a_process
@@ -59,7 +60,7 @@ def merge_until(root: Path, recipe: str, out: Path, overwrite: bool, last: int, 
         threads=2,
         shard_size=9_000_000,
         overwrite=overwrite,
-        progress=lambda *_: steps.step("progress"),
+        work=Work(lambda *_: steps.step("progress")),
     )
 
 
@@ -139,7 +140,7 @@ def test_a_living_merge_keeps_its_folder(project: Path, tmp_path: Path) -> None:
             assert run_command("merge", "copy", str(out), root=project).code == 0
             assert names(tmp_path) == [*seen, "out"]
 
-    api.merge(space, space.recipe("linear"), out, threads=1, progress=merge_again)
+    api.merge(space, space.recipe("linear"), out, threads=1, work=Work(merge_again))
     assert len(seen) == 1
     assert names(tmp_path) == ["out"]
     assert "merge_method: linear" in (out / "recipe.yaml").read_text()
@@ -232,7 +233,7 @@ def test_an_error_in_one_thread_stops_the_others(
             raise EngineError(f"{path}: broke")
         read(inputs, path, buffer, offset)
 
-    def progress(done: int, total: int, label: str) -> None:
+    def report(done: int, total: int, label: str) -> None:
         if failed.is_set():
             after.append(threading.get_ident())
             assert told.wait(60), "nobody heard of the error"
@@ -244,7 +245,7 @@ def test_an_error_in_one_thread_stops_the_others(
     monkeypatch.setattr(Shared, "fail", tell)
     monkeypatch.setattr(engine_files.InputFiles, "read_into", flaky)
     with pytest.raises(EngineError, match="broke"):
-        api.merge(space, space.recipe("linear"), tmp_path / "out", threads=3, tile=4096, progress=progress)
+        api.merge(space, space.recipe("linear"), tmp_path / "out", threads=3, tile=4096, work=Work(report))
     assert len(after) == len(set(after)), "a thread went on to another tile"
     assert not any(thread.name.startswith("merge") for thread in threading.enumerate())
     assert names(tmp_path) == []
@@ -261,7 +262,7 @@ def test_a_shard_cut_short_while_it_is_read(recipe: str, tmp_path: Path) -> None
         os.truncate(shard, 5000)
 
     with pytest.raises(EngineError, match=r"ends at byte 5000, \d+ bytes early; fetch it again") as caught:
-        api.merge(space, space.recipe(recipe), tmp_path / "out", threads=1, progress=cut)
+        api.merge(space, space.recipe(recipe), tmp_path / "out", threads=1, work=Work(cut))
     assert str(caught.value).startswith(str(shard))
     assert names(tmp_path) == ["in"]
 

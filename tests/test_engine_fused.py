@@ -14,6 +14,7 @@ import torch
 from merge_assets import api
 from merge_assets.errors import EngineError
 from merge_assets.settings import Settings
+from merge_assets.work import Work
 from tests.synthetic import llama_config, read_tensors, write_checkpoint
 
 SHAPES = {"mlp.up_proj.weight": (130, 70), "self_attn.q_proj.weight": (3, 1100), "input_layernorm.weight": (70,)}
@@ -63,7 +64,7 @@ def merged(
         space = api.Workspace.open(Settings(root=root))
         seen = Seen()
         recipe = space.recipe(name)
-        report = api.merge(space, recipe, out / name, device="cpu", tile=tile, threads=threads, progress=seen)
+        report = api.merge(space, recipe, out / name, device="cpu", tile=tile, threads=threads, work=Work(seen))
         assert seen.end == (api.plan(space, recipe).bytes_to_read,) * 2
         assert report.bytes_read <= seen.most
     return read_tensors(out / last)

@@ -18,6 +18,7 @@ from merge_assets.engine import gpu
 from merge_assets.engine.execute import execute
 from merge_assets.engine.worker import CpuWorker, Job, Shared
 from merge_assets.errors import EngineError
+from merge_assets.work import Work
 from tests.execution_support import Watcher, copied, run, run_into, scaled, write_model
 from tests.merging import plan_text
 from tests.vocabulary_support import COMMON, EMBED, HEAD, UNION, linear, word_model
@@ -71,7 +72,7 @@ def test_there_are_as_many_workers_as_cpus_that_may_be_used(tmp_path: Path, monk
     plan = plan_text(copied(write_model(tmp_path / "m", {"a": torch.ones(10)})), tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0: {1, 4, 6}}[process])
     names: set[str] = set()
-    report = run(plan, tmp_path, threads=None, progress=lambda *_: names.add(threading.current_thread().name))
+    report = run(plan, tmp_path, threads=None, work=Work(lambda *_: names.add(threading.current_thread().name)))
     assert report.threads == 3
     assert names <= {"merge_0", "merge_1", "merge_2"}
 

@@ -16,6 +16,7 @@ from merge_assets.engine.execute import execute
 from merge_assets.engine.files import OutputFile
 from merge_assets.engine.worker import Shared
 from merge_assets.errors import EngineError
+from merge_assets.work import Work
 from tests.execution_support import (
     Watched,
     Watcher,
@@ -166,7 +167,7 @@ def test_an_interrupt_stops_the_workers(tmp_path: Path, monkeypatch: pytest.Monk
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(plan, tmp_path, tile=1024, progress=interrupt)
+            run(plan, tmp_path, tile=1024, work=Work(interrupt))
     finally:
         signal.signal(signal.SIGINT, before)
     assert reports == 1
@@ -203,7 +204,7 @@ def test_what_is_finished_is_neither_read_nor_written_nor_counted(tmp_path: Path
     plan = plan_text(scaled(write_model(tmp_path / "m", {n: torch.ones(10) for n in "abc"})), tmp_path)
     landing = Watcher(finished=["b"])
     totals: set[int] = set()
-    report = run_into(plan, tmp_path, landing, progress=lambda _done, total, _name: totals.add(total))
+    report = run_into(plan, tmp_path, landing, work=Work(lambda _done, total, _name: totals.add(total)))
     assert {name: tensor.tolist() for name, tensor in read_tensors(tmp_path / "out").items()} == {
         "a": [2.0] * 10,
         "b": [0.0] * 10,

@@ -23,6 +23,7 @@ from merge_assets.evaluation.results import TaskResults
 from merge_assets.evaluation.runner import Evaluation, evaluate_suite, pending_tasks, result_keys
 from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.suite import load_suite
+from merge_assets.work import Work
 from tests.evaluation_support import write_checkpoint, write_suite
 
 pytestmark = pytest.mark.slow
@@ -113,13 +114,14 @@ def test_a_suite_killed_in_its_third_task_continues_there_with_the_same_scores(
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
     from merge_assets.evaluation.suite import load_suite
+    from merge_assets.work import Work
 
-    def progress(done, total, label):
+    def report(done, total, label):
         if "(3/4)" in label:
             os.kill(os.getpid(), signal.SIGKILL)
 
     evaluate_suite(Path({str(model)!r}), load_suite(Path({str(suite_file)!r})),
-                   results=TaskResults(Path({str(tmp_path)!r})), progress=progress)
+                   results=TaskResults(Path({str(tmp_path)!r})), work=Work(report))
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -191,7 +193,7 @@ def test_stopping_within_a_task_commits_nothing_of_it(
     suite = load_suite(write_suite(tmp_path / "suites", documents=12))
     seen: list[tuple[int, int, str]] = []
 
-    def progress(done: int, total: int, label: str) -> None:
+    def report(done: int, total: int, label: str) -> None:
         seen.append((done, total, label))
 
     with pytest.raises(Stopped):
@@ -199,9 +201,8 @@ def test_stopping_within_a_task_commits_nothing_of_it(
             model,
             suite,
             results=TaskResults(tmp_path / "results"),
-            progress=progress,
+            work=Work(report, lambda: any(kind in label for _, _, label in seen)),
             batch_size=1,
-            should_stop=lambda: any(kind in label for _, _, label in seen),
         )
     task = {"windows": 0, "likelihoods": 1, "generations": 2}[kind]
     committed = [stored.result.key.task for stored in TaskResults(tmp_path / "results")]
@@ -231,15 +232,12 @@ def test_stopping_is_noticed_between_the_tokens_of_one_generation(
             polls += 1
             return stop(polls)
 
+        work = Work(should_stop=should_stop)
         if stop(10**9):
             with pytest.raises(Stopped):
-                evaluate_suite(
-                    model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", should_stop=should_stop
-                )
+                evaluate_suite(model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", work=work)
         else:
-            evaluate_suite(
-                model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", should_stop=should_stop
-            )
+            evaluate_suite(model, suite, results=TaskResults(tmp_path / folder), fingerprint="f", work=work)
         return polls
 
     complete = polls_until(lambda polls: False, "complete")
@@ -256,7 +254,7 @@ def test_progress_grows_and_ends_complete(model: Path, suite_file: Path, tmp_pat
         load_suite(suite_file),
         results=TaskResults(tmp_path),
         limit=2,
-        progress=lambda done, total, label: seen.append(done),
+        work=Work(lambda done, total, label: seen.append(done)),
     )
     assert seen == sorted(seen)
     assert seen[-1] == 4000

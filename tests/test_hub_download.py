@@ -8,6 +8,7 @@ import pytest
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.errors import HubError, Stopped
 from merge_assets.hub import Hub
+from merge_assets.work import Work
 from tests.hub_server import HubServer
 from tests.hub_support import REFERENCE, REPO, folder_files, hub, model, server
 
@@ -60,7 +61,7 @@ def test_progress_ends_at_the_total(hub: Hub, model: Path) -> None:
     revision = hub.resolve(REFERENCE)
     total = sum(path.stat().st_size for path in model.iterdir() if path.name not in NOT_NEEDED)
     calls: list[tuple[int, int, str]] = []
-    hub.download(revision, progress=lambda *call: calls.append(call))
+    hub.download(revision, work=Work(lambda *call: calls.append(call)))
     assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
     assert calls[-1] == (total, total, str(revision))
 
@@ -69,7 +70,7 @@ def test_progress_counts_what_is_cached(hub: Hub) -> None:
     revision = hub.resolve(REFERENCE)
     hub.download(revision)
     calls: list[tuple[int, int]] = []
-    hub.download(revision, progress=lambda done, total, _: calls.append((done, total)))
+    hub.download(revision, work=Work(lambda done, total, _: calls.append((done, total))))
     assert len(calls) == 1
     assert calls[0][0] == calls[0][1] > 0
 
@@ -86,7 +87,7 @@ def test_stopping_mid_transfer_keeps_finished_files_only(hub: Hub, server: HubSe
         return {"config.json", "tokenizer.json"} <= present
 
     with pytest.raises(Stopped):
-        hub.download(revision, should_stop=small_files_are_here)
+        hub.download(revision, work=Work(should_stop=small_files_are_here))
     assert asked.is_set()
     assert not list((tmp_path / "hub-cache").rglob("snapshots/*/*.safetensors"))
     server.hold.set()

@@ -16,6 +16,7 @@ from merge_assets.errors import DamageError, HubError, MergeAssetsError, RecipeE
 from merge_assets.pipeline.outcome import BUILT, WAITING, Outcome
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.pipeline.work import RETRIES, run_work
+from merge_assets.work import Work
 
 KEY = dg.AssetKey("thing")
 
@@ -23,19 +24,18 @@ ENDLESS = """
 import sys, time
 from pathlib import Path
 import dagster as dg
-from merge_assets.errors import Stopped
 from merge_assets.pipeline.work import run_work
 
 KEY = dg.AssetKey("thing")
 FOLDER = Path(sys.argv[1])
 
-def endless(progress, should_stop):
+def endless(work):
     draft = FOLDER / "draft"
     draft.touch()
     try:
-        while not should_stop():
+        while True:
+            work.check()
             time.sleep(0.01)
-        raise Stopped("stopped")
     finally:
         draft.unlink()
         (FOLDER / "cleaned").write_text(str(time.time()))
@@ -49,23 +49,23 @@ result = dg.materialize([thing], instance=instance, raise_on_error=False)
 """
 
 
-def run(work: Any, **options: Any) -> tuple[dg.ExecuteInProcessResult, dg.DagsterInstance]:
+def run(do: Any, **options: Any) -> tuple[dg.ExecuteInProcessResult, dg.DagsterInstance]:
     @dg.asset(key=KEY)
     def thing(context: dg.AssetExecutionContext) -> None:
-        context.log.info(f"result {run_work(context, KEY, work, **options)}")
+        context.log.info(f"result {run_work(context, KEY, do, **options)}")
 
     instance = dg.DagsterInstance.ephemeral()
     return dg.materialize([thing], instance=instance, raise_on_error=False), instance
 
 
 def test_the_result_is_returned_and_progress_becomes_a_curve() -> None:
-    def work(progress: Any, should_stop: Any) -> int:
+    def do(work: Work) -> int:
         for done in range(1, 5):
-            progress(done * 2**28, 2**30, "model.norm.weight")
+            work.report(done * 2**28, 2**30, "model.norm.weight")
             time.sleep(0.15)
         return 42
 
-    result, instance = run(work, every=0.1)
+    result, instance = run(do, every=0.1)
     assert result.success
     events = [event.event_specific_data.asset_observation for event in result.get_asset_observation_events()]
     percents = [event.metadata["percent"].value for event in events]
@@ -78,11 +78,11 @@ def test_the_result_is_returned_and_progress_becomes_a_curve() -> None:
 
 
 def test_items_have_no_rate() -> None:
-    def work(progress: Any, should_stop: Any) -> None:
-        progress(1, 2, "")
+    def do(work: Work) -> None:
+        work.report(1, 2, "")
         time.sleep(0.4)
 
-    result, _ = run(work, every=0.1, unit="tasks")
+    result, _ = run(do, every=0.1, unit="tasks")
     events = result.get_asset_observation_events()
     assert events
     assert "gib_per_s" not in events[0].event_specific_data.asset_observation.metadata
@@ -110,14 +110,14 @@ def test_only_an_error_that_may_pass_is_tried_again(
     monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
     calls = []
 
-    def work(progress: Any, should_stop: Any) -> None:
+    def do(work: Work) -> None:
         calls.append(1)
         raise error
 
     # Whatever somebody else would retry: errors that may pass are tried again by the step itself, others by nobody.
     @dg.asset(key=KEY, retry_policy=dg.RetryPolicy(max_retries=5))
     def thing(context: dg.AssetExecutionContext) -> None:
-        run_work(context, KEY, work)
+        run_work(context, KEY, do)
 
     result = dg.materialize([thing], instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
     assert not result.success
@@ -133,12 +133,12 @@ def failing_once() -> Any:
     """Work that fails when it is done first, and then succeeds."""
     errors = [HubError("acme/base", "answers 503", "failing")]
 
-    def work(progress: Any, should_stop: Any) -> str:
+    def do(work: Work) -> str:
         if errors:
             raise errors.pop()
         return "made"
 
-    return work
+    return do
 
 
 def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,11 +151,11 @@ def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch)
 
 def test_who_follows_the_run_is_told_why_a_step_waits_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.6)
-    work = failing_once()
+    do = failing_once()
 
     @dg.asset(key=KEY)
     def thing(context: dg.AssetExecutionContext) -> None:
-        run_work(context, KEY, work)
+        run_work(context, KEY, do)
 
     told: list[Outcome] = []
     instance = dg.DagsterInstance.ephemeral()
@@ -174,19 +174,19 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.Monke
     monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
     calls: list[float] = []
 
-    def work(progress: Any, should_stop: Any) -> None:
+    def do(work: Work) -> None:
         calls.append(time.monotonic())
         raise error
 
-    run(work)
+    run(do)
     assert all(later - earlier >= 0.5 for earlier, later in pairwise(calls)) and len(calls) == 1 + RETRIES
 
 
 def test_a_missing_package_fails_with_the_command_that_installs_it() -> None:
-    def work(progress: Any, should_stop: Any) -> None:
+    def do(work: Work) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    result, _ = run(work)
+    result, _ = run(do)
     failure = next(event for event in result.all_events if event.is_step_failure)
     shown = failure.step_failure_data.user_failure_data
     assert shown.description == "this needs torch, which is not installed: pip install 'merge-assets[engine]'"
@@ -194,10 +194,10 @@ def test_a_missing_package_fails_with_the_command_that_installs_it() -> None:
 
 
 def test_an_unknown_error_keeps_its_traceback() -> None:
-    def work(progress: Any, should_stop: Any) -> None:
+    def do(work: Work) -> None:
         raise ZeroDivisionError("a defect of ours")
 
-    result, _ = run(work)
+    result, _ = run(do)
     failure = next(event for event in result.all_events if event.is_step_failure)
     assert failure.step_failure_data.user_failure_data is None
     assert "ZeroDivisionError" in str(failure.step_failure_data.error)

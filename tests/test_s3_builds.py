@@ -8,6 +8,7 @@ import pytest
 
 from merge_assets import api
 from merge_assets.errors import EngineError, Stopped, StoreError
+from merge_assets.work import Work
 from tests.s3 import builds
 from tests.s3.builds import build, contents, project, workspace, write_model
 from tests.s3.proxy import FaultProxy
@@ -167,8 +168,7 @@ def test_a_stopped_build_goes_on_where_it_was(where: str, root: Path, rgw: Rgw, 
         build(
             space,
             "mean",
-            progress=lambda done, total, label: reports.append(done),
-            should_stop=lambda: len(reports) > 150,
+            work=Work(lambda done, total, label: reports.append(done), lambda: len(reports) > 150),
         )
     assert space.store.lines("variants") == []
     built = build(space, "mean")

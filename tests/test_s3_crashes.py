@@ -22,6 +22,7 @@ from merge_assets import api
 from merge_assets.errors import Stopped
 from merge_assets.store import ArtifactStore, sent
 from merge_assets.store.sending import SentBuilding
+from merge_assets.work import Work
 from tests import test_store_building as pieces
 from tests.faults.build_steps import CONTEXT, Scenario, write_project
 from tests.faults.build_steps import run as run_steps
@@ -153,11 +154,11 @@ def test_a_build_without_its_machine_is_gone_on_with_elsewhere(
     first = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "one")
     landed: list[int] = []
 
-    def stop_late(done: int, total: int, label: str) -> None:
+    def count(done: int, total: int, label: str) -> None:
         landed.append(done)
 
     with pytest.raises(Stopped):
-        api.build(first, first.recipe("mean"), progress=stop_late, should_stop=lambda: len(landed) > 150)
+        api.build(first, first.recipe("mean"), work=Work(count, lambda: len(landed) > 150))
     second = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "two")
     monkeypatch.setattr(sent, "DEAD", timedelta(seconds=-1))
     built = build(second, "mean")

@@ -336,12 +336,13 @@ def test_a_run_over_an_existing_output_folder(models: Mapping[str, Path], tmp_pa
 def test_a_run_that_is_stopped_half_way_leaves_nothing(models: Mapping[str, Path], tmp_path: Path) -> None:
     """Killed ones: test_engine_faults.py."""
     from merge_assets.errors import Stopped
+    from merge_assets.work import Work
 
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mean.yaml").write_text(linear(models["a"], models["b"]))
     space = api.Workspace.open(Settings(root=tmp_path))
     with pytest.raises(Stopped):
-        api.merge(space, space.recipe("mean"), tmp_path / "out", should_stop=lambda: True)
+        api.merge(space, space.recipe("mean"), tmp_path / "out", work=Work(should_stop=lambda: True))
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 

@@ -18,6 +18,7 @@ from merge_assets.records import Details
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.names import STORE
 from merge_assets.store.sealed import seal, unseal
+from merge_assets.work import Work
 from tests.store_places import Lot, place, s3_endpoint
 from tests.store_support import FILES, LINE, commit, made_from, write_files
 
@@ -261,13 +262,13 @@ def test_links_are_refused(store: ArtifactStore, tmp_path: Path) -> None:
 
 def test_stopping_a_commit_publishes_nothing(store: ArtifactStore) -> None:
     with pytest.raises(Stopped):
-        commit(store, should_stop=lambda: True)
+        commit(store, work=Work(should_stop=lambda: True))
     assert store.versions(LINE) == []
 
 
 def test_progress_of_a_commit_reaches_the_total(store: ArtifactStore) -> None:
     seen: list[tuple[int, int, str]] = []
-    commit(store, progress=lambda *step: seen.append(step))
+    commit(store, work=Work(lambda *step: seen.append(step)))
 
     total = sum(map(len, FILES.values()))
     assert seen[-1][:2] == (total, total)
@@ -466,7 +467,7 @@ def test_a_damaged_download_is_refused_and_not_kept(
     with pytest.raises(StoreError, match=r"config\.json"):
         artifact.directory(tmp_path / "cache")
     with pytest.raises(Stopped):
-        artifact.directory(tmp_path / "cache", should_stop=lambda: True)
+        artifact.directory(tmp_path / "cache", work=Work(should_stop=lambda: True))
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and "lock" not in path.name] == []
 
 

@@ -14,6 +14,7 @@ from merge_assets import api
 from merge_assets.errors import StoreError
 from merge_assets.settings import Settings
 from merge_assets.store.place import Objects, Parts, Place, Watch
+from merge_assets.work import UNATTENDED
 from tests.store_places import Lot, place, s3_endpoint
 from tests.synthetic import read_tensors, write_llama
 
@@ -43,7 +44,7 @@ def parts(there: Place) -> Parts:
 
 @pytest.fixture
 def watch() -> Watch:
-    return Watch(threading.Event())
+    return Watch(UNATTENDED)
 
 
 # All places

@@ -18,6 +18,7 @@ from merge_assets.store.manifest import Piece
 from merge_assets.store.place.s3 import S3Place
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece
 from merge_assets.store.reuse import Verify, sample, verified
+from merge_assets.work import Work
 
 HEAD = b"head"
 MIB = 1 << 20
@@ -161,7 +162,7 @@ def test_a_piece_that_is_wanted_under_two_names_is_read_once_and_reused_under_bo
     commit(store, "variants/twin", "t1", {"a.bin": {"u": b"u" * 100, "v": b"v" * 100}})
     origins = found(store, "u", "v")
     origins["again"] = origins["u"]
-    assert store.sound(origins, "full", looked) == origins
+    assert store.sound(origins, "full", Work(should_stop=looked)) == origins
     assert looks == 2
 
 
@@ -170,7 +171,7 @@ def test_a_stop_request_is_heard_before_every_piece(after: int, store: ArtifactS
     commit(store, "variants/twin", "t1", one("u", "v"))
     answers = iter([False] * after + [True] * 9)
     with pytest.raises(Stopped, match="stopped while looking at what can be reused"):
-        store.sound(found(store, "u", "v"), "full", lambda: next(answers))
+        store.sound(found(store, "u", "v"), "full", Work(should_stop=lambda: next(answers)))
 
 
 # -- a sample ----------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from merge_assets.engine.worker import CpuWorker, Shared
 from merge_assets.plan import OutputTensor, TensorInput
 from merge_assets.plan.model import Plan, PlannedModel
 from merge_assets.plan.vocabulary_rows import Row, as_text, inputs_of, runs
+from merge_assets.work import UNATTENDED
 
 HEIGHTS = (7, 5, 11)
 WIDTH = 3
@@ -91,7 +92,7 @@ def test_gathering_is_indexing(rows: list[Row], tile: int, dtypes: tuple[str, ..
     models = tuple(PlannedModel(str(number), str(tmp_path), None) for number in range(3))
     plan = Plan("", "", models, (), (), {}, (), 0, (), (), (), "", (), "")
     with InputFiles() as files:
-        worker = CpuWorker(Shared(plan, files, [], None, None, 0), tile, 0)
+        worker = CpuWorker(Shared(plan, files, [], UNATTENDED, 0), tile, 0)
         gather = Gather(tensor, worker, tile)
         out, found = Buffer(tile * 4), []
         for start in range(0, tensor.elements, tile):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from merge_assets.analysis.parts import Part
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.errors import AnalysisError
+from merge_assets.work import Work
 
 Matrix = npt.NDArray[np.float64]
 
@@ -70,13 +70,14 @@ def read_part(directory: Path, part: Part) -> Stored:
     return Stored(values, header.dtype)
 
 
-def hash_tensor(directory: Path, header: TensorHeader, should_stop: Callable[[], bool]) -> str:
-    """SHA-256 of a stored tensor's bytes, hex; stops early (with a meaningless result) when asked to."""
+def hash_tensor(directory: Path, header: TensorHeader, work: Work) -> str:
+    """SHA-256 of a stored tensor's bytes, hex; ``work`` is asked before every block."""
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(min(_BLOCK, header.nbytes)))
     with _open(directory, header) as file:
         at = header.begin
-        while at < header.end and not should_stop():
+        while at < header.end:
+            work.check(f"hashing {header.name}")
             chunk = buffer[: min(len(buffer), header.end - at)]
             _read(file.fileno(), header, chunk, at)
             digest.update(chunk)

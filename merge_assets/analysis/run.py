@@ -29,8 +29,8 @@ from merge_assets.analysis.spectra import singular_values
 from merge_assets.analysis.storage import Spectra, identity
 from merge_assets.analysis.tables import make_row
 from merge_assets.checkpoint import Checkpoint
-from merge_assets.errors import AnalysisError, Stopped
-from merge_assets.progress import Progress, ShouldStop
+from merge_assets.errors import AnalysisError
+from merge_assets.work import UNATTENDED, Work
 
 _POLL_SECONDS = 0.1
 
@@ -40,8 +40,7 @@ def analyse(
     *,
     modules: Sequence[str] | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
     previous: Path | None = None,
     digests: Mapping[str, str] | None = None,
     title: str | None = None,
@@ -53,9 +52,8 @@ def analyse(
         modules: substrings of tensor names, such as ``v_proj``; ``None``: every matrix of every layer stack, without
             embeddings and output head.
         workers: threads; ``None``: one per CPU.
-        progress: called in the calling thread with bytes done, bytes in all, and the weight just finished.
-        should_stop: polled ten times a second in the calling thread. Workers finish the matrix in hand in the
-            background; nothing is kept.
+        work: told bytes done, bytes in all, and the weight just finished; asked ten times a second; both in the calling
+            thread. On a stop, workers finish the matrix in hand in the background; nothing is kept.
         previous: an earlier analysis (directory, or its ``spectra.safetensors``): spectra of weights whose stored bytes
             are the same are taken from it.
         digests: tensor -> SHA-256 of its stored bytes, where known; saves reading a tensor only to hash it.
@@ -82,8 +80,7 @@ def analyse(
             for _ in range(count):
                 threading.Thread(target=job.work, name="snr", daemon=True).start()
             while len(results) < len(selection.parts):
-                if should_stop and should_stop():
-                    raise Stopped(f"stopped after {len(results)} of {len(selection.parts)} weights")
+                work.check(f"analysing, after {len(results)} of {len(selection.parts)} weights")
                 try:
                     result = job.results.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
@@ -92,8 +89,7 @@ def analyse(
                     raise result
                 results[result.part.name] = result
                 done += result.part.nbytes
-                if progress:
-                    progress(done, total, result.part.name)
+                work.report(done, total, result.part.name)
         finally:
             job.stopped.set()
     ordered = [results[part.name] for part in selection.parts]
@@ -144,7 +140,7 @@ class _Job:
         source = parts[0].source
         digest, hashed = self.digests.get(source.name), 0
         if digest is None:
-            digest, hashed = hash_tensor(self.directory, source, self.stopped.is_set), source.nbytes
+            digest, hashed = hash_tensor(self.directory, source, Work(should_stop=self.stopped.is_set)), source.nbytes
         identities = {part.name: identity(part, digest) for part in parts}
         known = self.previous.matching(identities) if self.previous else {}
         for part in parts:

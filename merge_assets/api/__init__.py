@@ -9,6 +9,13 @@
 
 ``merge``, ``snr`` and ``evaluate`` work on folders; ``build``, ``analyse``, ``score`` and ``rank`` keep their results in
 the artifact store and reuse what is there.
+
+What takes long takes a :class:`Work`, by which it tells how far it is, and learns that it should stop:
+
+    def report(done: int, total: int, label: str) -> None:
+        print(f"{done} of {total} bytes, {label}")
+
+    merge(workspace, recipe, "out/my-merge", work=Work(report=report, should_stop=event.is_set))
 """
 
 from merge_assets.api.analyse import Analysed, analyse, snr
@@ -19,6 +26,7 @@ from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
 from merge_assets.identity import ModelIdentity
 from merge_assets.recipe import load_recipe
+from merge_assets.work import Work
 from merge_assets.workspace import Workspace
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "Observation",
     "Ranked",
     "Scored",
+    "Work",
     "Workspace",
     "analyse",
     "build",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from merge_assets.extras import require
 from merge_assets.identity import analysis_line
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.results import analysis_key
 
@@ -45,8 +45,7 @@ def snr(
     modules: Sequence[str] | None = None,
     top_percent: float = 50,
     spectrum_compat: bool = False,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> Analysis:
     """Analyse a model and write tables, exports and plots to a folder.
 
@@ -59,20 +58,18 @@ def snr(
         modules: parts of tensor names, such as ``v_proj``; ``None`` is every matrix of the layers.
         top_percent: share of each module type in the axolotl export.
         spectrum_compat: in the exports, count a missing noise as 1, as Spectrum does.
-        progress: called with bytes.
-        should_stop: polled while computing.
+        work: told bytes; asked throughout.
     """
     require(*_NEEDED)
     from merge_assets.analysis.run import analyse as run
 
-    item = Models(workspace).fetch(reference, progress=progress, should_stop=should_stop)
+    item = Models(workspace).fetch(reference, work=work)
     target = Path(out)
     analysis = run(
         item.checkpoint,
         modules=modules,
         workers=workspace.settings.threads,
-        progress=progress,
-        should_stop=should_stop,
+        work=work,
         previous=target if (target / "spectra.safetensors").is_file() else None,
         digests=item.tensor_digests,
         title=workspace.names.identify(reference).title,
@@ -87,8 +84,7 @@ def analyse(
     *,
     modules: Sequence[str] | None = None,
     commit: str | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> Analysed:
     """Analyse a model into the store, unless the store has this analysis of these bytes.
 
@@ -97,13 +93,12 @@ def analyse(
         reference: the model.
         modules: parts of tensor names; ``None`` is every matrix of the layers.
         commit: Hub commit that an observation recorded.
-        progress: called with bytes.
-        should_stop: polled while computing.
+        work: told bytes; asked throughout.
     """
     require(*_NEEDED)
     started = datetime.now(UTC)
     models = Models(workspace)
-    item = models.fetch(reference, commit=commit, progress=progress, should_stop=should_stop)
+    item = models.fetch(reference, commit=commit, work=work)
     assert item.fingerprint is not None
     identity = workspace.names.identify(reference)
     line = analysis_line(identity)
@@ -119,8 +114,7 @@ def analyse(
         item.checkpoint,
         modules=modules,
         workers=workspace.settings.threads,
-        progress=progress,
-        should_stop=should_stop,
+        work=work,
         previous=earlier.directory(workspace.cache / "artifacts") if earlier else None,
         digests=item.tensor_digests,
         title=identity.title,

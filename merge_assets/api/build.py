@@ -16,7 +16,6 @@ from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.extras import require
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.records import BuildReport, Check, StoredBuildReport, VariantDetails
@@ -24,6 +23,7 @@ from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece
 from merge_assets.variant.agreement import check_agreement
 from merge_assets.variant.checks import check_variant, count_nonfinite
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def merge(
     shard_size: int | None = None,
     tile: int | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> BuildReport:
     """Build a recipe's variant into a folder; also that of a recipe which is not stored.
 
@@ -111,9 +110,9 @@ def merge(
     if measured or any(
         workspace.names.identify(r.model).kind != "local" or workspace.names.uses_hub(r) for r in inputs
     ):
-        _build_parents(workspace, recipe, should_stop)
+        _build_parents(workspace, recipe, work.silent())
         models = Models(workspace)
-        fetched = _fetched(workspace, models, recipe, None, progress, should_stop, with_digests=measured)
+        fetched = _fetched(workspace, models, recipe, None, work, with_digests=measured)
         made = _plan(workspace, models, recipe, fetched, shard_size)
     try:
         with staging_folder(target) as staging:
@@ -124,8 +123,7 @@ def merge(
                 threads=threads or workspace.settings.threads,
                 tile=tile,
                 memory=int(workspace.settings.memory),
-                progress=progress,
-                should_stop=should_stop,
+                work=work,
                 allow_nonfinite=recipe.allow_nonfinite,
                 inputs=workspace.stored.inputs(),
             )
@@ -141,8 +139,7 @@ def build(
     recipe: Recipe,
     *,
     commits: Mapping[ModelReference, str] | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> Built:
     """Build a recipe's variant into the store, unless the store has it.
 
@@ -150,8 +147,7 @@ def build(
         workspace: where to build.
         recipe: what to build.
         commits: Hub commits that observations recorded, to build from exactly these.
-        progress: called with bytes.
-        should_stop: polled throughout. What was finished until a stop is kept for the next attempt.
+        work: told bytes; asked throughout. What was finished until a stop is kept for the next attempt.
 
     Raises:
         RecipeError: if the recipe is not stored (``materialize: false``).
@@ -163,15 +159,13 @@ def build(
     if any(workspace.names.uses_hub(reference) for reference in workspace.book.inputs(recipe)):
         plan(workspace, recipe)  # from headers, before weights are downloaded
     models = Models(workspace)
-    inputs = _fetched(workspace, models, recipe, commits, progress, should_stop)
+    inputs = _fetched(workspace, models, recipe, commits, work)
     made = _plan(workspace, models, recipe, inputs, None)
     line = variant_line(recipe.name)
     found = workspace.store.reuse(line, made.key)
     if found is not None:
         return _built(found, made, recipe, reused=True)
-    return _built(
-        _written(workspace, models, recipe, made, line, started, progress, should_stop), made, recipe, reused=False
-    )
+    return _built(_written(workspace, models, recipe, made, line, started, work), made, recipe, reused=False)
 
 
 def _written(
@@ -181,16 +175,15 @@ def _written(
     made: Plan,
     line: str,
     started: datetime,
-    progress: Progress | None,
-    should_stop: ShouldStop | None,
+    work: Work,
 ) -> Artifact:
     from merge_assets.engine.execute import execute
     from merge_assets.variant.surroundings import write_surroundings
 
     store, stored = workspace.store, workspace.stored
     require("torch", "transformers")  # the checks, which come last, need both
-    origins, fetched = _origins(workspace, made, line, should_stop), stored.fetched
-    with store.build(line, made.key, started, should_stop=should_stop) as draft:
+    origins, fetched = _origins(workspace, made, line, work), stored.fetched
+    with store.build(line, made.key, started, work=work) as draft:
         draft.building.add(_files(made), origins)
         report = execute(
             made,
@@ -199,8 +192,7 @@ def _written(
             threads=workspace.settings.threads,
             # Half of it is for what is on its way from and to a bucket.
             memory=int(workspace.settings.memory) // (2 if store.in_bucket else 1),
-            progress=progress,
-            should_stop=should_stop,
+            work=work,
             allow_nonfinite=recipe.allow_nonfinite,
             inputs=stored.inputs(),
             landing=draft.building,
@@ -208,16 +200,16 @@ def _written(
         write_surroundings(made, recipe, draft.directory, read_file=stored.read)
         known = stored.nonfinite(made)
         known |= {name: origin.nonfinite for name, origin in origins.items()}
-        bad = count_nonfinite(made, report.nonfinite, known, should_stop)
+        bad = count_nonfinite(made, report.nonfinite, known, work)
         outcomes = check_variant(
             draft.directory,
             made,
             bad,
             here=not store.in_bucket,
             agreement=_known_agreement(store.current(line), draft),
-            should_stop=should_stop,
+            work=work,
         )
-        digests = {name: entry.digest for name, entry in draft.describe({}, None, should_stop).items()}
+        digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
         shards = [shard.file for shard in made.shards]
         return draft.commit(
             fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
@@ -232,7 +224,7 @@ def _written(
                 checks=tuple(outcomes),
                 report=_reported(report, made, origins, draft.building, stored.fetched - fetched),
             ),
-            should_stop=should_stop,
+            work=work.silent(),
         )
 
 
@@ -261,7 +253,7 @@ def _files(made: Plan) -> list[PlannedFile]:
     return [PlannedFile(s.file, head, tuple(own)) for s, head, own in zip(made.shards, heads, pieces, strict=True)]
 
 
-def _origins(workspace: Workspace, made: Plan, line: str, should_stop: ShouldStop | None) -> dict[str, Origin]:
+def _origins(workspace: Workspace, made: Plan, line: str, work: Work) -> dict[str, Origin]:
     """Where the store has tensors of a plan already: those of equal keys, and those that are copied out of it."""
     by_key = workspace.store.origins({tensor.key for tensor in made.tensors}, line)
     found = {tensor.name: by_key[tensor.key] for tensor in made.tensors if tensor.key in by_key}
@@ -270,7 +262,7 @@ def _origins(workspace: Workspace, made: Plan, line: str, should_stop: ShouldSto
             origin = workspace.stored.origin(made, tensor.inputs[0])
             if origin is not None:
                 found[tensor.name] = origin
-    return workspace.store.sound(found, workspace.settings.verify, should_stop)
+    return workspace.store.sound(found, workspace.settings.verify, work)
 
 
 def _reported(
@@ -305,11 +297,11 @@ def _judged(check: Check, recipe: Recipe) -> Check:
     return check.model_copy(update={"passed": True, "description": accepted})
 
 
-def _build_parents(workspace: Workspace, recipe: Recipe, should_stop: ShouldStop | None) -> None:
+def _build_parents(workspace: Workspace, recipe: Recipe, work: Work) -> None:
     """Bring the variants that a recipe is made of, and those that they are made of, into the store."""
     for parent in workspace.book.made_of(recipe):
         if parent.materialize:
-            build(workspace, parent, should_stop=should_stop)
+            build(workspace, parent, work=work)
 
 
 def _fetched(
@@ -317,8 +309,7 @@ def _fetched(
     models: Models,
     recipe: Recipe,
     commits: Mapping[ModelReference, str] | None,
-    progress: Progress | None,
-    should_stop: ShouldStop | None,
+    work: Work,
     *,
     with_digests: bool = True,
 ) -> list[PlanInput]:
@@ -335,12 +326,7 @@ def _fetched(
         if reference.lora is None:
             return item
         return models.fetch_adapter(
-            item,
-            reference,
-            commit=recorded.get(reference.lora),
-            with_digests=with_digests,
-            progress=progress,
-            should_stop=should_stop,
+            item, reference, commit=recorded.get(reference.lora), with_digests=with_digests, work=work
         )
 
     def model(reference: ModelReference) -> PlanInput:
@@ -348,12 +334,7 @@ def _fetched(
         if inner is not None:
             return folded[inner.name]
         return models.fetch(
-            reference,
-            commit=recorded.get(reference),
-            local=False,
-            with_digests=with_digests,
-            progress=progress,
-            should_stop=should_stop,
+            reference, commit=recorded.get(reference), local=False, with_digests=with_digests, work=work
         )
 
     for inner in workspace.book.folded(recipe):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from merge_assets.errors import DamageError, StoreError
 from merge_assets.identity import checkpoint_line
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.regular import read_regular
 from merge_assets.store import FileEntry, Piece
 from merge_assets.store.collect import (
@@ -32,6 +30,7 @@ from merge_assets.store.reuse import sample
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.transfer import run_batch, what_is_wrong
 from merge_assets.store.versions import is_current, wrong_sizes
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Workspace
 from merge_assets.yamlfile import MAX_BYTES
 
@@ -164,12 +163,7 @@ def uses(workspace: Workspace, found: Inventory, stored: Stored) -> Uses:
 
 
 def verify(
-    workspace: Workspace,
-    targets: Sequence[Stored],
-    *,
-    sampled: bool = False,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    workspace: Workspace, targets: Sequence[Stored], *, sampled: bool = False, work: Work = UNATTENDED
 ) -> list[Problem]:
     """Compare versions with the digests in their manifests.
 
@@ -177,8 +171,7 @@ def verify(
         workspace: whose store it is.
         targets: what to look at.
         sampled: whether to read about a thousandth instead of every byte.
-        progress: called with bytes done, bytes in all, and a line.
-        should_stop: polled throughout.
+        work: told bytes done, bytes in all, and a line; asked throughout.
 
     Returns:
         What is wrong.
@@ -196,13 +189,13 @@ def verify(
     for stored, pieces, size in zip(targets, chosen, sizes, strict=True):
 
         def report(moved: int, _: int, what: str, done: int = done, stored: Stored = stored) -> None:
-            if progress is not None:
-                progress(done + moved, total, stored.artifact.line)
+            work.report(done + moved, total, stored.artifact.line)
 
+        part = work.reporting(report)
         if sampled:
-            wrong = _verify_sample(stored, pieces, size, report, should_stop)
+            wrong = _verify_sample(stored, pieces, size, part)
         else:
-            wrong = _verify(workspace, stored, report, should_stop)
+            wrong = _verify(workspace, stored, part)
         done += size
         for name, what in sorted(wrong.items()):
             problems.append(Problem(f"{stored.artifact.url}/{name}", what, _remedy(stored, name)))
@@ -235,9 +228,9 @@ def remove(workspace: Workspace, names: Sequence[str], *, force: bool = False) -
     return Plan(found, {}, plan.doomed, litter, plan.currents, force), needs
 
 
-def carry_out_plan(workspace: Workspace, plan: Plan, *, progress: Progress | None = None) -> Done:
+def carry_out_plan(workspace: Workspace, plan: Plan, *, work: Work = UNATTENDED) -> Done:
     """Remove what a plan says; see :func:`carry_out`."""
-    return carry_out(workspace.store, plan, progress=progress)
+    return carry_out(workspace.store, plan, work=work)
 
 
 def _near(found: Inventory, text: str) -> str:
@@ -277,11 +270,11 @@ def _damaged(found: Inventory, folder: str) -> list[Litter]:
     return gone
 
 
-def _verify(workspace: Workspace, stored: Stored, progress: Progress, should_stop: ShouldStop | None) -> dict[str, str]:
+def _verify(workspace: Workspace, stored: Stored, work: Work) -> dict[str, str]:
     """What is wrong with a version's files, by name. What is wrong is read twice: an error on the way is no damage."""
     artifact = stored.artifact
     wrong = {}
-    for text in workspace.store.verify(artifact, progress=progress, should_stop=should_stop):
+    for text in workspace.store.verify(artifact, work=work):
         rest = text.removeprefix(f"{artifact.url}/")
         name = max((name for name in artifact.manifest.files if rest.startswith(f"{name}: ")), key=len, default="")
         if not name:
@@ -304,7 +297,7 @@ def _verify(workspace: Workspace, stored: Stored, progress: Progress, should_sto
 
 def _look(stored: Stored, name: str, entry: FileEntry) -> str | None:
     with stored.artifact.open(name) as file:
-        return what_is_wrong(file, entry, Watch(threading.Event()))
+        return what_is_wrong(file, entry, Watch(UNATTENDED))
 
 
 def _sample(stored: Stored) -> dict[str, list[Piece]]:
@@ -320,13 +313,7 @@ def _sample(stored: Stored) -> dict[str, list[Piece]]:
     return chosen
 
 
-def _verify_sample(
-    stored: Stored,
-    chosen: Mapping[str, Sequence[Piece]],
-    total: int,
-    progress: Progress,
-    should_stop: ShouldStop | None,
-) -> dict[str, str]:
+def _verify_sample(stored: Stored, chosen: Mapping[str, Sequence[Piece]], total: int, work: Work) -> dict[str, str]:
     artifact = stored.artifact
     start = len(files_path(artifact.manifest)) + 1
     wrong = wrong_sizes({entry.path[start:]: entry.size for entry in stored.files}, artifact.manifest)
@@ -344,7 +331,7 @@ def _verify_sample(
         return run
 
     jobs = {name: job(name) for name in chosen if name not in wrong}
-    run_batch(jobs, total, workers=_READERS, progress=progress, should_stop=should_stop)
+    run_batch(jobs, total, workers=_READERS, work=work)
     return wrong
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from merge_assets.checkpoint import Checkpoint
 from merge_assets.errors import CheckpointError, printable
-from merge_assets.progress import ShouldStop
 from merge_assets.reference import ModelReference
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Observation:
     architecture: str
 
 
-def observe(workspace: Workspace, reference: ModelReference, *, should_stop: ShouldStop | None = None) -> Observation:
+def observe(workspace: Workspace, reference: ModelReference, *, work: Work = UNATTENDED) -> Observation:
     """Fingerprint a base checkpoint without downloading weights.
 
     A local directory is read once whenever one of its files changed; a Hub repository answers with its file digests.
@@ -53,7 +53,7 @@ def observe(workspace: Workspace, reference: ModelReference, *, should_stop: Sho
     assert directory is not None
     local = Models(workspace).local
     checkpoint = local.open_any(directory)
-    return _observation(checkpoint, local.digest(checkpoint, should_stop).fingerprint, None)
+    return _observation(checkpoint, local.digest(checkpoint, work).fingerprint, None)
 
 
 def observe_revision(hub: Hub, revision: HubRevision) -> Observation:

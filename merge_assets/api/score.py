@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.plan.model import digest_of
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import Recipe
 from merge_assets.records import ScoresDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.results import SCORES_FILE, current_scores
 
@@ -48,8 +48,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int | None = None,
     device: str | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> Scores:
     """Evaluate a model folder on a suite, without the store.
 
@@ -63,8 +62,7 @@ def evaluate(
         limit: documents per task; for a quick look.
         batch_size: sequences per forward pass, instead of the suite's.
         device: ``auto``, ``cpu`` or ``cuda``.
-        progress: called with thousandths of a task.
-        should_stop: polled throughout.
+        work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
@@ -76,8 +74,7 @@ def evaluate(
         device=device or workspace.settings.device,
         limit=limit,
         batch_size=batch_size,
-        progress=progress,
-        should_stop=should_stop,
+        work=work,
     )
     if out is not None:
         evaluation.write(Path(out))
@@ -85,13 +82,7 @@ def evaluate(
 
 
 def score(
-    workspace: Workspace,
-    reference: ModelReference,
-    suite: str,
-    *,
-    commit: str | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    workspace: Workspace, reference: ModelReference, suite: str, *, commit: str | None = None, work: Work = UNATTENDED
 ) -> Scored:
     """Evaluate a model on a suite into the store, unless the store has these scores of these bytes.
 
@@ -100,8 +91,7 @@ def score(
         reference: the model; a recipe's name stands for its variant in the store.
         suite: name of the suite.
         commit: Hub commit that an observation recorded.
-        progress: called with thousandths of a task.
-        should_stop: polled throughout; finished tasks are kept.
+        work: told thousandths of a task; asked throughout. Finished tasks are kept when it is stopped.
     """
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite, result_keys
@@ -112,7 +102,7 @@ def score(
     started = datetime.now(UTC)
     identity = workspace.names.identify(reference)
     models = Models(workspace)
-    item = models.fetch(reference, commit=commit, should_stop=should_stop)
+    item = models.fetch(reference, commit=commit, work=work.silent())
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
     keys = result_keys(wanted, item.fingerprint)
@@ -127,8 +117,7 @@ def score(
         title=identity.title,
         fingerprint=item.fingerprint,
         device=workspace.settings.device,
-        progress=progress,
-        should_stop=should_stop,
+        work=work,
     )
     with workspace.store.draft(line, started) as draft:
         evaluation.write(draft.directory)

@@ -15,12 +15,12 @@ from pathlib import Path
 from merge_assets.checkpoint.checkpoint import Checkpoint
 from merge_assets.checkpoint.files import fingerprint_files
 from merge_assets.checkpoint.tensors import TensorHeader
-from merge_assets.errors import CheckpointError, Stopped
-from merge_assets.progress import ShouldStop
+from merge_assets.errors import CheckpointError
 from merge_assets.regular import open_regular
+from merge_assets.work import UNATTENDED, Work
 
 BLOCK = 8 * 1024 * 1024
-"""Bytes read at a time; ``should_stop`` is asked once per block."""
+"""Bytes read at a time; whether to stop is asked once per block."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -47,7 +47,7 @@ def fingerprint_of(files: Mapping[str, str]) -> str:
 
 
 def digest_checkpoint(
-    checkpoint: Checkpoint, cache_dir: Path | None = None, should_stop: ShouldStop | None = None
+    checkpoint: Checkpoint, cache_dir: Path | None = None, work: Work = UNATTENDED
 ) -> CheckpointDigest:
     """Digest a local checkpoint, reading each byte at most once.
 
@@ -55,11 +55,11 @@ def digest_checkpoint(
         checkpoint: an opened local checkpoint.
         cache_dir: where the digests of a file are kept under its real path, size, modification time and inode;
             a file that has not changed is not read again. ``None`` keeps nothing.
-        should_stop: asked before each block.
+        work: asked before each block.
 
     Raises:
         CheckpointError: if the checkpoint is not local, or a file changed since it was opened or while it is read.
-        Stopped: if ``should_stop`` says so.
+        Stopped: on request.
     """
     directory = Path(checkpoint.location)
     if not directory.is_absolute():
@@ -67,7 +67,7 @@ def digest_checkpoint(
     files: dict[str, str] = {}
     tensors: dict[str, str] = {}
     for name, own in _covered(checkpoint).items():
-        whole, *parts = _digests(directory / name, checkpoint.files[name], own, cache_dir, should_stop)
+        whole, *parts = _digests(directory / name, checkpoint.files[name], own, cache_dir, work)
         files[name] = whole
         tensors.update(zip((tensor.name for tensor in own), parts, strict=True))
     return CheckpointDigest(fingerprint_of(files), files, {name: tensors[name] for name in checkpoint.tensors})
@@ -99,9 +99,7 @@ def _covered(checkpoint: Checkpoint) -> dict[str, list[TensorHeader]]:
     return {name: by_file.get(name, []) for name in fingerprint_files(checkpoint.files, checkpoint.weight_files)}
 
 
-def _digests(
-    path: Path, size: int, tensors: Sequence[TensorHeader], cache_dir: Path | None, should_stop: ShouldStop | None
-) -> list[str]:
+def _digests(path: Path, size: int, tensors: Sequence[TensorHeader], cache_dir: Path | None, work: Work) -> list[str]:
     """The file's digest, then each tensor's."""
     try:
         identity = _identity(path)
@@ -110,7 +108,7 @@ def _digests(
         entry = _cache_entry(cache_dir, identity, tensors) if cache_dir is not None else None
         if entry is not None and (known := _read_entry(entry, len(tensors) + 1)) is not None:
             return known
-        digests = _hash_file(path, size, tensors, should_stop)
+        digests = _hash_file(path, size, tensors, work)
         if _identity(path) != identity:
             raise _changed(path)
     except OSError as error:
@@ -120,15 +118,14 @@ def _digests(
     return digests
 
 
-def _hash_file(path: Path, size: int, tensors: Sequence[TensorHeader], should_stop: ShouldStop | None) -> list[str]:
+def _hash_file(path: Path, size: int, tensors: Sequence[TensorHeader], work: Work) -> list[str]:
     """Hash a file and, in the same pass, its tensors, which are sorted by offset and do not overlap."""
     whole, parts = hashlib.sha256(), [hashlib.sha256() for _ in tensors]
     block = memoryview(bytearray(min(BLOCK, max(size, 1))))
     at = first = 0
     with open_regular(path) as file:
         while True:
-            if should_stop is not None and should_stop():
-                raise Stopped(f"digesting {path} was stopped")
+            work.check(f"digesting {path}")
             count = file.readinto(block)
             if not count:
                 break

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from merge_assets.errors import SettingsError
-from merge_assets.progress import Progress as Report
+from merge_assets.work import Work
 
 
 @cache
@@ -40,8 +40,8 @@ _EVERY = 0.1
 
 
 @contextmanager
-def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Report]:
-    """A progress bar on standard error, shown from the first report on; yields the callback that moves it."""
+def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Work]:
+    """A progress bar on standard error, shown from the first report on; yields the work that moves it."""
     columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
     if is_bytes:
         columns += [DownloadColumn(), TransferSpeedColumn()]
@@ -59,7 +59,7 @@ def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Report]:
         bar.update(task, completed=done, total=total, description=label if is_bytes else f"{label}: {what}")
 
     try:
-        yield report
+        yield Work(report)
     finally:
         if bar.live.is_started:  # else it would print an empty line
             bar.stop()

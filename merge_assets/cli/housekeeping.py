@@ -143,8 +143,8 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
         found = api.inventory(workspace)
     targets = {one.name: one for name in names for one in api.choose(found, name)}
     chosen = list(targets.values()) if names else found.everything
-    with progress_bar("verifying") as report:
-        problems = api.verify(workspace, chosen, sampled=sampled, progress=report)
+    with progress_bar("verifying") as work:
+        problems = api.verify(workspace, chosen, sampled=sampled, work=work)
     damaged = [] if names else [f"{found.place.url(path)}" for path in found.damaged]
     size = sum(stored.size for stored in chosen)
     if as_json:
@@ -238,8 +238,8 @@ def _carry_out(workspace: Workspace, plan: Plan, *, yes: bool, as_json: bool) ->
     freed = plan.inventory.occupied(plan.files)
     spared: Sequence[Stored] = ()
     if yes and (doomed or litter):
-        with progress_bar("removing", is_bytes=False) as report:
-            done = api.carry_out_plan(workspace, plan, progress=report)
+        with progress_bar("removing", is_bytes=False) as work:
+            done = api.carry_out_plan(workspace, plan, work=work)
         doomed, litter, freed, spared = done.removed, done.litter, done.freed, done.spared
     fields = {
         "dry_run": not yes,

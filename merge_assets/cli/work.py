@@ -31,7 +31,7 @@ def run_merge(
     """Merge into a folder with a progress bar."""
     workspace = opened()
     recipe = workspace.recipe(name)
-    with progress_bar("merging") as report:
+    with progress_bar("merging") as work:
         done = api.merge(
             workspace,
             recipe,
@@ -41,7 +41,7 @@ def run_merge(
             shard_size=parse_size(shard_size),
             tile=tile,
             overwrite=overwrite,
-            progress=report,
+            work=work,
         )
     if as_json:
         sys.stdout.write(done.model_dump_json() + "\n")
@@ -66,7 +66,7 @@ def run_snr(
     """Analyse into a folder, or into the store."""
     workspace = opened()
     reference = parse_reference(model)
-    with progress_bar("analysing") as report:
+    with progress_bar("analysing") as work:
         if out is not None:
             analysis = api.snr(
                 workspace,
@@ -75,14 +75,14 @@ def run_snr(
                 modules=modules,
                 top_percent=top_percent,
                 spectrum_compat=spectrum_compat,
-                progress=report,
+                work=work,
             )
             infinite = sum(bool(row["infinite"]) for row in analysis.rows)
             text = (
                 f"{out}: {len(analysis.rows)} weights, {infinite} with infinite SNR, {analysis.reused} spectra reused"
             )
         else:
-            made = api.analyse(workspace, reference, modules=modules, progress=report)
+            made = api.analyse(workspace, reference, modules=modules, work=work)
             details = made.artifact.manifest.described(AnalysisDetails)
             state = "already in the store" if made.reused else "computed"
             text = f"{made.artifact.url}: {details.weights} weights, {details.infinite} with infinite SNR ({state})"
@@ -99,22 +99,15 @@ def run_evaluate(
         raise EvaluationError("--limit, --batch-size and --device are for quick looks; give --out DIR with them")
     require("lm_eval")
     for name in [suite] if suite else workspace.settings.default_suites:
-        with progress_bar(name, is_bytes=False) as report:
+        with progress_bar(name, is_bytes=False) as work:
             if out is None:
-                done = api.score(workspace, reference, name, progress=report)
+                done = api.score(workspace, reference, name, work=work)
                 scores, where = done.scores, f"{done.artifact.url}{' (already in the store)' if done.reused else ''}"
             else:
                 folder = Path(Models(workspace).fetch(reference).checkpoint.location)
                 target = out if suite else out / name
                 scores = api.evaluate(
-                    workspace,
-                    folder,
-                    name,
-                    out=target,
-                    limit=limit,
-                    batch_size=batch_size,
-                    device=device,
-                    progress=report,
+                    workspace, folder, name, out=target, limit=limit, batch_size=batch_size, device=device, work=work
                 )
                 where = str(target)
         from rich.markdown import Markdown

@@ -21,8 +21,8 @@ from merge_assets.engine.files import InputFiles, OutputFile
 from merge_assets.engine.worker import CpuWorker, Job, Shared, copy
 from merge_assets.errors import EngineError
 from merge_assets.plan import OutputTensor, Plan
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.records import BuildReport
+from merge_assets.work import UNATTENDED, Work
 
 if TYPE_CHECKING:
     from merge_assets.engine.gpu import GpuWorker
@@ -70,8 +70,7 @@ def execute(
     threads: int | None = None,
     tile: int | None = None,
     memory: int | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
     allow_nonfinite: bool = False,
     inputs: InputFiles | None = None,
     landing: Landing | None = None,
@@ -87,15 +86,14 @@ def execute(
         tile: elements per tile; the output bytes do not depend on it.
         memory: bound of all workers' buffers, bytes, on the CPU; default :data:`MEMORY`. Tensors that are swept more
             than once are kept within it where they fit; tiles are made smaller to keep it.
-        progress: called with (bytes read, bytes to read, tensor name), from any worker.
-        should_stop: polled at every tile.
+        work: told bytes read, bytes to read and a tensor's name, and asked, at every tile, from any worker.
         allow_nonfinite: accept NaN and infinities in the output.
         inputs: where the inputs are read; default: local files. It is closed at the end.
         landing: what is told of finished tensors; the shards are then in ``directory`` already, with their headers.
 
     Raises:
         EngineError: a file cannot be read or written, or the output would hold NaN or infinities.
-        Stopped: ``should_stop`` returned True.
+        Stopped: on request.
     """
     began = time.perf_counter()
     workers = threads or len(os.sched_getaffinity(0))
@@ -109,7 +107,7 @@ def execute(
             shard = plan.shards[number]
             outputs[number] = OutputFile(directory / shard.file, None if landing else shard)
             stack.callback(outputs[number].close)
-        shared = Shared(plan, source, outputs, progress, should_stop, sum(tensor.bytes_to_read() for tensor in todo))
+        shared = Shared(plan, source, outputs, work, sum(tensor.bytes_to_read() for tensor in todo))
         stack.callback(shared.release_torch)
         jobs = list(_jobs(todo))
         source.expect(plan, [job.tensor for job in jobs])

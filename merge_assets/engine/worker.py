@@ -15,7 +15,7 @@ from merge_assets.engine.nested import nested_expression
 from merge_assets.engine.operand import Computed
 from merge_assets.errors import Stopped
 from merge_assets.plan import OutputTensor, Plan, TensorInput
-from merge_assets.progress import Progress, ShouldStop
+from merge_assets.work import Work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +44,7 @@ class Shared:
         plan: what is executed.
         inputs: descriptors of the input shards.
         outputs: the output shards that have something left to write, by number.
-        progress: called with bytes.
-        should_stop: polled at every tile.
+        work: told bytes, and asked, at every tile.
         total: bytes that are expected to be read.
         read: bytes of input tensors read or copied.
         settled: bytes that were expected and turned out not to be needed.
@@ -57,8 +56,7 @@ class Shared:
     plan: Plan
     inputs: InputFiles
     outputs: Mapping[int, OutputFile]
-    progress: Progress | None
-    should_stop: ShouldStop | None
+    work: Work
     total: int
     read: int = 0
     settled: int = 0
@@ -73,9 +71,8 @@ class Shared:
             self.read += count
             self.settled += needless
             done = self.read + self.settled
-        if self.progress is not None:
-            self.progress(done, self.total, label)
-        if self.failure is not None or (self.should_stop is not None and self.should_stop()):
+        self.work.report(done, self.total, label)
+        if self.failure is not None or self.work.should_stop():
             raise Stopped(f"stopped after {done} of {self.total} bytes")
 
     def finish(self, job: Job, read: int, nonfinite: int) -> None:

@@ -1,7 +1,7 @@
 """lm-eval at work on one loaded model: one task per call, stoppable, quiet, with progress.
 
 Numbers are lm-eval's own. This module adds no arithmetic: it calls ``simple_evaluate`` with a model class whose
-only additions are counting requests and polling ``should_stop``.
+only additions are counting requests and asking whether to stop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -33,9 +33,8 @@ from lm_eval.tasks import TaskManager
 from merge_assets.errors import EvaluationError, MergeAssetsError, Stopped
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult
 from merge_assets.evaluation.suite import Suite
-from merge_assets.progress import ShouldStop
+from merge_assets.work import Work
 
-Report = Callable[[int, int, str], None]
 """Called with requests done, requests in total, and what they are."""
 
 _PYTHON_SEED = 0
@@ -48,11 +47,10 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class _Meter:
-    """Counts requests towards ``report`` and polls ``should_stop``, both at most ten times a second."""
+    """Counts requests and asks whether to stop, both at most ten times a second."""
 
-    def __init__(self, report: Report, should_stop: ShouldStop | None) -> None:
-        self._report = report
-        self._should_stop = should_stop
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._next_poll = self._next_report = 0.0
         self.begin(0, "loading data")
 
@@ -62,17 +60,16 @@ class _Meter:
 
     def check(self) -> None:
         now = time.monotonic()
-        if now >= self._next_poll and self._should_stop is not None:
+        if now >= self._next_poll:
             self._next_poll = now + _POLL_SECONDS
-            if self._should_stop():
-                raise Stopped
+            self._work.check(f"evaluating ({self.what})")
 
     def advance(self, count: int) -> None:
         self.done += count
         now = time.monotonic()
         if now >= self._next_report or self.done >= self.total:
             self._next_report = now + _POLL_SECONDS
-            self._report(self.done, max(self.total, self.done), self.what)
+            self._work.report(self.done, max(self.total, self.done), self.what)
 
     def add_partial(self, kind: str, request: object, answer: object) -> None:
         """lm-eval's cache hook: called once per answered request."""
@@ -182,19 +179,21 @@ class Harness:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def run(
-        self, key: ResultKey, *, report: Report, should_stop: ShouldStop | None
-    ) -> tuple[TaskResult, dict[str, list[dict[str, Any]]]]:
+    def run(self, key: ResultKey, work: Work) -> tuple[TaskResult, dict[str, list[dict[str, Any]]]]:
         """Evaluates one task.
+
+        Args:
+            key: the task, and how it is run.
+            work: told requests done, those of this kind in all, and their kind; asked throughout.
 
         Returns:
             The result, and per task name the logged samples.
 
         Raises:
             EvaluationError: see :func:`merge_assets.evaluation.runner.evaluate_suite`.
-            Stopped: ``should_stop`` answered True.
+            Stopped: on request.
         """
-        meter = _Meter(report, should_stop)
+        meter = _Meter(work)
         try:
             with _ONE_AT_A_TIME, _quiet(meter), _offline(self._suite.is_local):
                 return self._run(key, meter)

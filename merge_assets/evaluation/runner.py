@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
-from merge_assets.errors import Stopped
 from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
 from merge_assets.evaluation.suite import Suite
-from merge_assets.progress import Progress, ShouldStop
+from merge_assets.work import UNATTENDED, Work
 
 _STEPS = 1000
 """Progress is reported in thousandths of a task."""
@@ -91,8 +90,7 @@ def evaluate_suite(
     dtype: str | None = None,
     batch_size: int | str | None = None,
     limit: int | float | None = None,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluates a checkpoint on every task of a suite that has no committed result yet.
 
@@ -106,15 +104,15 @@ def evaluate_suite(
         dtype: dtype in which the weights are loaded; overrides the suite's.
         batch_size: sequences per forward pass or "auto"; overrides the suite's.
         limit: caps the documents of every task; for a quick look.
-        progress: called with thousandths of a task done, the total, and the task at work with its requests.
-        should_stop: polled at least once per forward pass of a decoder layer and per prompt built.
+        work: told thousandths of a task done, the total, and the task at work with its requests; asked at least once per
+            forward pass of a decoder layer and per prompt built.
 
     Raises:
         EvaluationError: a task is unknown, needs other settings, or fails. Tasks committed before stay so.
-        Stopped: ``should_stop`` answered True.
+        Stopped: on request.
     """
     if fingerprint is None:
-        fingerprint = digest_checkpoint(open_checkpoint(model_dir), should_stop=should_stop).fingerprint
+        fingerprint = digest_checkpoint(open_checkpoint(model_dir), work=work).fingerprint
     keys = result_keys(suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit)
     unique = list(dict.fromkeys(keys))
     found = {key: stored for key in unique if (stored := results.find(key)) is not None}
@@ -132,16 +130,12 @@ def evaluate_suite(
                 def report(
                     requests: int, of: int, what: str, done: int = done, task: str = key.task, number: int = number
                 ) -> None:
-                    if progress is not None:
-                        label = f"{task} ({number}/{len(unique)}): {what} {requests}/{of}"
-                        progress(done + _STEPS * min(requests, of) // max(of, 1), total, label)
+                    label = f"{task} ({number}/{len(unique)}): {what} {requests}/{of}"
+                    work.report(done + _STEPS * min(requests, of) // max(of, 1), total, label)
 
-                if should_stop is not None and should_stop():
-                    raise Stopped
-                result, samples = harness.run(key, report=report, should_stop=should_stop)
+                result, samples = harness.run(key, work.reporting(report))
                 found[key] = results.commit(result, samples)
-    if progress is not None:
-        progress(total, total, f"{suite.name}: {len(unique)} tasks")
+    work.report(total, total, f"{suite.name}: {len(unique)} tasks")
 
     ordered = tuple(found[key] for key in keys)
     scores = collect_scores(suite, [s.result for s in ordered], model=title or model_dir.name, fingerprint=fingerprint)

@@ -11,30 +11,24 @@ from pathlib import Path
 from merge_assets.errors import Stopped
 from merge_assets.hub.client import HubClient, SilentBar
 from merge_assets.hub.revision import HubRevision
-from merge_assets.progress import Progress, ShouldStop
+from merge_assets.work import Work
 
 WORKERS = 4
 """Files downloaded at once."""
 
-_POLL = 0.2  # seconds between two looks at should_stop
+_POLL = 0.2  # seconds between two questions whether to stop
 _GRACE = 1.0  # seconds that running transfers get to notice that they should stop
 
 
-def download_files(
-    client: HubClient,
-    revision: HubRevision,
-    names: Sequence[str],
-    progress: Progress | None,
-    should_stop: ShouldStop | None,
-) -> list[Path]:
+def download_files(client: HubClient, revision: HubRevision, names: Sequence[str], work: Work) -> list[Path]:
     """Fetch files that the cache does not have; returns their paths in order of ``names``.
 
     Files that are complete stay in the cache whatever happens to the others, so a second call continues with
-    the files that are missing. ``progress`` is called with bytes, from the calling thread.
+    the files that are missing. ``work`` is told bytes, and asked, from the calling thread.
 
     Raises:
         HubError: the first failure of any file.
-        Stopped: if ``should_stop`` says so; transfers end at their next block.
+        Stopped: on request; transfers end at their next block.
     """
     meter = _Meter(sum(revision.files[name].size for name in names), str(revision))
     missing = [name for name in names if client.cached(revision, name) is None]
@@ -43,17 +37,16 @@ def download_files(
     pending: set[Future[Path]] = {pool.submit(client.fetch, revision, name, meter.bar()) for name in missing}
     try:
         while pending:
-            if should_stop is not None and should_stop():
-                raise Stopped(f"the download of {revision} was stopped")
+            work.check(f"downloading {revision}")
             done, pending = wait(pending, timeout=_POLL)
             for future in done:
                 future.result()
-            meter.tell(progress)
+            meter.tell(work)
     except BaseException:
         _abandon(meter, pool, pending)
         raise
     pool.shutdown()
-    meter.tell(progress)
+    meter.tell(work)
     return [client.fetch(revision, name) for name in names]
 
 
@@ -61,7 +54,7 @@ def _abandon(meter: _Meter, pool: ThreadPoolExecutor, pending: set[Future[Path]]
     meter.stopped.set()
     pool.shutdown(wait=False, cancel_futures=True)
     wait(pending, timeout=_GRACE)
-    # Xet transfers run in native threads that do not see what a progress callback raises.
+    # Xet transfers run in native threads that do not see what a progress bar raises.
     xet = sys.modules.get("huggingface_hub.utils._xet")
     if xet is not None and any(future.running() for future in pending):
         xet.abort_xet_session()
@@ -82,11 +75,11 @@ class _Meter:
         with self._lock:
             self._done += received
 
-    def tell(self, progress: Progress | None) -> None:
+    def tell(self, work: Work) -> None:
         """Report if anything was received since the last report."""
-        if progress is not None and self._done != self._told:
+        if self._done != self._told:
             self._told = self._done
-            progress(min(self._told, self.total), self.total, self._label)
+            work.report(min(self._told, self.total), self.total, self._label)
 
     def bar(self) -> type[SilentBar]:
         """A progress bar class that counts here; the client makes an instance per file."""
@@ -96,6 +89,6 @@ class _Meter:
             def update(self, received: int) -> None:
                 meter.add(received)
                 if meter.stopped.is_set():
-                    raise Stopped("the download was stopped")
+                    raise Stopped("stopped while downloading")
 
         return Bar

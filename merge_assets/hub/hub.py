@@ -22,8 +22,8 @@ from merge_assets.errors import CheckpointError, HubError
 from merge_assets.hub.client import HubClient
 from merge_assets.hub.download import download_files
 from merge_assets.hub.revision import HubHead, HubRevision
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.reference import ModelReference
+from merge_assets.work import UNATTENDED, Work
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
@@ -139,9 +139,7 @@ class Hub:
             self._opened[key] = read_adapter(source) if is_adapter(source.files) else read_checkpoint(source)
         return self._opened[key]
 
-    def download(
-        self, revision: HubRevision, progress: Progress | None = None, should_stop: ShouldStop | None = None
-    ) -> Path:
+    def download(self, revision: HubRevision, work: Work = UNATTENDED) -> Path:
         """Have the commit's config, weights, tokenizer and code in the cache; returns their directory.
 
         Complete files are never downloaded again, so that an interrupted download continues with the files
@@ -149,17 +147,16 @@ class Hub:
 
         Args:
             revision: the commit.
-            progress: called with bytes present and bytes in all.
-            should_stop: asked several times a second.
+            work: told bytes present and bytes in all, and asked, several times a second.
 
         Raises:
             HubError: as :meth:`resolve`, or the disk is full.
             CheckpointError: the commit holds no safetensors model.
-            Stopped: if ``should_stop`` says so.
+            Stopped: on request.
         """
         source = HubSource(self._client, revision)
         names = needed_files(revision.files, source.weight_files())
-        paths = download_files(self._client, revision, names, progress, should_stop)
+        paths = download_files(self._client, revision, names, work)
         for name, path in zip(names, paths, strict=True):
             if path.stat().st_size != revision.files[name].size:
                 raise HubError(

@@ -13,31 +13,24 @@ from itertools import islice
 from pathlib import Path
 
 from merge_assets.checkpoint import TensorHeader, needed_files, nonfinite_elements
-from merge_assets.errors import HubError, Stopped
+from merge_assets.errors import HubError
 from merge_assets.hub.hub import Hub
 from merge_assets.hub.revision import HubRevision
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.records import MirrorDetails, MirrorReport
 from merge_assets.store import Artifact, ArtifactStore, BuildDraft, Origin, Piece, PlannedFile, PlannedPiece
 from merge_assets.store.building import copy_range, hash_range
 from merge_assets.store.place.locks import exclusive_unless_stopped
+from merge_assets.work import UNATTENDED, Work
 
 _AHEAD = 2
 """Shards that are on the local disk at once."""
 
 _HASHERS = 2
-_POLL = 0.2  # seconds between two looks at should_stop
+_POLL = 0.2  # seconds between two questions whether to stop
 
 
 def mirror(
-    hub: Hub,
-    revision: HubRevision,
-    store: ArtifactStore,
-    line: str,
-    scratch: Path,
-    *,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    hub: Hub, revision: HubRevision, store: ArtifactStore, line: str, scratch: Path, *, work: Work = UNATTENDED
 ) -> Artifact:
     """The version of a commit in an object store, made if it is not there.
 
@@ -50,30 +43,22 @@ def mirror(
         store: lies in a bucket.
         line: where the version belongs.
         scratch: local folder for shards.
-        progress: called with bytes of shards that are in the store, and bytes of all.
-        should_stop: polled throughout.
+        work: told bytes of shards that are in the store, and bytes of all; asked throughout.
 
     Raises:
         HubError: a file cannot be downloaded, or does not have the digest that the Hub says.
         StoreError: the store cannot be reached or written.
     """
     fingerprint = hub.fingerprint(revision)
-    with exclusive_unless_stopped(scratch / "mirror" / f"{fingerprint}.lock", should_stop):
+    with exclusive_unless_stopped(scratch / "mirror" / f"{fingerprint}.lock", work):
         found = store.reuse(line, fingerprint)
         if found is not None:
             return found
-        return _mirrored(hub, revision, fingerprint, store, line, scratch, progress, should_stop)
+        return _mirrored(hub, revision, fingerprint, store, line, scratch, work)
 
 
 def _mirrored(
-    hub: Hub,
-    revision: HubRevision,
-    fingerprint: str,
-    store: ArtifactStore,
-    line: str,
-    scratch: Path,
-    progress: Progress | None,
-    should_stop: ShouldStop | None,
+    hub: Hub, revision: HubRevision, fingerprint: str, store: ArtifactStore, line: str, scratch: Path, work: Work
 ) -> Artifact:
     checkpoint = hub.open(revision)
     by_file: dict[str, list[TensorHeader]] = {}
@@ -83,7 +68,7 @@ def _mirrored(
     shards = list(by_file)
     total, done = sum(revision.files[name].size for name in shards), 0
     flaws: dict[str, int] = {}
-    with store.build(line, fingerprint, should_stop=should_stop) as draft:
+    with store.build(line, fingerprint, work=work) as draft:
         new: list[str] = []
         for name in shards:
             sha256 = revision.files[name].sha256
@@ -95,12 +80,11 @@ def _mirrored(
             draft.building.add([_planned(name, head, by_file[name], sha256)], {p.piece.name: p for p in pieces})
             flaws |= {p.piece.name: p.nonfinite for p in pieces if p.nonfinite}
             done += revision.files[name].size
-        with _downloads(hub, revision, new, scratch / "mirror" / fingerprint, should_stop) as downloads:
+        with _downloads(hub, revision, new, scratch / "mirror" / fingerprint, work) as downloads:
             for name, path in downloads:
-                flaws |= _add(draft, earlier, name, path, by_file[name], revision.files[name].sha256, should_stop)
+                flaws |= _add(draft, earlier, name, path, by_file[name], revision.files[name].sha256, work)
                 done += revision.files[name].size
-                if progress is not None:
-                    progress(done, total, f"{revision}: {name}")
+                work.report(done, total, f"{revision}: {name}")
         for name in needed_files(revision.files, shards):
             if name not in by_file:
                 target = draft.directory / name
@@ -123,7 +107,7 @@ def _mirrored(
                     tensors_by_server=tally.by_server,
                 ),
             ),
-            should_stop=should_stop,
+            work=work.silent(),
         )
 
 
@@ -161,7 +145,7 @@ def _add(
     path: Path,
     tensors: list[TensorHeader],
     sha256: str | None,
-    should_stop: ShouldStop | None,
+    work: Work,
 ) -> dict[str, int]:
     """Bring a downloaded shard into a draft; returns the NaN and infinite elements by tensor."""
     with ThreadPoolExecutor(_HASHERS) as pool:
@@ -180,8 +164,7 @@ def _add(
     building.add([_planned(name, head, tensors, sha256)], origins)
     with path.open("rb") as source, (draft.directory / name).open("r+b") as target:
         for tensor in tensors:
-            if should_stop is not None and should_stop():
-                raise Stopped("the mirroring was stopped")
+            work.check(f"mirroring {name}")
             if tensor.name not in building.finished:
                 copy_range(source.fileno(), target.fileno(), tensor.begin, tensor.begin, tensor.nbytes)
                 building.landed(tensor.name, 0, digests[tensor.name])
@@ -190,7 +173,7 @@ def _add(
 
 @contextmanager
 def _downloads(
-    hub: Hub, revision: HubRevision, names: list[str], folder: Path, should_stop: ShouldStop | None
+    hub: Hub, revision: HubRevision, names: list[str], folder: Path, work: Work
 ) -> Iterator[Iterator[tuple[str, Path]]]:
     """Shards on the local disk, downloaded ahead, checked, and removed once the next one is asked for."""
     pool = ThreadPoolExecutor(_AHEAD, "mirror")
@@ -209,8 +192,7 @@ def _downloads(
         while waiting:
             name, future = waiting[0]
             while not future.done():
-                if should_stop is not None and should_stop():
-                    raise Stopped(f"the download of {revision} was stopped")
+                work.check(f"downloading {revision}")
                 wait([future], timeout=_POLL)
             path = future.result()
             yield name, path

@@ -42,13 +42,12 @@ def build_analysis(workspace: Workspace, node: AnalysisNode, op_name: str) -> dg
         analysed = run_work(
             context,
             node.key,
-            lambda progress, should_stop: api.analyse(
+            lambda work: api.analyse(
                 workspace,
                 node.model.reference,
                 modules=node.modules,
                 commit=inputs.commits.get(node.model.reference),
-                progress=progress,
-                should_stop=should_stop,
+                work=work,
             ),
         )
         inputs.report_moved(context, analysed.artifact.manifest.fingerprints)

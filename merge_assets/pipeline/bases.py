@@ -17,6 +17,7 @@ from merge_assets.pipeline.hub_polling import build_hub_sensor
 from merge_assets.pipeline.keys import group_name, stand_ins
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.versions import observation_event, recorded
+from merge_assets.work import Work
 from merge_assets.workspace import Workspace
 
 OBSERVE_OP = "base_checkpoints"
@@ -116,11 +117,12 @@ def changed_bases(
     from merge_assets import api
 
     deadline = time.monotonic() + seconds
+    work = Work(should_stop=lambda: time.monotonic() > deadline)
     events: list[dg.AssetObservation] = []
     late: list[dg.AssetKey] = []
     for node in nodes:
         try:
-            observation = api.observe(workspace, node.reference, should_stop=lambda: time.monotonic() > deadline)
+            observation = api.observe(workspace, node.reference, work=work)
         except Stopped:
             late.append(node.key)
             continue

@@ -54,13 +54,12 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
         scored = run_work(
             context,
             node.key,
-            lambda progress, should_stop: api.score(
+            lambda work: api.score(
                 workspace,
                 node.model.reference,
                 node.suite,
                 commit=inputs.commits.get(node.model.reference),
-                progress=progress,
-                should_stop=should_stop,
+                work=work,
             ),
             unit="thousandths of tasks",
         )

@@ -66,9 +66,7 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
         built = run_work(
             context,
             key,
-            lambda progress, should_stop: api.build(
-                workspace, node.recipe, commits=inputs.commits, progress=progress, should_stop=should_stop
-            ),
+            lambda work: api.build(workspace, node.recipe, commits=inputs.commits, work=work),
         )
         # Not the inputs of the manifest: bytes that came out the same before keep the manifest of that time.
         # The fingerprint of a model with an adapter is that of the model; the adapter has its own.

@@ -14,7 +14,7 @@ import dagster as dg
 
 from merge_assets.errors import MergeAssetsError, Stopped
 from merge_assets.extras import not_installed
-from merge_assets.progress import Progress, ShouldStop
+from merge_assets.work import Work
 
 T = TypeVar("T")
 
@@ -41,18 +41,18 @@ class _Latest:
 def run_work(
     context: dg.AssetExecutionContext,
     key: dg.AssetKey,
-    work: Callable[[Progress, ShouldStop], T],
+    do: Callable[[Work], T],
     *,
     unit: str = "bytes",
     every: float = EVENT_SECONDS,
 ) -> T:
-    """Run ``work(progress, should_stop)`` in a thread and return its result.
+    """Run ``do`` in a thread and return its result.
 
     Args:
         context: of the op; receives one observation and one log line per ``every`` seconds.
         key: the asset that the work makes; the observations draw the curve ``percent`` on its page.
-        work: must stop soon after ``should_stop()`` turns true, leaving nothing half-written.
-        unit: what progress counts; ``bytes`` adds a rate in GiB/s.
+        do: gets the :class:`Work` that this run is; has to stop soon after it is asked to, leaving nothing half-written.
+        unit: what it reports; ``bytes`` adds a rate in GiB/s.
         every: seconds between two reports.
 
     Raises:
@@ -67,7 +67,7 @@ def run_work(
 
     def target() -> None:
         try:
-            result.append(work(latest, stop.is_set))
+            result.append(do(Work(latest, stop.is_set)))
         except BaseException as problem:
             error.append(problem)
         finally:

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 from merge_assets.errors import StoreError
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.building import Building
 from merge_assets.store.drafts import Drafts, keep_when_stopped
 from merge_assets.store.manifest import Manifest, files_path
@@ -33,6 +32,7 @@ from merge_assets.store.sending import SentBuilding
 from merge_assets.store.sent import OwnBuild, Sent
 from merge_assets.store.transfer import run_batch
 from merge_assets.store.versions import is_current, read_complete, read_manifest, size_problems
+from merge_assets.work import Work
 
 _LOG = logging.getLogger(__name__)
 _WORKERS = 4
@@ -69,26 +69,22 @@ class AnnouncedVersions(Publishing):
             if folder is not None and self._place.parts is not None:
                 self._settle_build(self._place.parts, folder, manifest)
 
-    def building(
-        self, folder: Path, line: str, key: str, should_stop: ShouldStop | None
-    ) -> tuple[Building, Callable[..., Manifest]]:
+    def building(self, folder: Path, line: str, key: str, work: Work) -> tuple[Building, Callable[..., Manifest]]:
         if self._place.parts is None:
-            return Building(folder, None, should_stop), partial(self.publish, folder)
+            return Building(folder, None, work), partial(self.publish, folder)
         ours = OwnBuild(folder)
         sent = Sent.find(self._place, self._place.parts, line, key, ours.read())
         ours.write(sent.build)
-        building = SentBuilding(folder, self._place, self._place.parts, sent, should_stop)
+        building = SentBuilding(folder, self._place, self._place.parts, sent, work)
         return building, partial(self._publish_sent, building)
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Manifest:
+    def publish(self, folder: Path, manifest: Manifest, *, work: Work) -> Manifest:
         present = read_complete(self._place, manifest.line, manifest.version)
         if present is not None:
             return present
         if not self._claim(f"{manifest.line}/{manifest.version}"):
             manifest = manifest.model_copy(update={"folder": f"attempt-{secrets.token_hex(4)}"})
-        self._send(folder, manifest, tuple(manifest.files), progress, should_stop)
+        self._send(folder, manifest, tuple(manifest.files), work)
         return self._announce(manifest)
 
     def withdraw(self, manifest: Manifest) -> str | None:
@@ -130,14 +126,12 @@ class AnnouncedVersions(Publishing):
         except StoreError as error:
             _LOG.warning("%s stays until `merge-assets store gc`: %s", self._place.url(sent.folder), error)
 
-    def _publish_sent(
-        self, building: SentBuilding, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Manifest:
+    def _publish_sent(self, building: SentBuilding, manifest: Manifest, *, work: Work) -> Manifest:
         """Send the files beside those of pieces, then let the version exist, unless another builder was first."""
         sent = building.sent
         ours = manifest.model_copy(update={"build": sent.build})
         beside = [name for name in manifest.files if name not in building.files]
-        self._send(building.folder, ours, beside, progress, should_stop)
+        self._send(building.folder, ours, beside, work)
         building.tally.sent += sum(manifest.files[name].size for name in beside)
         if sent.resumed:
             sent.remove_all_but(manifest.files)
@@ -163,14 +157,7 @@ class AnnouncedVersions(Publishing):
                 return present
         return manifest
 
-    def _send(
-        self,
-        folder: Path,
-        manifest: Manifest,
-        names: Sequence[str],
-        progress: Progress | None,
-        should_stop: ShouldStop | None,
-    ) -> None:
+    def _send(self, folder: Path, manifest: Manifest, names: Sequence[str], work: Work) -> None:
         """Send files of a draft, then look whether all files of the manifest are there.
 
         Raises:
@@ -183,7 +170,7 @@ class AnnouncedVersions(Publishing):
 
         jobs = {name: job(name) for name in names}
         total = sum(manifest.files[name].size for name in names)
-        run_batch(jobs, total, workers=_WORKERS, progress=progress, should_stop=should_stop)
+        run_batch(jobs, total, workers=_WORKERS, work=work)
         problems = size_problems(self._place, manifest)
         if problems:
             name, problem = next(iter(problems.items()))

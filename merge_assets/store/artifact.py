@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from merge_assets.errors import DamageError, StoreError
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.drafts import Drafts
 from merge_assets.store.fetching import fetch_range
 from merge_assets.store.manifest import Manifest, Piece, files_path
@@ -20,6 +19,7 @@ from merge_assets.store.place.locks import exclusive
 from merge_assets.store.place.workbench import Workbench
 from merge_assets.store.planned import Origin
 from merge_assets.store.transfer import run_batch, what_is_wrong
+from merge_assets.work import UNATTENDED, Work
 
 _WORKERS = 4
 _LOOKS = 4
@@ -56,9 +56,7 @@ class Artifact:
         """The folder itself where the store is local, else ``None``."""
         return None if self.place.tree is None else self.place.tree.locate(files_path(self.manifest))
 
-    def directory(
-        self, cache: Path, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
-    ) -> Path:
+    def directory(self, cache: Path, *, work: Work = UNATTENDED) -> Path:
         """A local folder with all files: the version itself, or a copy made once below ``cache``.
 
         A copy is checked against the digests of the manifest and appears whole or not at all. Any number
@@ -66,11 +64,11 @@ class Artifact:
 
         Args:
             cache: folder for copies; unused where the store is local.
-            progress: called with bytes done, bytes in all, and a file name.
+            work: told bytes done, bytes in all, and a file name; asked throughout.
 
         Raises:
             StoreError: if a file is missing or does not match its digest.
-            Stopped: when ``should_stop`` says so; nothing is left in ``cache``.
+            Stopped: on request; nothing is left in ``cache``.
         """
         if self.path is not None:
             return self.path
@@ -85,7 +83,7 @@ class Artifact:
             if target.is_dir():
                 return target
             with drafts.new() as folder:
-                self._download(self.place.objects, folder, progress, should_stop)
+                self._download(self.place.objects, folder, work)
                 (folder / MANIFEST).write_bytes(self.manifest.encode())
                 sync_tree(folder)
                 try:
@@ -138,9 +136,7 @@ class Artifact:
             raise StoreError(f"{self.url}: has no file {name!r}; its files are: {known}")
         return name
 
-    def _download(
-        self, objects: Objects, folder: Path, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> None:
+    def _download(self, objects: Objects, folder: Path, work: Work) -> None:
         base = files_path(self.manifest)
 
         def job(name: str) -> Callable[[Watch], None]:
@@ -157,7 +153,7 @@ class Artifact:
             return run
 
         jobs = {name: job(name) for name in self.manifest.files}
-        run_batch(jobs, self.manifest.size, workers=_WORKERS, progress=progress, should_stop=should_stop)
+        run_batch(jobs, self.manifest.size, workers=_WORKERS, work=work)
 
 
 _DAMAGED = "its bytes are not those that the manifest records; remove the version's folder and build it again"

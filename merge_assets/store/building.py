@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from merge_assets.errors import Stopped, StoreError
-from merge_assets.progress import ShouldStop
+from merge_assets.errors import StoreError
 from merge_assets.store.manifest import FileEntry, Piece
 from merge_assets.store.place.disk import writing
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece, Tally, is_whole
+from merge_assets.work import Work
 
 _BLOCK = 1 << 20
 _HASHERS = 2
@@ -33,7 +33,7 @@ class Building:
     Args:
         folder: holds the files; the journal lies beside it.
         locate: local path of a file of the store.
-        should_stop: polled throughout.
+        work: asked throughout.
 
     Attributes:
         folder: as given.
@@ -46,13 +46,13 @@ class Building:
 
     durable = True
 
-    def __init__(self, folder: Path, locate: Callable[[str], Path] | None, should_stop: ShouldStop | None) -> None:
+    def __init__(self, folder: Path, locate: Callable[[str], Path] | None, work: Work) -> None:
         self.folder = folder
         self.files: dict[str, PlannedFile] = {}
         self.tally = Tally()
         self.resumed: frozenset[str] = frozenset()
         self.flaws: dict[str, int] = {}
-        self._should_stop = should_stop
+        self._work = work
         self._places: dict[str, tuple[PlannedFile, PlannedPiece]] = {}
         self._digests: dict[str, str] = {}
         self._origins: dict[str, Origin] = {}
@@ -127,8 +127,7 @@ class Building:
         known = {name: digest for name, (digest, _) in journal.items()}
 
         def is_there(name: str) -> bool:
-            if self._should_stop is not None and self._should_stop():
-                raise Stopped("stopped while looking at what an earlier attempt finished")
+            self._work.check("looking at what an earlier attempt finished")
             file, piece = self._places[name]
             path = self.folder / file.name
             return path.is_file() and hash_range(path, piece.begin, piece.end) == known[name]
@@ -163,8 +162,7 @@ class Building:
     def _copy(self, path: Path, piece: PlannedPiece) -> None:
         """Copy a piece inside the kernel."""
         assert self._locate is not None
-        if self._should_stop is not None and self._should_stop():
-            raise Stopped("stopped while copying what is finished")
+        self._work.check("copying what is finished")
         origin = self._origins[piece.name]
         source = self._locate(origin.path)
         try:

@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import Any
 
 from merge_assets.errors import StoreError
-from merge_assets.progress import Progress
 from merge_assets.store.drafts import Drafts
 from merge_assets.store.inventory import Inventory, Stored, Unfinished, survey, version_of_key
 from merge_assets.store.manifest import files_path
@@ -24,6 +23,7 @@ from merge_assets.store.place.workbench import TRASH
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.store import ArtifactStore
 from merge_assets.store.versions import Pointer, read_manifest, read_pointer
+from merge_assets.work import UNATTENDED, Work
 
 Name = tuple[str, str]
 """Line and version."""
@@ -214,13 +214,13 @@ def plan_removal(
     return Plan(inventory, {}, targets, currents=currents, force=force), needs
 
 
-def carry_out(store: ArtifactStore, plan: Plan, *, progress: Progress | None = None) -> Done:
+def carry_out(store: ArtifactStore, plan: Plan, *, work: Work = UNATTENDED) -> Done:
     """Remove what a plan says, but for what was taken up since.
 
     Args:
         store: the one that the plan is of.
         plan: what to remove.
-        progress: called with things removed, things in all, and what is next.
+        work: told things removed, things in all, and what is next; not asked.
 
     Raises:
         StoreError: if the store cannot be reached or written.
@@ -250,20 +250,17 @@ def carry_out(store: ArtifactStore, plan: Plan, *, progress: Progress | None = N
             publishing.restore(stored.artifact.manifest, folder)
             spared.append(stored)
             continue
-        if progress is not None:
-            progress(len(removed), total, stored.artifact.line)
+        work.report(len(removed), total, stored.artifact.line)
         freed += again.occupied(_moved(entry, stored, folder) for entry in stored.files)
         publishing.erase(stored.artifact.manifest, folder)
         _drop_pointer(place, stored.artifact.line, f"{stored.artifact.line}/{KEYS}/{stored.artifact.manifest.key}.json")
         removed.append(stored)
     litter = [one for one in plan.litter if _still(again, one)]
     for number, one in enumerate(litter):
-        if progress is not None:
-            progress(len(removed) + number, total, one.what)
+        work.report(len(removed) + number, total, one.what)
         freed += again.occupied(one.files)
         _remove_litter(place, one)
-    if progress is not None:
-        progress(total, total, "done")
+    work.report(total, total, "done")
     return Done(removed, spared, litter, freed)
 
 

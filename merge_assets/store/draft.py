@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 from merge_assets.errors import StoreError
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.records import Details, Input
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.building import Building
@@ -17,6 +16,7 @@ from merge_assets.store.names import check_file
 from merge_assets.store.place import Watch
 from merge_assets.store.place.disk import sizes_below
 from merge_assets.store.transfer import hash_file, run_batch
+from merge_assets.work import UNATTENDED, Work
 
 _HASHERS = min(4, os.cpu_count() or 1)
 
@@ -36,11 +36,9 @@ class Draft:
         self.started = started
         self._commit: Callable[..., Artifact] | None = commit
 
-    def describe(
-        self, digests: Mapping[str, str], progress: Progress | None, should_stop: ShouldStop | None
-    ) -> dict[str, FileEntry]:
+    def describe(self, digests: Mapping[str, str], work: Work) -> dict[str, FileEntry]:
         """Size and digest of every file; nothing may be written after this. See :func:`_describe`."""
-        return _describe(self.directory, digests, {}, progress, should_stop)
+        return _describe(self.directory, digests, {}, work)
 
     def close(self) -> None:
         """Nothing can be committed any more."""
@@ -54,8 +52,7 @@ class Draft:
         inputs: Sequence[Input],
         details: Details,
         digests: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
-        should_stop: ShouldStop | None = None,
+        work: Work = UNATTENDED,
     ) -> Artifact:
         """Publish everything in :attr:`directory` as one version, or use the one that another builder published.
 
@@ -65,7 +62,7 @@ class Draft:
             inputs: what was read.
             details: kept in the manifest; plain JSON.
             digests: sha256 of files that the caller knows already, by relative name; the others are read.
-            progress: called with bytes done, bytes in all, and a file name; once through for the digests and,
+            work: told bytes done, bytes in all, and a file name; once through for the digests and,
                 for a remote store, once more for the upload.
 
         Returns:
@@ -73,19 +70,12 @@ class Draft:
 
         Raises:
             StoreError: for a bad name, a link in the draft, a second commit, or a store that cannot be written.
-            Stopped: when ``should_stop`` says so; nothing is published.
+            Stopped: on request; nothing is published.
         """
         if self._commit is None:
             raise StoreError(f"{self.line}: this draft is committed or closed; open another one")
         artifact = self._commit(
-            self,
-            version,
-            key=key,
-            inputs=inputs,
-            details=details,
-            digests=digests or {},
-            progress=progress,
-            should_stop=should_stop,
+            self, version, key=key, inputs=inputs, details=details, digests=digests or {}, work=work
         )
         self._commit = None
         return artifact
@@ -101,20 +91,14 @@ class BuildDraft(Draft):
         self.building = building
         self._files: dict[str, FileEntry] | None = None
 
-    def describe(
-        self, digests: Mapping[str, str], progress: Progress | None, should_stop: ShouldStop | None
-    ) -> dict[str, FileEntry]:
+    def describe(self, digests: Mapping[str, str], work: Work) -> dict[str, FileEntry]:
         if self._files is None:
-            self._files = _describe(self.directory, digests, self.building.entries(), progress, should_stop)
+            self._files = _describe(self.directory, digests, self.building.entries(), work)
         return self._files
 
 
 def _describe(
-    folder: Path,
-    digests: Mapping[str, str],
-    entries: Mapping[str, FileEntry],
-    progress: Progress | None,
-    should_stop: ShouldStop | None,
+    folder: Path, digests: Mapping[str, str], entries: Mapping[str, FileEntry], work: Work
 ) -> dict[str, FileEntry]:
     """Size and digest of every file of a draft.
 
@@ -122,8 +106,7 @@ def _describe(
         folder: the draft.
         digests: sha256 of files that need not be read.
         entries: files of pieces.
-        progress: called with bytes.
-        should_stop: polled throughout.
+        work: told bytes; asked throughout.
     """
     sizes = {check_file(name): size for name, size in sizes_below(folder).items()}
     for name, digest in digests.items():
@@ -141,5 +124,5 @@ def _describe(
 
     unknown = {name: job(name) for name in sizes if name not in digests and name not in entries}
     total = sum(sizes[name] for name in unknown)
-    run_batch(unknown, total, workers=_HASHERS, progress=progress, should_stop=should_stop)
+    run_batch(unknown, total, workers=_HASHERS, work=work)
     return {name: entries.get(name) or FileEntry(size=size, sha256=found[name]) for name, size in sizes.items()}

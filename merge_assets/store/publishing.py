@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.building import Building
 from merge_assets.store.manifest import Manifest
+from merge_assets.work import Work
 
 
 class Publishing(abc.ABC):
@@ -43,15 +43,11 @@ class Publishing(abc.ABC):
         """
 
     @abc.abstractmethod
-    def building(
-        self, folder: Path, line: str, key: str, should_stop: ShouldStop | None
-    ) -> tuple[Building, Callable[..., Manifest]]:
+    def building(self, folder: Path, line: str, key: str, work: Work) -> tuple[Building, Callable[..., Manifest]]:
         """Files of pieces in a draft, and what publishes the draft with its manifest."""
 
     @abc.abstractmethod
-    def publish(
-        self, folder: Path, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Manifest:
+    def publish(self, folder: Path, manifest: Manifest, *, work: Work) -> Manifest:
         """Make the files of ``folder`` a version, unless another builder has; returns the manifest in force."""
 
     @abc.abstractmethod

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.building import Building
 from merge_assets.store.drafts import Drafts, keep_when_stopped
 from merge_assets.store.manifest import Manifest
@@ -20,6 +19,7 @@ from merge_assets.store.place.disk import sync, sync_tree, writing
 from merge_assets.store.place.workbench import DRAFTS
 from merge_assets.store.publishing import Publishing
 from merge_assets.store.versions import is_current, read_complete, read_manifest
+from merge_assets.work import Work
 
 
 class RenamedVersions(Publishing):
@@ -51,14 +51,10 @@ class RenamedVersions(Publishing):
         with self._drafts.left(name):
             pass
 
-    def building(
-        self, folder: Path, line: str, key: str, should_stop: ShouldStop | None
-    ) -> tuple[Building, Callable[..., Manifest]]:
-        return Building(folder, self._tree.locate, should_stop), partial(self.publish, folder)
+    def building(self, folder: Path, line: str, key: str, work: Work) -> tuple[Building, Callable[..., Manifest]]:
+        return Building(folder, self._tree.locate, work), partial(self.publish, folder)
 
-    def publish(
-        self, folder: Path, manifest: Manifest, *, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Manifest:
+    def publish(self, folder: Path, manifest: Manifest, *, work: Work) -> Manifest:
         root, target = self._tree.locate(""), self._tree.locate(f"{manifest.line}/{manifest.version}")
         with writing(target):
             (folder / MANIFEST).write_bytes(manifest.encode())

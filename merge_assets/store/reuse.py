@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-from merge_assets.errors import Stopped, StoreError
-from merge_assets.progress import ShouldStop
+from merge_assets.errors import StoreError
 from merge_assets.store.building import hash_range
 from merge_assets.store.fetching import CHUNK
 from merge_assets.store.manifest import Piece
 from merge_assets.store.place import Place
 from merge_assets.store.planned import Origin
+from merge_assets.work import UNATTENDED, Work
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,16 +30,14 @@ _LOOKS = 3
 """How often a piece is read before it counts as damaged: one garbled on its way comes right the next time."""
 
 
-def verified(
-    place: Place, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
-) -> dict[str, Origin]:
+def verified(place: Place, origins: Mapping[str, Origin], verify: Verify, work: Work = UNATTENDED) -> dict[str, Origin]:
     """The origins that may be used: those of files in which nothing wrong was found.
 
     Args:
         place: where the store lies.
         origins: by any name.
         verify: ``full`` reads all of them, ``sampled`` about a thousandth, ``off`` nothing.
-        should_stop: polled before every piece.
+        work: asked before every piece.
     """
     by_file: dict[str, list[Origin]] = {}
     for origin in {(o.path, o.piece.begin): o for o in origins.values()}.values():
@@ -47,8 +45,7 @@ def verified(
     chosen = [origin for one in by_file.values() for origin in _chosen(one, verify)]
 
     def check(origin: Origin) -> bool:
-        if should_stop is not None and should_stop():
-            raise Stopped("stopped while looking at what can be reused")
+        work.check("looking at what can be reused")
         try:
             return _digest(place, origin) == origin.piece.sha256
         except StoreError as error:

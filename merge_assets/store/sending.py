@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from merge_assets.errors import Stopped, StoreError
-from merge_assets.progress import ShouldStop
 from merge_assets.store.building import Building, create
 from merge_assets.store.cutting import Stretch, plan_parts
 from merge_assets.store.fetching import fetch_range, fetch_unknown
@@ -25,6 +24,7 @@ from merge_assets.store.manifest import FileEntry
 from merge_assets.store.place import Parts, Place
 from merge_assets.store.planned import Origin, PlannedFile, is_whole
 from merge_assets.store.sent import Sent, SentFile
+from merge_assets.work import Work
 
 SENDERS = 4
 """Requests at once."""
@@ -46,7 +46,7 @@ class SentBuilding(Building):
         place: where to.
         parts: the same.
         sent: what the earlier attempts have sent, or a fresh one.
-        should_stop: polled throughout.
+        work: asked throughout.
 
     Attributes:
         sent: as given.
@@ -54,8 +54,8 @@ class SentBuilding(Building):
 
     durable = False
 
-    def __init__(self, folder: Path, place: Place, parts: Parts, sent: Sent, should_stop: ShouldStop | None) -> None:
-        super().__init__(folder, None, should_stop)
+    def __init__(self, folder: Path, place: Place, parts: Parts, sent: Sent, work: Work) -> None:
+        super().__init__(folder, None, work)
         self.sent = sent
         self._place = place
         self._parts = parts
@@ -298,5 +298,4 @@ class SentBuilding(Building):
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-        if self._should_stop is not None and self._should_stop():
-            raise Stopped("the build was stopped")
+        self._work.check("sending what is built")

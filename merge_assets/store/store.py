@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import StoreError
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.records import Details, Input
 from merge_assets.store.announced import AnnouncedVersions
 from merge_assets.store.artifact import Artifact
@@ -50,6 +49,7 @@ from merge_assets.store.reuse import Verify, verified
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.transfer import run_batch, what_is_wrong
 from merge_assets.store.versions import Pointer, read_manifest, read_pointer, size_problems
+from merge_assets.work import UNATTENDED, Work
 
 _LOG = logging.getLogger(__name__)
 _READERS = 8
@@ -204,7 +204,7 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def build(
-        self, line: str, key: str, started: datetime | None = None, *, should_stop: ShouldStop | None = None
+        self, line: str, key: str, started: datetime | None = None, *, work: Work = UNATTENDED
     ) -> Iterator[BuildDraft]:
         """A version of pieces, which goes on where an earlier attempt at the same was killed or stopped.
 
@@ -212,7 +212,7 @@ class ArtifactStore:
             line: where it will belong.
             key: digest of the inputs; equal keys mean equal files.
             started: when the work began; now if nothing was done before.
-            should_stop: polled throughout.
+            work: asked throughout.
 
         Raises:
             StoreError: if the disk is full or the store cannot be reached.
@@ -220,7 +220,7 @@ class ArtifactStore:
         check_line(line)
         self._format.write()
         with self.publishing.kept_draft(_draft_name(line, check_key(key))) as folder:
-            building, publish = self.publishing.building(folder, line, key, should_stop)
+            building, publish = self.publishing.building(folder, line, key, work)
             draft = BuildDraft(
                 line, folder, started or datetime.now(UTC), partial(self._commit, publish=publish), building
             )
@@ -247,15 +247,11 @@ class ArtifactStore:
             return {}
         return find_origins(self._place, keys, line)
 
-    def sound(
-        self, origins: Mapping[str, Origin], verify: Verify, should_stop: ShouldStop | None = None
-    ) -> dict[str, Origin]:
+    def sound(self, origins: Mapping[str, Origin], verify: Verify, work: Work = UNATTENDED) -> dict[str, Origin]:
         """Those of the origins whose files have nothing wrong, as far as ``verify`` looks."""
-        return verified(self._place, origins, verify, should_stop)
+        return verified(self._place, origins, verify, work)
 
-    def verify(
-        self, artifact: Artifact, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
-    ) -> list[str]:
+    def verify(self, artifact: Artifact, *, work: Work = UNATTENDED) -> list[str]:
         """Read every byte of a version and say what is wrong with it; empty if nothing is."""
         manifest = artifact.manifest
         base = files_path(manifest)
@@ -270,7 +266,7 @@ class ArtifactStore:
             return run
 
         jobs = {name: job(name) for name in manifest.files if name not in problems}
-        run_batch(jobs, manifest.size, workers=_HASHERS, progress=progress, should_stop=should_stop)
+        run_batch(jobs, manifest.size, workers=_HASHERS, work=work)
         ours = {PROGRESS} if manifest.build else {MANIFEST, CLAIM}
         for name in self._place.sizes(base):
             if name not in manifest.files and name not in ours and not name.startswith("attempt-"):
@@ -286,18 +282,17 @@ class ArtifactStore:
         inputs: Sequence[Input],
         details: Details,
         digests: Mapping[str, str],
-        progress: Progress | None,
-        should_stop: ShouldStop | None,
+        work: Work,
         publish: Callable[..., Manifest],
     ) -> Artifact:
         check_version(version)
         check_key(key)
         self._refuse_nesting(draft.line, version)
-        files = draft.describe(digests, progress, should_stop)
+        files = draft.describe(digests, work)
         manifest = new_manifest(
             draft.line, version, key=key, files=files, inputs=inputs, details=details, started=draft.started
         )
-        published = publish(manifest, progress=progress, should_stop=should_stop)
+        published = publish(manifest, work=work)
         self._point(draft.line, key, version)
         return Artifact(draft.line, version, published, self._place)
 

@@ -9,22 +9,16 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO
 
-from merge_assets.errors import Stopped
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.store.manifest import FileEntry
 from merge_assets.store.place import Watch
+from merge_assets.work import UNATTENDED, Work
 
 _BLOCK = 4 << 20
 _POLL_SECONDS = 0.1
 
 
 def run_batch(
-    jobs: Mapping[str, Callable[[Watch], None]],
-    total: int,
-    *,
-    workers: int,
-    progress: Progress | None = None,
-    should_stop: ShouldStop | None = None,
+    jobs: Mapping[str, Callable[[Watch], None]], total: int, *, workers: int, work: Work = UNATTENDED
 ) -> None:
     """Run one job per file in threads; the first failure, a stop or an interrupt ends all of them.
 
@@ -32,26 +26,25 @@ def run_batch(
         jobs: label -> job; the job reports the bytes that it has done through its :class:`Watch`.
         total: bytes of all jobs together.
         workers: threads.
-        progress: called with (bytes done, ``total``, label of a job not finished yet).
+        work: told bytes done, ``total``, and the label of a job not finished yet; asked throughout.
 
     Raises:
-        Stopped: when ``should_stop`` says so; no thread is left running.
+        Stopped: on request; no thread is left running.
     """
     stop = threading.Event()
-    watches = {label: Watch(stop) for label in jobs}
+    ours = Work(should_stop=stop.is_set)
+    watches = {label: Watch(ours) for label in jobs}
     pool = ThreadPoolExecutor(max_workers=max(1, min(workers, len(jobs))), thread_name_prefix="store")
     futures = {pool.submit(job, watches[label]): label for label, job in jobs.items()}
     try:
         pending = set(futures)
         while pending:
-            if should_stop is not None and should_stop():
-                raise Stopped("the transfer was stopped")
+            work.check("reading and writing files")
             done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
-            if progress is not None:
-                moved = min(total, sum(int(watch.value) for watch in watches.values()))
-                progress(moved, total, next((futures[future] for future in pending), "done"))
+            moved = min(total, sum(int(watch.value) for watch in watches.values()))
+            work.report(moved, total, next((futures[future] for future in pending), "done"))
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)

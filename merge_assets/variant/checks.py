@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.checkpoint import Checkpoint, nonfinite_elements, open_checkpoint
-from merge_assets.errors import CheckpointError, Stopped
+from merge_assets.errors import CheckpointError
 from merge_assets.plan import Plan
-from merge_assets.progress import ShouldStop
 from merge_assets.records import Check
 from merge_assets.variant.agreement import REFUSALS, describe, loading_report, model_of
+from merge_assets.work import UNATTENDED, Work
 
 _NEW_TOKENS = 8
 
@@ -36,7 +36,7 @@ def check_variant(
     *,
     here: bool = True,
     agreement: Check | None = None,
-    should_stop: ShouldStop | None = None,
+    work: Work = UNATTENDED,
 ) -> list[Check]:
     """Check a variant that was written for ``plan``.
 
@@ -46,21 +46,20 @@ def check_variant(
         nonfinite: NaN and infinite elements by tensor, where there are any; see :func:`count_nonfinite`.
         here: whether the folder holds the weights, not just the headers of their files.
         agreement: what ``config_agrees`` found of the same config, names and shapes before.
-        should_stop: polled between checks.
+        work: asked between checks.
 
     Raises:
         Stopped: on request.
     """
     outcomes = [_finite(plan, nonfinite)]
     outcomes.append(agreement or _config_agrees(directory, plan))
-    if should_stop is not None and should_stop():
-        raise Stopped("stopped between checks")
+    work.check("checking the variant")
     outcomes.append(_loads_and_generates(directory) if here else _NOT_HERE)
     return outcomes
 
 
 def count_nonfinite(
-    plan: Plan, computed: Mapping[str, int], known: Mapping[str, int], should_stop: ShouldStop | None = None
+    plan: Plan, computed: Mapping[str, int], known: Mapping[str, int], work: Work = UNATTENDED
 ) -> dict[str, int]:
     """NaN and infinite elements of a variant by tensor, where there are any.
 
@@ -68,7 +67,7 @@ def count_nonfinite(
         plan: what was built.
         computed: what the engine counted among the tensors that it computed.
         known: counts of tensors that were taken as they are from where they had been counted.
-        should_stop: polled between tensors.
+        work: asked between tensors.
 
     Raises:
         Stopped: on request.
@@ -77,8 +76,7 @@ def count_nonfinite(
     for tensor in plan.tensors:
         if not tensor.is_copy or tensor.name in known:
             continue
-        if should_stop is not None and should_stop():
-            raise Stopped("stopped while checking for NaN and infinities")
+        work.check("looking for NaN and infinities")
         item = tensor.inputs[0]
         if count := nonfinite_elements(Path(plan.models[item.model].location, item.header.file), item.header):
             found[tensor.name] = count

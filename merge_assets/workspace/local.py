@@ -15,9 +15,9 @@ from merge_assets.checkpoint import (
     open_checkpoint,
 )
 from merge_assets.plan import PlanInput
-from merge_assets.progress import ShouldStop
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
+from merge_assets.work import UNATTENDED, Work
 
 
 class LocalModels:
@@ -44,15 +44,13 @@ class LocalModels:
         """Open a model or an adapter, whichever the folder holds."""
         return self._once(open_any, directory)
 
-    def digest(self, checkpoint: Checkpoint, should_stop: ShouldStop | None = None) -> CheckpointDigest:
+    def digest(self, checkpoint: Checkpoint, work: Work = UNATTENDED) -> CheckpointDigest:
         """Digest every tensor; what has not changed since it was digested is not read again."""
-        return digest_checkpoint(checkpoint, self._settings.cache_dir, should_stop)
+        return digest_checkpoint(checkpoint, self._settings.cache_dir, work)
 
-    def digested(
-        self, reference: ModelReference, checkpoint: Checkpoint, should_stop: ShouldStop | None = None
-    ) -> PlanInput:
+    def digested(self, reference: ModelReference, checkpoint: Checkpoint, work: Work = UNATTENDED) -> PlanInput:
         """A model with the digests of all that it holds."""
-        return _input(reference, checkpoint, self.digest(checkpoint, should_stop))
+        return _input(reference, checkpoint, self.digest(checkpoint, work))
 
     def known(self, reference: ModelReference, checkpoint: Checkpoint) -> PlanInput:
         """A model with its digests, if it was digested before and has not changed."""

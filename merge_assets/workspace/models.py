@@ -9,11 +9,11 @@ from merge_assets.checkpoint import Checkpoint, open_checkpoint
 from merge_assets.errors import CheckpointError, in_file
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.recipe import LayerFigure, Recipe
 from merge_assets.records import Input
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace.bucket import tensor_digests
 from merge_assets.workspace.local import LocalModels
 from merge_assets.workspace.on_hub import HubModels
@@ -112,8 +112,7 @@ class Models:
         commit: str | None = None,
         local: bool = True,
         with_digests: bool = True,
-        progress: Progress | None = None,
-        should_stop: ShouldStop | None = None,
+        work: Work = UNATTENDED,
     ) -> PlanInput:
         """A model, without an adapter, whose weights can be read.
 
@@ -123,25 +122,18 @@ class Models:
             local: whether the weights have to lie in a local directory; else what an object store holds stays there, and
                 what is on the Hub is mirrored into it.
             with_digests: whether to digest every tensor, which reads the checkpoint once.
-            progress: called with bytes downloaded.
-            should_stop: polled while downloading and digesting.
+            work: told bytes downloaded; asked while downloading and digesting.
 
         Raises:
             CheckpointError: if a variant was not built yet or is not stored, or files are missing or damaged.
         """
         key = (reference, commit, local, with_digests)
         if key not in self._fetched:
-            self._fetched[key] = self._newly_fetched(*key, progress, should_stop)
+            self._fetched[key] = self._newly_fetched(*key, work)
         return self._fetched[key]
 
     def _newly_fetched(
-        self,
-        reference: ModelReference,
-        commit: str | None,
-        local: bool,
-        with_digests: bool,
-        progress: Progress | None,
-        should_stop: ShouldStop | None,
+        self, reference: ModelReference, commit: str | None, local: bool, with_digests: bool, work: Work
     ) -> PlanInput:
         if reference.lora is not None:
             raise CheckpointError(
@@ -166,11 +158,11 @@ class Models:
             directory = self._names.local_path(reference)
             assert directory is not None
         elif self._store.in_bucket:
-            mirrored = self._on_hub.mirrored(reference, commit, progress, should_stop)
+            mirrored = self._on_hub.mirrored(reference, commit, work)
             return self._of_artifact(reference, mirrored, local=local)
         else:
-            directory = self._on_hub.downloaded(reference, commit, progress, should_stop)
-        return self._in_folder(reference, self.local.open(directory), with_digests, should_stop)
+            directory = self._on_hub.downloaded(reference, commit, work)
+        return self._in_folder(reference, self.local.open(directory), with_digests, work)
 
     def fetch_adapter(
         self,
@@ -179,38 +171,28 @@ class Models:
         *,
         commit: str | None = None,
         with_digests: bool = True,
-        progress: Progress | None = None,
-        should_stop: ShouldStop | None = None,
+        work: Work = UNATTENDED,
     ) -> PlanInput:
         """A model that was fetched, with the adapter that the reference names; see :meth:`fetch` for the rest."""
         if reference.lora is None:
             return item
         key = (reference.lora, commit, with_digests)
         if key not in self._fetched_adapters:
-            self._fetched_adapters[key] = self._newly_fetched_adapter(*key, progress, should_stop)
+            self._fetched_adapters[key] = self._newly_fetched_adapter(*key, work)
         return replace(item, reference=reference, adapter=self._fetched_adapters[key])
 
     def _newly_fetched_adapter(
-        self,
-        reference: ModelReference,
-        commit: str | None,
-        with_digests: bool,
-        progress: Progress | None,
-        should_stop: ShouldStop | None,
+        self, reference: ModelReference, commit: str | None, with_digests: bool, work: Work
     ) -> PlanInput:
         directory = self._adapter_path(reference)
         if directory is None:
-            directory = self._on_hub.downloaded(reference, commit, progress, should_stop)
-        return self._in_folder(reference, self.local.open_adapter(directory), with_digests, should_stop)
+            directory = self._on_hub.downloaded(reference, commit, work)
+        return self._in_folder(reference, self.local.open_adapter(directory), with_digests, work)
 
     def _in_folder(
-        self, reference: ModelReference, checkpoint: Checkpoint, with_digests: bool, should_stop: ShouldStop | None
+        self, reference: ModelReference, checkpoint: Checkpoint, with_digests: bool, work: Work
     ) -> PlanInput:
-        return (
-            self.local.digested(reference, checkpoint, should_stop)
-            if with_digests
-            else PlanInput(reference, checkpoint)
-        )
+        return self.local.digested(reference, checkpoint, work) if with_digests else PlanInput(reference, checkpoint)
 
     def used(self, name: str, fingerprint: str) -> Input:
         """What to write down of a model or an adapter that was fetched.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from merge_assets.identity import checkpoint_line
 from merge_assets.plan import PlanInput
-from merge_assets.progress import Progress, ShouldStop
 from merge_assets.records import Input
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.work import Work
 from merge_assets.workspace.workspace import Workspace
 
 
@@ -38,9 +38,7 @@ class HubModels:
         versions = self._store.versions(checkpoint_line(reference))
         return next((v for v in versions if v.manifest.fingerprints.get(reference.path) == reference.revision), None)
 
-    def mirrored(
-        self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Artifact:
+    def mirrored(self, reference: ModelReference, commit: str | None, work: Work) -> Artifact:
         """The mirror of a model, which is made if it is not there."""
         from merge_assets.hub.mirror import mirror
 
@@ -52,18 +50,14 @@ class HubModels:
         else:
             hub = self._workspace.hub
             revision = hub.resolve(wanted)
-            found = mirror(
-                hub, revision, self._store, line, self._workspace.cache, progress=progress, should_stop=should_stop
-            )
+            found = mirror(hub, revision, self._store, line, self._workspace.cache, work=work)
         self.used[reference] = found.manifest.inputs[0]
         return found
 
-    def downloaded(
-        self, reference: ModelReference, commit: str | None, progress: Progress | None, should_stop: ShouldStop | None
-    ) -> Path:
+    def downloaded(self, reference: ModelReference, commit: str | None, work: Work) -> Path:
         """The folder that a model or an adapter was downloaded to."""
         hub = self._workspace.hub
         wanted = ModelReference(reference.path, commit) if commit else reference
         revision = hub.resolve(wanted)
         self.used[reference] = revision.as_input(revision.commit)
-        return hub.download(revision, progress=progress, should_stop=should_stop)
+        return hub.download(revision, work=work)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from merge_assets import api
 from merge_assets.errors import Stopped
+from merge_assets.work import Work
 from tests.faults.support import content, names
 
 EVENTS = ("open", "os.", "shutil.", "fcntl.")
@@ -59,7 +60,7 @@ def main(root: Path, how: str) -> None:
         _, status = os.waitpid(child, 0)
         if how == "aside" and not out.exists():
             try:  # the older model is whole, and the next merge puts it back, even one that comes to nothing
-                api.merge(workspace, recipe, out, should_stop=lambda: True)
+                api.merge(workspace, recipe, out, work=Work(should_stop=lambda: True))
             except Stopped:
                 assert content(out) == older, step
         found = content(out)

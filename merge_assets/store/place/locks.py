@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from merge_assets.errors import Stopped
-from merge_assets.progress import ShouldStop
+from merge_assets.work import Work
 
 _POLL_SECONDS = 0.2
 
@@ -24,7 +23,7 @@ def exclusive(path: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def exclusive_unless_stopped(path: Path, should_stop: ShouldStop | None) -> Iterator[None]:
+def exclusive_unless_stopped(path: Path, work: Work) -> Iterator[None]:
     """Like :func:`exclusive`, for work that takes long: who waits can be stopped.
 
     Raises:
@@ -34,8 +33,7 @@ def exclusive_unless_stopped(path: Path, should_stop: ShouldStop | None) -> Iter
     held = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     try:
         while not _taken(held):
-            if should_stop is not None and should_stop():
-                raise Stopped(f"stopped while waiting for {path}")
+            work.check(f"waiting for {path}")
             time.sleep(_POLL_SECONDS)
         yield
     finally:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-
 from fsspec.callbacks import Callback
 
-from merge_assets.errors import Stopped
+from merge_assets.work import Work
 
 
 class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
     """Counts the bytes of one file's transfer and ends it when the whole batch is stopped.
 
     It is an fsspec callback, so that a transfer inside fsspec can be counted and ended as well.
+
+    Args:
+        work: asked at every count.
     """
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, work: Work) -> None:
         super().__init__()
-        self._stop = stop
+        self._work = work
 
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
@@ -29,11 +30,10 @@ class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
 
     def quiet(self) -> Watch:
         """A watch that is stopped with this one but counts for itself, for reading again what was counted."""
-        return Watch(self._stop)
+        return Watch(self._work)
 
     def branched(self, path_1: object, path_2: object, **kwargs: object) -> Watch:
         return self
 
     def _check(self) -> None:
-        if self._stop.is_set():
-            raise Stopped("the transfer was stopped")
+        self._work.check("reading and writing files")

@@ -20,6 +20,7 @@ What takes long takes a :class:`Work`, by which it tells how far it is, and lear
 
 from merge_assets.api.analyse import Analysed, analyse, snr
 from merge_assets.api.build import Built, build, merge, plan
+from merge_assets.api.compare import Comparison, compare
 from merge_assets.api.import_recipe import Found, import_recipe, write_recipe
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.rank import Ranked, rank
@@ -32,6 +33,7 @@ from merge_assets.workspace import Workspace
 __all__ = [
     "Analysed",
     "Built",
+    "Comparison",
     "Found",
     "ModelIdentity",
     "Observation",
@@ -41,6 +43,7 @@ __all__ = [
     "Workspace",
     "analyse",
     "build",
+    "compare",
     "evaluate",
     "import_recipe",
     "load_recipe",

@@ -179,6 +179,21 @@ def build(
 
 
 @app.command(rich_help_panel="Pipeline")
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="RECIPE, RECIPE@VERSION, or any LINE[@VERSION] of `store ls`.")],
+    b: Annotated[
+        str | None,
+        typer.Argument(metavar="[B]", help="Likewise; without it, A is compared with the version before it."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare two stored versions: recipe and parameters, inputs, code, tensors that differ, scores."""
+    from merge_assets.cli.compare import run_diff
+
+    run_diff(a, b, as_json=json)
+
+
+@app.command(rich_help_panel="Pipeline")
 def leaderboard(
     json: JsonOption = False,
     html: Annotated[Path | None, typer.Option(help="Also write the HTML page to this file.")] = None,

@@ -1,0 +1,220 @@
+"""What differs between two versions of the store: how they were made, their bytes, their scores."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from merge_assets.api.housekeeping import choose_one, inventory
+from merge_assets.errors import StoreError
+from merge_assets.records import Input
+from merge_assets.store import FileEntry
+from merge_assets.store.inventory import Inventory, Stored
+from merge_assets.workspace import Workspace
+from merge_assets.workspace.results import SCORES_FILE
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.scores import Scores
+
+RECIPE_FILES = ("recipe.yaml", "mergekit_config.yml")
+"""What the user wrote, and what it came to with every parameter."""
+
+_SCORES = "scores/"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Names that only one of two versions has, those that differ, and how many are the same.
+
+    Attributes:
+        same: how many.
+        changed: in both, with other bytes.
+        only_a: missing in the second.
+        only_b: missing in the first.
+    """
+
+    same: int
+    changed: tuple[str, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """One task's value of both versions; ``None`` where it was not evaluated.
+
+    Attributes:
+        suite, task, metric: what was measured; the headline of a suite has no task and no metric.
+        a, b: values in lm-eval's unit.
+        stderr_a, stderr_b: their standard errors.
+    """
+
+    suite: str
+    task: str
+    metric: str
+    a: float | None
+    b: float | None
+    stderr_a: float | None
+    stderr_b: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two versions side by side.
+
+    Attributes:
+        a, b: the versions.
+        recipe: lines of a unified diff by file of :data:`RECIPE_FILES`, where they differ.
+        facts: what their manifests say otherwise than each other: name -> both values. The code that made them is there.
+        inputs: name -> what each was made from under it, where that differs.
+        tensors: by name, compared by digest.
+        files: all other files, compared by digest.
+        scores: of the same suites.
+    """
+
+    a: Stored
+    b: Stored
+    recipe: Mapping[str, Sequence[str]]
+    facts: Mapping[str, tuple[Any, Any]]
+    inputs: Mapping[str, tuple[Input | None, Input | None]]
+    tensors: Difference
+    files: Difference
+    scores: Sequence[ScoreChange]
+
+    @property
+    def alike(self) -> bool:
+        """Whether all bytes but those about how they were made are the same."""
+        return self.a.artifact.version == self.b.artifact.version
+
+
+def compare(workspace: Workspace, a: str, b: str | None = None) -> Comparison:
+    """Compare two versions.
+
+    Args:
+        workspace: whose store it is.
+        a: ``LINE``, ``LINE@VERSION``, or the same of a recipe without ``variants/``; of a line its current version.
+        b: likewise; by default ``a`` is compared with the version of its line before it.
+
+    Raises:
+        StoreError: if there is no such version, or a file of one cannot be read.
+    """
+    found = inventory(workspace)
+    second = _chosen(found, a)
+    if b is None:
+        first = _before(found, second)
+    else:
+        first, second = second, _chosen(found, b)
+    one, other = first.artifact.manifest, second.artifact.manifest
+    return Comparison(
+        first,
+        second,
+        recipe={name: lines for name in RECIPE_FILES if (lines := _text_difference(first, second, name))},
+        facts={name: pair for name, pair in _facts(first, second).items() if pair[0] != pair[1]},
+        inputs=_inputs(one.inputs, other.inputs),
+        tensors=_difference(_tensors(one.files), _tensors(other.files)),
+        files=_difference(_others(one.files), _others(other.files)),
+        scores=_scores(found, first, second),
+    )
+
+
+def _chosen(found: Inventory, text: str) -> Stored:
+    line, at, version = text.partition("@")
+    inside = f"variants/{line}"
+    return choose_one(
+        found, f"{inside}{at}{version}" if line not in found.versions and inside in found.versions else text
+    )
+
+
+def _before(found: Inventory, stored: Stored) -> Stored:
+    versions = list(found.versions[stored.artifact.line])
+    at = versions.index(stored)
+    if at == 0:
+        raise StoreError(
+            f"{stored.artifact.line}: has no version before {stored.artifact.version[:12]}; name two versions to compare"
+        )
+    return versions[at - 1]
+
+
+def _facts(a: Stored, b: Stored) -> dict[str, tuple[Any, Any]]:
+    """What two manifests say, but for what is compared by itself, in pairs."""
+    one, other = (_said(stored) for stored in (a, b))
+    return {name: (one.get(name), other.get(name)) for name in {**one, **other}}
+
+
+def _said(stored: Stored) -> dict[str, Any]:
+    manifest = stored.artifact.manifest
+    plain = {name: value for name, value in manifest.details.items() if isinstance(value, (str, int, float))}
+    made = manifest.provenance
+    code = {"merge_assets": made.merge_assets, "commit": made.commit, "command": made.command, "host": made.host}
+    return {"line": manifest.line, "version": manifest.version, "input key": manifest.key} | plain | code
+
+
+def _inputs(a: Sequence[Input], b: Sequence[Input]) -> dict[str, tuple[Input | None, Input | None]]:
+    one, other = ({item.name: item for item in inputs} for inputs in (a, b))
+    pairs = {name: (one.get(name), other.get(name)) for name in {**one, **other}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _tensors(files: Mapping[str, FileEntry]) -> dict[str, str]:
+    return {piece.name: piece.sha256 for entry in files.values() for piece in entry.pieces if piece.name}
+
+
+def _others(files: Mapping[str, FileEntry]) -> dict[str, str]:
+    return {name: entry.digest for name, entry in files.items() if not entry.pieces}
+
+
+def _difference(a: Mapping[str, str], b: Mapping[str, str]) -> Difference:
+    both = [name for name in a if name in b]
+    changed = tuple(name for name in both if a[name] != b[name])
+    return Difference(
+        len(both) - len(changed),
+        changed,
+        tuple(name for name in a if name not in b),
+        tuple(name for name in b if name not in a),
+    )
+
+
+def _text_difference(a: Stored, b: Stored, name: str) -> list[str]:
+    one, other = (
+        stored.artifact.read_bytes(name).decode("utf-8", "replace").splitlines()
+        if name in stored.artifact.manifest.files
+        else []
+        for stored in (a, b)
+    )
+    return list(difflib.unified_diff(one, other, n=2, lineterm=""))[2:]
+
+
+def _scores(found: Inventory, a: Stored, b: Stored) -> list[ScoreChange]:
+    one, other = (_scores_of(found, stored.artifact.version) for stored in (a, b))
+    rows = {**one, **other}
+    return [ScoreChange(*key, *_pair(one.get(key), other.get(key))) for key in rows]
+
+
+Measured = tuple[float, float | None]
+"""A value and its standard error."""
+
+
+def _pair(a: Measured | None, b: Measured | None) -> tuple[float | None, float | None, float | None, float | None]:
+    (value_a, error_a), (value_b, error_b) = a or (None, None), b or (None, None)
+    return value_a, value_b, error_a, error_b
+
+
+def _scores_of(found: Inventory, version: str) -> dict[tuple[str, str, str], Measured]:
+    """The newest values of everything that was evaluated of a version, by suite, task and metric."""
+    rows: dict[tuple[str, str, str], Measured] = {}
+    for line in sorted(line for line in found.versions if line.startswith(_SCORES)):
+        for stored in found.versions[line]:
+            if version in stored.artifact.manifest.fingerprints.values():
+                scores = _read(stored)
+                if scores.headline is not None:
+                    rows[scores.suite, "", ""] = (scores.headline, scores.headline_stderr)
+                rows |= {(scores.suite, row.task, row.metric): (row.value, row.stderr) for row in scores.tasks}
+    return rows
+
+
+def _read(stored: Stored) -> Scores:
+    from merge_assets.evaluation.scores import Scores
+
+    return Scores.from_json(stored.artifact.read_bytes(SCORES_FILE))

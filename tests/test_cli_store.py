@@ -79,7 +79,7 @@ def test_ls_shows_versions_by_line_with_what_they_are_made_from(made: tuple[Path
     root, versions = made
     done = store("ls", root=root)
     assert done.code == 0
-    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("│")}
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
     assert "4 versions" in rows["variants/mean"]
     assert "current" in rows[versions[-1][:12]]
     assert "a, b" in rows[versions[-1][:12]]
@@ -163,7 +163,7 @@ def test_gc_says_what_would_go_and_why_the_rest_stays_and_removes_with_yes(proje
     before = sorted((root / "var/store").rglob("*"))
     done = store("gc", "--keep", "1", root=root)
     assert done.code == 0
-    rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("│")}
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
     assert "remove" in rows[versions[1][:12]]
     assert "remove" in rows[versions[2][:12]]
     assert "variants/deep was made from it" in rows[versions[0][:12]]

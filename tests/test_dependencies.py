@@ -51,6 +51,7 @@ COMES_WITH = {
     "pydantic-core": "pydantic",
     "botocore": "boto3",
     "kubernetes": "dagster-k8s",
+    "markdown-it-py": "rich",
 }
 """Packages that another one pins and stands for."""
 

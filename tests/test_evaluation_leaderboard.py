@@ -13,6 +13,8 @@ import pytest
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.leaderboard import Column, Delta, Leaderboard, LeaderboardEntry, arrow, format_count
+from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text, write_leaderboard
+from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import Scores
 from tests.leaderboard_support import ENTRIES, demo, row, scores
 
@@ -188,21 +190,19 @@ def test_columns_keep_their_types_where_nothing_is_known() -> None:
 
 
 def test_markdown_is_one_table_per_suite_with_arrows_for_better_and_worse(board: Leaderboard) -> None:
-    assert board.to_markdown() == MARKDOWN
+    assert leaderboard_markdown(board) == MARKDOWN
 
 
-def test_brief_markdown_has_values_alone_after_the_first_score(board: Leaderboard) -> None:
-    lines = [line for line in board.to_markdown(brief=True).splitlines() if "**child**" in line]
-    assert lines == [
-        "| 1 | **child** | slerp | 1.29M | 14 | 75.0 ±1.0 ▲+12.5 | 75.0 |",
-        "| 1 | **child** | slerp | 1.29M | 14 | 6.000 ±0.5000 ▲−2.000 | 12.5 |",
-    ]
+def test_a_value_alone_has_neither_its_error_nor_a_difference(board: Leaderboard) -> None:
+    rows = {row.entry.model: [value_text(row, column) for column in board.columns] for row in board.rows}
+    assert rows["child"] == ["75.0", "75.0", "6.000", "12.5"]
+    assert rows["grandchild"] == ["", "", "9.000", ""]
 
 
 def test_names_cannot_break_a_markdown_table() -> None:
     name = "a|b\\c\nd"
     entry = LeaderboardEntry(model=name, kind="base", scores=[scores("m", row(name, "acc", 0.5), suite=name)])
-    assert Leaderboard([entry]).to_markdown().splitlines()[:5] == [
+    assert leaderboard_markdown(Leaderboard([entry])).splitlines()[:5] == [
         r"**a\|b\\c d**",
         "",
         r"| # | model | method | size | layers | average | a\|b\\c d |",
@@ -214,17 +214,17 @@ def test_names_cannot_break_a_markdown_table() -> None:
 def test_the_files_hold_the_tables_and_the_pages(board: Leaderboard, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "board"
     names = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard.html")
-    assert board.write(folder, "Family") == [folder / name for name in names]
+    assert write_leaderboard(board, folder, "Family") == [folder / name for name in names]
     assert {path.name for path in folder.iterdir()} == set(names)
     table = pd.read_parquet(folder / "leaderboard.parquet")
     pd.testing.assert_frame_equal(table.assign(parents=table["parents"].map(list)), frame(TABLE))
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "deltas.parquet"), delta_frame())
     assert (folder / "leaderboard.md").read_bytes().decode() == MARKDOWN
-    assert (folder / "leaderboard.html").read_bytes().decode() == board.to_html("Family")
+    assert (folder / "leaderboard.html").read_bytes().decode() == leaderboard_page(board, "Family")
 
 
 def test_the_files_hold_columns_alone_and_no_index(board: Leaderboard, tmp_path: Path) -> None:
-    board.write(tmp_path)
+    write_leaderboard(board, tmp_path)
     for name, columns in (("leaderboard", list(TABLE)), ("deltas", list(DELTA_TYPES))):
         schema = pq.read_schema(tmp_path / f"{name}.parquet")
         assert schema.names == columns
@@ -232,23 +232,23 @@ def test_the_files_hold_columns_alone_and_no_index(board: Leaderboard, tmp_path:
 
 
 def test_the_page_has_a_title_of_its_own_unless_it_is_given_one(board: Leaderboard, tmp_path: Path) -> None:
-    board.write(tmp_path)
-    assert "<title>Leaderboard</title>" in board.to_html()
-    assert (tmp_path / "leaderboard.html").read_text() == board.to_html()
+    write_leaderboard(board, tmp_path)
+    assert "<title>Leaderboard</title>" in leaderboard_page(board)
+    assert (tmp_path / "leaderboard.html").read_text() == leaderboard_page(board)
 
 
 def test_a_leaderboard_is_written_over_an_older_one(board: Leaderboard, tmp_path: Path) -> None:
-    Leaderboard([]).write(tmp_path)
+    write_leaderboard(Leaderboard([]), tmp_path)
     assert len(pd.read_parquet(tmp_path / "leaderboard.parquet")) == 0
     assert (tmp_path / "leaderboard.md").read_text() == "No scores yet.\n"
     assert "No scores yet" in (tmp_path / "leaderboard.html").read_text()
-    board.write(tmp_path)
+    write_leaderboard(board, tmp_path)
     assert len(pd.read_parquet(tmp_path / "leaderboard.parquet")) == len(FAMILY)
 
 
 def test_missing_scores_are_null_in_every_export_and_never_nan(tmp_path: Path) -> None:
     board = Leaderboard(ENTRIES)
-    board.write(tmp_path)
+    write_leaderboard(board, tmp_path)
     records = json.loads(board.table().to_json(orient="records"), parse_constant=pytest.fail)
     assert records[1]["extra"] is None
     for name in ("leaderboard.md", "leaderboard.html"):

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from merge_assets.evaluation.leaderboard import Leaderboard
-from tests.leaderboard_support import ENTRIES
+from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
+from merge_assets.evaluation.leaderboard_files import write_leaderboard
+from merge_assets.evaluation.page import leaderboard_page
+from tests.leaderboard_support import ENTRIES, row, scores
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_nests_and_loads_nothing_from_elsewhere(board: Leaderboard) -> None:
-    text = board.to_html("A & B")
+    text = leaderboard_page(board, "A & B")
     page = Page(text)
     assert page.open == []
     assert "<title>A &amp; B</title>" in text
@@ -51,14 +53,46 @@ def test_the_page_nests_and_loads_nothing_from_elsewhere(board: Leaderboard) -> 
 
 
 def test_texts_of_recipes_and_addresses_cannot_inject_markup(board: Leaderboard) -> None:
-    text = board.to_html()
+    text = leaderboard_page(board)
     assert "</script><b>" not in text
     assert "&lt;/script&gt;&lt;b&gt;&amp;" in text
     assert "javascript:" not in text
 
 
+HOSTILE = "</title></style></script><i onclick='x' title=\"y\">&amp;"
+
+
+def test_no_text_of_a_stranger_becomes_markup() -> None:
+    """The tags of the page are those of a harmless one, whatever models, tasks and recipes are called."""
+
+    def tags(text: str) -> list[str]:
+        made = [
+            scores(
+                text, row(f"{text} {name}", text, 0.5, 0.1), row(name, text, 9.0, headline=False), suite=f"{text}{name}"
+            )
+            for name in ("s", "t")
+        ]
+        entries = [
+            LeaderboardEntry(model=f"{text}/parent", kind="base", scores=made),
+            LeaderboardEntry(
+                model=f"{text}/child",
+                kind="variant",
+                method=text,
+                fingerprint=text,
+                parents=[f"{text}/parent"],
+                scores=made,
+                description=text,
+                recipe=text,
+                url=f"https://example.org/{text}",
+            ),
+        ]
+        return [tag for tag, _ in Page(leaderboard_page(Leaderboard(entries), text)).tags if tag != "wbr"]
+
+    assert tags(HOSTILE) == tags("harmless")
+
+
 def test_the_page_holds_the_table_without_its_script(board: Leaderboard) -> None:
-    page = Page(board.to_html())
+    page = Page(leaderboard_page(board))
     rows = [attrs for tag, attrs in page.tags if tag == "tr" and "data-kind" in attrs]
     cells = [attrs for tag, attrs in page.tags if tag == "td" and "data-suite" in attrs]
     assert len(rows) == 5
@@ -70,7 +104,7 @@ def test_the_page_holds_the_table_without_its_script(board: Leaderboard) -> None
 def test_in_a_browser_columns_sort_filters_hide_and_the_panel_shows_the_recipe(
     board: Leaderboard, tmp_path: Path, chromium: Any
 ) -> None:
-    board.write(tmp_path)
+    write_leaderboard(board, tmp_path)
     page = chromium.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from merge_assets.recipe import RecipeBook, expand_depth_upscale, load_recipe, resolve
-from merge_assets.recipe.reference_page import PAGE, described_keys, render
 from merge_assets.recipe.schema import Recipe
 from merge_assets.reference import ModelReference
+from tests.recipe_page import PAGE, described_keys, render
 from tests.recipe_support import ROOT, write
 
 RECIPES = ROOT / "recipes"
@@ -115,7 +115,7 @@ def page() -> str:
 
 
 def test_the_recipe_page_is_current(page):
-    assert render(page) == page, "run python -m merge_assets.recipe.reference_page"
+    assert render(page) == page, "run python -m tests.recipe_page"
 
 
 def test_the_recipe_page_has_every_key_of_the_schema(page):

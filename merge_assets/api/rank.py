@@ -40,15 +40,17 @@ class Ranked:
 def rank(workspace: Workspace) -> Ranked:
     """Rank every base checkpoint and variant that has scores; those of an outdated variant do not count."""
     from merge_assets.evaluation.leaderboard import Leaderboard
+    from merge_assets.evaluation.leaderboard_files import write_leaderboard
+    from merge_assets.evaluation.page import leaderboard_page
 
     entries = leaderboard_entries(workspace)
     leaderboard = Leaderboard(entries)
-    key = digest_of([leaderboard.to_html(), [sorted(scores.digest for scores in e.scores) for e in entries]])
+    key = digest_of([leaderboard_page(leaderboard), [sorted(scores.digest for scores in e.scores) for e in entries]])
     found = workspace.store.reuse(LINE, key)
     if found is not None:
         return Ranked(found, True, leaderboard)
     with workspace.store.draft(LINE) as draft:
-        leaderboard.write(draft.directory)
+        write_leaderboard(leaderboard, draft.directory)
         inputs = [_input(entry) for entry in entries]
         artifact = draft.commit(key, key=key, inputs=inputs, details=LeaderboardDetails(models=len(entries)))
     return Ranked(artifact, False, leaderboard)

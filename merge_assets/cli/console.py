@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
 
 from merge_assets.errors import SettingsError
 from merge_assets.work import Work
@@ -24,7 +27,7 @@ from merge_assets.work import Work
 
 @cache
 def console() -> Console:
-    """Standard output; wide enough for tables when it is not a terminal."""
+    """Standard output; with long lines when it is not a terminal."""
     made = Console()
     return made if made.is_terminal else Console(width=max(made.width, 160))
 
@@ -34,6 +37,45 @@ def err() -> Console:
     """Standard error, for progress."""
     return Console(stderr=True)
 
+
+def table(*heads: str, title: str | None = None, numbers: Collection[str] = ()) -> Table:
+    """An empty table for :func:`print_table`.
+
+    On a terminal it has lines and its cells are folded to fit; elsewhere it has neither, so that whole lines can be searched.
+
+    Args:
+        heads: of the columns.
+        title: above it.
+        numbers: heads of the columns that are aligned on the right.
+    """
+    if console().is_terminal:
+        made = Table(title=title)
+    else:
+        made = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in heads:
+        justify: Literal["left", "right"] = "right" if head in numbers else "left"
+        made.add_column(head, justify=justify, overflow="fold", no_wrap=not console().is_terminal)
+    return made
+
+
+def print_table(shown: Table) -> None:
+    """Print a table on standard output, nothing of it cut off."""
+    if console().is_terminal:
+        console().print(shown)
+        return
+    wide = Console(width=_WIDE)
+    with wide.capture() as captured:
+        wide.print(shown)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))  # noqa: T201
+
+
+def print_fact(label: str, value: str, *, style: str = "bold", out: Console | None = None) -> None:
+    """One line with its label, on standard output if ``out`` is no other."""
+    (out or console()).print(f"[{style}]{escape(label):>12}[/]  {escape(value)}", soft_wrap=True, highlight=False)
+
+
+_WIDE = 100_000
+"""Characters of a line that is not shown on a terminal."""
 
 _EVERY = 0.1
 """Seconds between two updates of a progress bar; reports come with every tile."""

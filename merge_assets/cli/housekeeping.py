@@ -10,11 +10,10 @@ from datetime import timedelta
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from merge_assets.api import Workspace
 from merge_assets.api import housekeeping as api
-from merge_assets.cli.console import console, err, progress_bar
+from merge_assets.cli.console import console, err, print_fact, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import (
     SHORT,
@@ -22,7 +21,6 @@ from merge_assets.cli.store_text import (
     listing,
     mappings,
     print_damaged,
-    print_fact,
     print_json,
     print_plan,
     print_unfinished,
@@ -52,22 +50,22 @@ def list_store(names: Sequence[str], *, as_json: bool) -> None:
         return
     out = console()
     if lines:
-        table = Table("version", "created (UTC)", "size", "", "made from", title=escape(workspace.store.url))
-        table.columns[2].justify = "right"
+        heads = ("version", "created (UTC)", "size", "", "made from")
+        rows = table(*heads, title=escape(workspace.store.url), numbers=("size",))
         for line in lines:
             versions = found.versions[line]
-            table.add_section()
-            table.add_row(f"[bold]{escape(line)}[/]", "", "", f"[dim]{counted(len(versions), 'version')}[/]", "")
+            rows.add_section()
+            rows.add_row(f"[bold]{escape(line)}[/]", "", "", f"[dim]{counted(len(versions), 'version')}[/]", "")
             for stored in reversed(versions):
                 manifest = stored.artifact.manifest
-                table.add_row(
+                rows.add_row(
                     f"  {stored.artifact.version[:SHORT]}",
                     f"{manifest.created:%Y-%m-%d %H:%M}",
                     human_bytes(stored.size),
                     shown_marks(found, stored, pinned),
                     escape(shown_inputs(manifest.fingerprints)),
                 )
-        out.print(table)
+        print_table(rows)
     print_unfinished(found)
     shown = [stored for line in lines for stored in found.versions[line]]
     size, taken = sum(one.taken for one in shown), found.occupied(entry for one in shown for entry in one.files)
@@ -128,12 +126,11 @@ def show_version(name: str, *, as_json: bool) -> None:
         print_fact("recipes", ", ".join(uses.recipes))
     if uses.pinned:
         print_fact("pinned", uses.pinned)
-    table = Table("file", "size", "pieces", "digest")
-    table.columns[1].justify = table.columns[2].justify = "right"
+    files = table("file", "size", "pieces", "digest", numbers=("size", "pieces"))
     for file, entry in manifest.files.items():
         pieces = str(len(entry.pieces)) if entry.pieces else ""
-        table.add_row(escape(file), human_bytes(entry.size), pieces, f"{entry.digest[:16]}…")
-    out.print(table)
+        files.add_row(escape(file), human_bytes(entry.size), pieces, f"{entry.digest[:16]}…")
+    print_table(files)
 
 
 def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> int:
@@ -154,7 +151,7 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
         return int(bool(wrong))
     out = console()
     for problem in problems:
-        out.print(f"[bold red]{'wrong':>12}[/]  {escape(problem.where)}: {escape(problem.what)}", soft_wrap=True)
+        print_fact("wrong", f"{problem.where}: {problem.what}", style="bold red")
     if not names:
         print_damaged(found)
     for remedy in dict.fromkeys(problem.remedy for problem in problems):

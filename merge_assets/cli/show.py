@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
 
 from merge_assets import api
 from merge_assets.api import Workspace
-from merge_assets.cli.console import console, err, parse_size
+from merge_assets.cli.console import console, err, parse_size, print_fact, print_table, table
 from merge_assets.cli.opened import opened
 from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.identity import variant_line
@@ -30,6 +30,9 @@ from merge_assets.plan.difference import difference
 from merge_assets.recipe import Recipe
 from merge_assets.settings import load_settings
 from merge_assets.workspace import Automation
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.leaderboard import Leaderboard
 
 
 def show_recipes(*, as_json: bool) -> int:
@@ -54,12 +57,12 @@ def show_recipes(*, as_json: bool) -> int:
     if as_json:
         _print_json({"recipes": rows, "broken": broken})
         return 1 if broken else 0
-    table = Table("recipe", "method", "models", "suites", "builds by itself", "in the store", title="Recipes")
+    listed = table("recipe", "method", "models", "suites", "builds by itself", "in the store", title="Recipes")
     for row in rows:
-        table.add_row(
+        listed.add_row(
             *(escape(printable(str(row[key]))) for key in ("name", "method", "models", "suites", "automated", "built"))
         )
-    console().print(table)
+    print_table(listed)
     for entry in broken:
         err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
     return 1 if broken else 0
@@ -111,9 +114,9 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     if vocabulary := vocabulary_summary(plan):
         facts["vocabulary"] = vocabulary
     for label, value in facts.items():
-        out.print(f"[bold]{label:>12}[/]  {escape(value)}")
+        print_fact(label, value)
     for sentence in dropped_tensors(plan):
-        out.print(f"[bold]{'not used':>12}[/]  {escape(sentence)}", soft_wrap=True)
+        print_fact("not used", sentence)
     for warning in plan.warnings:
         out.print(f"[yellow]warning[/] {escape(warning)}")
     _print_difference(workspace, recipe, plan)
@@ -121,39 +124,38 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
 
 def print_layer_map(plan: Plan) -> None:
     """Print which output layers are made of what."""
-    table = Table("output layers", "made of", "parameters", title="Layer map")
+    layers = table("output layers", "made of", "parameters", title="Layer map")
     for row in layer_map(plan):
-        table.add_row(row.output, escape(row.sources), escape(row.values))
-    console().print(table)
+        layers.add_row(row.output, escape(row.sources), escape(row.values))
+    print_table(layers)
 
 
 def _print_removed(plan: Plan) -> None:
     if not plan.removed_layers:
         return
-    table = Table("layer", "tensor", "value", "margin", title="Removed layers")
+    removed = table("layer", "tensor", "value", "margin", title="Removed layers", numbers=("value", "margin"))
     for figure in plan.removed_layers:
         value, margin = format_figure(figure["value"]), format_figure(figure["margin"])
-        table.add_row(str(figure["layer"]), str(figure["tensor"]), value, margin)
-    console().print(table)
+        removed.add_row(str(figure["layer"]), escape(str(figure["tensor"])), value, margin)
+    print_table(removed)
 
 
 def _print_difference(workspace: Workspace, recipe: Recipe, plan: Plan) -> None:
-    out = console()
     if not recipe.materialize:
         consumers = ", ".join(workspace.book.consumers(recipe.name)) or "no recipe yet"
-        out.print(f"[bold]{'not stored':>12}[/]  folded into {escape(consumers)}")
+        print_fact("not stored", f"folded into {consumers}")
         return
     artifact = workspace.store.current(variant_line(recipe.name))
     if artifact is None:
-        out.print(f"[bold]{'last build':>12}[/]  none in {escape(workspace.store.url)}")
+        print_fact("last build", f"none in {workspace.store.url}")
         return
     try:
         made = difference(plan, artifact.read_bytes("plan.json").decode())
     except _UNREADABLE as error:
-        out.print(f"[yellow]warning[/] the last build's plan cannot be read: {escape(str(error))}")
+        console().print(f"[yellow]warning[/] the last build's plan cannot be read: {escape(str(error))}")
         return
     built = f"{artifact.version[:12]} of {artifact.manifest.created}"
-    out.print(f"[bold]{'last build':>12}[/]  {built}: {escape(difference_summary(made))}", soft_wrap=True)
+    print_fact("last build", f"{built}: {difference_summary(made)}")
 
 
 _UNREADABLE = (MergeAssetsError, ValueError, KeyError, TypeError, IndexError)
@@ -174,26 +176,53 @@ def _last_build(workspace: Workspace, recipe: Recipe, plan: Plan) -> dict[str, o
 
 def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
     """Print the leaderboard."""
+    from merge_assets.evaluation.page import leaderboard_page
+
     ranked = api.rank(opened())
     if html is not None:
-        html.write_text(ranked.leaderboard.to_html(), encoding="utf-8")
+        html.write_text(leaderboard_page(ranked.leaderboard), encoding="utf-8")
     if as_json:
         print(ranked.leaderboard.table().to_json(orient="records", indent=1))  # noqa: T201
         return
-    from rich.markdown import Markdown
-
-    console().print(Markdown(ranked.leaderboard.to_markdown(brief=True)))
+    _print_leaderboard(ranked.leaderboard)
     console().print(f"page: {ranked.artifact.url}/leaderboard.html", soft_wrap=True)
     if html is not None:
         console().print(f"also written to {html}")
 
 
+def _print_leaderboard(board: Leaderboard) -> None:
+    """One table per suite; values alone after the first score, whose difference to the best parent is shown, too."""
+    from merge_assets.evaluation.leaderboard import format_count
+    from merge_assets.evaluation.leaderboard_files import LEGEND, cell_text, head_text, rows_of, value_text
+
+    for suite in board.suites:
+        first, *others = [column for column in board.columns if column.suite == suite]
+        scores = [escape(head_text(column)) for column in (first, *others)]
+        heads = ("#", "model", "method", "size", "layers", *scores)
+        ranks = table(*heads, title=escape(suite), numbers=("#", "size", "layers", *scores))
+        for row in rows_of(board, suite):
+            entry = row.entry
+            texts = [
+                str(row.rank or ""),
+                entry.model,
+                entry.method or entry.kind,
+                format_count(entry.parameters),
+                str(entry.layers or ""),
+                cell_text(row, first),
+                *(value_text(row, column) for column in others),
+            ]
+            ranks.add_row(*(escape(printable(text)) for text in texts))
+        print_table(ranks)
+        console().print()
+    console().print(LEGEND if board.suites else "No scores yet.", soft_wrap=True, highlight=False)
+
+
 def show_settings() -> None:
     """Print every setting, its value and its origin."""
-    table = Table("setting", "value", "from", title="Settings")
+    settings = table("setting", "value", "from", title="Settings")
     for name, value, origin in load_settings().describe():
-        table.add_row(name, escape(str(value)), origin)
-    console().print(table)
+        settings.add_row(name, escape(str(value)), origin)
+    print_table(settings)
 
 
 def _print_json(value: object) -> None:

@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
-from merge_assets.cli.console import console
+from merge_assets.cli.console import print_fact, print_table, table
 from merge_assets.plan.describe import human_bytes
 from merge_assets.records import Input
 from merge_assets.store.collect import Plan, describe
@@ -29,15 +28,15 @@ def print_plan(plan: Plan, *, title: str, needs: Mapping[tuple[str, str], Sequen
     doomed = {stored.name for stored in plan.doomed}
     shown = [one for one in found.everything if one.name in doomed or one.name in plan.kept]
     if shown:
-        table = Table("version", "age", "size", "frees", "", "why", title=escape(f"{title}: {found.place.url('')}"))
-        table.columns[2].justify = table.columns[3].justify = "right"
+        heads = ("version", "age", "size", "frees", "", "why")
+        rows = table(*heads, title=escape(f"{title}: {found.place.url('')}"), numbers=("size", "frees"))
         for line in dict.fromkeys(stored.artifact.line for stored in shown):
-            table.add_section()
-            table.add_row(f"[bold]{escape(line)}[/]")
+            rows.add_section()
+            rows.add_row(f"[bold]{escape(line)}[/]")
             for stored in [one for one in reversed(shown) if one.artifact.line == line]:
                 goes = stored.name in doomed
                 why = (needs or {}).get(stored.name, ()) if goes else plan.kept[stored.name]
-                table.add_row(
+                rows.add_row(
                     f"  {stored.artifact.version[:SHORT]}",
                     shown_age(found.now, stored.changed),
                     human_bytes(stored.taken),
@@ -45,26 +44,25 @@ def print_plan(plan: Plan, *, title: str, needs: Mapping[tuple[str, str], Sequen
                     "[red]remove[/]" if goes else "[green]keep[/]",
                     escape(joined(why, "; ")) or "[dim]nobody needs it[/]",
                 )
-        console().print(table)
+        print_table(rows)
     for litter in plan.litter:
         size = f", {human_bytes(found.occupied(litter.files))}" if litter.files and not litter.pointer else ""
         uploads = f", {counted(len(litter.uploads), 'upload')}" if litter.uploads else ""
-        console().print(f"[red]{'remove':>12}[/]  {escape(litter.what)}{size}{uploads}", soft_wrap=True)
+        print_fact("remove", f"{litter.what}{size}{uploads}", style="red")
 
 
 def print_unfinished(found: Inventory) -> None:
     """What is being built, or was left behind."""
     if not found.unfinished and not found.uploads:
         return
-    table = Table("unfinished", "begun", "last change", "size", "uploads", "state")
-    table.columns[3].justify = table.columns[4].justify = "right"
+    rows = table("unfinished", "begun", "last change", "size", "uploads", "state", numbers=("size", "uploads"))
     for build in found.unfinished:
         state = "left behind"
         if build.alive:
             state = "[green]seems to run[/]"
         elif build.resumable:
             state = "[yellow]waits for the next build[/]"
-        table.add_row(
+        rows.add_row(
             escape(describe(build).removeprefix("unfinished ")),
             shown_age(found.now, build.begun),
             shown_age(found.now, build.changed),
@@ -73,8 +71,8 @@ def print_unfinished(found: Inventory) -> None:
             state,
         )
     for upload in found.uploads:
-        table.add_row(escape(upload.path), shown_age(found.now, upload.begun), "", "", "1", "left behind")
-    console().print(table)
+        rows.add_row(escape(upload.path), shown_age(found.now, upload.begun), "", "", "1", "left behind")
+    print_table(rows)
 
 
 def print_damaged(found: Inventory) -> None:
@@ -83,10 +81,7 @@ def print_damaged(found: Inventory) -> None:
         line, _, version = path.rpartition("/")
         remedy = "" if path.endswith(".json") else f"; merge-assets store rm '{line}@{version}' --yes"
         file = path if path.endswith(".json") else f"{path}/{MANIFEST}"
-        console().print(
-            f"[bold red]{'damaged':>12}[/]  {escape(found.place.url(file))}: cannot be read{escape(remedy)}",
-            soft_wrap=True,
-        )
+        print_fact("damaged", f"{found.place.url(file)}: cannot be read{remedy}", style="bold red")
 
 
 def listing(found: Inventory, lines: Iterable[str], pinned: Mapping[tuple[str, str], str]) -> dict[str, Any]:
@@ -174,11 +169,6 @@ def shown_figures(report: Mapping[str, Any], prefix: str, show: Any) -> str:
 def mappings(value: object) -> list[Mapping[str, Any]]:
     """The mappings in a list out of a manifest's details."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
-
-
-def print_fact(label: str, value: str) -> None:
-    """One line with its label."""
-    console().print(f"[bold]{escape(label):>12}[/]  {escape(value)}", soft_wrap=True, highlight=False)
 
 
 def counted(number: int, word: str) -> str:

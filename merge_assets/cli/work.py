@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
 
 from merge_assets import api
-from merge_assets.cli.console import console, parse_size, progress_bar
+from merge_assets.cli.console import console, parse_size, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
 from merge_assets.errors import CheckpointError, EvaluationError
 from merge_assets.extras import require
@@ -15,6 +18,9 @@ from merge_assets.plan.describe import human_bytes
 from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Models
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.scores import Scores
 
 
 def run_merge(
@@ -110,10 +116,19 @@ def run_evaluate(
                     workspace, folder, name, out=target, limit=limit, batch_size=batch_size, device=device, work=work
                 )
                 where = str(target)
-        from rich.markdown import Markdown
-
-        console().print(Markdown(scores.to_markdown()))
+        _print_scores(scores)
         console().print(where)
+
+
+def _print_scores(scores: Scores) -> None:
+    heads, rows, average = scores.shown()
+    shown = table(*heads, title=escape(scores.suite), numbers=("shots", "n", "value", "± stderr"))
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    if average:
+        shown.add_section()
+        shown.add_row("average", "", "", "", *average, style="bold")
+    print_table(shown)
 
 
 def parse_reference(text: str) -> ModelReference:

@@ -12,17 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.scores import Scores, TaskScore, format_delta, format_value, markdown_cell
+from merge_assets.evaluation.scores import Scores, TaskScore
 
 if TYPE_CHECKING:
     import pandas
-
-FILES = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard.html")
-"""One row per model; one row per model, score and parent; for the UI; one self-contained page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,31 +234,6 @@ class Leaderboard:
             }
         )
 
-    def to_markdown(self, *, brief: bool = False) -> str:
-        """One table per suite; each score with its standard error and its difference to the best parent.
-
-        Args:
-            brief: only values for single tasks, for a terminal.
-        """
-        parts = [self._suite_markdown(suite, brief) for suite in self.suites]
-        legend = "▲ better and ▼ worse than the best parent; ± standard error; ↓ lower is better. Fractions in percent."
-        return "\n".join([*parts, legend]) + "\n" if parts else "No scores yet.\n"
-
-    def to_html(self, title: str = "Leaderboard") -> str:
-        """One self-contained page: no external resource is loaded."""
-        from merge_assets.evaluation.page import render_page
-
-        return render_page(self, title)
-
-    def write(self, directory: Path, title: str = "Leaderboard") -> list[Path]:
-        """Writes :data:`FILES` into ``directory`` and returns their paths."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.table().to_parquet(directory / "leaderboard.parquet", index=False)
-        self.deltas().to_parquet(directory / "deltas.parquet", index=False)
-        (directory / "leaderboard.md").write_bytes(self.to_markdown().encode())
-        (directory / "leaderboard.html").write_bytes(self.to_html(title).encode())
-        return [directory / name for name in FILES]
-
     def _columns_of(self, suite: str) -> list[Column]:
         scores = [s for entry in self.entries for s in entry.scores if s.suite == suite]
         rows: dict[tuple[str, str], TaskScore] = {}
@@ -312,21 +283,6 @@ class Leaderboard:
             cells[column] = Cell(value, stderr, shots, n, deltas, best)
         return cells
 
-    def _suite_markdown(self, suite: str, brief: bool) -> str:
-        columns = [column for column in self.columns if column.suite == suite]
-        heads = [f"{markdown_cell(c.title)}{'' if c.higher_is_better else ' ↓'}" for c in columns]
-        lines = [f"**{markdown_cell(suite)}**", "", f"| # | model | method | size | layers | {' | '.join(heads)} |"]
-        lines.append("| ---: | --- | --- | ---: | ---: |" + " ---: |" * len(columns))
-        for row in self.rows:
-            if not any(column in row.cells for column in columns):
-                continue
-            entry = row.entry
-            head = [str(row.rank or ""), f"**{markdown_cell(entry.model)}**", entry.method or entry.kind]
-            head += [format_count(entry.parameters), str(entry.layers or "")]
-            cells = [_cell_text(row.cells.get(c), c, only_value=brief and c is not columns[0]) for c in columns]
-            lines.append(f"| {' | '.join([*head, *cells])} |")
-        return "\n".join([*lines, ""])
-
 
 def format_count(count: int | None) -> str:
     """A number of parameters for people: 1.29M, 7.24B; empty for None."""
@@ -349,20 +305,6 @@ def _delta(
     combined = None if stderr is None or their_stderr is None else math.hypot(stderr, their_stderr)
     difference = value - theirs
     return Delta(parent, theirs, difference, difference if higher else -difference, combined)
-
-
-def _cell_text(cell: Cell | None, column: Column, *, only_value: bool) -> str:
-    if cell is None:
-        return ""
-    text = format_value(cell.value, column.is_fraction)
-    if only_value:
-        return text
-    if cell.stderr:
-        text += f" ±{format_value(cell.stderr, column.is_fraction)}"
-    if cell.best_parent is not None:
-        delta = cell.best_parent
-        text += f" {arrow(delta)}{format_delta(delta.difference, column.is_fraction, cell.value)}"
-    return text
 
 
 def _shared_prefix(names: Sequence[str]) -> str:

@@ -8,12 +8,14 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.results import StoredResult, TaskResult
 from merge_assets.evaluation.suite import Suite, SuiteTask
+from merge_assets.markup import render
 from merge_assets.records import Document, Record
 
 _FRACTIONS = re.compile(
@@ -61,6 +63,20 @@ class TaskScore(Record):
     def text(self) -> str:
         """The value for people: percent with one decimal, or four significant digits."""
         return format_value(self.value, self.is_fraction)
+
+
+class ShownScores(NamedTuple):
+    """Scores as a table of texts.
+
+    Attributes:
+        heads: task, metric, shots, n, value, its standard error, and one difference per parent.
+        rows: one per task.
+        average: value of the headline and what comes after it; empty without a headline.
+    """
+
+    heads: list[str]
+    rows: list[list[str]]
+    average: list[str]
 
 
 class Scores(Document):
@@ -114,23 +130,30 @@ class Scores(Document):
 
     def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
         """A table of the rows, with one column of differences per parent that has scores on the same suite."""
+        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict())
+
+    def shown(self, parents: Sequence[Scores] = ()) -> ShownScores:
+        """The cells of :meth:`to_markdown` as text."""
         parents = [parent for parent in parents if parent.suite == self.suite]
-        head = ["task", "metric", "shots", "n", "value", "± stderr", *(f"Δ {markdown_cell(p.model)}" for p in parents)]
-        lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * 3 + " ---: |" * (len(head) - 3)]
-        for row in self.tasks:
-            arrow = "" if row.higher_is_better else " ↓"
-            stderr = "" if row.stderr is None else format_value(row.stderr, row.is_fraction)
-            cells = [markdown_cell(row.task), markdown_cell(row.metric) + arrow]
-            cells += [str(row.shots), str(row.n), row.text, stderr]
-            cells += [format_delta(_difference(row, parent), row.is_fraction, row.value) for parent in parents]
-            lines.append("| " + " | ".join(cells) + " |")
-        if self.headline is not None:
-            stderr = "" if self.headline_stderr is None else format_value(self.headline_stderr, True)
-            cells = ["**average**", "", "", "", f"**{format_value(self.headline, True)}**", stderr]
-            for parent in parents:
-                cells.append(format_delta(None if parent.headline is None else self.headline - parent.headline, True))
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines) + "\n"
+        heads = ["task", "metric", "shots", "n", "value", "± stderr", *(f"Δ {parent.model}" for parent in parents)]
+        rows = [
+            [
+                row.task,
+                row.metric if row.higher_is_better else f"{row.metric} ↓",
+                str(row.shots),
+                str(row.n),
+                row.text,
+                "" if row.stderr is None else format_value(row.stderr, row.is_fraction),
+                *(format_delta(_difference(row, parent), row.is_fraction, row.value) for parent in parents),
+            ]
+            for row in self.tasks
+        ]
+        if self.headline is None:
+            return ShownScores(heads, rows, [])
+        theirs = [None if parent.headline is None else self.headline - parent.headline for parent in parents]
+        stderr = "" if self.headline_stderr is None else format_value(self.headline_stderr, True)
+        average = [format_value(self.headline, True), stderr, *(format_delta(each, True) for each in theirs)]
+        return ShownScores(heads, rows, average)
 
     def write(self, directory: Path, results: Sequence[StoredResult] = ()) -> None:
         """Writes ``scores.json``, ``scores.md`` and, per task result, its JSON and samples below ``tasks/``."""
@@ -197,11 +220,6 @@ def format_delta(difference: float | None, is_fraction: bool, value: float = 1.0
     decimals = len(format_value(value, is_fraction).partition(".")[2])
     text = f"{100 * difference if is_fraction else difference:+.{decimals}f}"
     return text.replace("-", "−", 1) if float(text) else "±0"
-
-
-def markdown_cell(text: str) -> str:
-    """A text as it stands in a cell of a Markdown table."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> TaskScore:

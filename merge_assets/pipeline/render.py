@@ -6,13 +6,13 @@ Tables are small: metadata is stored with every event.
 
 import base64
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from merge_assets import markup
 from merge_assets.errors import printable
 from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
@@ -30,7 +30,6 @@ MAX_ROWS = 400
 MAX_PICTURE_BYTES = 100_000
 MAX_TEXT = 60_000
 MAX_FOLDED = 20
-_BACKTICKS = re.compile("`+")
 
 Metadata = dict[str, Any]
 
@@ -48,7 +47,9 @@ def picture(title: str, png: bytes) -> dg.MarkdownMetadataValue:
     """A PNG inside Markdown; one that is too large for the event log is left out with a note."""
     if len(png) > MAX_PICTURE_BYTES:
         return dg.MetadataValue.md(f"The picture has {human_bytes(len(png))}; open it in the artifact's folder.")
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+    return dg.MetadataValue.md(
+        f"![{markup.escape_markdown(title)}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    )
 
 
 def code(text: str, language: str) -> dg.MarkdownMetadataValue:
@@ -57,10 +58,9 @@ def code(text: str, language: str) -> dg.MarkdownMetadataValue:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Text as a fenced block of Markdown that nothing in the text can end."""
+    """Text as a fenced block of Markdown, cut to :data:`MAX_TEXT`."""
     shown = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}\n…"
-    fence = "`" * max(3, 1 + max((len(run) for run in _BACKTICKS.findall(shown)), default=0))
-    return f"{fence}{language}\n{shown.rstrip()}\n{fence}"
+    return markup.fenced(shown, language)
 
 
 def code_references(file: Path, line: int) -> dg.CodeReferencesMetadataValue:
@@ -171,7 +171,9 @@ def plan_metadata(plan: Plan) -> Metadata:
     if plan.dropped:
         metadata["dropped_tensors"] = table(_dropped(plan))
     if plan.warnings:
-        metadata["warnings"] = dg.MetadataValue.md("\n".join(f"- {warning}" for warning in plan.warnings))
+        metadata["warnings"] = dg.MetadataValue.md(
+            "\n".join(f"- {markup.escape_markdown(warning)}" for warning in plan.warnings)
+        )
     return metadata
 
 

@@ -7,10 +7,11 @@ import hmac
 import time
 from urllib.parse import parse_qs
 
-from jinja2 import Environment, PackageLoader
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from merge_assets.markup import render
 
 LOGIN = "/login"
 LOGOUT = "/logout"
@@ -18,7 +19,6 @@ COOKIE = "merge_assets_session"
 SESSION_SECONDS = 30 * 24 * 3600
 LONGEST_FORM = 10_000
 
-_PAGES = Environment(loader=PackageLoader("merge_assets.pipeline.front", "."), autoescape=True)
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 
@@ -50,14 +50,14 @@ class Login:
             return JSONResponse({"errors": [{"message": text}]}, status_code=401, headers=headers)
         if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             # The cookie is not sent along a link from another site; it is with the page's own request for itself.
-            return _page("again.html", 200)
+            return _page("again.html.j2", 200)
         query = f"?{request.url.query}" if request.url.query else ""
-        return _page("login.html", 401, next=request.url.path + query)
+        return _page("login.html.j2", 401, next=request.url.path + query, is_in=False, is_wrong=False)
 
     async def answer(self, request: Request) -> Response:
         """The login page and what its buttons send; requests of other origins do not come here."""
         if request.method != "POST":
-            return _page("login.html", 200, is_in=self.admits(request), next="/")
+            return _page("login.html.j2", 200, next="/", is_in=self.admits(request), is_wrong=False)
         if request.scope["path"] == LOGOUT:
             response: Response = RedirectResponse(LOGIN, status_code=303)
             response.delete_cookie(COOKIE, httponly=True, samesite="strict")
@@ -65,7 +65,7 @@ class Login:
         form = parse_qs((await _read(request)).decode("utf-8", "replace"))
         target = _local(form.get("next", ["/"])[0])
         if not self._is_token(form.get("token", [""])[0].strip().encode()):
-            return _page("login.html", 401, is_wrong=True, next=target)
+            return _page("login.html.j2", 401, next=target, is_in=False, is_wrong=True)
         response = RedirectResponse(target, status_code=303)
         ends = str(int(time.time()) + SESSION_SECONDS)
         response.set_cookie(
@@ -88,7 +88,7 @@ class Login:
 
 def _page(name: str, status: int, **values: object) -> HTMLResponse:
     headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-store"}
-    return HTMLResponse(_PAGES.get_template(name).render(values), status_code=status, headers=headers)
+    return HTMLResponse(render("merge_assets.pipeline.front", name, **values), status_code=status, headers=headers)
 
 
 def _local(target: str) -> str:

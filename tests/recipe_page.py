@@ -1,6 +1,6 @@
 """The key tables of ``docs/recipes.md``, generated from the schema.
 
-``python -m merge_assets.recipe.reference_page`` rewrites the tables of the page in place. The text around the tables is
+``python -m tests.recipe_page`` rewrites the tables of the page in place. The text around the tables is
 written by hand.
 """
 

@@ -1,0 +1,69 @@
+"""The files of a leaderboard: its tables as Parquet, as Markdown and as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from merge_assets.evaluation.leaderboard import Column, Leaderboard, Row, arrow, format_count
+from merge_assets.evaluation.page import leaderboard_page
+from merge_assets.evaluation.scores import format_delta, format_value
+from merge_assets.markup import render
+
+FILES = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard.html")
+"""One row per model; one row per model, score and parent; for the UI; one self-contained page."""
+
+
+LEGEND = "▲ better and ▼ worse than the best parent; ± standard error; ↓ lower is better. Fractions in percent."
+
+
+def write_leaderboard(board: Leaderboard, directory: Path, title: str = "Leaderboard") -> list[Path]:
+    """Writes :data:`FILES` into ``directory`` and returns their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    board.table().to_parquet(directory / "leaderboard.parquet", index=False)
+    board.deltas().to_parquet(directory / "deltas.parquet", index=False)
+    (directory / "leaderboard.md").write_bytes(leaderboard_markdown(board).encode())
+    (directory / "leaderboard.html").write_bytes(leaderboard_page(board, title).encode())
+    return [directory / name for name in FILES]
+
+
+def leaderboard_markdown(board: Leaderboard) -> str:
+    """One table per suite; each score with its standard error and its difference to the best parent."""
+    return render(
+        "merge_assets.evaluation",
+        "leaderboard.md.j2",
+        board=board,
+        legend=LEGEND,
+        cell=cell_text,
+        count=format_count,
+        head=head_text,
+        rows_of=lambda suite: rows_of(board, suite),
+    )
+
+
+def rows_of(board: Leaderboard, suite: str) -> list[Row]:
+    """The rows of the models that have scores of a suite."""
+    return [row for row in board.rows if any(column.suite == suite for column in row.cells)]
+
+
+def head_text(column: Column) -> str:
+    """What a column of scores is called."""
+    return column.title if column.higher_is_better else f"{column.title} ↓"
+
+
+def cell_text(row: Row, column: Column) -> str:
+    """A score with its standard error and its difference to the best parent; empty where there is none."""
+    text = value_text(row, column)
+    cell = row.cells.get(column)
+    if cell is None:
+        return text
+    if cell.stderr:
+        text += f" ±{format_value(cell.stderr, column.is_fraction)}"
+    if cell.best_parent is not None:
+        delta = cell.best_parent
+        text += f" {arrow(delta)}{format_delta(delta.difference, column.is_fraction, cell.value)}"
+    return text
+
+
+def value_text(row: Row, column: Column) -> str:
+    """A score alone; empty where there is none."""
+    return format_value(row.cells[column].value, column.is_fraction) if column in row.cells else ""

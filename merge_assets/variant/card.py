@@ -1,0 +1,55 @@
+"""The Hub model card of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+from merge_assets.markup import render
+from merge_assets.plan import Plan
+from merge_assets.plan.describe import format_figure, human_bytes, layer_map, vocabulary_summary
+from merge_assets.plan.model import PlannedModel
+from merge_assets.recipe import Recipe
+from merge_assets.reference import ModelReference
+
+
+def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]] = ()) -> str:
+    """The card as Markdown with its front matter.
+
+    Args:
+        plan: what was built.
+        recipe: its recipe.
+        scores: rows with ``version`` (the variant evaluated), ``suite``, ``task``, ``metric`` and ``value``.
+    """
+    # Imported here since it takes a tenth of a second.
+    from huggingface_hub import ModelCardData
+
+    models = [model for model in plan.models if not model.folded]
+    front = ModelCardData(
+        base_model=list(dict.fromkeys(one for model in models if (one := _hub_id(model)) is not None)) or None,
+        library_name="transformers",
+        tags=["merge", "merge-assets", plan.method],
+    )
+    return render(
+        "merge_assets.variant",
+        "card.md.j2",
+        front=front.to_yaml(),
+        recipe=recipe,
+        plan=plan,
+        models=models,
+        size=human_bytes(plan.bytes_to_write),
+        layers=layer_map(plan),
+        vocabulary=vocabulary_summary(plan),
+        figure=format_figure,
+        scores=scores,
+    )
+
+
+def _hub_id(model: PlannedModel) -> str | None:
+    """The Hub's id of a model, of one with an adapter that of the model; ``None`` if it is from elsewhere.
+
+    A folder may be called as a model of the Hub is; then its files lie in a folder of this name.
+    """
+    reference = ModelReference.parse(model.reference)
+    is_folder = PurePath(model.location).parts[-2:] == tuple(reference.path.split("/"))
+    return reference.path if reference.looks_like_hub_id and not is_folder else None

@@ -1,0 +1,81 @@
+"""Contract of the model card: its front matter is one that the Hub takes, and what models are called is no markup."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from merge_assets.plan import Plan
+from merge_assets.plan.model import PlannedModel
+from merge_assets.recipe import Recipe, load_recipe
+from merge_assets.variant.card import model_card
+from tests.merging import plan_text
+from tests.synthetic import write_llama
+
+FINGERPRINT = "0123456789abcdef"
+SNAPSHOT = "/cache/models--org--a/snapshots/77"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Recipe]:
+    folder = tmp_path_factory.mktemp("card")
+    write_llama(folder / "a", 2)
+    write_llama(folder / "b", 2, seed=1)
+    head = "name: mix\ndescription: Both *halves*\nmerge_method: linear\nparameters: {weight: 1}\n# ```\n"
+    plan = plan_text(f"{head}models: [{{model: {folder}/a}}, {{model: {folder}/b}}]\n", folder)
+    return plan, load_recipe(next(folder.glob("*.yaml")))
+
+
+def of(plan: Plan, *models: tuple[str, str]) -> Plan:
+    return replace(plan, models=tuple(PlannedModel(*model, FINGERPRINT) for model in models))
+
+
+def test_only_models_of_the_hub_are_named_as_base_models(made: tuple[Plan, Recipe], tmp_path: Path) -> None:
+    plan, recipe = made
+    models = of(
+        plan,
+        ("org/a@main+./lora", SNAPSHOT),
+        ("org/a@v2", "hf://org/a@77"),
+        ("org/b", "hf://org/b@77"),
+        ("org/folder", str(tmp_path / "org/folder")),
+        ("./lora", str(tmp_path / "lora")),
+        (str(tmp_path / "c"), str(tmp_path / "c")),
+        ("s3://bucket/d", "s3://bucket/d"),
+        ("recipe", "/store/variants/recipe/77"),
+    )
+    card = ModelCard(model_card(models, recipe))
+    assert card.data.to_dict() == {
+        "base_model": ["org/a", "org/b"],
+        "library_name": "transformers",
+        "tags": ["merge", "merge-assets", "linear"],
+    }
+    assert f"- `{tmp_path / 'c'}` (fingerprint `0123456789ab`)\n" in card.text
+
+
+def test_a_card_without_models_of_the_hub_names_no_base_model(made: tuple[Plan, Recipe]) -> None:
+    text = model_card(*made)
+    assert "base_model" not in ModelCard(text).data.to_dict()
+    assert ModelCard(text).content == text
+
+
+def test_what_a_card_says(made: tuple[Plan, Recipe]) -> None:
+    scores = [{"version": "77", "suite": "demo", "task": "a|b<i>", "metric": "acc", "value": "50.0"}]
+    figures = ({"layer": 1, "tensor": "v_proj", "value": None, "margin": 1.23456},)
+    plan, recipe = made
+    card = ModelCard(model_card(replace(plan, removed_layers=figures), recipe, scores)).text
+    assert card.startswith("\n# mix\n\nBoth \\*halves\\*\n\nA merge of 2 checkpoints by `linear`, ")
+    assert (
+        "\n## Layers\n\n| output layers | made of | parameters |\n|---|---|---|\n| before the layers | a + b |" in card
+    )
+    assert (
+        "\n\n## Removed layers\n\n| layer | tensor | value | margin |\n|---|---|---|---|\n| 1 | v_proj | ∞ | 1.235 |\n\n"
+        in card
+    )
+    assert "\n\n## Scores\n\nOf version `77`.\n\n| suite | task | metric | value |\n" in card
+    assert "\n| demo | a\\|b\\<i\\> | acc | 50.0 |\n\n## Recipe\n\n````yaml\n" in card
+    last = MarkdownIt("commonmark").parse(card)[-1]
+    assert (last.type, last.content) == ("fence", recipe.source.text.rstrip() + "\n")

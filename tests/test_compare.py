@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def keep_scores(root: Path, version: str, value: float) -> None:
     space = open_at(root)
     scores = Scores(
         model="mix", fingerprint=version, suite="demo", suite_digest="0" * 64,
-        tasks=(row("arc_easy", value=value),), headline=value, headline_stderr=0.01, seed=0, versions={},
+        tasks=(row("arc_easy", "acc", value),), headline=value, headline_stderr=0.01, seed=0, versions={},
     )  # fmt: skip
     line = scores_line(space.names.identify(ModelReference("mix")), "demo")
     with space.store.draft(line) as draft:
@@ -93,6 +94,7 @@ def test_two_builds_of_a_recipe_that_was_edited(build: Callable[[str], api.Built
 
 def test_a_base_with_other_bytes_is_an_input_that_differs(build: Callable[[str], api.Built], tmp_path: Path) -> None:
     build("0.5")
+    shutil.rmtree(tmp_path / "b")
     write_llama(tmp_path / "b", layers=2, seed=3)
     build("0.5")
 

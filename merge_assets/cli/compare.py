@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from merge_assets.api.compare import Comparison, Difference, ScoreChange, compare
-from merge_assets.cli.console import console
+from merge_assets.cli.console import console, print_table, table
 from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import print_json, short_name, shown_input
 
@@ -31,28 +31,27 @@ def run_diff(a: str, b: str | None, *, as_json: bool) -> None:
         for line in lines:
             out.print(line, style=_COLOURS.get(line[:1]), markup=False, highlight=False, soft_wrap=True)
     if found.facts:
-        table = Table("", short_name(found.a), short_name(found.b), title="Records")
+        rows = table("", short_name(found.a), short_name(found.b), title="Records")
         for name, pair in found.facts.items():
-            table.add_row(escape(name), *(escape("" if value is None else str(value)) for value in pair))
-        out.print(table)
+            rows.add_row(escape(name), *(escape("" if value is None else str(value)) for value in pair))
+        print_table(rows)
     if found.inputs:
-        table = Table("made from", short_name(found.a), short_name(found.b), title="Inputs")
+        rows = table("made from", short_name(found.a), short_name(found.b), title="Inputs")
         for name, inputs in found.inputs.items():
-            table.add_row(escape(name), *(escape(shown_input(item)) if item else "[dim]not[/]" for item in inputs))
-        out.print(table)
+            rows.add_row(escape(name), *(escape(shown_input(item)) if item else "[dim]not[/]" for item in inputs))
+        print_table(rows)
     _print_difference("tensors", found.tensors)
     _print_difference("files", found.files)
     if found.scores:
-        out.print(_scores(found.scores))
+        print_table(_scores(found.scores))
 
 
 def _print_difference(what: str, found: Difference) -> None:
     differ = found.changed + found.only_a + found.only_b
-    console().print(
-        f"[bold]{what:>12}[/]  {found.same} the same, {len(found.changed)} with other bytes, "
+    print_fact(
+        what,
+        f"{found.same} the same, {len(found.changed)} with other bytes, "
         f"{len(found.only_a)} only in the first, {len(found.only_b)} only in the second",
-        soft_wrap=True,
-        highlight=False,
     )
     marks = dict.fromkeys(found.changed, "other bytes")
     marks |= dict.fromkeys(found.only_a, "only in the first") | dict.fromkeys(found.only_b, "only in the second")
@@ -63,17 +62,16 @@ def _print_difference(what: str, found: Difference) -> None:
 
 
 def _scores(scores: Sequence[ScoreChange]) -> Table:
-    table = Table("suite", "task", "metric", "first", "second", "Δ", title="Scores")
-    for column in table.columns[3:]:
-        column.justify = "right"
+    heads = ("suite", "task", "metric", "first", "second", "Δ")
+    shown = table(*heads, title="Scores", numbers=heads[3:])
     for row in scores:
         change = "" if row.a is None or row.b is None else f"{row.b - row.a:+.4f}"
         values = (
             "" if value is None else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
             for value, error in ((row.a, row.stderr_a), (row.b, row.stderr_b))
         )
-        table.add_row(escape(row.suite), escape(row.task or "headline"), escape(row.metric), *values, change)
-    return table
+        shown.add_row(escape(row.suite), escape(row.task or "headline"), escape(row.metric), *values, change)
+    return shown
 
 
 def _as_json(found: Comparison) -> dict[str, object]:

@@ -304,15 +304,15 @@ class _Builder:
             raise self.fail(
                 self._body_key(), f"tensor {twice[0]} would be written twice; merge models of one architecture"
             )
-        shards, places = lay_out(
+        shards, ranges = lay_out(
             [(d.name, d.dtype, d.shape) for d in drafts],
             self.shard_size,
             weights_stem(self.inputs[self.donor].checkpoint.weight_files),
         )
         tensors = [
-            replace(draft, shard=place.shard, begin=place.begin, end=place.end, key=tensor_key(draft))
+            replace(draft, shard=where.shard, begin=where.begin, end=where.end, key=tensor_key(draft))
             for draft in drafts
-            for place in [places[draft.name]]
+            for where in [ranges[draft.name]]
         ]
         return shards, tuple(sorted(tensors, key=lambda tensor: (tensor.shard, tensor.begin)))
 

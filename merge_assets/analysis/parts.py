@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from merge_assets.checkpoint import Checkpoint, LayerStack, TensorHeader
+from merge_assets.architecture import LayerStack
+from merge_assets.checkpoint import Checkpoint, TensorHeader
 from merge_assets.errors import AnalysisError
 
 READABLE = ("BF16", "F16", "F32", "F64")

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from merge_assets.checkpoint.parts import Part, find_parts
-from merge_assets.checkpoint.stacks import LayerStack, find_stacks
+from merge_assets.architecture import LayerStack, Part, find_parts, find_stacks
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.errors import CheckpointError
 
@@ -49,7 +48,7 @@ class Checkpoint:
 
     @cached_property
     def stacks(self) -> tuple[LayerStack, ...]:
-        """The layer stacks, main one first; see :mod:`merge_assets.checkpoint.stacks`."""
+        """The layer stacks, main one first; see :mod:`merge_assets.architecture.stacks`."""
         sizes = {name: tensor.nbytes for name, tensor in self.tensors.items()}
         return find_stacks(self.tensors, self.config, sizes)
 
@@ -65,7 +64,7 @@ class Checkpoint:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """Every tensor in its part, main part first; see :mod:`merge_assets.checkpoint.parts`."""
+        """Every tensor in its part, main part first; see :mod:`merge_assets.architecture.parts`."""
         return find_parts(self.tensors, self.stacks)
 
     def part(self, name: str) -> Part | None:

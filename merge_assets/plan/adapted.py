@@ -14,9 +14,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from merge_assets.architecture.config import resize_vocabulary, set_everywhere
 from merge_assets.checkpoint import Checkpoint, LoraAdapter, LowRank, TensorHeader, adapter_error
 from merge_assets.checkpoint.adapter import FLOATS
-from merge_assets.checkpoint.config import resize_vocabulary, set_everywhere
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted_experts import expert_updates
 from merge_assets.plan.made import DORA, LORA, Made, Origin, Stored

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader, rewrite_config
-from merge_assets.checkpoint.config import Origin
+from merge_assets.architecture import rewrite_config
+from merge_assets.architecture.config import Origin
+from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.files import weights_stem
 from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from merge_assets.checkpoint.stacks import LayerStack
+from merge_assets.architecture.stacks import LayerStack
 
 DEFAULT_PART = "default"
 PROJECTOR = "multi_modal_projector"

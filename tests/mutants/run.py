@@ -37,16 +37,19 @@ FILES = (
     "merge_assets/store/reuse.py",
     "merge_assets/store/cutting.py",
     "merge_assets/architecture/parts.py",
-    "merge_assets/analysis/parts.py",
+    "merge_assets/architecture/fused.py",
+    "merge_assets/architecture/experts.py",
+    "merge_assets/architecture/sizes.py",
+    "merge_assets/analysis/matrices.py",
     "merge_assets/engine/execute.py",
     "merge_assets/evaluation/leaderboard.py",
 )
 TESTS = (
-    *(f"tests/architecture/test_{name}.py" for name in ("parts", "stacks")),
+    *(f"tests/architecture/test_{name}.py" for name in ("experts", "fused", "parts", "stacks")),
     *(
         f"tests/test_{name}.py"
         for name in (
-            "analysis_parts",
+            "analysis_matrices",
             "api_build",
             "checkpoint_open",
             "engine_edges",

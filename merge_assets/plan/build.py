@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from merge_assets.architecture import rewrite_config
+from merge_assets.architecture.anatomy import is_buffer
 from merge_assets.architecture.config import Origin
 from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.files import weights_stem
@@ -30,7 +31,7 @@ from merge_assets.plan.model import (
     TensorInput,
     digest_of,
 )
-from merge_assets.plan.outside import is_buffer, outside_tensors, tied_output
+from merge_assets.plan.outside import outside_tensors, tied_output
 from merge_assets.plan.parameters import check_weights, resolve_parameters
 from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from merge_assets.checkpoint import Checkpoint, open_checkpoint
 
-Matrix = npt.NDArray[np.float64]
+Doubles = npt.NDArray[np.float64]
 
 LLAMA = {
     "model_type": "llama",
@@ -31,7 +31,7 @@ LLAMA = {
 
 def write_checkpoint(
     directory: Path,
-    tensors: Mapping[str, Matrix],
+    tensors: Mapping[str, Doubles],
     config: Mapping[str, Any],
     *,
     dtype: torch.dtype = torch.float64,
@@ -53,7 +53,7 @@ def write_checkpoint(
     return open_checkpoint(directory)
 
 
-def llama(layers: int, seed: int = 0) -> tuple[dict[str, Matrix], dict[str, Any]]:
+def llama(layers: int, seed: int = 0) -> tuple[dict[str, Doubles], dict[str, Any]]:
     """Tensors and config of a small Llama: noise plus a few strong directions, so that scores differ."""
     rng = np.random.default_rng(seed)
     hidden, inner = 32, 48
@@ -76,7 +76,7 @@ def llama(layers: int, seed: int = 0) -> tuple[dict[str, Matrix], dict[str, Any]
     return tensors, {**LLAMA, "num_hidden_layers": layers}
 
 
-def with_spectrum(values: npt.ArrayLike, columns: int, seed: int = 0) -> Matrix:
+def with_spectrum(values: npt.ArrayLike, columns: int, seed: int = 0) -> Doubles:
     """A matrix of the given singular values, between random orthogonal factors; shape (len(values), columns)."""
     rng = np.random.default_rng(seed)
     wanted = np.asarray(values, dtype=np.float64)
@@ -85,7 +85,7 @@ def with_spectrum(values: npt.ArrayLike, columns: int, seed: int = 0) -> Matrix:
     return np.asarray((left * wanted) @ right.T)
 
 
-def reference_snr(matrix: Matrix) -> tuple[float, float, float]:
+def reference_snr(matrix: Doubles) -> tuple[float, float, float]:
     """SNR, normalised SNR and margin, written from the definition on a full float64 SVD."""
     _, values, _ = np.linalg.svd(matrix, full_matrices=False)
     sigma = (np.percentile(values, 75) - np.percentile(values, 25)) / 1.349

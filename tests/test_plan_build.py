@@ -194,6 +194,18 @@ dtype: float32
     torch.testing.assert_close(result["lm_head.weight"], (head.float() + embedding.float()) / 2)
 
 
+def test_a_table_of_positions_as_wide_is_not_what_a_head_is_tied_to(tmp_path: Path) -> None:
+    """As in GPT-2."""
+    tensors = {name: torch.full(shape, 1.0) for name, shape in (("wte.weight", (8, 4)), ("wpe.weight", (6, 4)))}
+    tensors |= {f"h.{layer}.w": torch.ones(2) for layer in range(2)}
+    config = {"model_type": "mine", "n_layer": 2, "vocab_size": 8}
+    tied = write_checkpoint(tmp_path / "tied", tensors, config)
+    tensors["lm_head.weight"] = torch.full((8, 4), 3.0)
+    own = write_checkpoint(tmp_path / "own", tensors, config | {"tie_word_embeddings": False})
+    text = f"merge_method: linear\nmodels: [{{model: {tied}}}, {{model: {own}}}]\nparameters: {{weight: 1}}\n"
+    assert torch.equal(merged_tensors(text, tmp_path)["lm_head.weight"], torch.full((8, 4), 2.0))
+
+
 def test_tied_inputs_stay_tied(models: dict[str, Path], tmp_path: Path) -> None:
     plan = plan_text(f"merge_method: passthrough\nmodels: [{{model: {models['tied']}}}]\n", tmp_path)
     assert plan.config["tie_word_embeddings"] is True

@@ -27,6 +27,7 @@ from tests.vocabulary_support import (
     UNION,
     by_token,
     linear,
+    marked,
     numbered,
     tokens_of,
     word_model,
@@ -51,6 +52,16 @@ def test_tied_embeddings(tmp_path: Path, first: bool, second: bool) -> None:
     head = by_token(out, HEAD)
     assert (head["a"], head["b"]) == (signs["a"] * 103, signs["b"] * 200)
     assert head["the"] == (signs["a"] * 101 + signs["b"] * 202) / 2
+
+
+def test_a_head_of_another_name_takes_rows_from_a_tied_embedding(tmp_path: Path) -> None:
+    """As in Whisper."""
+    name = "proj_out.weight"
+    a = word_model(tmp_path / "a", *COMMON, "a", hundreds=1, tied=True)
+    edit, config = {name: -marked(2, 4)}, {"tie_word_embeddings": False}
+    b = word_model(tmp_path / "b", "b", *COMMON, hundreds=2, tied=True, edit=edit, config=config)
+    head = by_token(merge_text(linear(a, b, more=UNION), tmp_path), name)
+    assert head == {"<unk>": (100 - 201) / 2, "the": (101 - 202) / 2, "cat": (102 - 203) / 2, "a": 103, "b": -200}
 
 
 def test_a_bias_of_the_head_follows_the_vocabulary(tmp_path: Path) -> None:

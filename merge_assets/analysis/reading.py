@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from merge_assets.analysis.parts import Part
+from merge_assets.analysis.matrices import Matrix
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.errors import AnalysisError
 from merge_assets.work import Work
 
-Matrix = npt.NDArray[np.float64]
+Doubles = npt.NDArray[np.float64]
 
 _STORAGE = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _BLOCK = 8 << 20
@@ -36,7 +36,7 @@ class Stored:
         self._values = values
         self._dtype = dtype
 
-    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Matrix:
+    def block(self, rows: slice = slice(None), columns: slice = slice(None)) -> Doubles:
         """A block in float64; exact, since every storage type is a subset of float64."""
         values = self._values[rows, columns]
         if self._dtype == "BF16":
@@ -44,18 +44,18 @@ class Stored:
         return values.astype(np.float64)
 
 
-def read_part(directory: Path, part: Part) -> Stored:
+def read_matrix(directory: Path, matrix: Matrix) -> Stored:
     """Read one matrix; whole rows are read as byte ranges, columns are cut from their block.
 
     Raises:
         AnalysisError: the file cannot be read or ends too early.
     """
-    header = part.source
+    header = matrix.source
     size = np.dtype(_STORAGE[header.dtype]).itemsize
-    columns = part.block[1]
-    base = header.begin + part.offset * size
-    contiguous = part.axis == 0 and all(step == 1 for _, _, step in part.spans)
-    ranges = [(a, b) for a, b, _ in part.spans] if contiguous else [(0, part.block[0])]
+    columns = matrix.block[1]
+    base = header.begin + matrix.offset * size
+    contiguous = matrix.axis == 0 and all(step == 1 for _, _, step in matrix.spans)
+    ranges = [(a, b) for a, b, _ in matrix.spans] if contiguous else [(0, matrix.block[0])]
     buffer = bytearray(sum(b - a for a, b in ranges) * columns * size)
     view = memoryview(buffer)
     with _open(directory, header) as file:
@@ -65,8 +65,8 @@ def read_part(directory: Path, part: Part) -> Stored:
             view = view[length:]
     values = np.frombuffer(buffer, dtype=_STORAGE[header.dtype]).reshape(-1, columns)
     if not contiguous:
-        index = np.concatenate([np.arange(*span) for span in part.spans])
-        values = np.take(values, index, axis=part.axis)
+        index = np.concatenate([np.arange(*span) for span in matrix.spans])
+        values = np.take(values, index, axis=matrix.axis)
     return Stored(values, header.dtype)
 
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from merge_assets.analysis.parts import Part, select
-from merge_assets.analysis.reading import hash_tensor, read_part
+from merge_assets.analysis.matrices import Matrix, select
+from merge_assets.analysis.reading import hash_tensor, read_matrix
 from merge_assets.analysis.result import Analysis
 from merge_assets.analysis.snr import score
 from merge_assets.analysis.spectra import singular_values
@@ -68,37 +68,37 @@ def analyse(
     if not directory.is_dir():
         raise AnalysisError(f"{checkpoint.location}: not a local directory; download the checkpoint to analyse it")
     selection = select(checkpoint, modules)
-    groups = [list(parts) for _, parts in groupby(selection.parts, key=lambda part: part.source.name)]
+    groups = [list(matrices) for _, matrices in groupby(selection.matrices, key=lambda matrix: matrix.source.name)]
     job = _Job(directory, digests or {}, Spectra(previous) if previous else None)
     for group in groups:
         job.tasks.put(group)
     results: dict[str, _Result] = {}
-    total, done = sum(part.nbytes for part in selection.parts), 0
+    total, done = sum(matrix.nbytes for matrix in selection.matrices), 0
     count = max(1, min(workers or os.cpu_count() or 1, len(groups)))
     with threadpool_limits(1):
         try:
             for _ in range(count):
                 threading.Thread(target=job.work, name="snr", daemon=True).start()
-            while len(results) < len(selection.parts):
-                work.check(f"analysing, after {len(results)} of {len(selection.parts)} weights")
+            while len(results) < len(selection.matrices):
+                work.check(f"analysing, after {len(results)} of {len(selection.matrices)} weights")
                 try:
                     result = job.results.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
                     continue
                 if isinstance(result, BaseException):
                     raise result
-                results[result.part.name] = result
-                done += result.part.nbytes
-                work.report(done, total, result.part.name)
+                results[result.matrix.name] = result
+                done += result.matrix.nbytes
+                work.report(done, total, result.matrix.name)
         finally:
             job.stopped.set()
-    ordered = [results[part.name] for part in selection.parts]
+    ordered = [results[matrix.name] for matrix in selection.matrices]
     return Analysis(
         title=title or directory.name,
         layers=checkpoint.layer_count,
-        rows=[make_row(r.part, score(r.spectrum, r.part.shape), r.identity["digest"]) for r in ordered],
-        spectra={r.part.name: r.spectrum for r in ordered},
-        identities={r.part.name: r.identity for r in ordered},
+        rows=[make_row(r.matrix, score(r.spectrum, r.matrix.shape), r.identity["digest"]) for r in ordered],
+        spectra={r.matrix.name: r.spectrum for r in ordered},
+        identities={r.matrix.name: r.identity for r in ordered},
         notes=selection.notes,
         reused=sum(r.reused for r in ordered),
         bytes_read=sum(r.bytes_read for r in ordered),
@@ -108,7 +108,7 @@ def analyse(
 
 @dataclass(frozen=True)
 class _Result:
-    part: Part
+    matrix: Matrix
     spectrum: npt.NDArray[np.float64]
     identity: Mapping[str, Any]
     reused: bool
@@ -117,12 +117,12 @@ class _Result:
 
 @dataclass
 class _Job:
-    """What the workers share. A task is the parts of one stored tensor."""
+    """What the workers share. A task is the matrices of one stored tensor."""
 
     directory: Path
     digests: Mapping[str, str]
     previous: Spectra | None
-    tasks: queue.SimpleQueue[list[Part]] = field(default_factory=queue.SimpleQueue)
+    tasks: queue.SimpleQueue[list[Matrix]] = field(default_factory=queue.SimpleQueue)
     results: queue.SimpleQueue[_Result | BaseException] = field(default_factory=queue.SimpleQueue)
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -136,22 +136,22 @@ class _Job:
         except BaseException as error:
             self.results.put(error)
 
-    def _score(self, parts: list[Part]) -> None:
-        source = parts[0].source
+    def _score(self, matrices: list[Matrix]) -> None:
+        source = matrices[0].source
         digest, hashed = self.digests.get(source.name), 0
         if digest is None:
             digest, hashed = hash_tensor(self.directory, source, Work(should_stop=self.stopped.is_set)), source.nbytes
-        identities = {part.name: identity(part, digest) for part in parts}
+        identities = {matrix.name: identity(matrix, digest) for matrix in matrices}
         known = self.previous.matching(identities) if self.previous else {}
-        for part in parts:
+        for matrix in matrices:
             if self.stopped.is_set():
                 return
-            spectrum, read = known.get(part.name), 0
+            spectrum, read = known.get(matrix.name), 0
             if spectrum is None:
                 try:
-                    spectrum, read = singular_values(read_part(self.directory, part)), part.nbytes
+                    spectrum, read = singular_values(read_matrix(self.directory, matrix)), matrix.nbytes
                 except AnalysisError as error:
-                    error.prefix(f"{self.directory / source.file}: tensor {part.name}: ")
+                    error.prefix(f"{self.directory / source.file}: tensor {matrix.name}: ")
                     raise
-            self.results.put(_Result(part, spectrum, identities[part.name], part.name in known, hashed + read))
+            self.results.put(_Result(matrix, spectrum, identities[matrix.name], matrix.name in known, hashed + read))
             hashed = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from merge_assets.analysis.reading import Matrix, Stored
+from merge_assets.analysis.reading import Doubles, Stored
 from merge_assets.analysis.snr import threshold
 from merge_assets.errors import AnalysisError
 
@@ -67,7 +67,7 @@ def _from_gram(matrix: Stored) -> Spectrum | None:
     rows, columns = matrix.shape
     side, length = min(rows, columns), max(rows, columns)
     step = max(256, _BLOCK_ELEMENTS // side)
-    gram: Matrix = np.zeros((side, side))
+    gram: Doubles = np.zeros((side, side))
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, length, step):
             cut = slice(start, start + step)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from merge_assets.analysis.parts import Part
+from merge_assets.analysis.matrices import Matrix
 from merge_assets.errors import AnalysisError
 
 FILE = "spectra.safetensors"
@@ -27,15 +27,15 @@ _FORMAT = "merge-assets/spectra/1"
 _KEY = "spectra"
 
 
-def identity(part: Part, digest: str) -> dict[str, Any]:
+def identity(matrix: Matrix, digest: str) -> dict[str, Any]:
     """What a spectrum depends on."""
     return {
         "digest": digest,
-        "dtype": part.source.dtype,
-        "block": list(part.block),
-        "offset": part.offset,
-        "axis": part.axis,
-        "spans": [list(span) for span in part.spans],
+        "dtype": matrix.source.dtype,
+        "block": list(matrix.block),
+        "offset": matrix.offset,
+        "axis": matrix.axis,
+        "spans": [list(span) for span in matrix.spans],
     }
 
 

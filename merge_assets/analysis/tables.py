@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from merge_assets.analysis.layers import AnalysisRecord, Row
-from merge_assets.analysis.parts import Part
+from merge_assets.analysis.matrices import Matrix
 from merge_assets.analysis.snr import Score, spectrum_snr
 from merge_assets.errors import AnalysisError
 
@@ -52,19 +52,19 @@ COLUMNS: dict[str, str] = {
 """Column -> Arrow type. ``source`` is the stored tensor and ``digest`` the SHA-256 of its bytes."""
 
 
-def make_row(part: Part, score: Score, digest: str) -> Row:
+def make_row(matrix: Matrix, score: Score, digest: str) -> Row:
     """The row of one scored weight."""
     values: Row = {
-        "tensor": part.name,
-        "module": part.module,
-        "stack": part.stack,
-        "layer": part.layer,
-        "expert": part.expert,
-        "rows": part.shape[0],
-        "columns": part.shape[1],
+        "tensor": matrix.name,
+        "module": matrix.module,
+        "stack": matrix.stack,
+        "layer": matrix.layer,
+        "expert": matrix.expert,
+        "rows": matrix.shape[0],
+        "columns": matrix.shape[1],
         **asdict(score),
-        "source": part.source.name,
-        "dtype": part.source.dtype,
+        "source": matrix.source.name,
+        "dtype": matrix.source.dtype,
         "digest": digest,
     }
     return {column: values[column] for column in COLUMNS}

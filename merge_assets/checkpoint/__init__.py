@@ -1,8 +1,7 @@
-"""What lies on disk: safetensors headers, layer stacks, config edits, tokenizer files, digests."""
+"""What lies on disk: safetensors headers, tokenizer files, adapters, digests."""
 
 from merge_assets.checkpoint.adapter import LoraAdapter, LowRank, adapter_error, read_lora
 from merge_assets.checkpoint.checkpoint import Checkpoint
-from merge_assets.checkpoint.config import rewrite_config
 from merge_assets.checkpoint.digest import CheckpointDigest, digest_checkpoint, fingerprint_of, known_digests
 from merge_assets.checkpoint.files import (
     TOKENIZER_FILES,
@@ -25,25 +24,20 @@ from merge_assets.checkpoint.open import (
     read_checkpoint,
     read_index,
 )
-from merge_assets.checkpoint.parts import DEFAULT_PART, Part, find_parts
 from merge_assets.checkpoint.quantised import Quantised, ScaledWeight, read_quantised
-from merge_assets.checkpoint.stacks import LayerStack, find_stacks
 from merge_assets.checkpoint.tensors import CODES, DTYPES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.tokenizer import Tokenizer, read_chat_template, read_tokenizer
 
 __all__ = [
     "CODES",
-    "DEFAULT_PART",
     "DTYPES",
     "TOKENIZER_FILES",
     "TORCH_NAMES",
     "Checkpoint",
     "CheckpointDigest",
     "CheckpointSource",
-    "LayerStack",
     "LoraAdapter",
     "LowRank",
-    "Part",
     "Quantised",
     "ScaledWeight",
     "TensorHeader",
@@ -52,8 +46,6 @@ __all__ = [
     "adapter_files",
     "carried_files",
     "digest_checkpoint",
-    "find_parts",
-    "find_stacks",
     "find_weight_files",
     "fingerprint_files",
     "fingerprint_of",
@@ -73,6 +65,5 @@ __all__ = [
     "read_lora",
     "read_quantised",
     "read_tokenizer",
-    "rewrite_config",
     "tokenizer_files",
 ]

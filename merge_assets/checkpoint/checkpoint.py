@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from merge_assets.checkpoint.parts import Part, find_parts
-from merge_assets.checkpoint.stacks import LayerStack, find_stacks
+from merge_assets.architecture import LayerStack, Part, find_parts, find_stacks
+from merge_assets.architecture.anatomy import embedding_among, is_tied
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.errors import CheckpointError
 
@@ -49,7 +49,7 @@ class Checkpoint:
 
     @cached_property
     def stacks(self) -> tuple[LayerStack, ...]:
-        """The layer stacks, main one first; see :mod:`merge_assets.checkpoint.stacks`."""
+        """The layer stacks, main one first; see :mod:`merge_assets.architecture.stacks`."""
         sizes = {name: tensor.nbytes for name, tensor in self.tensors.items()}
         return find_stacks(self.tensors, self.config, sizes)
 
@@ -65,7 +65,7 @@ class Checkpoint:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """Every tensor in its part, main part first; see :mod:`merge_assets.checkpoint.parts`."""
+        """Every tensor in its part, main part first; see :mod:`merge_assets.architecture.parts`."""
         return find_parts(self.tensors, self.stacks)
 
     def part(self, name: str) -> Part | None:
@@ -84,16 +84,11 @@ class Checkpoint:
 
     @cached_property
     def tied(self) -> bool:
-        """Whether the output head shares the embedding's weights.
+        """Whether the output head shares the embedding's weights."""
+        return is_tied(self.config, [self.tensors[name].shape for name in self.outside])
 
-        ``tie_word_embeddings`` of the config, or of its language model's section, decides. Configs leave the
-        key out where it has its default, which differs between architectures; then the weights decide: with
-        fewer than two matrices of a row per token outside the layers, there is no separate head.
-        """
-        sections = [value for value in self.config.values() if isinstance(value, Mapping) and "vocab_size" in value]
-        for section in (self.config, *sections):
-            if isinstance(section.get("tie_word_embeddings"), bool):
-                return bool(section["tie_word_embeddings"])
-        vocabulary = next((s["vocab_size"] for s in (*sections, self.config) if type(s.get("vocab_size")) is int), 0)
-        shapes = [self.tensors[name].shape for name in self.outside]
-        return vocabulary > 0 and sum(len(shape) == 2 and shape[0] >= vocabulary for shape in shapes) < 2
+    @cached_property
+    def shared_embedding(self) -> TensorHeader | None:
+        """The embedding that is the output head, too; ``None`` if the head has its own or it is not known which one it is."""
+        name = embedding_among({name: self.tensors[name].shape for name in self.outside}) if self.tied else None
+        return None if name is None else self.tensors[name]

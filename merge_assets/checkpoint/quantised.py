@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from merge_assets.architecture.config import DTYPE_KEYS, levels
 from merge_assets.checkpoint.checkpoint import Checkpoint
-from merge_assets.checkpoint.config import DTYPE_KEYS, levels
 from merge_assets.checkpoint.tensors import CODES, TensorHeader
 from merge_assets.errors import CheckpointError
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from merge_assets.api.compare import Comparison, Difference, ScoreChange, compare
-from merge_assets.cli.console import console, print_table, table
+from merge_assets.cli.console import console, print_fact, print_table, table
 from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import print_json, short_name, shown_input
 

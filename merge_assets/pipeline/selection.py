@@ -16,7 +16,7 @@ from merge_assets.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Selection:
+class AssetsToBuild:
     """What to bring up to date.
 
     Attributes:
@@ -28,7 +28,7 @@ class Selection:
     bases: tuple[ModelNode, ...]
 
 
-def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> Selection:
+def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> AssetsToBuild:
     """The assets of some recipes with all that they need.
 
     Args:
@@ -68,7 +68,7 @@ def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> S
         keys |= set(scored)
         if scored:
             keys.add(LEADERBOARD)
-    return Selection(frozenset(keys), tuple(bases[key] for key in sorted(models) if key in bases))
+    return AssetsToBuild(frozenset(keys), tuple(bases[key] for key in sorted(models) if key in bases))
 
 
 def reasons_to_build(

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from merge_assets.architecture.anatomy import is_head
+from merge_assets.architecture.config import resize_vocabulary, set_everywhere
 from merge_assets.checkpoint import Checkpoint, LoraAdapter, LowRank, TensorHeader, adapter_error
 from merge_assets.checkpoint.adapter import FLOATS
-from merge_assets.checkpoint.config import resize_vocabulary, set_everywhere
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted_experts import expert_updates
 from merge_assets.plan.made import DORA, LORA, Made, Origin, Stored
-from merge_assets.plan.vocabulary_tensors import vocabulary_sizes
 
-_HEAD = re.compile(r"(?:head|embed_out|proj_out|predictions\.decoder)\.weight$")
-_EMBEDDING = re.compile(r"^(?!.*(?:position|type)).*(?:embed|wte|shared)")
 _ANOTHER_MODEL = "the adapter was made for another model"
 
 
@@ -57,7 +54,7 @@ class _Application:
         self.names = _Names(model.tensors)
         self.touched: set[str] = set()
         # Where the embedding is the output head, too: its name, for as long as the two are one.
-        self.shared = _shared_embedding(model)
+        self.shared = None if model.shared_embedding is None else model.shared_embedding.name
         self.head: str | None = None
 
     def result(self) -> tuple[Checkpoint, dict[str, Origin], dict[str, str]]:
@@ -167,7 +164,7 @@ class _Application:
     def _find(self, name: str) -> str | None:
         """The model's tensor of that name; a head that is one with the embedding becomes a tensor of its own."""
         place = self.names.find(name)
-        if place is not None or self.shared is None or not _HEAD.search(name):
+        if place is not None or self.shared is None or not is_head(name):
             return place
         if self.head is None:
             self.head = name
@@ -255,13 +252,3 @@ def _endings(name: str) -> list[str]:
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns; convolutions are matrices with a row for every output."""
     return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-
-
-def _shared_embedding(model: Checkpoint) -> str | None:
-    """The embedding that is the output head, too; ``None`` if the head has a tensor of its own or there is none."""
-    tokens = max(vocabulary_sizes(model.config), default=0)
-    if not model.tied or tokens == 0:
-        return None
-    shapes = {name: model.tensors[name].shape for name in model.outside if _EMBEDDING.search(name)}
-    found = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] >= tokens]
-    return found[0] if len(found) == 1 else None

@@ -7,22 +7,11 @@ and the fused ``gate_up_proj`` is two of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import count
 
+from merge_assets.architecture.experts import matrices_of
 from merge_assets.checkpoint import LoraAdapter, LowRank, TensorHeader
-
-_FUSED = (
-    ("down_proj", ("down_proj",)),
-    ("down_proj", ("w2",)),
-    ("gate_up_proj", ("gate_proj", "up_proj")),
-    ("gate_up_proj", ("w1", "w3")),
-)
-"""Names of parameters in memory, and of what they are made of in files."""
-
-_ELSEWHERE = ((".mlp.experts", ".block_sparse_moe.experts"),)
-"""Names of modules in memory that files have under another name."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +41,18 @@ def expert_updates(
     Raises:
         CheckpointError: if the update's rank is not that of the adapter's config.
     """
-    for module in _modules(update.module):
-        for parameter, projections in _FUSED:
-            experts = list(_experts(module, projections, tensors))
-            shapes = {tuple(tensors[name].shape for name in names) for names in experts}
-            if len(shapes) != 1:
-                continue
-            (parts,) = shapes
-            rows = [shape[0] for shape in parts]
-            if sum(rows) != update.up.shape[0] or any(shape[1:] != update.down.shape[1:] for shape in parts):
-                continue
-            scale = adapter.scale_of_experts(update, f"{update.module}.{parameter}", len(experts))
-            return [
-                ExpertUpdate(name, number, len(experts), sum(rows[:place]), scale)
-                for number, names in enumerate(experts)
-                for place, name in enumerate(names)
-            ]
+    for parameter, experts in matrices_of(update.module, tensors):
+        shapes = {tuple(tensors[name].shape for name in names) for names in experts}
+        if len(shapes) != 1:
+            continue
+        (parts,) = shapes
+        rows = [shape[0] for shape in parts]
+        if sum(rows) != update.up.shape[0] or any(shape[1:] != update.down.shape[1:] for shape in parts):
+            continue
+        scale = adapter.scale_of_experts(update, f"{update.module}.{parameter}", len(experts))
+        return [
+            ExpertUpdate(name, number, len(experts), sum(rows[:place]), scale)
+            for number, names in enumerate(experts)
+            for place, name in enumerate(names)
+        ]
     return None
-
-
-def _modules(module: str) -> Iterable[str]:
-    return module, *(module.replace(memory, files) for memory, files in _ELSEWHERE)
-
-
-def _experts(module: str, projections: Iterable[str], tensors: Mapping[str, TensorHeader]) -> Iterator[list[str]]:
-    """Names of every expert's matrices, as long as there are more experts."""
-    for number in count():
-        names = [f"{module}.{number}.{projection}.weight" for projection in projections]
-        if not all(name in tensors for name in names):
-            return
-        yield names

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from merge_assets.checkpoint import DEFAULT_PART, Checkpoint
+from merge_assets.architecture import DEFAULT_PART
+from merge_assets.checkpoint import Checkpoint
 from merge_assets.methods import Method
 from merge_assets.plan.made import NOTHING_MADE, MadeTensors
 from merge_assets.plan.model import Plan

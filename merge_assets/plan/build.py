@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader, rewrite_config
-from merge_assets.checkpoint.config import Origin
+from merge_assets.architecture import rewrite_config
+from merge_assets.architecture.anatomy import is_buffer
+from merge_assets.architecture.config import Origin
+from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.files import weights_stem
 from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
@@ -29,7 +31,7 @@ from merge_assets.plan.model import (
     TensorInput,
     digest_of,
 )
-from merge_assets.plan.outside import is_buffer, outside_tensors, tied_output
+from merge_assets.plan.outside import outside_tensors, tied_output
 from merge_assets.plan.parameters import check_weights, resolve_parameters
 from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
@@ -304,15 +306,15 @@ class _Builder:
             raise self.fail(
                 self._body_key(), f"tensor {twice[0]} would be written twice; merge models of one architecture"
             )
-        shards, places = lay_out(
+        shards, ranges = lay_out(
             [(d.name, d.dtype, d.shape) for d in drafts],
             self.shard_size,
             weights_stem(self.inputs[self.donor].checkpoint.weight_files),
         )
         tensors = [
-            replace(draft, shard=place.shard, begin=place.begin, end=place.end, key=tensor_key(draft))
+            replace(draft, shard=where.shard, begin=where.begin, end=where.end, key=tensor_key(draft))
             for draft in drafts
-            for place in [places[draft.name]]
+            for where in [ranges[draft.name]]
         ]
         return shards, tuple(sorted(tensors, key=lambda tensor: (tensor.shard, tensor.begin)))
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from merge_assets.architecture.anatomy import is_after_layers
 from merge_assets.plan.difference import Difference
 from merge_assets.plan.model import OutputTensor, Plan, TensorInput
-from merge_assets.plan.outside import is_after_layers
 from merge_assets.plan.parameters import Value
 
 # Resident size of the process before the first tile, bytes; with torch for methods whose arithmetic is in torch.

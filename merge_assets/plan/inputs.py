@@ -25,7 +25,7 @@ from merge_assets.plan.model import (
 )
 
 Parameters = Mapping[str, float | bool | str]
-Place = tuple[int, str]
+TensorId = tuple[int, str]
 """A tensor of an input: index of the model, name of the tensor."""
 
 MAX_FOLDED = 1024
@@ -129,10 +129,10 @@ class Inputs:
         files = item.checkpoint.files
         return tuple(CarriedFile(model, n, files[n], digests.get(n)) for n in carried_files(item.checkpoint))
 
-    def unused(self, tensors: Sequence[OutputTensor]) -> dict[Place, str]:
+    def unused(self, tensors: Sequence[OutputTensor]) -> dict[TensorId, str]:
         """Tensors inside folded recipes that lie in files and that no output needs, and why."""
         used = {(item.model, item.header.name) for tensor in tensors for item in tensor.files()}
-        reasons: dict[Place, str] = {}
+        reasons: dict[TensorId, str] = {}
         for number, plan in self._folded():
             places = self._moved[number]
             for dropped in plan.dropped:

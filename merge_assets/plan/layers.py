@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from merge_assets.checkpoint import LayerStack, TensorHeader
+from merge_assets.architecture import LayerStack
+from merge_assets.checkpoint import TensorHeader
 from merge_assets.errors import PlanError
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.problems import plan_error

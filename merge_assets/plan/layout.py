@@ -15,7 +15,7 @@ _ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
-class Place:
+class ByteRange:
     """Byte range of one tensor: ``begin`` to ``end`` (exclusive) in shard number ``shard``."""
 
     shard: int
@@ -25,7 +25,7 @@ class Place:
 
 def lay_out(
     tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_size: int, stem: str = STEMS[0]
-) -> tuple[tuple[Shard, ...], dict[str, Place]]:
+) -> tuple[tuple[Shard, ...], dict[str, ByteRange]]:
     """Distribute tensors over shards in the order given.
 
     A shard is closed before it would exceed ``shard_size``; a tensor that alone is larger has a shard to itself.
@@ -37,7 +37,7 @@ def lay_out(
         stem: what the files are called, without number and ending.
 
     Returns:
-        The shards and the place of every tensor by name.
+        The shards and the byte range of every tensor by name.
     """
     groups: list[list[tuple[str, str, tuple[int, ...], int]]] = [[]]
     filled = 0
@@ -50,17 +50,17 @@ def lay_out(
             filled = 0
         groups[-1].append((name, dtype, shape, size))
         filled += size
-    shards, places = [], {}
+    shards, ranges = [], {}
     for number, group in enumerate(groups):
         group.sort(key=lambda item: -DTYPES[item[1]])
         header, spans = _header(group)
         data = _LENGTH_PREFIX + len(header)
         for name, (begin, end) in spans.items():
-            places[name] = Place(number, data + begin, data + end)
+            ranges[name] = ByteRange(number, data + begin, data + end)
         part = "" if len(groups) == 1 else f"-{number + 1:05}-of-{len(groups):05}"
         file = f"{stem}{part}.safetensors"
         shards.append(Shard(file, header, data + sum(item[3] for item in group)))
-    return tuple(shards), places
+    return tuple(shards), ranges
 
 
 def _header(group: Sequence[tuple[str, str, tuple[int, ...], int]]) -> tuple[str, dict[str, tuple[int, int]]]:

@@ -1,26 +1,17 @@
 """Tensors outside the repeated layers: embeddings, final norms, heads, and whatever else a checkpoint has.
 
 Which side of the layers a tensor is on matters only when the first and the last slice have different sources. It is
-told from its name: norms, heads and poolers that are not part of an embedding come after the layers, as do prediction heads
-numbered beyond the last layer; all else comes before, layers of a tower that the config does not count included.
+told from its name (:func:`~merge_assets.architecture.anatomy.is_after_layers`); prediction heads numbered beyond the last layer
+come after the layers.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from merge_assets.architecture.anatomy import is_after_layers, is_head
 from merge_assets.checkpoint import Checkpoint, TensorHeader
-
-_EMBEDDING = re.compile(r"embed(?!_out)|wte|wpe|shared")
-_HEAD = re.compile(r"(?:head|embed_out|proj_out|predictions\.decoder)\.weight$")
-_AFTER = re.compile(r"norm|ln_f|head|pooler|classifier|score|output|embed_out|proj_out|predictions|\bmtp\b")
-_TOWER_LAYER = re.compile(r"(?:vis(?:ion|ual)|image|audio|speech).*\.\d+\.")
-_BUFFER = re.compile(
-    r"(?:position_ids|token_type_ids|num_batches_tracked|relative_position_index|attn\.(?:masked_)?bias)$"
-)
-_TOWERS = ("vision_tower", "audio_tower")
 
 
 @dataclass(frozen=True)
@@ -29,18 +20,6 @@ class OutsideTensor:
 
     name: str
     headers: tuple[TensorHeader | None, ...]
-
-
-def is_after_layers(name: str) -> bool:
-    """Whether a tensor outside the layers belongs behind them."""
-    if _EMBEDDING.search(name) or _TOWER_LAYER.search(name):
-        return False
-    return _AFTER.search(name) is not None
-
-
-def is_buffer(name: str) -> bool:
-    """Whether a tensor is a table or mask that the architecture fixes, which is carried where it cannot be averaged."""
-    return _BUFFER.search(name) is not None
 
 
 def outside_tensors(
@@ -66,7 +45,7 @@ def outside_tensors(
             if after is None or behind is after:
                 found.setdefault(name, [None] * len(checkpoints))[place] = header
     for name, headers in found.items():
-        if _HEAD.search(name):
+        if is_head(name):
             width = next(header.shape[1:] for header in headers if header is not None)
             for place, checkpoint in enumerate(checkpoints):
                 headers[place] = headers[place] or _tied_to(checkpoint, width)
@@ -76,9 +55,9 @@ def outside_tensors(
 def tied_output(donor: Checkpoint, names: set[str]) -> bool | None:
     """Value of ``tie_word_embeddings`` for an output with these tensor names; ``None`` leaves the donor's."""
     if donor.tied:
-        stored = any(name not in donor.tensors for name in names if _HEAD.search(name))
+        stored = any(name not in donor.tensors for name in names if is_head(name))
         return False if stored else None
-    lost = any(name not in names for name in _language_outside(donor) if _HEAD.search(name))
+    lost = any(name not in names for name in _language_outside(donor) if is_head(name))
     return True if lost else None
 
 
@@ -99,16 +78,10 @@ def _outputs(checkpoint: Checkpoint, name: str, layers: int) -> Iterator[tuple[s
 
 
 def _language_outside(checkpoint: Checkpoint) -> list[str]:
-    return [name for part in checkpoint.parts if part.name not in _TOWERS for name in part.outside]
+    return [name for part in checkpoint.parts if not part.is_tower for name in part.outside]
 
 
 def _tied_to(checkpoint: Checkpoint, width: tuple[int, ...]) -> TensorHeader | None:
     """The embedding that a head of this width is tied to."""
-    if not checkpoint.tied:
-        return None
-    embeddings = [
-        checkpoint.tensors[name]
-        for name in _language_outside(checkpoint)
-        if _EMBEDDING.search(name) and checkpoint.tensors[name].shape[1:] == width
-    ]
-    return embeddings[0] if len(embeddings) == 1 else None
+    embedding = checkpoint.shared_embedding
+    return embedding if embedding is not None and embedding.shape[1:] == width else None

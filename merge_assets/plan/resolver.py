@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from merge_assets.checkpoint import DEFAULT_PART, Part
+from merge_assets.architecture import DEFAULT_PART, Part
 from merge_assets.errors import PlanError, did_you_mean
 from merge_assets.methods import Method
 from merge_assets.plan.alone import check_base, check_count

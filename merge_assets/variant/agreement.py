@@ -19,8 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from merge_assets.checkpoint import Checkpoint, LayerStack
-from merge_assets.checkpoint.config import DTYPE_KEYS
+from merge_assets.architecture import LayerStack
+from merge_assets.architecture.config import DTYPE_KEYS
+from merge_assets.checkpoint import Checkpoint
 from merge_assets.errors import PlanError
 from merge_assets.plan import Plan, PlanInput
 

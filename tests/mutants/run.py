@@ -36,36 +36,41 @@ FILES = (
     "merge_assets/plan/resolver.py",
     "merge_assets/store/reuse.py",
     "merge_assets/store/cutting.py",
-    "merge_assets/checkpoint/parts.py",
-    "merge_assets/analysis/parts.py",
+    "merge_assets/architecture/parts.py",
+    "merge_assets/architecture/fused.py",
+    "merge_assets/architecture/experts.py",
+    "merge_assets/architecture/sizes.py",
+    "merge_assets/analysis/matrices.py",
     "merge_assets/engine/execute.py",
     "merge_assets/evaluation/leaderboard.py",
 )
-TESTS = tuple(
-    f"tests/test_{name}.py"
-    for name in (
-        "analysis_parts",
-        "api_build",
-        "checkpoint_open",
-        "checkpoint_stacks",
-        "engine_edges",
-        "engine_execute",
-        "engine_faults",
-        "engine_recipes",
-        "engine_report",
-        "engine_work",
-        "evaluation_leaderboard",
-        "parts",
-        "plan_build",
-        "recipe_templates",
-        "semantics",
-        "store_building",
-        "store_contract",
-        "store_faults",
-        "store_housekeeping",
-        "store_parts",
-        "store_reuse",
-    )
+TESTS = (
+    *(f"tests/architecture/test_{name}.py" for name in ("experts", "fused", "parts", "stacks")),
+    *(
+        f"tests/test_{name}.py"
+        for name in (
+            "analysis_matrices",
+            "api_build",
+            "checkpoint_open",
+            "engine_edges",
+            "engine_execute",
+            "engine_faults",
+            "engine_recipes",
+            "engine_report",
+            "engine_work",
+            "evaluation_leaderboard",
+            "plan_build",
+            "plan_parts",
+            "recipe_templates",
+            "semantics",
+            "store_building",
+            "store_contract",
+            "store_faults",
+            "store_housekeeping",
+            "store_parts",
+            "store_reuse",
+        )
+    ),
 )
 """Files of tests that may run these, without those that start servers or cost more than they find. Slow tests are left out."""
 

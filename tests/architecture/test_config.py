@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from merge_assets.checkpoint import LayerStack, find_stacks, open_checkpoint, rewrite_config
+from merge_assets.architecture import LayerStack, find_stacks, rewrite_config
+from merge_assets.checkpoint import open_checkpoint
 from merge_assets.errors import CheckpointError
 from tests.checkpoint_support import save_llama
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merge_assets.checkpoint import LayerStack, find_stacks, open_checkpoint
+from merge_assets.architecture import LayerStack, find_stacks
+from merge_assets.checkpoint import open_checkpoint
 
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4, "vocab_size": 64}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

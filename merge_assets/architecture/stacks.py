@@ -24,6 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from merge_assets.architecture.towers import tower_of
+
 USUAL_NAMES = (
     "num_hidden_layers",
     "num_layers",
@@ -41,7 +43,6 @@ USUAL_NAMES = (
 _NEUTRAL = frozenset(
     ("num", "n", "layers", "layer", "hidden", "depth", "config", "model", "transformer", "text", "language", "llm")
 )
-_TOWERS = frozenset(("vis", "ima", "vit", "pix", "aud", "spe", "sou"))
 _TEXT = frozenset(("text", "language", "llm"))
 _FIRST_NUMBER = re.compile(r"(?:^|(?<=\.))(0|[1-9][0-9]{0,5})\.(?=.)")
 
@@ -70,14 +71,14 @@ class LayerStack:
 
     def split(self, name: str) -> tuple[int, str] | None:
         """``(layer, suffix)`` of a tensor of this stack, ``None`` for any other tensor."""
-        parts = _split(name)
+        parts = split_number(name)
         if parts is None or parts[0] != self.prefix or parts[1] >= self.count:
             return None
         return parts[1], parts[2]
 
     def split_tail(self, name: str) -> tuple[int, str] | None:
         """``(number, suffix)`` of a tensor beyond the last layer, numbered from 0 there; ``None`` for any other."""
-        parts = _split(name)
+        parts = split_number(name)
         if parts is None or parts[0] != self.prefix or not self.count <= parts[1] < self.count + self.tail:
             return None
         return parts[1] - self.count, parts[2]
@@ -101,7 +102,7 @@ def find_stacks(
     layers: dict[str, dict[int, dict[str, None]]] = {}
     weight: dict[str, int] = {}
     for name in names:
-        parts = _split(name)
+        parts = split_number(name)
         if parts is not None:
             prefix, layer, suffix = parts
             layers.setdefault(prefix, {}).setdefault(layer, {})[suffix] = None
@@ -112,18 +113,18 @@ def find_stacks(
     return tuple(_stack(prefix, layers[prefix], counts, listings) for prefix in prefixes)
 
 
+def split_number(name: str) -> tuple[str, int, str] | None:
+    """``(prefix, number, suffix)`` at the outermost number of a name, ``None`` if it has none."""
+    match = _FIRST_NUMBER.search(name)
+    return (name[: match.start()], int(match[1]), name[match.end() :]) if match else None
+
+
 def config_value(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     """The value at a path of keys, ``None`` if there is none."""
     value: Any = config
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-def _split(name: str) -> tuple[str, int, str] | None:
-    """``(prefix, layer, suffix)`` at the outermost number of a name."""
-    match = _FIRST_NUMBER.search(name)
-    return (name[: match.start()], int(match[1]), name[match.end() :]) if match else None
 
 
 def _stack(
@@ -186,7 +187,7 @@ def _side(text: str) -> str | None:
     """``text`` or ``tower``, as the words of a prefix or of a section say; ``None`` if they say neither."""
     if _TEXT & set(re.findall(r"[a-z]+", text.lower())):
         return "text"
-    return "tower" if _TOWERS & _stems(text) else None
+    return "tower" if tower_of(text.lower()) is not None else None
 
 
 def _rank(prefix: str, path: tuple[str, ...]) -> tuple[int, int, int, tuple[str, ...]]:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from merge_assets.checkpoint.rules import RULES, Rule, overridden, stated_roles
-from merge_assets.checkpoint.stacks import USUAL_NAMES, LayerStack, config_value
+from merge_assets.architecture.rules import RULES, Rule, overridden, stated_roles
+from merge_assets.architecture.stacks import USUAL_NAMES, LayerStack, config_value
 from merge_assets.errors import CheckpointError
 
 DTYPE_KEYS = ("dtype", "torch_dtype")
@@ -41,7 +41,7 @@ def rewrite_config(
     At the config level that holds a stack's layer count, these follow the layers: lists with one entry per layer
     (``layer_types``), strings with one letter per layer (``hybrid_override_pattern``), lists of layer numbers
     (``mlp_only_layers``), other names of the same count, and rules that give layers a role by their position
-    (``first_k_dense_replace``; see :mod:`merge_assets.checkpoint.rules`). Whole numbers that only happen to equal the
+    (``first_k_dense_replace``; see :mod:`merge_assets.architecture.rules`). Whole numbers that only happen to equal the
     layer count stay as they are.
 
     Args:

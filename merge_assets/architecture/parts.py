@@ -18,16 +18,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from merge_assets.checkpoint.stacks import LayerStack
+from merge_assets.architecture.stacks import LayerStack
+from merge_assets.architecture.towers import TOWERS, tower_of
 
 DEFAULT_PART = "default"
 PROJECTOR = "multi_modal_projector"
 _MAIN = ("text_decoder", "decoder")
 
-_TOWERS = (
-    ("vision_tower", re.compile(r"vis(?:ion|ual)|image|pixel|\bvit\b|siglip|clip")),
-    ("audio_tower", re.compile(r"audio|speech|sound")),
-)
 _PROJECTOR = re.compile(
     r"projector|merger|connector|aligner|resampler|mm_projection|multi_modal|embed_(?:vision|audio)|text_hidden_fcs"
 )
@@ -52,6 +49,11 @@ class Part:
         """Number of layers."""
         return self.stacks[0].count if self.stacks else 0
 
+    @property
+    def is_tower(self) -> bool:
+        """Whether it sees or hears."""
+        return self.name in TOWERS
+
 
 def find_parts(names: Iterable[str], stacks: Sequence[LayerStack]) -> tuple[Part, ...]:
     """The parts of a checkpoint, the main one first.
@@ -64,7 +66,7 @@ def find_parts(names: Iterable[str], stacks: Sequence[LayerStack]) -> tuple[Part
     outside: dict[str, list[str]] = {name: [] for name in bodies}
     home = next(iter(bodies), DEFAULT_PART)
     own = [stack for body in bodies.values() for stack in body]
-    towers = any(name in bodies for name, _ in _TOWERS)
+    towers = any(name in bodies for name in TOWERS)
     for name in names:
         if any(stack.split(name) for stack in own):
             continue
@@ -80,7 +82,7 @@ def _bodies(stacks: Sequence[LayerStack]) -> list[list[LayerStack]]:
     bodies: list[list[LayerStack]] = []
     counted = any(stack.config_key is not None for stack in stacks)
     for number, stack in enumerate(stacks):
-        if stack.config_key is None and (number > 0 or (counted and _tower(stack.prefix))):
+        if stack.config_key is None and (number > 0 or (counted and tower_of(stack.prefix))):
             continue
         beside = next((body for body in bodies if _cut_alike(body[0], stack)), None)
         if beside is not None:
@@ -98,10 +100,10 @@ def _cut_alike(one: LayerStack, other: LayerStack) -> bool:
 def _named(bodies: list[list[LayerStack]]) -> dict[str, list[LayerStack]]:
     """Bodies by part name. A second body of the same name (two vision towers) counts as outside of the first."""
     found: dict[str, list[LayerStack]] = {}
-    text = [body for body in bodies if _tower(body[0].prefix) is None]
+    text = [body for body in bodies if tower_of(body[0].prefix) is None]
     for body in bodies:
         prefix = body[0].prefix
-        name = _tower(prefix)
+        name = tower_of(prefix)
         if name is None:
             coder = next((word for word in ("encoder", "decoder") if word in prefix), None)
             name = coder if coder is not None and len(text) > 1 else "text_decoder"
@@ -111,13 +113,9 @@ def _named(bodies: list[list[LayerStack]]) -> dict[str, list[LayerStack]]:
     return dict(sorted(found.items(), key=lambda item: item[0] not in _MAIN))
 
 
-def _tower(name: str) -> str | None:
-    return next((tower for tower, words in _TOWERS if words.search(name)), None)
-
-
 def _part_of(name: str, bodies: dict[str, list[LayerStack]], home: str) -> str:
     """The part of a tensor outside the bodies: by the words of a tower, else by the longest shared start of names."""
-    tower = _tower(name)
+    tower = tower_of(name)
     if tower in bodies and tower is not None:
         return tower
     shared = {part: _shared(name, body[0].prefix) for part, body in bodies.items()}

@@ -27,7 +27,7 @@ from merge_assets.pipeline.front.serve import Serving, serve
 from merge_assets.settings import Settings
 
 REPOSITORY = Path(__file__).parent.parent
-PATIENCE = 150.0  # seconds; on a busy machine, processes take long to start
+PATIENCE = 560.0  # seconds after which something hangs; on a busy machine, processes take long to start
 RECIPE = """\
 merge_method: linear
 models: [{model: org/one, parameters: {weight: 1}}]

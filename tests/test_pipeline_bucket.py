@@ -54,7 +54,7 @@ def proxy(rgw: Rgw) -> Iterator[FaultProxy]:
 def site(
     tmp_path: Path, rgw: Rgw, proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[BucketSite]:
-    monkeypatch.setattr(test_pipeline_daemon, "PATIENCE", 400.0)  # ten evaluations and merges, one after the other
+    monkeypatch.setattr(test_pipeline_daemon, "PATIENCE", 1500.0)  # ten evaluations and merges, one after the other
     with HubServer() as server:
         for seed, name in enumerate(("one", "two", "three")):
             server.commit(f"acme/{name}", model_files(seed) | tokenizer())
@@ -82,7 +82,7 @@ def site(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3000)
 def test_a_push_rebuilds_what_depends_on_it_and_a_readme_nothing(site: BucketSite, proxy: FaultProxy) -> None:
     site.start("code")
     site.wait("the code server answers", site.is_serving)

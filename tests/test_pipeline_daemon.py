@@ -28,7 +28,7 @@ from tests.hub_server import HubServer
 from tests.hub_support import folder_files
 
 REPOSITORY = Path(__file__).parent.parent
-PATIENCE = 150.0  # seconds; on a busy machine, processes take long to start
+PATIENCE = 560.0  # seconds after which something hangs; on a busy machine, processes take long to start
 
 DEFINITIONS = """\
 from merge_assets.pipeline import automation, hub_polling

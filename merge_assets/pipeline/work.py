@@ -59,15 +59,16 @@ def run_work(
         dagster.Failure: for an error caused by input or environment, with its message as the description.
         dagster.RetryRequested: the same, where it may pass: the step is tried again, :data:`RETRIES` times at most.
     """
-    stop = threading.Event()
-    finished = threading.Event()
+    begun, stop, finished = (threading.Event() for _ in range(3))
     latest = _Latest()
     result: list[T] = []
     error: list[BaseException] = []
 
     def target() -> None:
+        begun.set()
         try:
-            result.append(do(Work(latest, stop.is_set)))
+            if not stop.is_set():
+                result.append(do(Work(latest, stop.is_set)))
         except BaseException as problem:
             error.append(problem)
         finally:
@@ -75,16 +76,18 @@ def run_work(
 
     thread = threading.Thread(target=target, name="work", daemon=True)
     started = time.monotonic()
-    thread.start()
     try:
+        thread.start()
         due = started + every
         while not finished.wait(POLL_SECONDS):
             if time.monotonic() >= due:
                 due = time.monotonic() + every
                 _report(context, key, latest, time.monotonic() - started, unit)
     except BaseException:
+        # A cancellation may come while the thread starts. One that has not begun yet will find that it need not.
         stop.set()
-        finished.wait(STOP_SECONDS)
+        if begun.is_set():
+            finished.wait(STOP_SECONDS)
         raise
     if error:
         _raise(context, error[0])

@@ -7,6 +7,7 @@ what a killed builder left behind.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -156,19 +157,9 @@ class Manifest(Document):
             ) from None
 
     def encode(self) -> bytes:
-        """The manifest as strict JSON.
-
-        Raises:
-            StoreError: if the details hold what JSON cannot: NaN, infinities, or objects of other types.
-        """
+        """The manifest as strict JSON."""
         files = {name: entry.model_dump(exclude_defaults=True) for name, entry in self.files.items()}
-        try:
-            return seal(self.model_dump(mode="json", exclude={"files"}) | {"files": files}, indent=1)
-        except (TypeError, ValueError) as error:
-            raise StoreError(
-                f"{self.line}/{self.version}: the details are not plain JSON ({error}); "
-                "give strings, finite numbers, lists and mappings"
-            ) from error
+        return seal(self.model_dump(mode="json", exclude={"files"}) | {"files": files}, indent=1)
 
     @classmethod
     def found(cls, fields: Mapping[str, Any] | None, line: str, version: str) -> Manifest | None:
@@ -197,15 +188,22 @@ def new_manifest(
         started: when the work began.
 
     Raises:
-        StoreError: for a name that could leave the store.
+        StoreError: for a name that could leave the store, or details that hold what JSON cannot: NaN, infinities, or objects
+            of other types.
     """
+    try:
+        plain = json.loads(json.dumps(details.model_dump(mode="json"), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StoreError(
+            f"{line}/{version}: the details are not plain JSON ({error}); give strings, finite numbers, lists and mappings"
+        ) from error
     return Manifest(
         line=check_line(line),
         version=check_version(version),
         key=check_key(key),
         files={name: files[name] for name in sorted(files)},
         inputs=tuple(inputs),
-        details=details.model_dump(),
+        details=plain,
         build=build,
         provenance=provenance(started),
     )

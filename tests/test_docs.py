@@ -40,10 +40,10 @@ NOT_RUN = {
     r"docker ": "needs Docker; tests/test_deploy.py looks at the files and runs the services without it",
     r"export ": "sets what only its reader has",
     r"apt-get ": "needs root and Debian",
-    r"aws ": "needs an account; tests/test_cli_store.py reads the rule",
-    r"curl ": "asks a UI that runs; tests/test_front_serve.py asks likewise",
-    r"lm_eval ": "evaluates for minutes; tests/test_evaluation_runner.py runs what a result records",
-    r"merge-assets build mine": "evaluates for minutes; tests/test_pipeline_run.py builds through Dagster",
+    r"aws ": "needs an account; tests/cli/test_store.py reads the rule",
+    r"curl ": "asks a UI that runs; tests/pipeline/test_front_serve.py asks likewise",
+    r"lm_eval ": "evaluates for minutes; tests/evaluation/test_runner.py runs what a result records",
+    r"merge-assets build mine": "evaluates for minutes; tests/pipeline/test_run.py builds through Dagster",
     r"merge-assets import Gille/": "needs the Hub; tests/importing/test_sources.py imports from a local one",
     r"python -m tests\.s3\.daemon": "is a benchmark against a real S3 server",
     r"python examples/(prepare_texts|train)\.py": "trains for half an hour",
@@ -128,7 +128,7 @@ def of_page(page: str) -> list[str]:
 
 
 RUN = sorted({block.page for block in BLOCKS if of_page(block.page) or block.kind == "python"} - {"docs/methods.md"})
-"""docs/methods.md has a package instead, which tests/test_method_plugin.py installs and uses."""
+"""docs/methods.md has a package instead, which tests/methods/test_plugin.py installs and uses."""
 
 
 @pytest.fixture

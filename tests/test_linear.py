@@ -135,7 +135,7 @@ def calls(verb: Callable[[api.Workspace], object]) -> int:
 
 CASES = [
     (graph, verb) for graph, verb in product(GRAPHS, VERBS) if (graph, verb) != ("folded diamonds", "plan")
-]  # an expression holds all that is folded in, once for every way; see tests/test_workspace_models.py
+]  # an expression holds all that is folded in, once for every way; see tests/workspace/test_models.py
 
 
 @pytest.mark.filterwarnings("ignore")

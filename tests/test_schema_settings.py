@@ -22,8 +22,8 @@ from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.store import reuse
 from merge_assets.workspace import Models
+from tests.recipe.test_schema_keys import words
 from tests.synthetic import write_llama
-from tests.test_schema_recipe import words
 
 Look = Callable[[api.Workspace], object]
 SLERP = "merge_method: slerp\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 0.5}\n"

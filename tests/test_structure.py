@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "merge_assets"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "merge_assets"
 
 
 def module_of(file: Path) -> str:
@@ -120,3 +123,60 @@ def test_places_know_nothing_of_what_is_kept_in_them() -> None:
         if other.startswith("merge_assets.store") and not other.startswith(PLACES)
     }
     assert above == set()
+
+
+LINE = re.compile(r"(?P<indent> *)(?P<name>[\w.]+/?) {2,}\S.*")
+
+
+def tree_in_the_docs() -> set[str]:
+    """Paths of the tree in docs/architecture.md; each has a word on what it is for."""
+    _, _, rest = (ROOT / "docs/architecture.md").read_text().partition("## The tree")
+    found, above = set(), [""]
+    for line in rest.split("```")[1].strip().splitlines():
+        match = LINE.fullmatch(f"{line}  -" if line.strip() == "merge_assets/" else line)
+        assert match, line
+        depth = len(match["indent"]) // 4
+        above[depth + 1 :] = [f"{above[depth]}{match['name']}"]
+        found.add(above[-1])
+    return found
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [Path(line) for line in listed.splitlines() if (ROOT / line).exists()]
+
+
+def rooms() -> set[str]:
+    return {file.parts[1] for file in tracked() if file.parts[0] == "merge_assets" and len(file.parts) > 2}
+
+
+def test_the_tree_in_the_docs_is_the_real_one() -> None:
+    files = tracked()
+    folders = {f"{parent.as_posix()}/" for file in files for parent in file.parents if parent != Path()}
+    shown = {path for path in folders if path.count("/") == 1 or path.startswith("merge_assets/")} - {".ci/"}
+    shown |= {
+        f"tests/{name}/"
+        for name in {file.parts[1] for file in files if file.parts[0] == "tests" and len(file.parts) > 2}
+    }
+    shown -= {f"tests/{room}/" for room in (*rooms(), "yamlfile")}
+    shown |= {
+        f"merge_assets/{file.name}" for file in files if file.parent == Path("merge_assets") and file.name[0] != "_"
+    }
+    assert tree_in_the_docs() == shown | {"definitions.py"}
+
+
+def test_tests_lie_in_the_room_that_they_are_of() -> None:
+    """A folder of tests is called as a room, or as a module that is one by itself; the rest is of the whole, or support."""
+    holding = {
+        file.parts[1]
+        for file in tracked()
+        if file.parts[0] == "tests" and len(file.parts) > 2 and file.name[:5] == "test_"
+    }
+    modules = {file.stem for file in PACKAGE.glob("*.py")}
+    assert holding - rooms() - modules == {"s3"}  # the server's own
+    assert rooms() - holding == set()
+
+
+@pytest.mark.parametrize("file", FILES.values(), ids=FILES.keys())
+def test_a_file_has_one_idea(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 400

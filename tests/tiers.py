@@ -13,7 +13,13 @@ import pytest
 FIXTURES = {"rgw": "server", "postgres": "server", "s3_endpoint": "server", "chromium": "browser"}
 """What asks for one of these fixtures has this mark."""
 
-_MINUTES = ("pipeline_bucket", "pipeline_daemon", "engine_faults", "build_crashes", "pipeline_run")
+_MINUTES = (
+    "pipeline/test_bucket",
+    "pipeline/test_daemon",
+    "engine/test_faults",
+    "api/test_build_crashes",
+    "pipeline/test_run",
+)
 """Files of few tests that take minutes each, most of which wait for a daemon: they begin first."""
 
 _WEIGHTS = {"slow": 20, "peer": 20, "browser": 20, "server": 5}
@@ -29,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(FIXTURES[fixture])
         marks = {mark.name for mark in item.iter_markers()}
         weights[_file(item)] += max((weight for mark, weight in _WEIGHTS.items() if mark in marks), default=1)
-    first = {f"tests/test_{name}.py" for name in _MINUTES}
+    first = {f"tests/{name}.py" for name in _MINUTES}
     # The sort is stable: tests of a file stay together and in order.
     items.sort(key=lambda item: (_file(item) not in first, -weights[_file(item)]))
 

@@ -18,16 +18,14 @@ from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
 from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, tensor_key
-from merge_assets.plan.layers import InputLayers
+from merge_assets.plan.layers import InputLayers, layer_spans
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.model import (
     CarriedFile,
     DroppedTensor,
-    LayerSpan,
     OutputTensor,
     Plan,
     Shard,
-    SourceSpan,
     TensorInput,
     digest_of,
 )
@@ -107,7 +105,7 @@ class _Builder:
             config=config,
             carried=carried,
             donor=self.donor,
-            layers=self._layer_map(),
+            layers=layer_spans(self.assembly.slices),
             dropped=self._dropped(tensors),
             warnings=tuple(dict.fromkeys([*self.warnings, *self.vocabulary.warnings])),
             mergekit_config=self._mergekit_config(),
@@ -355,15 +353,6 @@ class _Builder:
         """The key of the recipe that says what is merged."""
         keys = ("slices", "modules", "depth_upscale", "prune_layers")
         return next((key for key in keys if getattr(self.recipe, key) is not None), "models")
-
-    def _layer_map(self) -> tuple[LayerSpan, ...]:
-        spans, start = [], 0
-        for piece in self.assembly.slices:
-            if piece.layers:
-                sources = tuple(SourceSpan(s.model, s.start, s.end) for s in piece.sources)
-                spans.append(LayerSpan(start, start + piece.layers, sources))
-                start += piece.layers
-        return tuple(spans)
 
     def _dropped(self, tensors: Sequence[OutputTensor]) -> tuple[DroppedTensor, ...]:
         used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}

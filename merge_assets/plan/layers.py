@@ -8,6 +8,7 @@ from merge_assets.architecture import LayerStack
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.errors import PlanError
 from merge_assets.plan.assemble import PlanInput
+from merge_assets.plan.model import LayerSpan, SourceSpan
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice
 from merge_assets.recipe import Recipe
@@ -90,3 +91,14 @@ class InputLayers:
 
     def _fail(self, key: str, message: str) -> PlanError:
         return plan_error(self._recipe, key, message)
+
+
+def layer_spans(slices: Sequence[ResolvedSlice]) -> tuple[LayerSpan, ...]:
+    """The layer map of a variant whose main part is made of these slices."""
+    spans, start = [], 0
+    for piece in slices:
+        if piece.layers:
+            sources = tuple(SourceSpan(source.model, source.start, source.end) for source in piece.sources)
+            spans.append(LayerSpan(start, start + piece.layers, sources))
+            start += piece.layers
+    return tuple(spans)

@@ -44,33 +44,20 @@ FILES = (
     "merge_assets/engine/execute.py",
     "merge_assets/evaluation/leaderboard.py",
 )
+_ROOMS = {
+    "analysis": ("matrices",),
+    "api": ("build",),
+    "architecture": ("anatomy", "experts", "fused", "parts", "stacks"),
+    "checkpoint": ("open",),
+    "engine": ("edges", "execute", "faults", "recipes", "report", "work"),
+    "evaluation": ("leaderboard",),
+    "plan": ("build", "parts"),
+    "recipe": ("templates",),
+    "store": ("building", "contract", "faults", "housekeeping", "parts", "reuse"),
+}
 TESTS = (
-    *(f"tests/architecture/test_{name}.py" for name in ("experts", "fused", "parts", "stacks")),
-    *(
-        f"tests/test_{name}.py"
-        for name in (
-            "analysis_matrices",
-            "api_build",
-            "checkpoint_open",
-            "engine_edges",
-            "engine_execute",
-            "engine_faults",
-            "engine_recipes",
-            "engine_report",
-            "engine_work",
-            "evaluation_leaderboard",
-            "plan_build",
-            "plan_parts",
-            "recipe_templates",
-            "semantics",
-            "store_building",
-            "store_contract",
-            "store_faults",
-            "store_housekeeping",
-            "store_parts",
-            "store_reuse",
-        )
-    ),
+    "tests/test_semantics.py",
+    *(f"tests/{room}/test_{name}.py" for room, names in _ROOMS.items() for name in names),
 )
 """Files of tests that may run these, without those that start servers or cost more than they find. Slow tests are left out."""
 

@@ -27,12 +27,13 @@ from merge_assets import api
 from merge_assets.pipeline.versions import recorded
 from merge_assets.settings import Settings
 from merge_assets.store import Artifact
-from tests import hub_server, test_pipeline_daemon
+from tests import hub_server
 from tests.evaluation_support import write_suite
 from tests.hub_server import HubServer
+from tests.pipeline import test_daemon
+from tests.pipeline.test_daemon import DEFINITIONS, REPOSITORY, Site
 from tests.s3 import builds
 from tests.s3.rgw import Rgw
-from tests.test_pipeline_daemon import DEFINITIONS, REPOSITORY, Site
 
 TOKENIZER = REPOSITORY / "examples" / "checkpoints" / "base"
 LEADERBOARD = "leaderboard"
@@ -271,7 +272,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in ("_etag", "_blob_id"):  # a gigabyte is not hashed again for every answer
         setattr(hub_server, name, functools.cache(getattr(hub_server, name)))
-    test_pipeline_daemon.PATIENCE = 1500.0
+    test_daemon.PATIENCE = 1500.0
     folder = Path(tempfile.mkdtemp(prefix="merge-assets-daemon-", dir=options.folder))
     try:
         with Rgw(options.folder) as rgw, HubServer() as server:

@@ -19,7 +19,7 @@ from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from tests.synthetic import write_llama
 
-HUB_RECIPES = Path(__file__).parent.parent / "recipes" / "hub"
+HUB_RECIPES = Path(__file__).parents[2] / "recipes" / "hub"
 
 
 def workspace(root: Path, layers: Mapping[str, int], **edits: Mapping[str, torch.Tensor]) -> api.Workspace:

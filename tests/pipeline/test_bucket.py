@@ -16,8 +16,8 @@ import pytest
 from merge_assets import api
 from merge_assets.pipeline import automation, hub_polling
 from merge_assets.store import Artifact
-from tests import test_pipeline_daemon
 from tests.hub_server import HubServer
+from tests.pipeline import test_daemon
 from tests.s3 import builds
 from tests.s3.builds import model_files
 from tests.s3.daemon import LEADERBOARD, BucketSite, keys_of, recipe_of, shard_of, tokenizer
@@ -54,7 +54,7 @@ def proxy(rgw: Rgw) -> Iterator[FaultProxy]:
 def site(
     tmp_path: Path, rgw: Rgw, proxy: FaultProxy, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[BucketSite]:
-    monkeypatch.setattr(test_pipeline_daemon, "PATIENCE", 1500.0)  # ten evaluations and merges, one after the other
+    monkeypatch.setattr(test_daemon, "PATIENCE", 1500.0)  # ten evaluations and merges, one after the other
     with HubServer() as server:
         for seed, name in enumerate(("one", "two", "three")):
             server.commit(f"acme/{name}", model_files(seed) | tokenizer())

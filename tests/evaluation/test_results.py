@@ -117,7 +117,7 @@ def test_drafts_of_dead_processes_are_removed_and_those_of_live_ones_stay(tmp_pa
 import os
 from pathlib import Path
 from merge_assets.evaluation import results
-from tests.test_evaluation_results import result
+from tests.evaluation.test_results import result
 def die(path, text):
     os._exit(9)
 results._write = die

@@ -26,7 +26,7 @@ __all__ = ["project"]  # fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-SNAPSHOT = Path(__file__).parent / "snapshots" / "pipeline_assets.json"
+SNAPSHOT = Path(__file__).with_name("assets.json")
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_asset_specs_are_those_of_the_snapshot(full: Project) -> None:
         SNAPSHOT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     expected = json.loads(SNAPSHOT.read_text())
     assert found == expected, (
-        "the assets differ from tests/snapshots/pipeline_assets.json; if that is intended, run "
-        "UPDATE_SNAPSHOTS=1 python -m pytest tests/test_pipeline_definitions.py and review the difference"
+        "the assets differ from tests/pipeline/assets.json; if that is intended, run "
+        "UPDATE_SNAPSHOTS=1 python -m pytest tests/pipeline/test_definitions.py and review the difference"
     )
 
 
@@ -156,7 +156,7 @@ def test_importing_definitions_imports_no_heavy_package_and_reaches_no_network(f
     )
     (full.root / "merge-assets.toml").write_text('default_suites = ["quick"]\n')
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MERGE_ASSETS_")}
-    environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=full.root, env=environment, capture_output=True, text=True, timeout=120
     )

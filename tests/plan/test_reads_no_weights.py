@@ -20,9 +20,9 @@ from merge_assets.checkpoint.open import DirectorySource
 from merge_assets.errors import CheckpointError, EngineError, MergeAssetsError, PlanError, RecipeError
 from merge_assets.methods import methods
 from merge_assets.settings import Settings
+from tests.cli.test_errors import MALFORMED
 from tests.fuzz.inputs import TOKENIZER
 from tests.synthetic import HIDDEN, llama_config, llama_shapes, write_checkpoint, write_llama
-from tests.test_cli_errors import MALFORMED
 
 PASS = "merge_method: passthrough\n"
 LINEAR = "merge_method: linear\nparameters: {weight: 1}\n"

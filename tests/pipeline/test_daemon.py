@@ -27,7 +27,7 @@ from tests.checkpoint_support import save_llama
 from tests.hub_server import HubServer
 from tests.hub_support import folder_files
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 560.0  # seconds after which something hangs; on a busy machine, processes take long to start
 
 DEFINITIONS = """\

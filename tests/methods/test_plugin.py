@@ -17,7 +17,7 @@ from tests.synthetic import read_tensors, write_llama
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from tests.analysis_support import llama, reference_snr, with_spectrum, write_ch
 
 pytestmark = pytest.mark.slow
 
-DEMO = Path(__file__).parents[1] / "examples" / "checkpoints" / "base"
+DEMO = Path(__file__).parents[2] / "examples" / "checkpoints" / "base"
 
 
 @pytest.fixture(scope="module")

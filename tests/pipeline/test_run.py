@@ -26,7 +26,7 @@ from tests.pipeline_support import HUB, MEAN, PRUNED, SECOND, Project, project
 
 __all__ = ["project"]  # fixture
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 BUILD = """
 import json, sys

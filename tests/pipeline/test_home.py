@@ -15,7 +15,7 @@ from merge_assets.pipeline.home import missing_settings, open_instance, prepare_
 from merge_assets.settings import Settings
 from tests.commands import run_command
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 PACKAGED = resources.files("merge_assets.pipeline") / "dagster.yaml"
 
 

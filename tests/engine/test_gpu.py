@@ -16,11 +16,11 @@ from merge_assets.engine import gpu
 from merge_assets.engine.masks import random_words
 from merge_assets.engine.torch_sparsify import sparsify
 from merge_assets.methods.formula import Bernoulli, RankedBernoulli, mask_key
+from tests.engine.test_fused import TREES, checkpoints, merged
+from tests.engine.test_properties import CASES
 from tests.merging import merged_tensors
 from tests.philox import philox
 from tests.synthetic import llama_config, write_checkpoint
-from tests.test_engine_fused import TREES, checkpoints, merged
-from tests.test_engine_properties import CASES
 
 __all__ = ["checkpoints"]
 

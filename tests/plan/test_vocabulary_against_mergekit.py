@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 
 from tests import peer
 from tests.merging import merge_text
+from tests.plan.test_vocabulary_files import FAST, with_added
 from tests.synthetic import read_tensors
-from tests.test_vocabulary_files import FAST, with_added
 from tests.vocabulary_support import (
     CORPUS,
     EMBED,

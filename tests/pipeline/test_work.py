@@ -213,7 +213,7 @@ def test_a_cancelled_run_stops_the_work_and_waits_until_it_has_cleaned_up(
 ) -> None:
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

@@ -24,8 +24,8 @@ from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.scores import scores_spec
 from merge_assets.reference import ModelReference
 from tests.evaluation_support import write_suite
+from tests.recipe.test_schema_keys import words
 from tests.synthetic import write_llama
-from tests.test_schema_recipe import words
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ from merge_assets.work import Work
 from tests.commands import command_environment
 from tests.synthetic import read_tensors, write_checkpoint, write_llama
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 BASE = REPOSITORY / "examples" / "checkpoints" / "base"
 
 

@@ -90,7 +90,7 @@ def test_a_copy_needs_no_torch(tmp_path: Path) -> None:
         lazy_merge.passthrough(Path({str(source)!r}), Path({str(tmp_path / "out")!r}))
         assert "torch" not in sys.modules
     """)
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

@@ -23,11 +23,11 @@ from merge_assets.errors import Stopped
 from merge_assets.store import ArtifactStore, sent
 from merge_assets.store.sending import SentBuilding
 from merge_assets.work import Work
-from tests import test_store_building as pieces
 from tests.faults.build_steps import CONTEXT, Scenario, write_project
 from tests.faults.build_steps import run as run_steps
 from tests.s3.builds import MEAN, build, project, workspace
 from tests.s3.rgw import Rgw
+from tests.store import test_building as pieces
 
 MOST = 6
 """Kills of one build before it may finish."""

@@ -26,7 +26,7 @@ from merge_assets.errors import SettingsError
 from merge_assets.pipeline.front.serve import Serving, serve
 from merge_assets.settings import Settings
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 560.0  # seconds after which something hangs; on a busy machine, processes take long to start
 RECIPE = """\
 merge_method: linear

@@ -16,7 +16,7 @@ from tests.method_support import Case, merge_arrays
 from tests.methods.page import method_table
 from tests.synthetic import write_llama
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 BETWEEN = '''
 """between: a point on the way from the base to the other input."""

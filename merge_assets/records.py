@@ -1,6 +1,6 @@
 """What is written down of what was made: typed, in one format.
 
-A record that is a file of its own says its format (:class:`Document`). A newer minor version only adds fields: what this one
+A record that is a file of its own says its format (:class:`RecordFile`). A newer minor version only adds fields: what this one
 does not know is kept, and written again with the rest. Whatever changes the meaning of a field is another format.
 """
 
@@ -23,7 +23,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False, ser_json_inf_nan="constants")
 
 
-class Document(Record):
+class RecordFile(Record):
     """A record that is a file of its own."""
 
     format: Literal[2] = FORMAT

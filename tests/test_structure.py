@@ -160,7 +160,9 @@ def test_the_tree_in_the_docs_is_the_real_one() -> None:
     }
     shown -= {f"tests/{room}/" for room in (*rooms(), "yamlfile")}
     shown |= {
-        f"merge_assets/{file.name}" for file in files if file.parent == Path("merge_assets") and file.name[0] != "_"
+        f"merge_assets/{file.name}"
+        for file in files
+        if file.parent == Path("merge_assets") and file.suffix == ".py" and file.name[0] != "_"
     }
     assert tree_in_the_docs() == shown | {"definitions.py"}
 
@@ -180,3 +182,13 @@ def test_tests_lie_in_the_room_that_they_are_of() -> None:
 @pytest.mark.parametrize("file", FILES.values(), ids=FILES.keys())
 def test_a_file_has_one_idea(file: Path) -> None:
     assert len(file.read_text().splitlines()) <= 400
+
+
+def test_a_name_means_one_thing() -> None:
+    """No two public classes of the package are called alike."""
+    named: dict[str, list[str]] = {}
+    for module, file in FILES.items():
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                named.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in named.items() if len(modules) > 1} == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import AnalysisError
-from merge_assets.records import Document
+from merge_assets.records import RecordFile
 
 TABLE = "snr.json"
 
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 """A scored weight, with the keys of :data:`merge_assets.analysis.tables.COLUMNS`."""
 
 
-class AnalysisRecord(Document):
+class AnalysisRecord(RecordFile):
     """What ``snr.json`` says.
 
     Attributes:

@@ -21,7 +21,7 @@ _STORAGE = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _BLOCK = 8 << 20
 
 
-class Stored:
+class StoredMatrix:
     """A matrix in its storage type, turned into float64 block by block.
 
     Holds the stored bytes only, so a 16-bit matrix takes a quarter of its float64 size.
@@ -44,7 +44,7 @@ class Stored:
         return values.astype(np.float64)
 
 
-def read_matrix(directory: Path, matrix: Matrix) -> Stored:
+def read_matrix(directory: Path, matrix: Matrix) -> StoredMatrix:
     """Read one matrix; whole rows are read as byte ranges, columns are cut from their block.
 
     Raises:
@@ -67,7 +67,7 @@ def read_matrix(directory: Path, matrix: Matrix) -> Stored:
     if not contiguous:
         index = np.concatenate([np.arange(*span) for span in matrix.spans])
         values = np.take(values, index, axis=matrix.axis)
-    return Stored(values, header.dtype)
+    return StoredMatrix(values, header.dtype)
 
 
 def hash_tensor(directory: Path, header: TensorHeader, work: Work) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from merge_assets.analysis.reading import Doubles, Stored
+from merge_assets.analysis.reading import Doubles, StoredMatrix
 from merge_assets.analysis.snr import threshold
 from merge_assets.errors import AnalysisError
 
@@ -24,7 +24,7 @@ _SCORE_ERROR = 5e-10
 _SQUARES_VANISH = 1e-250
 
 
-def singular_values(matrix: Stored) -> Spectrum:
+def singular_values(matrix: StoredMatrix) -> Spectrum:
     """All ``min(rows, columns)`` singular values, descending, float64.
 
     Values below rounding (``max(rows, columns) · ε · s_max``) are exactly 0, so that a rank-deficient matrix has
@@ -62,7 +62,7 @@ def gram_suffices(values: Spectrum, shape: tuple[int, int]) -> bool:
     return float(errors[noise].sum()) <= _SCORE_ERROR * float(values[noise].sum())
 
 
-def _from_gram(matrix: Stored) -> Spectrum | None:
+def _from_gram(matrix: StoredMatrix) -> Spectrum | None:
     """Square roots of the eigenvalues of the short side's Gram matrix; ``None`` where there are none."""
     rows, columns = matrix.shape
     side, length = min(rows, columns), max(rows, columns)
@@ -81,7 +81,7 @@ def _from_gram(matrix: Stored) -> Spectrum | None:
         return None
 
 
-def _from_matrix(matrix: Stored) -> Spectrum:
+def _from_matrix(matrix: StoredMatrix) -> Spectrum:
     full = matrix.block()
     if not np.isfinite(full).all():
         raise AnalysisError(f"{np.count_nonzero(~np.isfinite(full))} of {full.size} values are NaN or infinite")

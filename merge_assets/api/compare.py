@@ -11,7 +11,7 @@ from merge_assets.api.housekeeping import choose_one, inventory
 from merge_assets.errors import StoreError
 from merge_assets.records import Input
 from merge_assets.store import FileEntry
-from merge_assets.store.inventory import Inventory, Stored
+from merge_assets.store.inventory import Inventory, StoredVersion
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import SCORES_FILE
 
@@ -25,7 +25,7 @@ _SCORES = "scores/"
 
 
 @dataclass(frozen=True)
-class Difference:
+class Compared:
     """Names that only one of two versions has, those that differ, and how many are the same.
 
     Attributes:
@@ -74,13 +74,13 @@ class Comparison:
         scores: of the same suites.
     """
 
-    a: Stored
-    b: Stored
+    a: StoredVersion
+    b: StoredVersion
     recipe: Mapping[str, Sequence[str]]
     facts: Mapping[str, tuple[Any, Any]]
     inputs: Mapping[str, tuple[Input | None, Input | None]]
-    tensors: Difference
-    files: Difference
+    tensors: Compared
+    files: Compared
     scores: Sequence[ScoreChange]
 
     @property
@@ -119,7 +119,7 @@ def compare(workspace: Workspace, a: str, b: str | None = None) -> Comparison:
     )
 
 
-def _chosen(found: Inventory, text: str) -> Stored:
+def _chosen(found: Inventory, text: str) -> StoredVersion:
     line, at, version = text.partition("@")
     inside = f"variants/{line}"
     return choose_one(
@@ -127,7 +127,7 @@ def _chosen(found: Inventory, text: str) -> Stored:
     )
 
 
-def _before(found: Inventory, stored: Stored) -> Stored:
+def _before(found: Inventory, stored: StoredVersion) -> StoredVersion:
     versions = list(found.versions[stored.artifact.line])
     at = versions.index(stored)
     if at == 0:
@@ -137,13 +137,13 @@ def _before(found: Inventory, stored: Stored) -> Stored:
     return versions[at - 1]
 
 
-def _facts(a: Stored, b: Stored) -> dict[str, tuple[Any, Any]]:
+def _facts(a: StoredVersion, b: StoredVersion) -> dict[str, tuple[Any, Any]]:
     """What two manifests say, but for what is compared by itself, in pairs."""
     one, other = (_said(stored) for stored in (a, b))
     return {name: (one.get(name), other.get(name)) for name in {**one, **other}}
 
 
-def _said(stored: Stored) -> dict[str, Any]:
+def _said(stored: StoredVersion) -> dict[str, Any]:
     manifest = stored.artifact.manifest
     plain = {name: value for name, value in manifest.details.items() if isinstance(value, (str, int, float))}
     made = manifest.provenance
@@ -165,10 +165,10 @@ def _others(files: Mapping[str, FileEntry]) -> dict[str, str]:
     return {name: entry.digest for name, entry in files.items() if not entry.pieces}
 
 
-def _difference(a: Mapping[str, str], b: Mapping[str, str]) -> Difference:
+def _difference(a: Mapping[str, str], b: Mapping[str, str]) -> Compared:
     both = [name for name in a if name in b]
     changed = tuple(name for name in both if a[name] != b[name])
-    return Difference(
+    return Compared(
         len(both) - len(changed),
         changed,
         tuple(name for name in a if name not in b),
@@ -176,7 +176,7 @@ def _difference(a: Mapping[str, str], b: Mapping[str, str]) -> Difference:
     )
 
 
-def _text_difference(a: Stored, b: Stored, name: str) -> list[str]:
+def _text_difference(a: StoredVersion, b: StoredVersion, name: str) -> list[str]:
     one, other = (
         stored.artifact.read_bytes(name).decode("utf-8", "replace").splitlines()
         if name in stored.artifact.manifest.files
@@ -186,7 +186,7 @@ def _text_difference(a: Stored, b: Stored, name: str) -> list[str]:
     return list(difflib.unified_diff(one, other, n=2, lineterm=""))[2:]
 
 
-def _scores(found: Inventory, a: Stored, b: Stored) -> list[ScoreChange]:
+def _scores(found: Inventory, a: StoredVersion, b: StoredVersion) -> list[ScoreChange]:
     one, other = (_scores_of(found, stored.artifact.version) for stored in (a, b))
     rows = {**one, **other}
     return [ScoreChange(*key, *_pair(one.get(key), other.get(key))) for key in rows]
@@ -214,7 +214,7 @@ def _scores_of(found: Inventory, version: str) -> dict[tuple[str, str, str], Mea
     return rows
 
 
-def _read(stored: Stored) -> Scores:
+def _read(stored: StoredVersion) -> Scores:
     from merge_assets.evaluation.scores import Scores
 
     return Scores.from_json(stored.artifact.read_bytes(SCORES_FILE))

@@ -16,13 +16,13 @@ from merge_assets.store.collect import (
     Done,
     Litter,
     Name,
-    Plan,
+    RemovalPlan,
     carry_out,
     lineage,
     plan_collection,
     plan_removal,
 )
-from merge_assets.store.inventory import Inventory, Stored, survey
+from merge_assets.store.inventory import Inventory, StoredVersion, survey
 from merge_assets.store.manifest import files_path
 from merge_assets.store.names import CURRENT, MANIFEST
 from merge_assets.store.place import Listed, Watch
@@ -52,8 +52,8 @@ class Uses:
         pinned: why it is pinned, empty if it is not.
     """
 
-    current: tuple[Stored, ...]
-    others: tuple[Stored, ...]
+    current: tuple[StoredVersion, ...]
+    others: tuple[StoredVersion, ...]
     recipes: tuple[str, ...]
     pinned: str
 
@@ -82,7 +82,7 @@ def inventory(workspace: Workspace) -> Inventory:
     return survey(workspace.store)
 
 
-def choose(found: Inventory, text: str) -> list[Stored]:
+def choose(found: Inventory, text: str) -> list[StoredVersion]:
     """The versions that ``LINE`` or ``LINE@VERSION`` names; a version may be cut short.
 
     Raises:
@@ -101,7 +101,7 @@ def choose(found: Inventory, text: str) -> list[Stored]:
     raise StoreError(f"{text}: there is no such line in {found.place.url('')}{_near(found, line if at else text)}")
 
 
-def choose_one(found: Inventory, text: str) -> Stored:
+def choose_one(found: Inventory, text: str) -> StoredVersion:
     """Like :func:`choose`, but of a line its current version, or the newest if it has none."""
     meant = choose(found, text)
     return next((one for one in meant if found.is_current(one)), meant[-1])
@@ -143,7 +143,7 @@ def _text_of(file: Path) -> str | None:
         return ""
 
 
-def uses(workspace: Workspace, found: Inventory, stored: Stored) -> Uses:
+def uses(workspace: Workspace, found: Inventory, stored: StoredVersion) -> Uses:
     """Who uses a version."""
     kind, _, path = stored.artifact.line.partition("/")
     sources = lineage(found)
@@ -163,7 +163,7 @@ def uses(workspace: Workspace, found: Inventory, stored: Stored) -> Uses:
 
 
 def verify(
-    workspace: Workspace, targets: Sequence[Stored], *, sampled: bool = False, work: Work = UNATTENDED
+    workspace: Workspace, targets: Sequence[StoredVersion], *, sampled: bool = False, work: Work = UNATTENDED
 ) -> list[Problem]:
     """Compare versions with the digests in their manifests.
 
@@ -188,7 +188,7 @@ def verify(
     total, done = sum(sizes), 0
     for stored, pieces, size in zip(targets, chosen, sizes, strict=True):
 
-        def report(moved: int, _: int, what: str, done: int = done, stored: Stored = stored) -> None:
+        def report(moved: int, _: int, what: str, done: int = done, stored: StoredVersion = stored) -> None:
             work.report(done + moved, total, stored.artifact.line)
 
         part = work.reporting(report)
@@ -202,13 +202,15 @@ def verify(
     return problems
 
 
-def collect(workspace: Workspace, *, keep: int, older_than: timedelta | None = None) -> Plan:
+def collect(workspace: Workspace, *, keep: int, older_than: timedelta | None = None) -> RemovalPlan:
     """Decide what nobody needs; see :func:`plan_collection`."""
     found = survey(workspace.store)
     return plan_collection(found, keep=keep, older_than=older_than, pinned=pins(workspace, found))
 
 
-def remove(workspace: Workspace, names: Sequence[str], *, force: bool = False) -> tuple[Plan, dict[Name, list[str]]]:
+def remove(
+    workspace: Workspace, names: Sequence[str], *, force: bool = False
+) -> tuple[RemovalPlan, dict[Name, list[str]]]:
     """Decide what has to happen for versions to go; see :func:`plan_removal`.
 
     Raises:
@@ -225,10 +227,10 @@ def remove(workspace: Workspace, names: Sequence[str], *, force: bool = False) -
     }
     plan, needs = plan_removal(found, list(targets.values()), pinned=pins(workspace, found), force=force)
     litter = [litter for path in broken for litter in _damaged(found, path)]
-    return Plan(found, {}, plan.doomed, litter, plan.currents, force), needs
+    return RemovalPlan(found, {}, plan.doomed, litter, plan.currents, force), needs
 
 
-def carry_out_plan(workspace: Workspace, plan: Plan, *, work: Work = UNATTENDED) -> Done:
+def carry_out_plan(workspace: Workspace, plan: RemovalPlan, *, work: Work = UNATTENDED) -> Done:
     """Remove what a plan says; see :func:`carry_out`."""
     return carry_out(workspace.store, plan, work=work)
 
@@ -244,7 +246,7 @@ def _near(found: Inventory, text: str) -> str:
     return "; `merge-assets store ls` lists them"
 
 
-def _of_revision(found: Inventory, versions: Sequence[Stored], name: str, revision: str) -> list[Stored]:
+def _of_revision(found: Inventory, versions: Sequence[StoredVersion], name: str, revision: str) -> list[StoredVersion]:
     """The versions that a revision is: by the commit that was mirrored, else as builds have recorded it."""
     if len(revision) >= _SHORTEST_COMMIT:
         commits = {one.name: str(one.artifact.manifest.details.get("commit", "")) for one in versions}
@@ -270,7 +272,7 @@ def _damaged(found: Inventory, folder: str) -> list[Litter]:
     return gone
 
 
-def _verify(workspace: Workspace, stored: Stored, work: Work) -> dict[str, str]:
+def _verify(workspace: Workspace, stored: StoredVersion, work: Work) -> dict[str, str]:
     """What is wrong with a version's files, by name. What is wrong is read twice: an error on the way is no damage."""
     artifact = stored.artifact
     wrong = {}
@@ -295,12 +297,12 @@ def _verify(workspace: Workspace, stored: Stored, work: Work) -> dict[str, str]:
     return wrong
 
 
-def _look(stored: Stored, name: str, entry: FileEntry) -> str | None:
+def _look(stored: StoredVersion, name: str, entry: FileEntry) -> str | None:
     with stored.artifact.open(name) as file:
         return what_is_wrong(file, entry, Watch(UNATTENDED))
 
 
-def _sample(stored: Stored) -> dict[str, list[Piece]]:
+def _sample(stored: StoredVersion) -> dict[str, list[Piece]]:
     """Pieces to read, by file; a small file without pieces counts as one."""
     chosen: dict[str, list[Piece]] = {}
     for name, entry in stored.artifact.manifest.files.items():
@@ -313,7 +315,9 @@ def _sample(stored: Stored) -> dict[str, list[Piece]]:
     return chosen
 
 
-def _verify_sample(stored: Stored, chosen: Mapping[str, Sequence[Piece]], total: int, work: Work) -> dict[str, str]:
+def _verify_sample(
+    stored: StoredVersion, chosen: Mapping[str, Sequence[Piece]], total: int, work: Work
+) -> dict[str, str]:
     artifact = stored.artifact
     start = len(files_path(artifact.manifest)) + 1
     wrong = wrong_sizes({entry.path[start:]: entry.size for entry in stored.files}, artifact.manifest)
@@ -335,7 +339,7 @@ def _verify_sample(stored: Stored, chosen: Mapping[str, Sequence[Piece]], total:
     return wrong
 
 
-def _remedy(stored: Stored, name: str) -> str:
+def _remedy(stored: StoredVersion, name: str) -> str:
     artifact = stored.artifact
     if name not in artifact.manifest.files:
         return "remove this file"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.errors import RecipeError
-from merge_assets.importing.sources import MAX_BYTES, Source, local_source, repository_of, source_of, too_large
+from merge_assets.importing.sources import MAX_BYTES, ConfigSource, local_source, repository_of, source_of, too_large
 from merge_assets.methods import methods
 from merge_assets.recipe import Recipe
 from merge_assets.workspace import Workspace
@@ -143,7 +143,7 @@ def _check_names(workspace: Workspace, found: Found, target: Path) -> None:
             )
 
 
-def _open(workspace: Workspace, source: str) -> Source:
+def _open(workspace: Workspace, source: str) -> ConfigSource:
     if (found := local_source(source, (Path.cwd(), workspace.settings.root))) is not None:
         return found
     reference, names = repository_of(source, workspace.settings.hub_endpoint)

@@ -22,19 +22,19 @@ _NUMBERS = re.compile(r"layer|idx|ind(?:ex|ic)es")
 
 Path = tuple[str, ...]
 
-Origin = tuple[Mapping[str, Any], int]
+LayerOrigin = tuple[Mapping[str, Any], int]
 """The config of the model that a layer comes from, and the layer's number there."""
 
 
 def rewrite_config(
     config: Mapping[str, Any],
     stack: LayerStack | None,
-    layers: Sequence[Origin],
+    layers: Sequence[LayerOrigin],
     *,
     dtype: str | None,
     tied: bool | None,
     vocab_size: int | None = None,
-    others: Sequence[tuple[LayerStack, Sequence[Origin]]] = (),
+    others: Sequence[tuple[LayerStack, Sequence[LayerOrigin]]] = (),
 ) -> dict[str, Any]:
     """A copy of a config for a model whose stacks consist of other layers.
 
@@ -76,7 +76,7 @@ def rewrite_config(
     return new
 
 
-def _counted(stacks: Sequence[tuple[LayerStack, Sequence[Origin]]]) -> Collection[Path]:
+def _counted(stacks: Sequence[tuple[LayerStack, Sequence[LayerOrigin]]]) -> Collection[Path]:
     """The keys that hold the stacks' layer counts; stacks that share one must have equally many layers."""
     found: dict[Path, tuple[LayerStack, int]] = {}
     for stack, origins in stacks:
@@ -95,7 +95,7 @@ class _Section:
     """The level of a config that holds a stack's layer count, before and after."""
 
     def __init__(
-        self, new: dict[str, Any], old: Mapping[str, Any], stack: LayerStack, layers: Sequence[Origin]
+        self, new: dict[str, Any], old: Mapping[str, Any], stack: LayerStack, layers: Sequence[LayerOrigin]
     ) -> None:
         *path, self.count_key = stack.config_key or ()
         self.path = tuple(path)
@@ -137,7 +137,7 @@ class _Section:
             )
         self.level.update(solved)
 
-    def _stated(self, rule: Rule, origin: Origin) -> Any:
+    def _stated(self, rule: Rule, origin: LayerOrigin) -> Any:
         """A layer's role by its own model's config, ``None`` if that does not say."""
         level = config_value(origin[0], self.path) if self.path else origin[0]
         count = self._count(origin[0])
@@ -149,13 +149,13 @@ class _Section:
         value = config_value(config, (*self.path, self.count_key))
         return len(value) if isinstance(value, list) else value if type(value) is int else None
 
-    def _listed(self, origin: Origin, key: str) -> bool:
+    def _listed(self, origin: LayerOrigin, key: str) -> bool:
         numbers = config_value(origin[0], (*self.path, key))
         if isinstance(numbers, list):
             return origin[1] in numbers
         return any(self._stated(rule, origin) is True for rule in RULES if rule.listed == key)
 
-    def _entry(self, origin: Origin, key: str, donor: Sequence[Any]) -> Any:
+    def _entry(self, origin: LayerOrigin, key: str, donor: Sequence[Any]) -> Any:
         """One layer's entry from its own model's list or rule, or the donor's if that has the same for all layers."""
         source, layer = origin
         own = config_value(source, (*self.path, key))

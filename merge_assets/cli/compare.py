@@ -8,7 +8,7 @@ from dataclasses import asdict
 from rich.markup import escape
 from rich.table import Table
 
-from merge_assets.api.compare import Comparison, Difference, ScoreChange, compare
+from merge_assets.api.compare import Compared, Comparison, ScoreChange, compare
 from merge_assets.cli.console import console, print_fact, print_table, table
 from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import print_json, short_name, shown_input
@@ -46,7 +46,7 @@ def run_diff(a: str, b: str | None, *, as_json: bool) -> None:
         print_table(_scores(found.scores))
 
 
-def _print_difference(what: str, found: Difference) -> None:
+def _print_difference(what: str, found: Compared) -> None:
     differ = found.changed + found.only_a + found.only_b
     print_fact(
         what,

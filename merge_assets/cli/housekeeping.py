@@ -32,8 +32,8 @@ from merge_assets.cli.store_text import (
 )
 from merge_assets.errors import SettingsError, StoreError
 from merge_assets.plan.describe import human_bytes
-from merge_assets.store.collect import Plan, lifecycle_rule
-from merge_assets.store.inventory import Inventory, Stored
+from merge_assets.store.collect import RemovalPlan, lifecycle_rule
+from merge_assets.store.inventory import Inventory, StoredVersion
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -229,11 +229,11 @@ def parse_age(text: str | None) -> timedelta | None:
     return timedelta(seconds=float(match[1]) * _UNITS[match[2] or "s"])
 
 
-def _carry_out(workspace: Workspace, plan: Plan, *, yes: bool, as_json: bool) -> dict[str, Any]:
+def _carry_out(workspace: Workspace, plan: RemovalPlan, *, yes: bool, as_json: bool) -> dict[str, Any]:
     """Remove if wanted, say what became of it; returns that for JSON."""
     doomed, litter = plan.doomed, plan.litter
     freed = plan.inventory.occupied(plan.files)
-    spared: Sequence[Stored] = ()
+    spared: Sequence[StoredVersion] = ()
     if yes and (doomed or litter):
         with progress_bar("removing", is_bytes=False) as work:
             done = api.carry_out_plan(workspace, plan, work=work)

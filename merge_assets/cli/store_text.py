@@ -12,8 +12,8 @@ from rich.markup import escape
 from merge_assets.cli.console import print_fact, print_table, table
 from merge_assets.plan.describe import human_bytes
 from merge_assets.records import Input
-from merge_assets.store.collect import Plan, describe
-from merge_assets.store.inventory import Inventory, Stored
+from merge_assets.store.collect import RemovalPlan, describe
+from merge_assets.store.inventory import Inventory, StoredVersion
 from merge_assets.store.names import MANIFEST
 
 SHORT = 12
@@ -22,7 +22,7 @@ SHORT = 12
 _NAMES = 3
 
 
-def print_plan(plan: Plan, *, title: str, needs: Mapping[tuple[str, str], Sequence[str]] | None = None) -> None:
+def print_plan(plan: RemovalPlan, *, title: str, needs: Mapping[tuple[str, str], Sequence[str]] | None = None) -> None:
     """What goes and what stays, with why."""
     found = plan.inventory
     doomed = {stored.name for stored in plan.doomed}
@@ -126,13 +126,13 @@ def listing(found: Inventory, lines: Iterable[str], pinned: Mapping[tuple[str, s
     }
 
 
-def shown_marks(found: Inventory, stored: Stored, pinned: Mapping[tuple[str, str], str]) -> str:
+def shown_marks(found: Inventory, stored: StoredVersion, pinned: Mapping[tuple[str, str], str]) -> str:
     """Whether a version is current and pinned."""
     marks = ["[green]current[/]"] if found.is_current(stored) else []
     return " ".join([*marks, *(["[cyan]pinned[/]"] if stored.name in pinned else [])])
 
 
-def short_name(stored: Stored) -> str:
+def short_name(stored: StoredVersion) -> str:
     """Line and version, cut short."""
     return f"{stored.artifact.line}@{stored.artifact.version[:SHORT]}"
 

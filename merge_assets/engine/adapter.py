@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
-class LowRank:
+class LowRankUpdate:
     """``W + s · B·A``, or with the product transposed for weights that are stored as (in, out).
 
     Inputs are W, A and B; A has a row and B a column for every rank, further dimensions are those of convolutions. Factors of
@@ -98,7 +98,7 @@ class LowRank:
         return np.ascontiguousarray(np.stack(columns, axis=1))
 
 
-class Dora(LowRank):
+class Dora(LowRankUpdate):
     """``m · V / |V|`` with ``V = W + s · B·A``: every output's weights have the length that the magnitude vector gives.
 
     Lengths are taken over the inputs of an output: rows, or columns for weights that are stored as (in, out). An output

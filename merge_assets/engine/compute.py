@@ -8,8 +8,8 @@ from ctypes import c_void_p
 from typing import TYPE_CHECKING, Any
 
 from merge_assets.engine.buffers import Buffer
-from merge_assets.engine.native import Inputs
-from merge_assets.engine.native.formulas import Run, prepared
+from merge_assets.engine.native import InputArrays
+from merge_assets.engine.native.formulas import RunFormula, prepared
 from merge_assets.engine.native.statistics import NativeCounter, gram, norms
 from merge_assets.engine.operand import Host, operand
 from merge_assets.engine.planned_expression import PlannedExpression
@@ -58,10 +58,10 @@ class CpuExpression(PlannedExpression):
         ]
         self._addresses = (c_void_p * self.count)()
         dtypes = [operand.dtype for operand in self._operands]
-        self._inputs = Inputs(self._addresses, dtypes, tensor.base)
-        self._without_base = Inputs(self._addresses, dtypes, None)
+        self._inputs = InputArrays(self._addresses, dtypes, tensor.base)
+        self._without_base = InputArrays(self._addresses, dtypes, None)
         formula = find_method(tensor.method).kernel(self)
-        self._run: Run = (
+        self._run: RunFormula = (
             prepared(formula) if isinstance(formula, (Combination, TaskVectors)) else self._by_torch(formula)
         )
 
@@ -126,12 +126,12 @@ class CpuExpression(PlannedExpression):
             for (buffer, offset), operand in zip(self._loaded, self._operands, strict=True)
         ]
 
-    def _by_torch(self, function: Callable[[Sequence[torch.Tensor], int], torch.Tensor]) -> Run:
+    def _by_torch(self, function: Callable[[Sequence[torch.Tensor], int], torch.Tensor]) -> RunFormula:
         from merge_assets.engine.tiles import store
 
         self._host.use_torch()
 
-        def run(_: Inputs, row: int, start: int, count: int, address: int, dtype: str) -> int:
+        def run(_: InputArrays, row: int, start: int, count: int, address: int, dtype: str) -> int:
             return store(function(self._tiles(count), start), address, dtype)
 
         return run

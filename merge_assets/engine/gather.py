@@ -19,7 +19,7 @@ import numpy as np
 from merge_assets.checkpoint import DTYPES
 from merge_assets.engine.buffers import Buffer
 from merge_assets.engine.native import DTYPES as CODES
-from merge_assets.engine.native import Inputs, call
+from merge_assets.engine.native import InputArrays, call
 from merge_assets.engine.operand import Host, operand
 from merge_assets.engine.planned_expression import needs_rows
 from merge_assets.plan import OutputTensor, TensorInput
@@ -133,5 +133,5 @@ class Gather:
         sources = [self._sources[place] for place in inputs]
         addresses = (c_void_p * len(sources))(*(s.buffer.address + first * s.width for s in sources))
         mean = (c_double * len(sources))(*(1 / len(sources) for _ in sources))
-        described = Inputs(addresses, [source.dtype for source in sources], None)
+        described = InputArrays(addresses, [source.dtype for source in sources], None)
         return call("combine", byref(described), mean, count, address, CODES[dtype])

@@ -25,9 +25,9 @@ def nested_expression(tensor: OutputTensor, host: Host, room: int, *, whole_rows
 
         return Gather(tensor, host, room)
     if tensor.method == LORA.name:
-        from merge_assets.engine.adapter import LowRank
+        from merge_assets.engine.adapter import LowRankUpdate
 
-        return LowRank(tensor, host, room)
+        return LowRankUpdate(tensor, host, room)
     if tensor.method == DORA.name:
         from merge_assets.engine.adapter import Dora
 

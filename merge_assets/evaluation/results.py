@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from merge_assets.records import FORMAT, Document, Record
+from merge_assets.records import FORMAT, Record, RecordFile
 
 _RESULT_FILE = "result.json"
 
@@ -67,7 +67,7 @@ class ResultKey(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class TaskResult(Document):
+class TaskResult(RecordFile):
     """What lm-eval found for one task of a suite.
 
     Attributes:

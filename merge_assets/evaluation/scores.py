@@ -16,7 +16,7 @@ from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.results import StoredResult, TaskResult
 from merge_assets.evaluation.suite import Suite, SuiteTask
 from merge_assets.markup import render
-from merge_assets.records import Document, Record
+from merge_assets.records import Record, RecordFile
 
 _FRACTIONS = re.compile(
     r"acc|acc_(norm|bytes|mutual_info|all).*|.*_acc|exact_match|em|f1|mc[12]|pass@\d+|mcc|brier_score"
@@ -79,7 +79,7 @@ class ShownScores(NamedTuple):
     average: list[str]
 
 
-class Scores(Document):
+class Scores(RecordFile):
     """One model's results on one suite.
 
     Attributes:

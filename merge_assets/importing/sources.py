@@ -22,7 +22,7 @@ _HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
 
 
 @dataclass(frozen=True)
-class Source:
+class ConfigSource:
     """A text that may hold a config; ``file`` stands for it in errors, ``name`` is what a recipe from it is called."""
 
     text: str
@@ -31,7 +31,7 @@ class Source:
     origin: str
 
 
-def local_source(source: str, folders: Sequence[Path]) -> Source | None:
+def local_source(source: str, folders: Sequence[Path]) -> ConfigSource | None:
     """The file, or the file of a folder, that a source is in the first of some folders; ``None`` if it is in none.
 
     Raises:
@@ -68,7 +68,7 @@ def repository_of(source: str, endpoint: str | None) -> tuple[ModelReference, tu
     return reference, names
 
 
-def source_of(raw: bytes, file: Path, name: str, origin: str | None = None) -> Source:
+def source_of(raw: bytes, file: Path, name: str, origin: str | None = None) -> ConfigSource:
     """The source that consists of these bytes.
 
     Args:
@@ -87,7 +87,7 @@ def source_of(raw: bytes, file: Path, name: str, origin: str | None = None) -> S
     except UnicodeDecodeError as error:
         raise RecipeError(f"is not UTF-8 text (byte {error.start}); save it as UTF-8", file=file) from None
     allowed = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-")[:100]
-    return Source(text, file, allowed or "imported", origin or str(file))
+    return ConfigSource(text, file, allowed or "imported", origin or str(file))
 
 
 def too_large(file: Path | str) -> RecipeError:
@@ -117,7 +117,7 @@ def _page(address: str, endpoint: str | None) -> tuple[ModelReference | None, tu
     return _repository("/".join(parts[:2]) + (f"@{revision}" if revision else "")), names
 
 
-def _from_file(file: Path, shown: Path) -> Source:
+def _from_file(file: Path, shown: Path) -> ConfigSource:
     try:
         with file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)

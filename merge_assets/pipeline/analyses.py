@@ -6,7 +6,7 @@ import dagster as dg
 
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import AnalysisNode
-from merge_assets.pipeline.inputs import Inputs
+from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
 from merge_assets.pipeline.render import analysis_metadata
 from merge_assets.pipeline.steps import single_asset
@@ -38,7 +38,7 @@ def build_analysis(workspace: Workspace, node: AnalysisNode, op_name: str) -> dg
     def analysis(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
-        inputs = Inputs(context.instance, [node.model])
+        inputs = InputVersions(context.instance, [node.model])
         analysed = run_work(
             context,
             node.key,

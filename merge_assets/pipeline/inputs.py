@@ -9,7 +9,7 @@ from merge_assets.pipeline.versions import observation_event, recorded
 from merge_assets.reference import ModelReference
 
 
-class Inputs:
+class InputVersions:
     """The recorded versions of a step's models when it starts; Dagster stores the same with its result."""
 
     def __init__(self, instance: dg.DagsterInstance, models: Sequence[ModelNode]) -> None:

@@ -10,7 +10,7 @@ from merge_assets.identity import variant_line
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import ScoresNode
-from merge_assets.pipeline.inputs import Inputs
+from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import code_references, one_sentence, scores_metadata
 from merge_assets.pipeline.steps import single_asset
@@ -50,7 +50,7 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
     def scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
-        inputs = Inputs(context.instance, [node.model])
+        inputs = InputVersions(context.instance, [node.model])
         scored = run_work(
             context,
             node.key,

@@ -10,7 +10,7 @@ import dagster as dg
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import VariantNode
-from merge_assets.pipeline.inputs import Inputs
+from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
 from merge_assets.pipeline.steps import single_asset
@@ -62,7 +62,7 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
     def variant(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
-        inputs = Inputs(context.instance, (*node.parents, *node.adapters))
+        inputs = InputVersions(context.instance, (*node.parents, *node.adapters))
         built = run_work(
             context,
             key,

@@ -19,14 +19,14 @@ from merge_assets.checkpoint import Checkpoint, LoraAdapter, LowRank, TensorHead
 from merge_assets.checkpoint.adapter import FLOATS
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted_experts import expert_updates
-from merge_assets.plan.made import DORA, LORA, Made, Origin, Stored
+from merge_assets.plan.made import DORA, LORA, Made, StoredTensor, TensorOrigin
 
 _ANOTHER_MODEL = "the adapter was made for another model"
 
 
 def adapt(
-    model: Checkpoint, origins: Mapping[str, Origin], adapter: LoraAdapter
-) -> tuple[Checkpoint, dict[str, Origin], dict[str, str]]:
+    model: Checkpoint, origins: Mapping[str, TensorOrigin], adapter: LoraAdapter
+) -> tuple[Checkpoint, dict[str, TensorOrigin], dict[str, str]]:
     """Apply an adapter to the headers of a model.
 
     Args:
@@ -44,10 +44,10 @@ def adapt(
 
 
 class _Application:
-    def __init__(self, model: Checkpoint, origins: Mapping[str, Origin], adapter: LoraAdapter) -> None:
+    def __init__(self, model: Checkpoint, origins: Mapping[str, TensorOrigin], adapter: LoraAdapter) -> None:
         self.model = model
         self.adapter = adapter
-        self.origins: dict[str, Origin] = dict(origins)
+        self.origins: dict[str, TensorOrigin] = dict(origins)
         self.tensors: dict[str, TensorHeader] = dict(model.tensors)
         self.aside: dict[str, str] = {}
         self.config: dict[str, Any] = copy.deepcopy(dict(model.config))
@@ -57,7 +57,7 @@ class _Application:
         self.shared = None if model.shared_embedding is None else model.shared_embedding.name
         self.head: str | None = None
 
-    def result(self) -> tuple[Checkpoint, dict[str, Origin], dict[str, str]]:
+    def result(self) -> tuple[Checkpoint, dict[str, TensorOrigin], dict[str, str]]:
         for name, header in self.adapter.whole.items():
             self._replace(name, header)
         for update in self.adapter.updates.values():
@@ -86,7 +86,7 @@ class _Application:
         if place in self.model.tensors:
             self.aside[place] = f"replaced by {header.name} of the adapter"
         self.tensors[place] = replace(header, name=place, dtype=old.dtype)
-        self.origins[place] = Stored(header, of_adapter=True)
+        self.origins[place] = StoredTensor(header, of_adapter=True)
         self.touched.add(place)
 
     def _update(self, update: LowRank) -> None:
@@ -99,12 +99,16 @@ class _Application:
         transposed = update.embedding or (inner == (rows, columns) and (self._transposes or inner[0] != inner[1]))
         if inner != ((rows, columns) if transposed else (columns, rows)):
             raise self._misfit(update.down if inner[not transposed] in (rows, columns) else update.up, place)
-        parts: list[Origin] = [self._origin(place), Stored(update.down, True), Stored(update.up, True)]
+        parts: list[TensorOrigin] = [
+            self._origin(place),
+            StoredTensor(update.down, True),
+            StoredTensor(update.up, True),
+        ]
         method = LORA.name
         if update.magnitude is not None:
             if update.magnitude.numel != inner[1]:
                 raise self._misfit(update.magnitude, place)
-            method, parts = DORA.name, [*parts, Stored(update.magnitude, True)]
+            method, parts = DORA.name, [*parts, StoredTensor(update.magnitude, True)]
         scale = self.adapter.scale(update)
         parameters: dict[str, float | bool | str] = {"scale": scale, "transposed": transposed}
         self.origins[place] = Made(method, weight.shape, tuple(parts), parameters)
@@ -129,7 +133,7 @@ class _Application:
                 "experts": item.experts,
                 "first_row": item.first_row,
             }
-            parts = (self._origin(item.tensor), Stored(update.down, True), Stored(update.up, True))
+            parts = (self._origin(item.tensor), StoredTensor(update.down, True), StoredTensor(update.up, True))
             self.origins[item.tensor] = Made(LORA.name, self.tensors[item.tensor].shape, parts, parameters)
 
     def _add_bias(self, update: LowRank, bias: TensorHeader, scale: float) -> None:
@@ -139,11 +143,11 @@ class _Application:
         shape = self.tensors[place].shape
         if bias.numel != math.prod(shape):
             raise self._misfit(bias, place)
-        parts = (self._origin(place), Stored(bias, True))
+        parts = (self._origin(place), StoredTensor(bias, True))
         self.origins[place] = Made("linear", shape, parts, {"normalize": False}, ({"weight": 1.0}, {"weight": scale}))
 
-    def _origin(self, place: str) -> Origin:
-        return self.origins.get(place, Stored(self.tensors[place]))
+    def _origin(self, place: str) -> TensorOrigin:
+        return self.origins.get(place, StoredTensor(self.tensors[place]))
 
     @cached_property
     def _transposes(self) -> bool:
@@ -169,7 +173,7 @@ class _Application:
         if self.head is None:
             self.head = name
             self.tensors[name] = replace(self.model.tensors[self.shared], name=name)
-            self.origins[name] = self.origins.get(self.shared, Stored(self.model.tensors[self.shared]))
+            self.origins[name] = self.origins.get(self.shared, StoredTensor(self.model.tensors[self.shared]))
         return self.head
 
     def _is_resized(self, old: TensorHeader) -> bool:
@@ -191,7 +195,7 @@ class _Application:
                 return  # an encoder without a head
             self.head = "lm_head.weight"
             self.tensors[self.head] = replace(self.model.tensors[self.shared], name=self.head)
-            self.origins[self.head] = Stored(self.model.tensors[self.shared])
+            self.origins[self.head] = StoredTensor(self.model.tensors[self.shared])
         if self.tensors[self.head].shape != self.tensors[self.shared].shape:
             raise CheckpointError(
                 f"{self.adapter.location}: gives {self.shared} {self.tensors[self.shared].shape[0]} rows, but not the output "

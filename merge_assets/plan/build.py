@@ -10,7 +10,7 @@ from typing import Any
 
 from merge_assets.architecture import rewrite_config
 from merge_assets.architecture.anatomy import is_buffer
-from merge_assets.architecture.config import Origin
+from merge_assets.architecture.config import LayerOrigin
 from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.files import weights_stem
 from merge_assets.errors import CheckpointError, PlanError
@@ -340,7 +340,7 @@ class _Builder:
         except CheckpointError as error:
             raise self.fail(self._body_key(), f"{self.inputs[self.donor].reference}: {error}") from None
 
-    def _origins(self, part: ResolvedPart) -> list[Origin]:
+    def _origins(self, part: ResolvedPart) -> list[LayerOrigin]:
         """Config and number of the layer whose role each layer of a part has: the base's, or the first source's."""
         return [
             (self.inputs[source.model].checkpoint.config, source.start + i)

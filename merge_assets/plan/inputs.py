@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from merge_assets.checkpoint import TensorHeader, carried_files
 from merge_assets.plan.assemble import PlanInput
-from merge_assets.plan.made import Origin, Stored
+from merge_assets.plan.made import StoredTensor, TensorOrigin
 from merge_assets.plan.model import (
     NUMERICS_VERSION,
     CarriedFile,
@@ -80,9 +80,11 @@ class Inputs:
             return self._own(model, header, layer, parameters)
         return self._made(model, header.name, origin, layer, parameters)
 
-    def _made(self, model: int, name: str, origin: Origin, layer: int | None, parameters: Parameters) -> TensorInput:
+    def _made(
+        self, model: int, name: str, origin: TensorOrigin, layer: int | None, parameters: Parameters
+    ) -> TensorInput:
         """A tensor of an input that lies elsewhere than under its name in the input's files, or is computed."""
-        if isinstance(origin, Stored):
+        if isinstance(origin, StoredTensor):
             if not origin.of_adapter:
                 return self._own(model, origin.header, layer, parameters)
             adapter = self._inputs[model].adapter

@@ -37,7 +37,7 @@ MAKERS = {maker.name: maker for maker in (GATHER, LORA, DORA, DEQUANTIZE)}
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file.
 
     Attributes:
@@ -63,12 +63,12 @@ class Made:
 
     method: str
     shape: tuple[int, ...]
-    parts: tuple[Origin, ...]
+    parts: tuple[TensorOrigin, ...]
     parameters: Mapping[str, float | bool | str]
     of_parts: tuple[Mapping[str, float | bool | str], ...] = ()
 
 
-Origin = Stored | Made
+TensorOrigin = StoredTensor | Made
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class MadeTensors:
         aside: stored tensors of the model that are no tensors of the input as it is merged, and why.
     """
 
-    origins: Mapping[str, Origin]
+    origins: Mapping[str, TensorOrigin]
     aside: Mapping[str, str]
 
 

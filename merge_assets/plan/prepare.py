@@ -10,7 +10,7 @@ from merge_assets.checkpoint.files import sentence_files
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted import adapt
 from merge_assets.plan.assemble import PlanInput
-from merge_assets.plan.made import DEQUANTIZE, Made, MadeTensors, Origin, Stored
+from merge_assets.plan.made import DEQUANTIZE, Made, MadeTensors, StoredTensor, TensorOrigin
 from merge_assets.plan.problems import plan_error
 from merge_assets.recipe import Recipe
 
@@ -54,7 +54,7 @@ def _prepared(recipe: Recipe, item: PlanInput) -> PlanInput:
         raise plan_error(recipe, _key(recipe, item), f"{item.reference} {error}") from None
     if quantised is None and item.adapter is None:
         return item
-    checkpoint, origins, aside = item.checkpoint, dict[str, Origin](), dict[str, str]()
+    checkpoint, origins, aside = item.checkpoint, dict[str, TensorOrigin](), dict[str, str]()
     if quantised is not None:
         checkpoint, origins = _dequantised(checkpoint, quantised)
         aside.update(quantised.aside)
@@ -72,18 +72,18 @@ def _key(recipe: Recipe, item: PlanInput) -> str:
     return next((key for key, reference in recipe.mentions() if reference == item.reference), "models")
 
 
-def _dequantised(checkpoint: Checkpoint, quantised: Quantised) -> tuple[Checkpoint, dict[str, Origin]]:
+def _dequantised(checkpoint: Checkpoint, quantised: Quantised) -> tuple[Checkpoint, dict[str, TensorOrigin]]:
     tensors: dict[str, TensorHeader] = {}
     for name, header in checkpoint.tensors.items():
         if name in quantised.weights:
             tensors[name] = replace(header, dtype=quantised.dtype)
         elif name not in quantised.aside:
             tensors[name] = header
-    origins: dict[str, Origin] = {name: _scaled(weight) for name, weight in quantised.weights.items()}
+    origins: dict[str, TensorOrigin] = {name: _scaled(weight) for name, weight in quantised.weights.items()}
     return replace(checkpoint, tensors=tensors, config=quantised.config), origins
 
 
 def _scaled(scaled: ScaledWeight) -> Made:
     rows, columns = scaled.block
-    parts = (Stored(scaled.weight), Stored(scaled.scale))
+    parts = (StoredTensor(scaled.weight), StoredTensor(scaled.scale))
     return Made(DEQUANTIZE.name, scaled.weight.shape, parts, {"block_rows": rows, "block_columns": columns})

@@ -15,7 +15,7 @@ from typing import Any
 
 from merge_assets.errors import StoreError
 from merge_assets.store.drafts import Drafts
-from merge_assets.store.inventory import Inventory, Stored, Unfinished, survey, version_of_key
+from merge_assets.store.inventory import Inventory, StoredVersion, Unfinished, survey, version_of_key
 from merge_assets.store.manifest import files_path
 from merge_assets.store.names import CURRENT, KEYS
 from merge_assets.store.place import Listed, Place, Upload
@@ -60,7 +60,7 @@ class Litter:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RemovalPlan:
     """What is to be removed, and why the rest is not.
 
     Attributes:
@@ -74,7 +74,7 @@ class Plan:
 
     inventory: Inventory
     kept: Mapping[Name, Sequence[str]]
-    doomed: Sequence[Stored]
+    doomed: Sequence[StoredVersion]
     litter: Sequence[Litter] = ()
     currents: Mapping[str, str | None] | None = None
     force: bool = False
@@ -97,24 +97,24 @@ class Done:
         freed: bytes.
     """
 
-    removed: Sequence[Stored]
-    spared: Sequence[Stored]
+    removed: Sequence[StoredVersion]
+    spared: Sequence[StoredVersion]
     litter: Sequence[Litter]
     freed: int
 
 
-def lineage(inventory: Inventory) -> dict[Name, list[Stored]]:
+def lineage(inventory: Inventory) -> dict[Name, list[StoredVersion]]:
     """Which versions of the store each version was made from.
 
     An input is recorded by a name and the fingerprint of its content. A name may be that of a recipe, of a repository or
     any title; where no line of that name has the version, every line that has it counts.
     """
-    having: dict[str, list[Stored]] = defaultdict(list)
+    having: dict[str, list[StoredVersion]] = defaultdict(list)
     for stored in inventory.everything:
         having[stored.artifact.version].append(stored)
     found = {}
     for stored in inventory.everything:
-        sources: dict[Name, Stored] = {}
+        sources: dict[Name, StoredVersion] = {}
         for title, fingerprint in stored.artifact.manifest.fingerprints.items():
             path = title.partition("+")[0].partition("@")[0]
             able = [one for one in having.get(fingerprint, ()) if one is not stored]
@@ -149,7 +149,7 @@ def needed(inventory: Inventory, pinned: Mapping[Name, str]) -> dict[Name, list[
 
 def plan_collection(
     inventory: Inventory, *, keep: int, older_than: timedelta | None, pinned: Mapping[Name, str]
-) -> Plan:
+) -> RemovalPlan:
     """Decide what nobody needs.
 
     Args:
@@ -189,12 +189,14 @@ def plan_collection(
                 why.append("replaced a moment ago" if since == inventory.now - grace else "in use when a build began")
     doomed = [stored for stored in inventory.everything if not kept[stored.name]]
     alive = {(stored.name) for stored in inventory.everything if kept[stored.name]}
-    return Plan(inventory, {name: why for name, why in kept.items() if why}, doomed, _litter(inventory, alive, limit))
+    return RemovalPlan(
+        inventory, {name: why for name, why in kept.items() if why}, doomed, _litter(inventory, alive, limit)
+    )
 
 
 def plan_removal(
-    inventory: Inventory, targets: Sequence[Stored], *, pinned: Mapping[Name, str], force: bool
-) -> tuple[Plan, dict[Name, list[str]]]:
+    inventory: Inventory, targets: Sequence[StoredVersion], *, pinned: Mapping[Name, str], force: bool
+) -> tuple[RemovalPlan, dict[Name, list[str]]]:
     """Decide what has to happen for some versions to go.
 
     Returns:
@@ -211,10 +213,10 @@ def plan_removal(
         if (line, version) in going:
             left = [stored.artifact.version for stored in inventory.versions[line] if stored.name not in going]
             currents[line] = left[-1] if left else None
-    return Plan(inventory, {}, targets, currents=currents, force=force), needs
+    return RemovalPlan(inventory, {}, targets, currents=currents, force=force), needs
 
 
-def carry_out(store: ArtifactStore, plan: Plan, *, work: Work = UNATTENDED) -> Done:
+def carry_out(store: ArtifactStore, plan: RemovalPlan, *, work: Work = UNATTENDED) -> Done:
     """Remove what a plan says, but for what was taken up since.
 
     Args:
@@ -231,8 +233,8 @@ def carry_out(store: ArtifactStore, plan: Plan, *, work: Work = UNATTENDED) -> D
             place.remove([f"{line}/{CURRENT}"])
         else:
             place.write({f"{line}/{CURRENT}": Pointer(version=version).sealed()})
-    withdrawn: list[tuple[Stored, str]] = []
-    spared: list[Stored] = []
+    withdrawn: list[tuple[StoredVersion, str]] = []
+    spared: list[StoredVersion] = []
     for stored in plan.doomed:
         folder = publishing.withdraw(stored.artifact.manifest)
         if folder is None:
@@ -240,7 +242,7 @@ def carry_out(store: ArtifactStore, plan: Plan, *, work: Work = UNATTENDED) -> D
         else:
             withdrawn.append((stored, folder))
     again = survey(store)
-    removed: list[Stored] = []
+    removed: list[StoredVersion] = []
     freed = 0
     total = len(withdrawn) + len(plan.litter)
     for stored, folder in withdrawn:
@@ -291,13 +293,13 @@ def _in_use(inventory: Inventory) -> dict[Name, list[str]]:
     return reasons
 
 
-def _copied_from(inventory: Inventory, stored: Stored) -> bool:
+def _copied_from(inventory: Inventory, stored: StoredVersion) -> bool:
     return any(
         build.alive and (build.sources is None or _holds(stored, build.sources)) for build in inventory.unfinished
     )
 
 
-def _holds(stored: Stored, paths: Collection[str]) -> bool:
+def _holds(stored: StoredVersion, paths: Collection[str]) -> bool:
     folder = f"{files_path(stored.artifact.manifest)}/"
     return any(path.startswith(folder) for path in paths)
 
@@ -374,7 +376,7 @@ def _drop_pointer(place: Place, line: str, path: str) -> None:
         place.remove([path])
 
 
-def _moved(entry: Listed, stored: Stored, folder: str) -> Listed:
+def _moved(entry: Listed, stored: StoredVersion, folder: str) -> Listed:
     """A file of a version that was withdrawn, where it lies now."""
     own = files_path(stored.artifact.manifest)
     return replace(entry, path=folder + entry.path.removeprefix(own)) if entry.path.startswith(own) else entry

@@ -32,7 +32,7 @@ _KEY = re.compile(rf"(.+)/{KEYS}/([^/]+)\.json")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredVersion:
     """A version and its files.
 
     Attributes:
@@ -111,7 +111,7 @@ class Inventory:
 
     place: Place
     now: datetime
-    versions: Mapping[str, Sequence[Stored]]
+    versions: Mapping[str, Sequence[StoredVersion]]
     pointers: Mapping[str, str]
     damaged: Sequence[str]
     unfinished: Sequence[Unfinished]
@@ -120,17 +120,17 @@ class Inventory:
     uploads: Sequence[Upload]
 
     @property
-    def everything(self) -> list[Stored]:
+    def everything(self) -> list[StoredVersion]:
         """All versions of all lines."""
         return [stored for versions in self.versions.values() for stored in versions]
 
     @property
-    def current(self) -> dict[str, Stored]:
+    def current(self) -> dict[str, StoredVersion]:
         """Line -> its current version, for lines that have one."""
         found = {stored.name: stored for stored in self.everything}
         return {line: found[line, name] for line, name in self.pointers.items() if (line, name) in found}
 
-    def is_current(self, stored: Stored) -> bool:
+    def is_current(self, stored: StoredVersion) -> bool:
         """Whether a version is its line's current one."""
         return self.pointers.get(stored.artifact.line) == stored.artifact.version
 
@@ -161,11 +161,11 @@ def survey(store: ArtifactStore) -> Inventory:
     lines = sorted(sorter.pointers)
     pointers = dict(zip(lines, _each(lambda line: read_pointer(place, f"{line}/{CURRENT}"), lines), strict=True))
     unread = [f"{line}/{CURRENT}" for line, version in pointers.items() if version is None]
-    versions: dict[str, list[Stored]] = defaultdict(list)
+    versions: dict[str, list[StoredVersion]] = defaultdict(list)
     for (line, version), manifest in manifests.items():
         own = tuple(sorter.own[line, version])
         changed = files[f"{line}/{version}/{MANIFEST}"].changed
-        versions[line].append(Stored(Artifact(line, version, manifest, place), changed, own))
+        versions[line].append(StoredVersion(Artifact(line, version, manifest, place), changed, own))
     known = {(manifest.line, manifest.key) for manifest in manifests.values()}
     return Inventory(
         place=place,

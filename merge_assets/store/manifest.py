@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints,
 
 from merge_assets.errors import StoreError
 from merge_assets.provenance import provenance
-from merge_assets.records import Details, Document, Input, Provenance, Record, fingerprints, parsed
+from merge_assets.records import Details, Input, Provenance, Record, RecordFile, fingerprints, parsed
 from merge_assets.store.names import BUILDS, check_file, check_key, check_line, check_version
 from merge_assets.store.sealed import seal
 
@@ -97,7 +97,7 @@ class FileEntry(Record):
         return hashlib.sha256("".join(f"{piece.size}:{piece.sha256};" for piece in self.pieces).encode()).hexdigest()
 
 
-class Manifest(Document):
+class Manifest(RecordFile):
     """What a version holds, what it was built from, and by what."""
 
     line: str = Field(description="such as variants/slerp-7b")

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from merge_assets.errors import StoreError
-from merge_assets.records import Document, Record
+from merge_assets.records import Record, RecordFile
 from merge_assets.store.cutting import Stretch
 from merge_assets.store.names import BUILDS
 from merge_assets.store.place import Parts, Place
@@ -46,7 +46,7 @@ class ProgressOfFile(Record):
     whole: str | None
 
 
-class Progress(Document):
+class Progress(RecordFile):
     """What ``progress.json`` says.
 
     Attributes:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from merge_assets.records import Document
+from merge_assets.records import RecordFile
 from merge_assets.store.manifest import Manifest, files_path
 from merge_assets.store.names import CURRENT, MANIFEST
 from merge_assets.store.place import Place
 from merge_assets.store.sealed import seal, unseal
 
 _T = TypeVar("_T")
-_D = TypeVar("_D", bound=Document)
+_D = TypeVar("_D", bound=RecordFile)
 
 
 def read_as(place: Place, path: str, decode: Callable[[bytes | None], _T | None]) -> _T | None:
@@ -31,7 +31,7 @@ def read_as(place: Place, path: str, decode: Callable[[bytes | None], _T | None]
     return None
 
 
-class Pointer(Document):
+class Pointer(RecordFile):
     """Which version of a line is meant.
 
     Attributes:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merge_assets.analysis.reading import Stored
+from merge_assets.analysis.reading import StoredMatrix
 from merge_assets.analysis.snr import score, threshold
 from merge_assets.analysis.spectra import gram_suffices, singular_values
 from merge_assets.errors import AnalysisError
@@ -18,7 +18,7 @@ from tests.analysis_support import with_spectrum
 
 
 def stored(matrix):
-    return Stored(np.ascontiguousarray(matrix, dtype=np.float64), "F64")
+    return StoredMatrix(np.ascontiguousarray(matrix, dtype=np.float64), "F64")
 
 
 @settings(deadline=None, max_examples=60)
@@ -137,6 +137,6 @@ def test_weights_that_are_not_finite_are_an_error(bad):
 )
 def test_every_storage_type_is_widened_exactly(code, dtype, raw):
     values = torch.tensor(np.random.default_rng(0).standard_normal((5, 7)) * 1e-3).to(dtype)
-    held = Stored(np.frombuffer(values.view(torch.uint8).numpy().tobytes(), dtype=raw).reshape(5, 7), code)
+    held = StoredMatrix(np.frombuffer(values.view(torch.uint8).numpy().tobytes(), dtype=raw).reshape(5, 7), code)
     assert np.array_equal(held.block(), values.to(torch.float64).numpy())
     assert np.array_equal(held.block(slice(1, 3), slice(2, 6)), values[1:3, 2:6].to(torch.float64).numpy())

@@ -7,7 +7,7 @@ from ctypes import c_void_p
 import numpy as np
 import pytest
 
-from merge_assets.engine.native import Inputs
+from merge_assets.engine.native import InputArrays
 from merge_assets.engine.native.statistics import gram
 
 
@@ -21,7 +21,7 @@ def test_inner_products_of_a_pair_do_not_depend_on_the_dtype_that_holds_its_valu
 
     def products(arrays: list[np.ndarray], dtype: str) -> list[list[float]]:
         addresses = (c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
-        return gram(lambda: iter([(0, count)]), Inputs(addresses, [dtype] * len(arrays), base), 2)
+        return gram(lambda: iter([(0, count)]), InputArrays(addresses, [dtype] * len(arrays), base), 2)
 
     fast = products([bits.astype("<u2") for bits in narrow], "BF16")
     general = products([(bits << 16).view("<f4") for bits in narrow], "F32")

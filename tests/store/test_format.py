@@ -11,10 +11,10 @@ from merge_assets.records import (
     FORMAT,
     Check,
     Details,
-    Document,
     Input,
     MirrorDetails,
     Record,
+    RecordFile,
     ScoresDetails,
     VariantDetails,
     parsed,
@@ -154,7 +154,7 @@ def test_a_record_hands_on_what_it_does_not_know() -> None:
 )
 def test_a_document_of_another_format_is_refused(fields: object) -> None:
     with pytest.raises(ValueError, match=r"format|not a record"):
-        Document.of(fields)
+        RecordFile.of(fields)
 
 
 def test_details_of_another_kind_are_an_error_with_what_to_do(place: Lot) -> None:

@@ -17,7 +17,7 @@ DTYPES = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
 """Codes of the dtypes that the kernels compute with, by safetensors name."""
 
 
-class Inputs(Structure):
+class InputArrays(Structure):
     """Where the tiles of all inputs lie; see ``inputs_t`` in common.h."""
 
     _fields_ = (("data", POINTER(c_void_p)), ("dtypes", POINTER(c_int32)), ("count", c_int32), ("base", c_int32))
@@ -66,7 +66,7 @@ class MixingStruct(Structure):
     )
 
 
-_INPUTS, _EACH, _MIXING = POINTER(Inputs), POINTER(SparsifierStruct), POINTER(MixingStruct)
+_INPUTS, _EACH, _MIXING = POINTER(InputArrays), POINTER(SparsifierStruct), POINTER(MixingStruct)
 _DOUBLES, _COUNTS, _WORDS = POINTER(c_double), POINTER(c_int64), POINTER(c_uint32)
 _SIGNATURES = {
     "combine": (c_int64, _INPUTS, _DOUBLES, c_int64, c_void_p, c_int32),

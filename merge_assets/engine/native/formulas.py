@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from ctypes import Array, byref, c_double, pointer
 
-from merge_assets.engine.native import DTYPES, CutStruct, Inputs, MixingStruct, SparsifierStruct, call
+from merge_assets.engine.native import DTYPES, CutStruct, InputArrays, MixingStruct, SparsifierStruct, call
 from merge_assets.methods.formula import Band, Bernoulli, Combination, Cut, RankedBernoulli, Sparsifier, TaskVectors
 
-Run = Callable[[Inputs, int, int, int, int, str], int]
+RunFormula = Callable[[InputArrays, int, int, int, int, str], int]
 """(inputs, row length, flat index of the first element, elements, address of the output, its dtype) -> number of NaN or
 infinite results."""
 
 _BAND, _BERNOULLI, _RANKED = 1, 2, 3
 
 
-def prepared(formula: Combination | TaskVectors) -> Run:
+def prepared(formula: Combination | TaskVectors) -> RunFormula:
     """The formula as a function of tiles; its constants are brought into place once."""
     return _combination(formula) if isinstance(formula, Combination) else _task_vectors(formula)
 
@@ -29,16 +29,16 @@ def sparsifier_structs(sparsifiers: Sequence[Sparsifier]) -> Array[SparsifierStr
     return (SparsifierStruct * len(sparsifiers))(*map(_struct, sparsifiers))
 
 
-def _combination(formula: Combination) -> Run:
+def _combination(formula: Combination) -> RunFormula:
     coefficients = _doubles(formula.coefficients)
 
-    def run(inputs: Inputs, row: int, start: int, count: int, address: int, dtype: str) -> int:
+    def run(inputs: InputArrays, row: int, start: int, count: int, address: int, dtype: str) -> int:
         return call("combine", byref(inputs), coefficients, count, address, DTYPES[dtype])
 
     return run
 
 
-def _task_vectors(formula: TaskVectors) -> Run:
+def _task_vectors(formula: TaskVectors) -> RunFormula:
     each = sparsifier_structs(formula.sparsifiers)
     common = None if formula.common is None else pointer(_struct(formula.common))
     mixing = MixingStruct(
@@ -49,7 +49,7 @@ def _task_vectors(formula: TaskVectors) -> Run:
         formula.factor,
     )
 
-    def run(inputs: Inputs, row: int, start: int, count: int, address: int, dtype: str) -> int:
+    def run(inputs: InputArrays, row: int, start: int, count: int, address: int, dtype: str) -> int:
         return call("mix", byref(inputs), each, common, byref(mixing), row, start, count, address, DTYPES[dtype])
 
     return run

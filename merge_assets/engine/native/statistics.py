@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import Array, byref, c_double, c_int64, c_uint32, pointer, sizeof
 
-from merge_assets.engine.native import Inputs, call
+from merge_assets.engine.native import InputArrays, call
 from merge_assets.engine.native.formulas import sparsifier_structs
 from merge_assets.engine.selection import LOWER_BINS, UPPER_BINS, Bin
 from merge_assets.methods.formula import Band, Norms, Sparsifier
@@ -14,7 +14,7 @@ Sweep = Callable[[], Iterator[tuple[int, int]]]
 """Starts a pass: brings run after run of elements to where the inputs lie, and gives (first element, elements)."""
 
 
-def gram(sweep: Sweep, inputs: Inputs, vectors: int) -> list[list[float]]:
+def gram(sweep: Sweep, inputs: InputArrays, vectors: int) -> list[list[float]]:
     """Inner products of all pairs of inputs, or of differences to the base if ``inputs`` has one."""
     products = (c_double * (vectors * vectors))()
     for _, count in sweep():
@@ -23,7 +23,7 @@ def gram(sweep: Sweep, inputs: Inputs, vectors: int) -> list[list[float]]:
 
 
 def norms(
-    sweep: Sweep, inputs: Inputs, row: int, sparsifiers: Sequence[Sparsifier], common: Band | None
+    sweep: Sweep, inputs: InputArrays, row: int, sparsifiers: Sequence[Sparsifier], common: Band | None
 ) -> list[Norms]:
     """Norms of every task vector before and after its sparsifier."""
     each = sparsifier_structs(sparsifiers)
@@ -37,7 +37,7 @@ def norms(
 class NativeCounter:
     """Counts magnitudes (:class:`merge_assets.engine.selection.Counter`)."""
 
-    def __init__(self, sweep: Sweep, inputs: Inputs) -> None:
+    def __init__(self, sweep: Sweep, inputs: InputArrays) -> None:
         self._sweep = sweep
         self._inputs = byref(inputs)
 

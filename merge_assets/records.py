@@ -114,6 +114,20 @@ class Check(Record):
     metadata: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class Geometry(Record):
+    """How the inputs of a tensor lie to each other, as a method found that sweeps them anyway.
+
+    Attributes:
+        of: whether they are the inputs themselves, or their differences to the base.
+        norms: Euclidean norm of each, in recipe order; without the base where differences to it are meant.
+        cosines: of the angle between each pair, the first with all later ones, then the second; 0 where a norm is 0.
+    """
+
+    of: Literal["inputs", "task vectors"]
+    norms: tuple[float, ...]
+    cosines: tuple[float, ...]
+
+
 class BuildReport(Record):
     """What one execution of a plan did.
 
@@ -127,6 +141,7 @@ class BuildReport(Record):
         threads: workers used.
         device: where the arithmetic ran.
         nonfinite: NaN or infinite elements by output tensor, where there are any.
+        geometry: of output tensors that were computed now by a method that sweeps inner products.
     """
 
     seconds: float
@@ -138,6 +153,7 @@ class BuildReport(Record):
     threads: int
     device: str
     nonfinite: Mapping[str, int] = Field(default_factory=dict)
+    geometry: Mapping[str, Geometry] = Field(default_factory=dict)
 
 
 class StoredBuildReport(BuildReport):
@@ -171,9 +187,12 @@ class Details(Record):
 
     Attributes:
         nonfinite: NaN or infinite elements by tensor, where there are any.
+        geometry: of tensors whose method sweeps inner products; also of those that were taken from another version, but not of
+            those that an earlier attempt of the same build finished.
     """
 
     nonfinite: Mapping[str, int] = Field(default_factory=dict)
+    geometry: Mapping[str, Geometry] = Field(default_factory=dict)
 
 
 class VariantDetails(Details):

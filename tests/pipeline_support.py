@@ -23,6 +23,7 @@ from merge_assets.pipeline import analyses, scores, variants
 from merge_assets.pipeline import leaderboard as leaderboard_module
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
+from merge_assets.records import Details
 from merge_assets.settings import Settings
 from merge_assets.workspace import Workspace
 
@@ -299,7 +300,7 @@ def _copy_instance(source: dg.DagsterInstance, target: dg.DagsterInstance) -> No
 def _artifact(version: str, inputs: dict[str, str] | None = None) -> Any:
     return SimpleNamespace(
         version=version,
-        manifest=SimpleNamespace(fingerprints=inputs or {}, details={}),
+        manifest=SimpleNamespace(fingerprints=inputs or {}, common=Details()),
         directory=lambda cache: cache,
         read_bytes=lambda name: b"",
     )

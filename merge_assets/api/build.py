@@ -221,6 +221,7 @@ def _written(
                 layers=made.layer_count,
                 parameters=made.parameter_count,
                 nonfinite=bad,
+                geometry=dict(report.geometry) | {n: o.geometry for n, o in origins.items() if o.geometry},
                 checks=tuple(outcomes),
                 report=_reported(report, made, origins, draft.building, stored.fetched - fetched),
             ),
@@ -271,7 +272,7 @@ def _reported(
     names = {tensor.name for tensor in made.tensors}
     tally = building.tally
     return StoredBuildReport(
-        **dict(report),
+        **dict(report) | {"geometry": {}},  # which is with that of the tensors that were reused
         tensors_reused=len(names & origins.keys()),
         tensors_by_server=tally.by_server,
         tensors_resumed=len(names & building.resumed),

@@ -31,7 +31,7 @@ from merge_assets.cli.store_text import (
     shown_marks,
 )
 from merge_assets.errors import SettingsError, StoreError
-from merge_assets.plan.describe import human_bytes
+from merge_assets.plan.describe import geometry_summary, human_bytes
 from merge_assets.store.collect import RemovalPlan, lifecycle_rule
 from merge_assets.store.inventory import Inventory, StoredVersion
 
@@ -118,6 +118,8 @@ def show_version(name: str, *, as_json: bool) -> None:
         print_fact("bytes", shown_figures(report, "bytes_", human_bytes))
     for item in manifest.inputs:
         print_fact("made from", shown_input(item))
+    if geometry := geometry_summary(manifest.common.geometry):
+        print_fact("its inputs", geometry)
     for text in users["current"]:
         print_fact("used by", f"{text} (current)")
     for text in users["others"]:

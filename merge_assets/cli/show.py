@@ -21,6 +21,7 @@ from merge_assets.plan.describe import (
     dropped_tensors,
     folded_recipes,
     format_figure,
+    geometry_summary,
     human_bytes,
     layer_map,
     peak_memory_estimate,
@@ -156,6 +157,8 @@ def _print_difference(workspace: Workspace, recipe: Recipe, plan: Plan) -> None:
         return
     built = f"{artifact.version[:12]} of {artifact.manifest.created}"
     print_fact("last build", f"{built}: {difference_summary(made)}")
+    if geometry := geometry_summary(artifact.manifest.common.geometry):
+        print_fact("its inputs", geometry)
 
 
 _UNREADABLE = (MergeAssetsError, ValueError, KeyError, TypeError, IndexError)

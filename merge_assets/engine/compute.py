@@ -76,7 +76,7 @@ class CpuExpression(PlannedExpression):
 
     # -- what a kernel sees --------------------------------------------------------------------------------------------
 
-    def gram(self, *, centered: bool = False) -> list[list[float]]:
+    def products(self, *, centered: bool) -> list[list[float]]:
         if centered:
             return gram(self._sweep, self._inputs, self.count - 1)
         return gram(self._sweep, self._without_base, self.count)

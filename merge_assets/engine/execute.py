@@ -133,6 +133,7 @@ def execute(
         threads=workers,
         device=chosen,
         nonfinite=nonfinite,
+        geometry=dict(sorted(shared.geometry.items())),
     )
 
 

@@ -56,7 +56,7 @@ class GpuWorker:
                 staged.copy_(result.view(torch.uint8), non_blocking=True)
                 self.synchronize()
                 output.write(_memory(staged), tensor.begin + start * width)
-        shared.finish(job, self.read, nonfinite)
+        shared.finish(job, self.read, nonfinite, expression.geometry)
 
     def staging(self, purpose: str, size: int) -> torch.Tensor:
         """Pinned memory of ``size`` bytes that is used again for the same purpose."""
@@ -116,7 +116,7 @@ class GpuExpression(PlannedExpression):
             return _mix(self._formula, tiles[self.base], sparse)
         return self._formula(tiles, start)
 
-    def gram(self, *, centered: bool = False) -> list[list[float]]:
+    def products(self, *, centered: bool) -> list[list[float]]:
         products: torch.Tensor | None = None
         for _, tiles in self.blocks():
             vectors = torch.stack([tile.double() for tile in tiles])

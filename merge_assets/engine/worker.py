@@ -15,6 +15,7 @@ from merge_assets.engine.nested import nested_expression
 from merge_assets.engine.operand import Computed
 from merge_assets.errors import Stopped
 from merge_assets.plan import OutputTensor, Plan, TensorInput
+from merge_assets.records import Geometry
 from merge_assets.work import Work
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Shared:
         read: bytes of input tensors read or copied.
         settled: bytes that were expected and turned out not to be needed.
         nonfinite: NaN or infinite elements by output tensor.
+        geometry: how the inputs of output tensors lie to each other, where it was found.
         torch_threads: torch's own number of threads, once it was set to one.
         failure: what the first worker to fail failed of; the others stop at their next tile.
     """
@@ -61,6 +63,7 @@ class Shared:
     read: int = 0
     settled: int = 0
     nonfinite: dict[str, int] = field(default_factory=dict)
+    geometry: dict[str, Geometry] = field(default_factory=dict)
     torch_threads: int | None = None
     failure: BaseException | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -75,12 +78,15 @@ class Shared:
         if self.failure is not None or self.work.should_stop():
             raise Stopped(f"stopped after {done} of {self.total} bytes")
 
-    def finish(self, job: Job, read: int, nonfinite: int) -> None:
-        """Settle the account of a computed job: what it read less than expected, and the NaN and infinities it made."""
+    def finish(self, job: Job, read: int, nonfinite: int, geometry: Geometry | None) -> None:
+        """Settle the account of a computed job: what it read less than expected, the NaN and infinities it made, and what
+        was found of its inputs."""
         tensor = job.tensor
-        if nonfinite:
-            with self.lock:
+        with self.lock:
+            if nonfinite:
                 self.nonfinite[tensor.name] = self.nonfinite.get(tensor.name, 0) + nonfinite
+            if geometry is not None:
+                self.geometry[tensor.name] = geometry
         expected = tensor.bytes_to_read() * (job.end - job.start) // max(tensor.elements, 1)
         self.advance(0, tensor.name, needless=expected - read)
 
@@ -158,7 +164,7 @@ class CpuWorker:
             count = min(expression.tile, job.end - start)
             nonfinite += expression.compute(start, count, out, tensor.dtype)
             output.write(out.view[: count * width], tensor.begin + start * width)
-        shared.finish(job, self._read, nonfinite)
+        shared.finish(job, self._read, nonfinite, expression.geometry)
 
     def read(self, item: TensorInput, offset: int, memory: memoryview) -> None:
         shared = self._shared

@@ -148,6 +148,21 @@ def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
     }
     if report.seconds > 0:
         metadata["gib_per_s"] = round((report.bytes_read + report.bytes_written) / report.seconds / 2**30, 3)
+    if geometry := built.artifact.manifest.common.geometry:
+        metadata["inputs_geometry"] = table(
+            [
+                {
+                    "tensor": name,
+                    "of": one.of,
+                    "norms": ", ".join(f"{norm:.4g}" for norm in one.norms),
+                    "cosines": ", ".join(f"{cosine:.4f}" for cosine in one.cosines),
+                }
+                for name, one in geometry.items()
+            ]
+        )
+        cosines = [cosine for one in geometry.values() for cosine in one.cosines]
+        if cosines:
+            metadata["mean_cosine"] = round(math.fsum(cosines) / len(cosines), 6)
     return metadata | artifact_metadata(built.artifact, reused=built.reused)
 
 

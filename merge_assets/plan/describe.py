@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from merge_assets.architecture.anatomy import is_after_layers
 from merge_assets.plan.difference import Difference
 from merge_assets.plan.model import OutputTensor, Plan, TensorInput
 from merge_assets.plan.parameters import Value
+from merge_assets.records import Geometry
 
 # Resident size of the process before the first tile, bytes; with torch for methods whose arithmetic is in torch.
 _PROCESS = 60 << 20
@@ -264,3 +266,19 @@ def _extremes(values: Sequence[Value]) -> tuple[Value, Value]:
 def _shown(value: Value) -> str:
     # A seed has more digits than %g shows.
     return value if isinstance(value, str) else f"{value:d}" if type(value) is int else f"{float(value):g}"
+
+
+def geometry_summary(geometry: Mapping[str, Geometry]) -> str:
+    """How the inputs of a build lay to each other, over all tensors and pairs; empty if nothing was found of it."""
+    by_kind: dict[str, list[Geometry]] = {}
+    for one in geometry.values():
+        if one.cosines:
+            by_kind.setdefault(one.of, []).append(one)
+    texts = []
+    for kind, found in sorted(by_kind.items()):
+        cosines = [cosine for one in found for cosine in one.cosines]
+        mean = math.fsum(cosines) / len(cosines)
+        texts.append(
+            f"cosine of the {kind} {min(cosines):.4f} to {max(cosines):.4f}, {mean:.4f} at the mean, in {len(found)} tensors"
+        )
+    return "; ".join(texts)

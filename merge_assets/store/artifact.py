@@ -120,7 +120,14 @@ class Artifact:
     def origin(self, name: str, piece: Piece) -> Origin:
         """A piece of this version, to be copied into another."""
         path = f"{files_path(self.manifest)}/{name}"
-        return Origin(path, piece, self.manifest.files[name].pieces, self.manifest.nonfinite.get(piece.name, 0))
+        found = self.manifest.common
+        return Origin(
+            path,
+            piece,
+            self.manifest.files[name].pieces,
+            found.nonfinite.get(piece.name, 0),
+            found.geometry.get(piece.name),
+        )
 
     def open(self, name: str) -> BinaryIO:
         """One file opened for reading, seekable; its bytes are not checked.

@@ -138,9 +138,9 @@ class Manifest(RecordFile):
         return fingerprints(self.inputs)
 
     @cached_property
-    def nonfinite(self) -> Mapping[str, int]:
-        """NaN and infinite elements by tensor, as they were counted when the files were written."""
-        return self.described(Details).nonfinite
+    def common(self) -> Details:
+        """Those of the details that every kind of version has."""
+        return self.described(Details)
 
     def described(self, kind: type[_D]) -> _D:
         """The details, which are those of a kind of version.

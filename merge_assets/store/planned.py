@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from merge_assets.records import Geometry
 from merge_assets.store.manifest import Piece
 
 
@@ -59,12 +60,14 @@ class Origin:
         piece: the piece of that file.
         pieces: all pieces of that file.
         nonfinite: NaN and infinite elements of the piece, as they were counted when it was written.
+        geometry: how the inputs lay to each other that it was made from, if that was found.
     """
 
     path: str
     piece: Piece
     pieces: tuple[Piece, ...]
     nonfinite: int = 0
+    geometry: Geometry | None = None
 
 
 @dataclass

@@ -90,7 +90,7 @@ class StoredModels:
         for tensor in plan.tensors:
             artifact = self._artifacts.get(plan.models[tensor.inputs[0].model].location) if tensor.is_copy else None
             if artifact is not None:
-                counts[tensor.name] = artifact.manifest.nonfinite.get(tensor.inputs[0].header.name, 0)
+                counts[tensor.name] = artifact.manifest.common.nonfinite.get(tensor.inputs[0].header.name, 0)
         return counts
 
     def _fetch(self, location: str, item: TensorInput) -> int:

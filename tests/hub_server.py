@@ -66,6 +66,8 @@ class HubServer:
         self.hold = threading.Event()
         """While clear, answers with weights stop half-way and wait."""
         self.hold.set()
+        self.held: list[str] = []
+        """Names of the files whose answers were stopped, in order."""
         self.ignore_ranges = False
         self.refuse: dict[str, tuple[int, Mapping[str, str]]] = {}
         """Repository, or ``*`` for all -> status and headers of every answer."""
@@ -224,8 +226,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             half = len(body) // 2
             try:
                 self.wfile.write(body[:half])
-                if _is_large(name):
-                    hub.hold.wait(30)
+                if _is_large(name) and not hub.hold.is_set():
+                    hub.held.append(name)
+                    hub.hold.wait(300)
                 self.wfile.write(body[half:])
             except OSError:
                 self.close_connection = True  # the client went away

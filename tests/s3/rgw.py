@@ -166,6 +166,11 @@ class Rgw:
         self.client().create_bucket(Bucket=name)
         return name
 
+    def keys(self, bucket: str) -> set[str]:
+        """Names of the objects that a bucket has."""
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return {each["Key"] for page in pages for each in page.get("Contents", [])}
+
     def empty(self, bucket: str) -> None:
         """Delete what a bucket has, unfinished uploads too."""
         client = self.client()

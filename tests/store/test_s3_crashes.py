@@ -21,6 +21,7 @@ import pytest
 from merge_assets import api
 from merge_assets.errors import Stopped
 from merge_assets.store import ArtifactStore, sent
+from merge_assets.store.names import STORE
 from merge_assets.store.sending import SentBuilding
 from merge_assets.work import Work
 from tests.faults.build_steps import CONTEXT, Scenario, write_project
@@ -142,7 +143,7 @@ def test_eight_builders_of_one_variant_all_succeed(tmp_path: Path, rgw: Rgw, buc
     assert current is not None and space.store.verify(current) == []
     client = rgw.client()
     assert client.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
-    objects = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    objects = rgw.keys(bucket)
     assert {key.split("/")[3] for key in objects if "/builds/" in key} == {current.manifest.build}
 
 
@@ -190,7 +191,7 @@ def test_what_an_earlier_attempt_sent_and_this_one_has_not_is_removed(tmp_path: 
     store = ArtifactStore(f"s3://{bucket}", rgw.options(), scratch=tmp_path)
     pieces.interrupt(store, pieces.FILE, "one")
     client = rgw.client()
-    (progress,) = (entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"])
+    (progress,) = rgw.keys(bucket) - {STORE}
     client.put_object(Bucket=bucket, Key=progress.replace("progress.json", "vocab.txt"), Body=b"old")
     with store.build(pieces.LINE, pieces.KEY) as draft:
         draft.building.add([pieces.FILE], {})

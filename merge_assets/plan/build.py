@@ -35,7 +35,7 @@ from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice
 from merge_assets.plan.vocabulary import plan_vocabulary
-from merge_assets.recipe import LayerFigure, Recipe, to_mergekit, with_stages
+from merge_assets.recipe import BODIES, LayerFigure, Recipe, to_mergekit, with_stages
 
 COMPUTABLE = frozenset({"F64", "F32", "F16", "BF16"})
 """Dtypes that take part in arithmetic; others are only copied."""
@@ -351,8 +351,7 @@ class _Builder:
 
     def _body_key(self) -> str:
         """The key of the recipe that says what is merged."""
-        keys = ("slices", "modules", "depth_upscale", "prune_layers")
-        return next((key for key in keys if getattr(self.recipe, key) is not None), "models")
+        return next(key for key in BODIES if getattr(self.recipe, key) is not None)
 
     def _dropped(self, tensors: Sequence[OutputTensor]) -> tuple[DroppedTensor, ...]:
         used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}

@@ -11,7 +11,7 @@ from merge_assets.errors import PlanError, did_you_mean
 from merge_assets.methods import Method
 from merge_assets.plan.alone import check_base, check_count
 from merge_assets.plan.problems import plan_error
-from merge_assets.recipe import LayerFigure, ModelEntry, Module, Recipe, Slice
+from merge_assets.recipe import TEMPLATES, LayerFigure, ModelEntry, Module, Recipe, Slice
 from merge_assets.reference import ModelReference
 
 if TYPE_CHECKING:
@@ -141,12 +141,12 @@ class Resolver:
     def donor(self) -> int:
         """The base model, or else the first model listed."""
         recipe = self.recipe
-        template = recipe.depth_upscale or recipe.prune_layers
+        templates = [settings for key in TEMPLATES if (settings := getattr(recipe, key)) is not None]
         body: Recipe | Module = next(iter(recipe.modules.values())) if recipe.modules else recipe
         if recipe.base_model is not None:
             return self.index[recipe.base_model]
-        if template is not None:
-            return self.index[template.model]
+        if templates:
+            return self.index[templates[0].model]
         if body.models is not None:
             return self.index[body.models[0].model]
         assert body.slices is not None

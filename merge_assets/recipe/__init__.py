@@ -13,7 +13,17 @@ from merge_assets.recipe.parameters import (
     resolve,
 )
 from merge_assets.recipe.resolved import to_mergekit, with_stages
-from merge_assets.recipe.schema import ModelEntry, Module, Publish, Recipe, RecipeSource, Slice, Source
+from merge_assets.recipe.schema import (
+    BODIES,
+    TEMPLATES,
+    ModelEntry,
+    Module,
+    Publish,
+    Recipe,
+    RecipeSource,
+    Slice,
+    Source,
+)
 from merge_assets.recipe.schema_templates import DepthUpscale, Lowest, Protect, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
 from merge_assets.recipe.templates import (
@@ -25,6 +35,8 @@ from merge_assets.recipe.templates import (
 from merge_assets.recipe.unbuilt import check_built
 
 __all__ = [
+    "BODIES",
+    "TEMPLATES",
     "BrokenRecipe",
     "Conditional",
     "DepthUpscale",

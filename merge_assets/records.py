@@ -66,7 +66,7 @@ class Input(Record):
         fingerprint: of its bytes; of a mirror, the commit.
         license: as its card on the Hub says.
         gated: whether the Hub asks people to agree to terms first.
-        base_models: what its card says that it was made from, the nearest first.
+        base_models: what its card says that it was made from.
     """
 
     kind: Literal["recipe", "local", "hub"]

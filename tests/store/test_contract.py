@@ -61,7 +61,7 @@ def test_what_was_committed_is_read_back(store: ArtifactStore, place: Lot) -> No
     manifest = committed.manifest
     assert (manifest.line, manifest.version, manifest.key) == (LINE, "f1", "k1")
     assert manifest.fingerprints == {"org/name": "abc"}
-    assert manifest.details == {"nonfinite": {}, "seconds": 1.5, "layers": [1, 2]}
+    assert manifest.details == {"nonfinite": {}, "geometry": {}, "seconds": 1.5, "layers": [1, 2]}
     assert manifest.size == sum(map(len, FILES.values()))
     assert manifest.created.utcoffset() is not None
     for name, data in FILES.items():

@@ -17,7 +17,7 @@ from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
 from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
-from merge_assets.workspace import Models
+from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
@@ -70,7 +70,7 @@ def run_snr(
     model: str, out: Path | None, modules: Sequence[str] | None, top_percent: float, spectrum_compat: bool
 ) -> None:
     """Analyse into a folder, or into the store."""
-    workspace = opened()
+    workspace = opened() if out is None else Workspace.open()
     reference = parse_reference(model)
     with progress_bar("analysing") as work:
         if out is not None:
@@ -99,7 +99,7 @@ def run_evaluate(
     model: str, suite: str | None, out: Path | None, limit: int | None, batch_size: int | None, device: str | None
 ) -> None:
     """Evaluate on one suite, or on every default suite."""
-    workspace = opened()
+    workspace = opened() if out is None else Workspace.open()
     reference = parse_reference(model)
     if out is None and (limit or batch_size or device):
         raise EvaluationError("--limit, --batch-size and --device are for quick looks; give --out DIR with them")

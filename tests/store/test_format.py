@@ -221,3 +221,14 @@ def test_commands_end_with_one_line_on_an_older_store(tmp_path: Path, arguments:
     assert done.code != 0 and "is a store of format 1" in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert bytes_of(lot) == before
+
+
+def test_work_on_folders_does_not_ask_the_store(tmp_path: Path) -> None:
+    write_llama(tmp_path / "a", layers=1)
+    lot = Lot(Settings(root=tmp_path).store_url, {}, tmp_path / "scratch")
+    as_format_1(lot)
+
+    done = run_command("snr", "./a", "--out", "out", "--modules", "o_proj", root=tmp_path)
+
+    assert done.code == 0, done.stderr
+    assert (tmp_path / "out/snr.json").is_file()

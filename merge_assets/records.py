@@ -6,7 +6,7 @@ does not know is kept, and written again with the rest. Whatever changes the mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, Self, TypeVar
 
@@ -293,8 +293,3 @@ class LeaderboardDetails(Details):
     """
 
     models: int = Field(ge=0)
-
-
-def fingerprints(inputs: Sequence[Input]) -> dict[str, str]:
-    """Name -> fingerprint of what something was made from."""
-    return {item.name: item.fingerprint for item in inputs}

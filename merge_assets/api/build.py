@@ -272,7 +272,7 @@ def _reported(
     names = {tensor.name for tensor in made.tensors}
     tally = building.tally
     return StoredBuildReport(
-        **dict(report) | {"geometry": {}},  # which is with that of the tensors that were reused
+        **report.model_dump(exclude={"geometry"}),  # which is kept with that of the tensors that were reused
         tensors_reused=len(names & origins.keys()),
         tensors_by_server=tally.by_server,
         tensors_resumed=len(names & building.resumed),

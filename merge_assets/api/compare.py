@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from merge_assets.api.housekeeping import choose_one, inventory
 from merge_assets.errors import StoreError
@@ -22,6 +22,7 @@ RECIPE_FILES = ("recipe.yaml", "mergekit_config.yml")
 """What the user wrote, and what it came to with every parameter."""
 
 _SCORES = "scores/"
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def compare(workspace: Workspace, a: str, b: str | None = None) -> Comparison:
         first,
         second,
         recipe={name: lines for name in RECIPE_FILES if (lines := _text_difference(first, second, name))},
-        facts={name: pair for name, pair in _facts(first, second).items() if pair[0] != pair[1]},
-        inputs=_inputs(one.inputs, other.inputs),
+        facts=_otherwise(_said(first), _said(second)),
+        inputs=_otherwise(*({item.name: item for item in manifest.inputs} for manifest in (one, other))),
         tensors=_difference(_tensors(one.files), _tensors(other.files)),
         files=_difference(_others(one.files), _others(other.files)),
         scores=_scores(found, first, second),
@@ -137,24 +138,18 @@ def _before(found: Inventory, stored: StoredVersion) -> StoredVersion:
     return versions[at - 1]
 
 
-def _facts(a: StoredVersion, b: StoredVersion) -> dict[str, tuple[Any, Any]]:
-    """What two manifests say, but for what is compared by itself, in pairs."""
-    one, other = (_said(stored) for stored in (a, b))
-    return {name: (one.get(name), other.get(name)) for name in {**one, **other}}
+def _otherwise(a: Mapping[str, _V], b: Mapping[str, _V]) -> dict[str, tuple[_V | None, _V | None]]:
+    """Both values of every name that has not the same in both."""
+    return {name: (a.get(name), b.get(name)) for name in {**a, **b} if a.get(name) != b.get(name)}
 
 
 def _said(stored: StoredVersion) -> dict[str, Any]:
+    """What a manifest says, but for what is compared by itself."""
     manifest = stored.artifact.manifest
     plain = {name: value for name, value in manifest.details.items() if isinstance(value, (str, int, float))}
     made = manifest.provenance
     code = {"merge_assets": made.merge_assets, "commit": made.commit, "command": made.command, "host": made.host}
     return {"line": manifest.line, "version": manifest.version, "input key": manifest.key} | plain | code
-
-
-def _inputs(a: Sequence[Input], b: Sequence[Input]) -> dict[str, tuple[Input | None, Input | None]]:
-    one, other = ({item.name: item for item in inputs} for inputs in (a, b))
-    pairs = {name: (one.get(name), other.get(name)) for name in {**one, **other}}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _tensors(files: Mapping[str, FileEntry]) -> dict[str, str]:

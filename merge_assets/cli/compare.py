@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from merge_assets.api.compare import Compared, Comparison, ScoreChange, compare
-from merge_assets.cli.console import console, print_fact, print_table, table
+from merge_assets.cli.console import console, print_fact, print_json, print_table, table
 from merge_assets.cli.opened import opened
-from merge_assets.cli.store_text import print_json, short_name, shown_input
+from merge_assets.cli.store_text import short_name, shown_input
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _SHOWN = 12
@@ -47,7 +47,6 @@ def run_diff(a: str, b: str | None, *, as_json: bool) -> None:
 
 
 def _print_difference(what: str, found: Compared) -> None:
-    differ = found.changed + found.only_a + found.only_b
     print_fact(
         what,
         f"{found.same} the same, {len(found.changed)} with other bytes, "
@@ -55,10 +54,10 @@ def _print_difference(what: str, found: Compared) -> None:
     )
     marks = dict.fromkeys(found.changed, "other bytes")
     marks |= dict.fromkeys(found.only_a, "only in the first") | dict.fromkeys(found.only_b, "only in the second")
-    for name in differ[:_SHOWN]:
-        console().print(f"{'':>12}  {escape(name)}  [dim]{marks[name]}[/]", soft_wrap=True, highlight=False)
-    if len(differ) > _SHOWN:
-        console().print(f"{'':>12}  [dim]and {len(differ) - _SHOWN} more; --json has all[/]")
+    for name, mark in list(marks.items())[:_SHOWN]:
+        console().print(f"{'':>12}  {escape(name)}  [dim]{mark}[/]", soft_wrap=True, highlight=False)
+    if len(marks) > _SHOWN:
+        console().print(f"{'':>12}  [dim]and {len(marks) - _SHOWN} more; --json has all[/]")
 
 
 def _scores(scores: Sequence[ScoreChange]) -> Table:

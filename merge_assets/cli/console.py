@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,11 @@ def print_table(shown: Table) -> None:
 def print_fact(label: str, value: str, *, style: str = "bold", out: Console | None = None) -> None:
     """One line with its label, on standard output if ``out`` is no other."""
     (out or console()).print(f"[{style}]{escape(label):>12}[/]  {escape(value)}", soft_wrap=True, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """As it is, whatever the terminal's width."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201
 
 
 _WIDE = 100_000

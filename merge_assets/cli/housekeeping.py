@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from merge_assets.api import Workspace
 from merge_assets.api import housekeeping as api
-from merge_assets.cli.console import console, err, print_fact, print_table, progress_bar, table
+from merge_assets.cli.console import console, err, print_fact, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import (
     SHORT,
@@ -21,7 +21,6 @@ from merge_assets.cli.store_text import (
     listing,
     mappings,
     print_damaged,
-    print_json,
     print_plan,
     print_unfinished,
     short_name,

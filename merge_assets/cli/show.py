@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from merge_assets import api
 from merge_assets.api import Workspace
-from merge_assets.cli.console import console, err, parse_size, print_fact, print_table, table
+from merge_assets.cli.console import console, err, parse_size, print_fact, print_json, print_table, table
 from merge_assets.cli.opened import opened
 from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.identity import variant_line
@@ -56,7 +56,7 @@ def show_recipes(*, as_json: bool) -> int:
         except Exception as error:  # one recipe never keeps the others from being listed
             broken.append(_broken_row(name, file, RecipeError(in_one_line(error), file=file)))
     if as_json:
-        _print_json({"recipes": rows, "broken": broken})
+        print_json({"recipes": rows, "broken": broken})
         return 1 if broken else 0
     listed = table("recipe", "method", "models", "suites", "builds by itself", "in the store", title="Recipes")
     for row in rows:
@@ -94,7 +94,7 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     recipe = workspace.recipe(name)
     plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
     if as_json:
-        _print_json(json.loads(plan.to_json()) | {"last_build": _last_build(workspace, recipe, plan)})
+        print_json(json.loads(plan.to_json()) | {"last_build": _last_build(workspace, recipe, plan)})
         return
     out = console()
     out.print(f"[bold]{escape(recipe.name)}[/]  {plan.method}  {escape(printable(recipe.description))}")
@@ -226,7 +226,3 @@ def show_settings() -> None:
     for name, value, origin in load_settings().describe():
         settings.add_row(name, escape(str(value)), origin)
     print_table(settings)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -183,8 +182,3 @@ def shown_age(now: datetime, then: datetime) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def print_json(value: object) -> None:
-    """As it is, whatever the terminal's width."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201

@@ -26,7 +26,7 @@ from merge_assets.records import FORMAT, Record, RecordFile
 _RESULT_FILE = "result.json"
 
 
-class SampleCount(Record):
+class SampleCount(Record, strict=True):
     """Documents of one task: all of the split, and those evaluated."""
 
     original: int

@@ -20,7 +20,7 @@ from merge_assets.store.place import Listed, Place, Upload
 from merge_assets.store.place.workbench import DRAFTS
 from merge_assets.store.sent import DEAD, PROGRESS, Progress
 from merge_assets.store.store import ArtifactStore
-from merge_assets.store.versions import read_document, read_manifest, read_pointer
+from merge_assets.store.versions import read_manifest, read_pointer, read_record
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -333,7 +333,7 @@ def _drafts(place: Place) -> list[Unfinished]:
 
 def _sources(place: Place, path: str) -> frozenset[str] | None:
     """Files that a build copies from, as its progress names them."""
-    progress = read_document(place, path, Progress)
+    progress = read_record(place, path, Progress)
     if progress is None:
         return None
     sent = progress.files.values()

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints,
 
 from merge_assets.errors import StoreError
 from merge_assets.provenance import provenance
-from merge_assets.records import Details, Input, Provenance, Record, RecordFile, fingerprints, parsed
+from merge_assets.records import Details, Input, Provenance, Record, RecordFile, parsed
 from merge_assets.store.names import BUILDS, check_file, check_key, check_line, check_version
 from merge_assets.store.sealed import seal
 
@@ -135,7 +135,7 @@ class Manifest(RecordFile):
     @property
     def fingerprints(self) -> dict[str, str]:
         """Name -> fingerprint of what was read."""
-        return fingerprints(self.inputs)
+        return {item.name: item.fingerprint for item in self.inputs}
 
     @cached_property
     def common(self) -> Details:

@@ -20,7 +20,7 @@ from merge_assets.store.cutting import Stretch
 from merge_assets.store.names import BUILDS
 from merge_assets.store.place import Parts, Place
 from merge_assets.store.sealed import seal
-from merge_assets.store.versions import read_document
+from merge_assets.store.versions import read_record
 
 _LOG = logging.getLogger(__name__)
 PROGRESS = "progress.json"
@@ -260,7 +260,7 @@ class Sent:
         self._place.write({f"{self.folder}/{PROGRESS}": seal(progress.model_dump())})
 
     def _load(self) -> bool:
-        progress = read_document(self._place, f"{self.folder}/{PROGRESS}", Progress)
+        progress = read_record(self._place, f"{self.folder}/{PROGRESS}", Progress)
         if progress is None or progress.key != self._key:
             return False
         self.pieces, self.flaws = dict(progress.pieces), dict(progress.flaws)

@@ -315,8 +315,11 @@ class ArtifactStore:
             raise StoreError(f"{inner}: is a line and cannot be a version; use another name")
 
     def _pointer(self, path: str) -> str | None:
-        pointer = read_pointer(self._place, path)
-        return pointer if pointer is not None and is_version(pointer) else None
+        version = read_pointer(self._place, path)
+        if version is None or is_version(version):
+            return version
+        _LOG.warning("%s is damaged and ignored", self._place.url(path))
+        return None
 
 
 def _draft_name(line: str, key: str) -> str:

@@ -49,7 +49,7 @@ def read_sealed(place: Place, path: str) -> dict[str, Any] | None:
     return read_as(place, path, unseal)
 
 
-def read_document(place: Place, path: str, kind: type[_D]) -> _D | None:
+def read_record(place: Place, path: str, kind: type[_D]) -> _D | None:
     """A small sealed record; ``None`` if there is none, or it is damaged or of another kind or format."""
     try:
         return kind.of(read_sealed(place, path))
@@ -59,7 +59,7 @@ def read_document(place: Place, path: str, kind: type[_D]) -> _D | None:
 
 def read_pointer(place: Place, path: str) -> str | None:
     """The version that a pointer names, whether or not there is one; ``None`` if it names none."""
-    pointer = read_document(place, path, Pointer)
+    pointer = read_record(place, path, Pointer)
     return pointer.version if pointer else None
 
 

@@ -134,7 +134,7 @@ def build(settings: dict[str, Any], recipe: str, checks: bool, imported: bool) -
         "shards": len(built.plan.shards),
         "tensors": len(built.plan.tensors),
         "report": {k: v for k, v in dict(built.report).items() if isinstance(v, (int, float))},
-        "digests": {p.name: p.sha256 for f in manifest.files.values() for p in f.pieces if p.name},
+        "digests": {p.name: p.digest for f in manifest.files.values() for p in f.pieces if p.name},
     }
 
 

@@ -144,6 +144,12 @@ class StoreUnreachableError(StoreError):
     may_pass = True
 
 
+class InputError(EngineError):
+    """An input is not what it was when it was digested, or changed while it was read."""
+
+    kind = "input.changed"
+
+
 class DamageError(StoreError):
     """Bytes of the store are not those that a manifest records."""
 

@@ -113,7 +113,10 @@ class Settings(BaseSettings):
         default=ByteSize(50_000_000_000), gt=0, description="bytes of tensors of an object store kept in the cache"
     )
     verify: Literal["full", "sampled", "off"] = Field(
-        default="sampled", description="how much of what is reused is read and compared with its digest"
+        default="sampled", description="how much of what a bucket's server copies is read and compared with its digest"
+    )
+    verify_inputs: Literal["full", "stat", "off"] = Field(
+        default="full", description="how inputs, and what is reused on a local folder, are compared with their digests"
     )
     allow_pickle: bool = Field(
         default=False, description="read local checkpoints of pickled weights (*.bin), as data only"

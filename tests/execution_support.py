@@ -83,6 +83,7 @@ class Watcher:
 
     Attributes:
         tensors: names and flaws, in order.
+        digests: of what was written, by name.
     """
 
     def __init__(self, *, durable: bool = False, finished: Sequence[str] = (), flaws: Mapping[str, int] = {}) -> None:
@@ -90,9 +91,11 @@ class Watcher:
         self.finished = frozenset(finished)
         self.flaws = flaws
         self.tensors: list[tuple[str, int]] = []
+        self.digests: dict[str, str | None] = {}
 
-    def landed(self, name: str, flaws: int) -> None:
+    def landed(self, name: str, flaws: int, digest: str | None = None) -> None:
         self.tensors.append((name, flaws))
+        self.digests[name] = digest
 
 
 def run_into(plan: Plan, tmp_path: Path, landing: Watcher, **options: Any) -> BuildReport:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from merge_assets.api.score import known_scores
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
+from merge_assets.digests import digest_of
 from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.extras import require
 from merge_assets.identity import variant_line
@@ -125,7 +126,8 @@ def merge(
                 memory=int(workspace.settings.memory),
                 work=work,
                 allow_nonfinite=recipe.allow_nonfinite,
-                inputs=workspace.stored.inputs(),
+                inputs=workspace.stored.inputs(models.local.digested_states),
+                verify=workspace.settings.verify_inputs,
             )
             write_surroundings(made, recipe, staging, known_scores(workspace, recipe), workspace.stored.read)
             publish(staging, target)
@@ -183,7 +185,8 @@ def _written(
     store, stored = workspace.store, workspace.stored
     require("torch", "transformers")  # the checks, which come last, need both
     origins, fetched = _origins(workspace, made, line, work), stored.fetched
-    with store.build(line, made.key, started, work=work) as draft:
+    verify = workspace.settings.verify_inputs
+    with store.build(line, made.key, started, verify=verify != "off", work=work) as draft:
         draft.building.add(_files(made), origins)
         report = execute(
             made,
@@ -194,9 +197,11 @@ def _written(
             memory=int(workspace.settings.memory) // (2 if store.in_bucket else 1),
             work=work,
             allow_nonfinite=recipe.allow_nonfinite,
-            inputs=stored.inputs(),
+            inputs=stored.inputs(models.local.digested_states),
             landing=draft.building,
+            verify=verify,
         )
+        origins = {name: origin for name, origin in origins.items() if name in draft.building.reused}
         write_surroundings(made, recipe, draft.directory, read_file=stored.read)
         known = stored.nonfinite(made)
         known |= {name: origin.nonfinite for name, origin in origins.items()}
@@ -235,8 +240,8 @@ def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> Check | Non
     if earlier is None:
         return None
     files = earlier.manifest.files
-    before = {name: entry.pieces[0].sha256 for name, entry in files.items() if entry.pieces}
-    heads = {name: sha256(file.head).hexdigest() for name, file in draft.building.files.items()}
+    before = {name: entry.pieces[0].digest for name, entry in files.items() if entry.pieces}
+    heads = {name: digest_of(file.head) for name, file in draft.building.files.items()}
     config = sha256((draft.directory / "config.json").read_bytes()).hexdigest()
     if before != heads or "config.json" not in files or files["config.json"].sha256 != config:
         return None
@@ -263,6 +268,8 @@ def _origins(workspace: Workspace, made: Plan, line: str, work: Work) -> dict[st
             origin = workspace.stored.origin(made, tensor.inputs[0])
             if origin is not None:
                 found[tensor.name] = origin
+    if not workspace.store.in_bucket:  # what is copied or linked is hashed where it comes to lie
+        return found
     return workspace.store.sound(found, workspace.settings.verify, work)
 
 

@@ -153,7 +153,7 @@ def _said(stored: StoredVersion) -> dict[str, Any]:
 
 
 def _tensors(files: Mapping[str, FileEntry]) -> dict[str, str]:
-    return {piece.name: piece.sha256 for entry in files.values() for piece in entry.pieces if piece.name}
+    return {piece.name: piece.digest for entry in files.values() for piece in entry.pieces if piece.name}
 
 
 def _others(files: Mapping[str, FileEntry]) -> dict[str, str]:

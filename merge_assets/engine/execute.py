@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from merge_assets.engine.files import InputFiles, OutputFile
+from merge_assets.engine.witness import VerifyInputs, Witness
 from merge_assets.engine.worker import CpuWorker, Job, Shared, copy
 from merge_assets.errors import EngineError
 from merge_assets.plan import OutputTensor, Plan
@@ -52,12 +53,13 @@ class Landing(Protocol):
         """NaN and infinite elements of finished tensors."""
         ...
 
-    def landed(self, name: str, flaws: int) -> None:
+    def landed(self, name: str, flaws: int, digest: str | None = None) -> None:
         """All bytes of a tensor are in its shard; called once for each, from the threads that compute.
 
         Args:
             name: of the tensor.
             flaws: NaN and infinite elements that were computed.
+            digest: of the bytes (:mod:`merge_assets.digests`).
         """
         ...
 
@@ -74,6 +76,7 @@ def execute(
     allow_nonfinite: bool = False,
     inputs: InputFiles | None = None,
     landing: Landing | None = None,
+    verify: VerifyInputs = "full",
 ) -> BuildReport:
     """Write the weight shards of a plan.
 
@@ -90,8 +93,10 @@ def execute(
         allow_nonfinite: accept NaN and infinities in the output.
         inputs: where the inputs are read; default: local files. It is closed at the end.
         landing: what is told of finished tensors; the shards are then in ``directory`` already, with their headers.
+        verify: how much of the inputs whose digests the plan has is compared with these.
 
     Raises:
+        InputError: an input is not what the plan says, or changed while it was read.
         EngineError: a file cannot be read or written, or the output would hold NaN or infinities.
         Stopped: on request.
     """
@@ -107,7 +112,8 @@ def execute(
             shard = plan.shards[number]
             outputs[number] = OutputFile(directory / shard.file, None if landing else shard)
             stack.callback(outputs[number].close)
-        shared = Shared(plan, source, outputs, work, sum(tensor.bytes_to_read() for tensor in todo))
+        witness = Witness(plan, source, verify, outputs=landing is not None)
+        shared = Shared(plan, source, outputs, work, sum(tensor.bytes_to_read() for tensor in todo), witness)
         stack.callback(shared.release_torch)
         jobs = list(_jobs(todo))
         source.expect(plan, [job.tensor for job in jobs])
@@ -218,9 +224,10 @@ def _run(
         try:
             compute(job)
             if remaining.done(job):
+                digest = shared.witness.settle(job.tensor)
                 shared.inputs.release(job.tensor)
                 if landing is not None:
-                    landing.landed(job.tensor.name, shared.nonfinite.get(job.tensor.name, 0))
+                    landing.landed(job.tensor.name, shared.nonfinite.get(job.tensor.name, 0), digest)
         except BaseException as error:
             shared.fail(error)
 

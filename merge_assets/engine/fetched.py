@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from merge_assets.engine.files import InputFiles
 from merge_assets.errors import Stopped
+from merge_assets.filestate import FileState
 from merge_assets.plan import OutputTensor, Plan, TensorInput
 
 AHEAD = 512 << 20
@@ -33,8 +34,8 @@ _Key = tuple[int, str, int]
 class FetchedFiles(InputFiles):
     """Inputs of which some lie in an object store: those of models whose location is a URL."""
 
-    def __init__(self, fetch: Fetch, free: Free) -> None:
-        super().__init__()
+    def __init__(self, fetch: Fetch, free: Free, digested: Mapping[str, FileState] | None = None) -> None:
+        super().__init__(digested)
         self._fetch = fetch
         self._free = free
         self._change = threading.Condition()
@@ -78,6 +79,10 @@ class FetchedFiles(InputFiles):
             with self._lock:
                 self._descriptors[path] = self._open[key]
         return path, 0
+
+    def is_vouched(self, path: str) -> bool:
+        """What was fetched was compared with its digest, and lies in a file that nobody else has."""
+        return "://" in path or super().is_vouched(path)
 
     def release(self, tensor: OutputTensor) -> None:
         for key, item in self._inputs(tensor).items():

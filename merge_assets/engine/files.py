@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from merge_assets.errors import EngineError
+from merge_assets.errors import EngineError, InputError
+from merge_assets.filestate import FileState, settled
 from merge_assets.plan import OutputTensor, Plan, Shard, TensorInput
 
 COPY_CHUNK = 8 << 20
@@ -27,10 +28,15 @@ class InputFiles:
     """Read-only descriptors of the input shards, opened once and shared by all threads.
 
     :class:`merge_assets.engine.fetched.FetchedFiles` is the same for inputs that lie in an object store.
+
+    Args:
+        digested: states in which files were digested, by absolute path.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, digested: Mapping[str, FileState] | None = None) -> None:
         self._descriptors: dict[str, int] = {}
+        self._digested = digested or {}
+        self._states: dict[str, FileState] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -58,7 +64,27 @@ class InputFiles:
                     self._descriptors[path] = os.open(path, os.O_RDONLY)
                 except OSError as error:
                     raise EngineError(f"{path}: cannot be opened: {error.strerror}; fetch it again") from error
+                self._states[path] = settled(self._descriptors[path])
             return self._descriptors[path]
+
+    def is_vouched(self, path: str) -> bool:
+        """Whether a file is in the state in which it was digested."""
+        self.descriptor(path)
+        digested = self._digested.get(path)
+        return digested is not None and digested.is_same(self._states[path])
+
+    def check_unchanged(self, path: str) -> None:
+        """See that nothing was written into a file since it was opened.
+
+        Raises:
+            InputError: if something was.
+        """
+        state = self._states.get(path)
+        if state is not None and not state.is_same(FileState.of(os.fstat(self.descriptor(path)))):
+            raise InputError(
+                f"{path}: changed while it was read; nothing of it is used, and nothing is published: run the command again "
+                "when it is written"
+            )
 
     def read_into(self, path: str, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the bytes at ``offset``.
@@ -124,6 +150,18 @@ class OutputFile:
                 raise EngineError(
                     f"{self.path}: {len(data)} bytes at {offset} cannot be written: {error.strerror}; {_ELSEWHERE}"
                 ) from error
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer`` with bytes that were written."""
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise EngineError(f"{self.path}: cannot be read back: {error.strerror}; {_ELSEWHERE}") from error
+            if not count:
+                raise EngineError(f"{self.path}: is shorter than what was written into it; {_ELSEWHERE}")
+            done += count
 
     def copy_from(
         self, inputs: InputFiles, path: str, source: int, target: int, count: int, after_chunk: Callable[[int], None]

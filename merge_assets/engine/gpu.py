@@ -18,6 +18,7 @@ from merge_assets.engine.planned_expression import PlannedExpression
 from merge_assets.engine.selection import VARIANCE
 from merge_assets.engine.torch_counter import TorchCounter
 from merge_assets.engine.torch_sparsify import sparsify, spread
+from merge_assets.engine.witness import Evidence
 from merge_assets.engine.worker import Job, Shared
 from merge_assets.methods import find_method
 from merge_assets.methods.formula import Band, Combination, Norms, Sparsifier, TaskVectors
@@ -35,6 +36,7 @@ class GpuWorker:
         self.device = device
         self.read = 0
         self.label = ""
+        self.evidence = Evidence((), None)
         self._pinned = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._pinned else None  # type: ignore[no-untyped-call]
         self._staging: dict[str, torch.Tensor] = {}
@@ -42,7 +44,7 @@ class GpuWorker:
     def compute(self, job: Job) -> None:
         """Compute and write the elements of one job."""
         tensor, shared = job.tensor, self.shared
-        self.label, self.read = tensor.name, 0
+        self.label, self.read, self.evidence = tensor.name, 0, shared.begin(job)
         with torch.cuda.stream(self._stream):
             expression = GpuExpression(tensor, self)
             output, nonfinite = shared.outputs[tensor.shard], 0
@@ -56,7 +58,8 @@ class GpuWorker:
                 staged.copy_(result.view(torch.uint8), non_blocking=True)
                 self.synchronize()
                 output.write(_memory(staged), tensor.begin + start * width)
-        shared.finish(job, self.read, nonfinite, expression.geometry)
+                self.evidence.wrote(_memory(staged))
+        shared.finish(job, self.read, nonfinite, expression.geometry, self.evidence)
 
     def staging(self, purpose: str, size: int) -> torch.Tensor:
         """Pinned memory of ``size`` bytes that is used again for the same purpose."""
@@ -76,6 +79,7 @@ class GpuWorker:
         staged = self.staging(place, count * width)
         path, begin = self.shared.place(item)
         self.shared.inputs.read_into(path, _memory(staged), begin + start * width)
+        self.evidence.saw(item, start * width, _memory(staged))
         self.read += count * width
         self.shared.advance(count * width, self.label)
         raw = staged.to(self.device, non_blocking=True, copy=True)

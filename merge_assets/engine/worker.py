@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from merge_assets.checkpoint import DTYPES
+from merge_assets.digests import BLOCK
 from merge_assets.engine.buffers import Buffer, Buffers
 from merge_assets.engine.files import InputFiles, OutputFile
 from merge_assets.engine.native import call
 from merge_assets.engine.nested import nested_expression
 from merge_assets.engine.operand import Computed
+from merge_assets.engine.witness import Evidence, Witness
 from merge_assets.errors import Stopped
 from merge_assets.plan import OutputTensor, Plan, TensorInput
 from merge_assets.records import Geometry
@@ -47,6 +49,7 @@ class Shared:
         outputs: the output shards that have something left to write, by number.
         work: told bytes, and asked, at every tile.
         total: bytes that are expected to be read.
+        witness: of what is read and written.
         read: bytes of input tensors read or copied.
         settled: bytes that were expected and turned out not to be needed.
         nonfinite: NaN or infinite elements by output tensor.
@@ -60,6 +63,7 @@ class Shared:
     outputs: Mapping[int, OutputFile]
     work: Work
     total: int
+    witness: Witness
     read: int = 0
     settled: int = 0
     nonfinite: dict[str, int] = field(default_factory=dict)
@@ -78,10 +82,15 @@ class Shared:
         if self.failure is not None or self.work.should_stop():
             raise Stopped(f"stopped after {done} of {self.total} bytes")
 
-    def finish(self, job: Job, read: int, nonfinite: int, geometry: Geometry | None) -> None:
+    def begin(self, job: Job) -> Evidence:
+        """What a job is to tell of the bytes that it reads and writes."""
+        return self.witness.begin(job.tensor, job.place[0] - job.tensor.begin)
+
+    def finish(self, job: Job, read: int, nonfinite: int, geometry: Geometry | None, evidence: Evidence) -> None:
         """Settle the account of a computed job: what it read less than expected, the NaN and infinities it made, and what
         was found of its inputs."""
         tensor = job.tensor
+        self.witness.finish(tensor, evidence)
         with self.lock:
             if nonfinite:
                 self.nonfinite[tensor.name] = self.nonfinite.get(tensor.name, 0) + nonfinite
@@ -117,18 +126,26 @@ class Shared:
 
 
 def copy(shared: Shared, job: Job) -> None:
-    """Copy the bytes of a job's elements from the input to the output."""
+    """Copy the bytes of a job's elements from the input to the output. What is hashed is what arrived there."""
     tensor, source = job.tensor, job.tensor.inputs[0]
+    output, evidence = shared.outputs[tensor.shard], shared.begin(job)
     begin, end = job.place
+    at = begin
     path, first = shared.place(source)
-    shared.outputs[tensor.shard].copy_from(
-        shared.inputs,
-        path,
-        first + begin - tensor.begin,
-        begin,
-        end - begin,
-        lambda count: shared.advance(count, tensor.name),
-    )
+    block = memoryview(bytearray(BLOCK)) if evidence.written is not None else None
+
+    def after_chunk(count: int) -> None:
+        nonlocal at
+        end = at + count
+        while block is not None and at < end:
+            part = block[: min(BLOCK, end - at)]
+            output.read_into(part, at)
+            evidence.wrote(part)
+            at += len(part)
+        shared.advance(count, tensor.name)
+
+    output.copy_from(shared.inputs, path, first + begin - tensor.begin, begin, end - begin, after_chunk)
+    shared.witness.finish(tensor, evidence)
 
 
 class CpuWorker:
@@ -148,13 +165,14 @@ class CpuWorker:
         self._tile = tile
         self._label = ""
         self._read = 0
+        self._evidence = Evidence((), None)
 
     def compute(self, job: Job) -> None:
         """Compute and write the elements of one job."""
         from merge_assets.engine.compute import CpuExpression
 
         tensor, shared = job.tensor, self._shared
-        self._label, self._read = tensor.name, 0
+        self._label, self._read, self._evidence = tensor.name, 0, shared.begin(job)
         self.buffers.reset()
         expression = CpuExpression(tensor, self, self._tile)
         width = DTYPES[tensor.dtype]
@@ -164,12 +182,14 @@ class CpuWorker:
             count = min(expression.tile, job.end - start)
             nonfinite += expression.compute(start, count, out, tensor.dtype)
             output.write(out.view[: count * width], tensor.begin + start * width)
-        shared.finish(job, self._read, nonfinite, expression.geometry)
+            self._evidence.wrote(out.view[: count * width])
+        shared.finish(job, self._read, nonfinite, expression.geometry, self._evidence)
 
     def read(self, item: TensorInput, offset: int, memory: memoryview) -> None:
         shared = self._shared
         path, begin = shared.place(item)
         shared.inputs.read_into(path, memory, begin + offset)
+        self._evidence.saw(item, offset, memory)
         self._read += len(memory)
         shared.advance(len(memory), self._label)
 

@@ -123,15 +123,15 @@ class _Earlier:
                 if origins and entry.sha256:
                     self._files.setdefault(entry.sha256, origins)
                 for origin in origins:
-                    self._pieces.setdefault(origin.piece.sha256, origin)
+                    self._pieces.setdefault(origin.piece.digest, origin)
 
     def file(self, sha256: str) -> list[Origin] | None:
         """The pieces of a file with this content."""
         return self._files.get(sha256)
 
-    def piece(self, sha256: str) -> Origin | None:
+    def piece(self, digest: str) -> Origin | None:
         """A piece with this content."""
-        return self._pieces.get(sha256)
+        return self._pieces.get(digest)
 
 
 def _planned(name: str, head: bytes, tensors: list[TensorHeader], sha256: str | None) -> PlannedFile:

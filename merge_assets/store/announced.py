@@ -69,7 +69,9 @@ class AnnouncedVersions(Publishing):
             if folder is not None and self._place.parts is not None:
                 self._settle_build(self._place.parts, folder, manifest)
 
-    def building(self, folder: Path, line: str, key: str, work: Work) -> tuple[Building, Callable[..., Manifest]]:
+    def building(
+        self, folder: Path, line: str, key: str, work: Work, *, verify: bool
+    ) -> tuple[Building, Callable[..., Manifest]]:
         if self._place.parts is None:
             return Building(folder, None, work), partial(self.publish, folder)
         ours = OwnBuild(folder)

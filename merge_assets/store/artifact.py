@@ -115,7 +115,7 @@ class Artifact:
             DamageError: if its bytes are not those of the manifest.
         """
         path = f"{files_path(self.manifest)}/{name}"
-        return fetch_range(self.place, path, piece.begin, piece.end, piece.sha256)
+        return fetch_range(self.place, path, piece.begin, piece.end, piece.digest)
 
     def origin(self, name: str, piece: Piece) -> Origin:
         """A piece of this version, to be copied into another."""

@@ -8,8 +8,8 @@ its files of pieces is removed, a manifest that was not published included.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from merge_assets.digests import Hasher, digest_of
 from merge_assets.errors import StoreError
 from merge_assets.store.manifest import FileEntry, Piece
 from merge_assets.store.place.disk import writing
@@ -25,6 +26,8 @@ from merge_assets.work import Work
 
 _BLOCK = 1 << 20
 _HASHERS = 2
+_LINKED = ".linked"
+_LOG = logging.getLogger(__name__)
 
 
 class Building:
@@ -34,11 +37,13 @@ class Building:
         folder: holds the files; the journal lies beside it.
         locate: local path of a file of the store.
         work: asked throughout.
+        verify: whether what is taken from other versions is hashed as it lies here.
 
     Attributes:
         folder: as given.
         files: what was added, by name; each has its full size and its head from then on.
         tally: what was taken from elsewhere.
+        reused: names of the pieces that were taken from other versions.
         resumed: names of the pieces that an earlier attempt finished.
         flaws: what was said to be wrong with these, where anything was: a count by name.
         durable: whether the files are to stay where they are.
@@ -46,13 +51,15 @@ class Building:
 
     durable = True
 
-    def __init__(self, folder: Path, locate: Callable[[str], Path] | None, work: Work) -> None:
+    def __init__(self, folder: Path, locate: Callable[[str], Path] | None, work: Work, *, verify: bool = True) -> None:
         self.folder = folder
         self.files: dict[str, PlannedFile] = {}
         self.tally = Tally()
+        self.reused: frozenset[str] = frozenset()
         self.resumed: frozenset[str] = frozenset()
         self.flaws: dict[str, int] = {}
         self._work = work
+        self._verify = verify
         self._places: dict[str, tuple[PlannedFile, PlannedPiece]] = {}
         self._digests: dict[str, str] = {}
         self._origins: dict[str, Origin] = {}
@@ -91,6 +98,8 @@ class Building:
             path = self.folder / file.name
             if path.is_file() and path.stat().st_nlink > 1:  # a file of another version, too
                 path.unlink()
+            elif path.is_file():
+                path.chmod(0o644)  # its builder was killed while it published
         self._resume(added.keys())
 
     def landed(self, name: str, flaws: int, digest: str | None = None) -> None:
@@ -99,7 +108,7 @@ class Building:
         Args:
             name: of the piece.
             flaws: a count that is kept for the case that the rest is left to another attempt.
-            digest: sha256 of the bytes, if it is known.
+            digest: of the bytes, if it is known.
         """
         file, piece = self._places[name]
         digest = digest or hash_range(self.folder / file.name, piece.begin, piece.end)
@@ -118,7 +127,7 @@ class Building:
         """Nobody will go on with this."""
 
     def _entry(self, file: PlannedFile) -> FileEntry:
-        front = Piece("", 0, len(file.head), hashlib.sha256(file.head).hexdigest())
+        front = Piece("", 0, len(file.head), digest_of(file.head))
         pieces = [Piece(p.name, p.begin, p.end, self._digests[p.name], p.key) for p in file.pieces]
         return FileEntry(size=file.size, sha256=file.sha256, pieces=(front, *pieces))
 
@@ -142,22 +151,52 @@ class Building:
     def _prepare(self, file: PlannedFile) -> None:
         path = self.folder / file.name
         wanted = [piece for piece in file.pieces if piece.name in self._origins and piece.name not in self._digests]
-        whole = is_whole(file, self._origins, hashlib.sha256(file.head).hexdigest())
-        if whole is not None and self._locate is not None:
-            path.unlink(missing_ok=True)
-            if _linked(self._locate(whole), path):
-                self.tally.linked += file.size
-                self._take(wanted)
-                return
+        if self._link(path, file):
+            self.tally.linked += file.size
+            self._take(wanted)
+            return
         create(path, file, reserve=True)
         for piece in wanted:
             self._copy(path, piece)
-        self._take(wanted)
+        self._take([piece for piece, right in zip(wanted, self._right(path, wanted), strict=True) if right])
+
+    def _link(self, path: Path, file: PlannedFile) -> bool:
+        """Give a file of another version that is what is planned one more name, unless it is damaged."""
+        whole = is_whole(file, self._origins, digest_of(file.head))
+        if whole is None or self._locate is None:
+            return False
+        linked = path.with_name(f"{path.name}{_LINKED}")
+        linked.unlink(missing_ok=True)
+        if not _linked(self._locate(whole), linked):
+            return False
+        with linked.open("rb") as opened:
+            same_head = not self._verify or opened.read(len(file.head)) == file.head
+        if same_head and all(self._right(linked, file.pieces)):
+            linked.replace(path)
+            return True
+        linked.unlink()
+        return False
+
+    def _right(self, path: Path, pieces: Sequence[PlannedPiece]) -> list[bool]:
+        """Whether the bytes that were taken over are, where they lie now, what the version says that they come from."""
+
+        def is_right(piece: PlannedPiece) -> bool:
+            self._work.check("looking at what is reused")
+            origin = self._origins[piece.name]
+            if not self._verify or hash_range(path, piece.begin, piece.end) == origin.piece.digest:
+                return True
+            _LOG.warning("%s: %s is damaged and not reused; run `merge-assets store verify`", origin.path, piece.name)
+            return False
+
+        with ThreadPoolExecutor(_HASHERS) as pool:
+            return list(pool.map(is_right, pieces))
 
     def _take(self, pieces: Sequence[PlannedPiece]) -> None:
+        """Pieces were taken over from other versions."""
         for piece in pieces:
-            self._digests[piece.name] = self._origins[piece.name].piece.sha256
+            self._digests[piece.name] = self._origins[piece.name].piece.digest
             self.tally.reused += piece.size
+        self.reused |= {piece.name for piece in pieces}
 
     def _copy(self, path: Path, piece: PlannedPiece) -> None:
         """Copy a piece inside the kernel."""
@@ -269,12 +308,12 @@ def copy_range(source: int, target: int, begin: int, place: int, size: int) -> N
 
 
 def hash_range(path: Path, begin: int, end: int) -> str:
-    """sha256 of bytes of a local file.
+    """Digest of bytes of a local file.
 
     Raises:
         StoreError: if it cannot be read or ends before.
     """
-    digest = hashlib.sha256()
+    hasher = Hasher()
     buffer = memoryview(bytearray(min(_BLOCK, max(end - begin, 1))))
     try:
         with path.open("rb", buffering=0) as file:
@@ -284,11 +323,11 @@ def hash_range(path: Path, begin: int, end: int) -> str:
                 count = file.readinto(buffer[: min(left, len(buffer))])
                 if not count:
                     raise StoreError(f"{path}: ends {left} bytes early")
-                digest.update(buffer[:count])
+                hasher.update(buffer[:count])
                 left -= count
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    return digest.hexdigest()
+    return hasher.hexdigest()
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -57,7 +57,7 @@ class TensorCache:
             StoreError: if they cannot be had as the digest says, or the disk is full.
         """
         place, path = artifact.place, f"{files_path(artifact.manifest)}/{file}"
-        target = self._folder / piece.sha256[:2] / piece.sha256
+        target = self._folder / piece.digest[:2] / piece.digest
         try:
             held = self._find(target)
             if held is not None and os.fstat(held).st_size == piece.size:
@@ -133,7 +133,7 @@ class TensorCache:
     def _fill(self, held: int, place: Place, path: str, piece: Piece) -> None:
         if os.fstat(held).st_size != piece.size:
             os.posix_fallocate(held, 0, piece.size)  # filling a file with holes costs several times as much
-        fetch_into(place, path, piece.begin, piece.end, piece.sha256, LocalFile(held), self._pool)
+        fetch_into(place, path, piece.begin, piece.end, piece.digest, LocalFile(held), self._pool)
 
     def _make_room(self, added: int) -> None:
         with self._lock:

@@ -6,13 +6,13 @@ two readings agree: what garbles them on their way does not do so twice in the s
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for
 from itertools import pairwise
 
+from merge_assets.digests import BLOCK, Hasher, digest_of
 from merge_assets.errors import DamageError
 from merge_assets.store.place import Place
 
@@ -20,7 +20,6 @@ CHUNK = 4 << 20
 """Bytes of one request."""
 
 _LOOKS = 10
-_BLOCK = 1 << 20
 _IN_ORDER = 4
 """Chunks of a piece that may be on their way, or wait for one before them, at once."""
 
@@ -40,16 +39,14 @@ class LocalFile:
         return os.pread(self._held, count, offset)
 
     def digest(self) -> str:
-        """sha256 of all of it."""
-        digest = hashlib.sha256()
-        buffer, at = memoryview(bytearray(_BLOCK)), 0
-        while count := os.preadv(self._held, [buffer], at):
-            digest.update(buffer[:count])
-            at += count
-        return digest.hexdigest()
+        """Of all of it."""
+        hasher, buffer = Hasher(), memoryview(bytearray(BLOCK))
+        while count := os.preadv(self._held, [buffer], hasher.at):
+            hasher.update(buffer[:count])
+        return hasher.hexdigest()
 
 
-def fetch_range(place: Place, path: str, begin: int, end: int, sha256: str) -> bytes:
+def fetch_range(place: Place, path: str, begin: int, end: int, digest: str) -> bytes:
     """Bytes of a file that have a digest; for those that fit in memory.
 
     Raises:
@@ -57,7 +54,7 @@ def fetch_range(place: Place, path: str, begin: int, end: int, sha256: str) -> b
     """
     for _ in range(_LOOKS):
         data = place.read_range(path, begin, end)
-        if hashlib.sha256(data).hexdigest() == sha256:
+        if digest_of(data) == digest:
             return data
     raise _damaged(place, path, begin, end)
 
@@ -82,7 +79,7 @@ def fetch_into(
     path: str,
     begin: int,
     end: int,
-    sha256: str,
+    digest: str,
     file: LocalFile,
     pool: Executor,
 ) -> None:
@@ -93,7 +90,7 @@ def fetch_into(
         path: the file.
         begin: first byte.
         end: one past the last byte.
-        sha256: of the bytes.
+        digest: of the bytes.
         file: where to.
         pool: for the chunks.
 
@@ -116,20 +113,20 @@ def fetch_into(
             file.write(chunk[0] - begin, data)
         return same
 
-    digest = hashlib.sha256()
+    hasher = Hasher()
     coming: deque[Future[bytes]] = deque()
     try:
         for chunk in chunks:
             if len(coming) == _IN_ORDER:
-                digest.update(coming.popleft().result())
+                hasher.update(coming.popleft().result())
             coming.append(pool.submit(bring, chunk))
         while coming:
-            digest.update(coming.popleft().result())
+            hasher.update(coming.popleft().result())
     finally:  # nobody may write into the file when it is closed
         for future in coming:
             future.cancel()
         wait_for(coming)
-    if digest.hexdigest() == sha256:
+    if hasher.hexdigest() == digest:
         return
     # One bad chunk in a large piece must not mean to read all of it until every chunk comes right in one go.
     doubtful = chunks
@@ -137,7 +134,7 @@ def fetch_into(
         same = list(pool.map(bring_again, doubtful))
         if len(chunks) > 1:
             doubtful = [chunk for chunk, agreed in zip(doubtful, same, strict=True) if not agreed]
-        if (not doubtful or len(chunks) == 1) and file.digest() == sha256:
+        if (not doubtful or len(chunks) == 1) and file.digest() == digest:
             return
         if not doubtful:
             break

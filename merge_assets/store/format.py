@@ -11,9 +11,9 @@ from typing import Any
 import merge_assets
 from merge_assets.errors import StoreError
 from merge_assets.records import FORMAT, RecordFile
+from merge_assets.sealed import seal
 from merge_assets.store.names import MANIFEST, STORE
 from merge_assets.store.place import Place
-from merge_assets.store.sealed import seal
 from merge_assets.store.versions import read_sealed
 
 

@@ -12,15 +12,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Annotated, Any, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, field_validator, model_validator
 
+from merge_assets.digests import DIGEST
 from merge_assets.errors import StoreError
 from merge_assets.provenance import provenance
 from merge_assets.records import Details, Input, Provenance, Record, RecordFile, parsed
+from merge_assets.sealed import seal
 from merge_assets.store.names import BUILDS, check_file, check_key, check_line, check_version
-from merge_assets.store.sealed import seal
 
 _D = TypeVar("_D", bound=Details)
 
@@ -37,14 +38,14 @@ class Piece(NamedTuple):
         name: unique in its version; empty for what stands before the first tensor.
         begin: first byte in the file.
         end: one past the last byte.
-        sha256: of the bytes, lower-case hex.
+        digest: of the bytes (:mod:`merge_assets.digests`), lower-case hex.
         key: digest of what the bytes were made from, empty if that is not known; equal keys mean equal bytes.
     """
 
     name: str
     begin: int
     end: int
-    sha256: str
+    digest: str
     key: str = ""
 
     @property
@@ -56,12 +57,12 @@ def _piece_from_text(raw: object) -> object:
     match = _PIECE.fullmatch(raw) if isinstance(raw, str) else None
     if match is None:
         return raw
-    begin, end, sha256, key, name = match.groups()
-    return Piece(name, int(begin), int(end), sha256, "" if key == "-" else key)
+    begin, end, digest, key, name = match.groups()
+    return Piece(name, int(begin), int(end), digest, "" if key == "-" else key)
 
 
 def _piece_to_text(piece: Piece) -> str:
-    return f"{piece.begin}-{piece.end} {piece.sha256} {piece.key or '-'} {piece.name}"
+    return f"{piece.begin}-{piece.end} {piece.digest} {piece.key or '-'} {piece.name}"
 
 
 class FileEntry(Record):
@@ -94,7 +95,7 @@ class FileEntry(Record):
         """
         if self.sha256 is not None:
             return self.sha256
-        return hashlib.sha256("".join(f"{piece.size}:{piece.sha256};" for piece in self.pieces).encode()).hexdigest()
+        return hashlib.sha256("".join(f"{piece.size}:{piece.digest};" for piece in self.pieces).encode()).hexdigest()
 
 
 class Manifest(RecordFile):
@@ -109,6 +110,7 @@ class Manifest(RecordFile):
     inputs: tuple[Input, ...] = Field(description="what was read")
     details: dict[str, Any] = Field(description="of the kind of version; see `described`")
     provenance: Provenance
+    pieces: Literal["blake3-1MiB"] = Field(DIGEST, description="what digests of pieces are")
 
     @field_validator("files")
     @classmethod

@@ -99,20 +99,20 @@ def is_whole(file: PlannedFile, origins: Mapping[str, Origin], head: str) -> str
     Args:
         file: what is planned.
         origins: by the name of the planned piece.
-        head: sha256 of the planned file's head.
+        head: digest of the planned file's head.
     """
     first = origins.get(file.pieces[0].name) if file.pieces else None
     if first is None or len(first.pieces) != len(file.pieces) + 1:
         return None
     front, *rest = first.pieces
-    if (front.name, front.end, front.sha256) != ("", len(file.head), head):
+    if (front.name, front.end, front.digest) != ("", len(file.head), head):
         return None
     for planned, there in zip(file.pieces, rest, strict=True):
         origin = origins.get(planned.name)
-        if origin is None or (planned.begin, planned.end, origin.piece.sha256) != (
+        if origin is None or (planned.begin, planned.end, origin.piece.digest) != (
             there.begin,
             there.end,
-            there.sha256,
+            there.digest,
         ):
             return None
     return first.path

@@ -43,8 +43,13 @@ class Publishing(abc.ABC):
         """
 
     @abc.abstractmethod
-    def building(self, folder: Path, line: str, key: str, work: Work) -> tuple[Building, Callable[..., Manifest]]:
-        """Files of pieces in a draft, and what publishes the draft with its manifest."""
+    def building(
+        self, folder: Path, line: str, key: str, work: Work, *, verify: bool
+    ) -> tuple[Building, Callable[..., Manifest]]:
+        """Files of pieces in a draft, and what publishes the draft with its manifest.
+
+        ``verify`` asks to hash what is taken from other versions, where it comes by here.
+        """
 
     @abc.abstractmethod
     def publish(self, folder: Path, manifest: Manifest, *, work: Work) -> Manifest:

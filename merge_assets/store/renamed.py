@@ -21,6 +21,9 @@ from merge_assets.store.publishing import Publishing
 from merge_assets.store.versions import is_current, read_complete, read_manifest
 from merge_assets.work import Work
 
+_READ_ONLY = 0o444
+"""A file may be that of other versions, too."""
+
 
 class RenamedVersions(Publishing):
     """Drafts lie beside the versions, on the same file system.
@@ -51,14 +54,18 @@ class RenamedVersions(Publishing):
         with self._drafts.left(name):
             pass
 
-    def building(self, folder: Path, line: str, key: str, work: Work) -> tuple[Building, Callable[..., Manifest]]:
-        return Building(folder, self._tree.locate, work), partial(self.publish, folder)
+    def building(
+        self, folder: Path, line: str, key: str, work: Work, *, verify: bool
+    ) -> tuple[Building, Callable[..., Manifest]]:
+        return Building(folder, self._tree.locate, work, verify=verify), partial(self.publish, folder)
 
     def publish(self, folder: Path, manifest: Manifest, *, work: Work) -> Manifest:
         root, target = self._tree.locate(""), self._tree.locate(f"{manifest.line}/{manifest.version}")
         with writing(target):
             (folder / MANIFEST).write_bytes(manifest.encode())
             sync_tree(folder)
+            for name in (*manifest.files, MANIFEST):
+                (folder / name).chmod(_READ_ONLY)
             target.parent.mkdir(parents=True, exist_ok=True)
         with writing(target), self._workbench.lock():
             try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
+from merge_assets.digests import Hasher
 from merge_assets.errors import StoreError
 from merge_assets.store.building import hash_range
 from merge_assets.store.fetching import CHUNK
@@ -47,7 +47,7 @@ def verified(place: Place, origins: Mapping[str, Origin], verify: Verify, work: 
     def check(origin: Origin) -> bool:
         work.check("looking at what can be reused")
         try:
-            return _digest(place, origin) == origin.piece.sha256
+            return _digest(place, origin) == origin.piece.digest
         except StoreError as error:
             _LOG.warning("%s", error)
             return False
@@ -87,9 +87,10 @@ def _digest(place: Place, origin: Origin) -> str:
     if place.tree is not None:
         return hash_range(place.tree.locate(origin.path), piece.begin, piece.end)
     for _ in range(_LOOKS):
-        digest = hashlib.sha256()
+        hasher = Hasher()
         for begin in range(piece.begin, piece.end, CHUNK):
-            digest.update(place.read_range(origin.path, begin, min(begin + CHUNK, piece.end)))
-        if digest.hexdigest() == piece.sha256:
+            hasher.update(place.read_range(origin.path, begin, min(begin + CHUNK, piece.end)))
+        digest = hasher.hexdigest()
+        if digest == piece.digest:
             break
-    return digest.hexdigest()
+    return digest

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from merge_assets.digests import digest_of
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.store.building import Building, create
 from merge_assets.store.cutting import Stretch, plan_parts
@@ -129,15 +129,14 @@ class SentBuilding(Building):
         if earlier is not None and not earlier.take_over(self._parts, path, file.size, self._sources()):
             earlier = None
         if earlier is None:
-            head = hashlib.sha256(file.head).hexdigest()
+            head = digest_of(file.head)
             whole = is_whole(file, self._origins, head)
             parts = [] if whole is not None and file.size <= self._parts.largest_copy else plan_parts(self._runs(file))
             upload = self._parts.begin(path) if parts else ""
             earlier = self.sent.files[file.name] = SentFile(upload, parts, whole if not parts else None)
         for piece in file.pieces:
             if piece.name in self._origins:
-                self._digests[piece.name] = self._origins[piece.name].piece.sha256
-                self.tally.reused += piece.size
+                self._take([piece])
                 self.tally.by_server += 1
             elif piece.name in self.sent.pieces and earlier.has(piece.begin, piece.end):
                 self._digests[piece.name] = self.sent.pieces[piece.name]
@@ -244,7 +243,7 @@ class SentBuilding(Building):
         shift = origin.piece.begin - piece.begin
         if sum(end - begin for begin, end in ranges) == piece.size:
             begin, end = origin.piece.begin, origin.piece.end
-            data = fetch_range(self._place, origin.path, begin, end, origin.piece.sha256)
+            data = fetch_range(self._place, origin.path, begin, end, origin.piece.digest)
             self._fill(file, piece.begin, data)
         else:  # no digest tells of a fraction of a piece
             for begin, end in ranges:

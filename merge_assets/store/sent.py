@@ -16,10 +16,10 @@ from pathlib import Path
 
 from merge_assets.errors import StoreError
 from merge_assets.records import Record, RecordFile
+from merge_assets.sealed import seal
 from merge_assets.store.cutting import Stretch
 from merge_assets.store.names import BUILDS
 from merge_assets.store.place import Parts, Place
-from merge_assets.store.sealed import seal
 from merge_assets.store.versions import read_record
 
 _LOG = logging.getLogger(__name__)

@@ -204,7 +204,7 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def build(
-        self, line: str, key: str, started: datetime | None = None, *, work: Work = UNATTENDED
+        self, line: str, key: str, started: datetime | None = None, *, verify: bool = True, work: Work = UNATTENDED
     ) -> Iterator[BuildDraft]:
         """A version of pieces, which goes on where an earlier attempt at the same was killed or stopped.
 
@@ -212,6 +212,7 @@ class ArtifactStore:
             line: where it will belong.
             key: digest of the inputs; equal keys mean equal files.
             started: when the work began; now if nothing was done before.
+            verify: whether what is taken from other versions is hashed where it lies then.
             work: asked throughout.
 
         Raises:
@@ -220,7 +221,7 @@ class ArtifactStore:
         check_line(line)
         self._format.write()
         with self.publishing.kept_draft(_draft_name(line, check_key(key))) as folder:
-            building, publish = self.publishing.building(folder, line, key, work)
+            building, publish = self.publishing.building(folder, line, key, work, verify=verify)
             draft = BuildDraft(
                 line, folder, started or datetime.now(UTC), partial(self._commit, publish=publish), building
             )

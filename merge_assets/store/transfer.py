@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO
 
+from merge_assets.digests import Hasher
 from merge_assets.store.manifest import FileEntry
 from merge_assets.store.place import Watch
 from merge_assets.work import UNATTENDED, Work
@@ -53,26 +54,33 @@ def run_batch(
 def hash_file(path: Path, watch: Watch) -> str:
     """sha256 of a local file, lower-case hex."""
     with path.open("rb", buffering=0) as file:
-        return _hash(file, None, watch)
+        return _sha256(file, watch)
 
 
 def what_is_wrong(file: BinaryIO, entry: FileEntry, watch: Watch) -> str | None:
     """Read an open file and compare it with its entry; what to say if it is not the same, else ``None``."""
     if entry.sha256 is not None:
-        return None if _hash(file, None, watch) == entry.sha256 else "its sha256 is not that of the manifest"
+        return None if _sha256(file, watch) == entry.sha256 else "its sha256 is not that of the manifest"
     for piece in entry.pieces:
-        if _hash(file, piece.size, watch) != piece.sha256:
+        if _piece_digest(file, piece.size, watch) != piece.digest:
             name = piece.name or "the header"
             return f"{name} (bytes {piece.begin} to {piece.end}) is not what the manifest records"
     return "it is longer than in the manifest" if file.read(1) else None
 
 
-def _hash(file: BinaryIO, size: int | None, watch: Watch) -> str:
-    """sha256 of the next ``size`` bytes, or of the rest."""
+def _sha256(file: BinaryIO, watch: Watch) -> str:
     digest = hashlib.sha256()
-    while block := file.read(_BLOCK if size is None else min(_BLOCK, size)):
+    while block := file.read(_BLOCK):
         digest.update(block)
         watch.relative_update(len(block))
-        if size is not None:
-            size -= len(block)
     return digest.hexdigest()
+
+
+def _piece_digest(file: BinaryIO, size: int, watch: Watch) -> str:
+    """Digest of the next ``size`` bytes, or of what is left of them."""
+    hasher = Hasher()
+    while block := file.read(min(_BLOCK, size)):
+        hasher.update(block)
+        watch.relative_update(len(block))
+        size -= len(block)
+    return hasher.hexdigest()

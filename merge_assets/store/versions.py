@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from merge_assets.records import RecordFile
+from merge_assets.sealed import seal, unseal
 from merge_assets.store.manifest import Manifest, files_path
 from merge_assets.store.names import CURRENT, MANIFEST
 from merge_assets.store.place import Place
-from merge_assets.store.sealed import seal, unseal
 
 _T = TypeVar("_T")
 _D = TypeVar("_D", bound=RecordFile)

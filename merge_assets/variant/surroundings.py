@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from merge_assets.errors import EngineError
+from merge_assets.errors import EngineError, InputError
 from merge_assets.plan import Plan, index_json, index_name
 from merge_assets.recipe import Recipe
 from merge_assets.regular import open_regular
@@ -37,6 +38,7 @@ def write_surroundings(
 
     Raises:
         EngineError: if a file of the donor is gone or a file cannot be written.
+        InputError: if a file of the donor is not what the plan says.
     """
     try:
         _write(directory / "config.json", json.dumps(plan.config, indent=2, ensure_ascii=False) + "\n")
@@ -49,7 +51,13 @@ def write_surroundings(
             target.parent.mkdir(parents=True, exist_ok=True)
             location = plan.models[carried.model].location
             try:
-                target.write_bytes(read_file(location, carried.file))
+                data = read_file(location, carried.file)
+                if carried.digest not in (None, hashlib.sha256(data).hexdigest()):
+                    raise InputError(
+                        f"{location}/{carried.file}: changed since it was digested; nothing is published: run the command "
+                        "again when it is written"
+                    )
+                target.write_bytes(data)
             except OSError as error:
                 raise EngineError(f"{target}: copying {location}/{carried.file}: {error.strerror}") from error
         for written in plan.written:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from merge_assets.checkpoint import Checkpoint, read_checkpoint
 from merge_assets.engine.fetched import FetchedFiles
+from merge_assets.filestate import FileState
 from merge_assets.plan import Plan, TensorInput
 from merge_assets.regular import open_regular
 from merge_assets.store import Artifact, Origin, Piece, TensorCache
@@ -74,9 +75,13 @@ class StoredModels:
         with open_regular(Path(location, file)) as opened:
             return opened.readall()
 
-    def inputs(self) -> FetchedFiles:
-        """What the engine reads inputs through."""
-        return FetchedFiles(self._fetch, self._cache.close)
+    def inputs(self, digested: Mapping[str, FileState]) -> FetchedFiles:
+        """What the engine reads inputs through.
+
+        Args:
+            digested: states in which local files were digested, by path.
+        """
+        return FetchedFiles(self._fetch, self._cache.close, digested)
 
     def origin(self, plan: Plan, item: TensorInput) -> Origin | None:
         """Where the bytes of an input lie in the store; ``None`` for one that lies elsewhere."""
@@ -101,7 +106,7 @@ class StoredModels:
 
 
 def tensor_digests(artifact: Artifact) -> dict[str, str]:
-    """sha256 of every tensor of a version, by name."""
+    """Digest of every tensor of a version, by name."""
     return {
-        piece.name: piece.sha256 for entry in artifact.manifest.files.values() for piece in entry.pieces if piece.name
+        piece.name: piece.digest for entry in artifact.manifest.files.values() for piece in entry.pieces if piece.name
     }

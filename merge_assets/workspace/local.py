@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from merge_assets.checkpoint import (
@@ -14,6 +17,8 @@ from merge_assets.checkpoint import (
     open_any,
     open_checkpoint,
 )
+from merge_assets.errors import CheckpointError
+from merge_assets.filestate import FileState
 from merge_assets.plan import PlanInput
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
@@ -27,6 +32,8 @@ class LocalModels:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._opened: dict[tuple[Callable[[Path], Checkpoint], Path], Checkpoint] = {}
+        self.digested_states: dict[str, FileState] = {}
+        """States in which files were when they were digested, by path."""
 
     def open(self, directory: Path) -> Checkpoint:
         """Open a model.
@@ -45,8 +52,27 @@ class LocalModels:
         return self._once(open_any, directory)
 
     def digest(self, checkpoint: Checkpoint, work: Work = UNATTENDED) -> CheckpointDigest:
-        """Digest every tensor; what has not changed since it was digested is not read again."""
-        return digest_checkpoint(checkpoint, self._settings.cache_dir, work)
+        """Digest every tensor; what has not changed since it was digested is not read again.
+
+        Raises:
+            CheckpointError: also if headers or config changed since the checkpoint was opened.
+        """
+        digest = digest_checkpoint(checkpoint, self._settings.cache_dir, work)
+        states = {Path(checkpoint.location, name): state for name, state in digest.states.items()}
+        again = open_any(Path(checkpoint.location))
+        same = (again.tensors, again.config, again.generation_config) == (
+            checkpoint.tensors,
+            checkpoint.config,
+            checkpoint.generation_config,
+        )
+        for path, state in states.items():
+            if not same or not state.is_same(FileState.of(path.stat())):
+                raise CheckpointError(
+                    f"{path if same else checkpoint.location}: changed since it was opened; wait until it is written, then "
+                    "run the command again"
+                )
+        self.digested_states |= {str(path): state for path, state in states.items()}
+        return digest
 
     def digested(self, reference: ModelReference, checkpoint: Checkpoint, work: Work = UNATTENDED) -> PlanInput:
         """A model with the digests of all that it holds."""
@@ -73,4 +99,17 @@ class LocalModels:
 def _input(reference: ModelReference, checkpoint: Checkpoint, digest: CheckpointDigest | None) -> PlanInput:
     if digest is None:
         return PlanInput(reference, checkpoint)
-    return PlanInput(reference, checkpoint, digest.fingerprint, digest.tensors, digest.files)
+    reader = partial(_read_as_digested, checkpoint.read, digest.files)
+    return PlanInput(reference, replace(checkpoint, reader=reader), digest.fingerprint, digest.tensors, digest.files)
+
+
+def _read_as_digested(read: Callable[[str], bytes], digests: Mapping[str, str], name: str) -> bytes:
+    """A small file, which has to be what was digested.
+
+    Raises:
+        CheckpointError: starting with the file's name, if it is not.
+    """
+    data = read(name)
+    if name in digests and hashlib.sha256(data).hexdigest() != digests[name]:
+        raise CheckpointError(f"{name}: changed since it was digested; run the command again when it is written")
+    return data

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from merge_assets.checkpoint import digest, digest_checkpoint, fingerprint_of, open_checkpoint
 from merge_assets.errors import CheckpointError, Stopped
 from merge_assets.work import Work
+from tests.block_digest import block_digest
 from tests.checkpoint_support import save_llama, sharded, tensor_file, write_files
 
 
@@ -25,7 +26,7 @@ def test_digests_of_a_real_checkpoint(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.safetensors"):
         with safe_open(path, framework="np") as file:
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                assert found.tensors[name] == hashlib.sha256(file.get_tensor(name).tobytes()).hexdigest()
+                assert found.tensors[name] == block_digest(file.get_tensor(name).tobytes())
     expected = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.iterdir()}
     assert found.files == expected
     canonical = json.dumps(expected, sort_keys=True, separators=(",", ":"))
@@ -41,7 +42,7 @@ def test_tensors_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     raw = (tmp_path / "model.safetensors").read_bytes()
     monkeypatch.setattr(digest, "BLOCK", block)
     assert digest_checkpoint(checkpoint).tensors == {
-        name: hashlib.sha256(raw[tensor.begin : tensor.end]).hexdigest() for name, tensor in checkpoint.tensors.items()
+        name: block_digest(raw[tensor.begin : tensor.end]) for name, tensor in checkpoint.tensors.items()
     }
 
 

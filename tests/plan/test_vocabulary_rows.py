@@ -16,6 +16,7 @@ from merge_assets.checkpoint import TensorHeader
 from merge_assets.engine.buffers import Buffer
 from merge_assets.engine.files import InputFiles
 from merge_assets.engine.gather import Gather
+from merge_assets.engine.witness import Witness
 from merge_assets.engine.worker import CpuWorker, Shared
 from merge_assets.plan import OutputTensor, TensorInput
 from merge_assets.plan.model import Plan, PlannedModel
@@ -92,7 +93,7 @@ def test_gathering_is_indexing(rows: list[Row], tile: int, dtypes: tuple[str, ..
     models = tuple(PlannedModel(str(number), str(tmp_path), None) for number in range(3))
     plan = Plan("", "", models, (), (), {}, (), 0, (), (), (), "", (), "")
     with InputFiles() as files:
-        worker = CpuWorker(Shared(plan, files, [], UNATTENDED, 0), tile, 0)
+        worker = CpuWorker(Shared(plan, files, [], UNATTENDED, 0, Witness(plan, files, "off", outputs=False)), tile, 0)
         gather = Gather(tensor, worker, tile)
         out, found = Buffer(tile * 4), []
         for start in range(0, tensor.elements, tile):

@@ -15,9 +15,9 @@ import pytest
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.records import Details
+from merge_assets.sealed import seal, unseal
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.names import STORE
-from merge_assets.store.sealed import seal, unseal
 from merge_assets.work import Work
 from tests.store_places import Lot, place, s3_endpoint
 from tests.store_support import FILES, LINE, commit, made_from, write_files

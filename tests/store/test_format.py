@@ -19,11 +19,11 @@ from merge_assets.records import (
     VariantDetails,
     parsed,
 )
+from merge_assets.sealed import seal, unseal
 from merge_assets.settings import Settings
 from merge_assets.store.collect import carry_out, plan_collection
 from merge_assets.store.inventory import survey
 from merge_assets.store.names import STORE
-from merge_assets.store.sealed import seal, unseal
 from tests.commands import run_command
 from tests.store_places import Lot, place, s3_endpoint
 from tests.store_support import FILES, LINE, commit, made_from

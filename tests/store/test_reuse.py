@@ -19,6 +19,7 @@ from merge_assets.store.place.s3 import S3Place
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece
 from merge_assets.store.reuse import Verify, sample, verified
 from merge_assets.work import Work
+from tests.block_digest import block_digest
 
 HEAD = b"head"
 MIB = 1 << 20
@@ -236,7 +237,7 @@ class Bucket(S3Place):
 
 
 def origin(data: bytes, begin: int, end: int, path: str = "a.bin") -> Origin:
-    piece = Piece("p", begin, end, hashlib.sha256(data[begin:end]).hexdigest())
+    piece = Piece("p", begin, end, block_digest(data[begin:end]))
     return Origin(path, piece, (piece,), {})
 
 

@@ -1,0 +1,62 @@
+"""Whether a file is still what it was when somebody looked at it, as far as the file system tells."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Self
+
+_GRAIN = 0.02  # seconds; clocks of file systems tick every 1 to 10 ms
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What a file system says of a file's content.
+
+    A program can set the time of modification back, but not the time of the last change of any kind (``changed``). What writes
+    past the file system, such as a failing disk, or through a mapping that was dirty already, changes neither.
+
+    Attributes:
+        device: of the file system.
+        inode: number of the file.
+        size: bytes.
+        modified: when the content changed last, ns; can be set by anybody.
+        changed: when anything of it changed last, ns.
+        links: names of the file. A link made or removed sets ``changed``, too.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+    links: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """The state that a look at the file found."""
+        return cls(
+            status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink
+        )
+
+    def is_same(self, later: FileState) -> bool:
+        """Whether nothing was written between the two looks; names may have been given or taken, which writes nothing."""
+        ours = (self.device, self.inode, self.size, self.modified)
+        theirs = (later.device, later.inode, later.size, later.modified)
+        return ours == theirs and (self.changed == later.changed or self.links != later.links)
+
+
+def settled(descriptor: int) -> FileState:
+    """The state of an open file from which every later change differs.
+
+    A clock that ticks every few milliseconds gives two changes one time, so a file that has just changed is waited for.
+    """
+    state = FileState.of(os.fstat(descriptor))
+    for _ in range(int(1 / _GRAIN)):  # a clock that is ahead by more than a tick is another machine's
+        age = time.time() - state.changed / 1e9
+        if not -_GRAIN < age < _GRAIN:
+            break
+        time.sleep(_GRAIN)
+        state = FileState.of(os.fstat(descriptor))
+    return state

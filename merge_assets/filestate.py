@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
+
+from merge_assets.errors import InputError
 
 _GRAIN = 0.02  # seconds; clocks of file systems tick every 1 to 10 ms
 
@@ -45,6 +49,24 @@ class FileState:
         ours = (self.device, self.inode, self.size, self.modified)
         theirs = (later.device, later.inode, later.size, later.modified)
         return ours == theirs and (self.changed == later.changed or self.links != later.links)
+
+
+def check_unchanged(states: Mapping[str, FileState]) -> None:
+    """See that nothing was written into files since they were looked at.
+
+    Args:
+        states: by path.
+
+    Raises:
+        InputError: if something was, or one is gone.
+    """
+    for path, state in states.items():
+        try:
+            same = state.is_same(FileState.of(Path(path).stat()))
+        except OSError:
+            same = False
+        if not same:
+            raise InputError(f"{path}: changed while it was read; nothing is written down: run the command again")
 
 
 def settled(descriptor: int) -> FileState:

@@ -79,12 +79,12 @@ def test_imports_of_all_kinds_are_seen(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text(
         "import merge_assets.errors\n"
-        "from merge_assets.store import sealed, Artifact\n"
+        "from merge_assets.store import draft, Artifact\n"
         "if TYPE_CHECKING:\n    import merge_assets.identity\nelse:\n    import merge_assets.regular\n"
         "try:\n    import merge_assets.extras\nexcept ImportError:\n    import merge_assets.work\n"
         "class C:\n    def f(self):\n        with x:\n            from merge_assets.reference import y\n"
     )
-    at_once = {"errors", "store.sealed", "store", "regular", "extras", "work"}
+    at_once = {"errors", "store.draft", "store", "regular", "extras", "work"}
     assert imported(file, late=False) == {f"merge_assets.{name}" for name in at_once}
     assert imported(file, late=True) == {f"merge_assets.{name}" for name in {*at_once, "reference"}}
 

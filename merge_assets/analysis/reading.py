@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.checkpoint import TensorHeader
-from merge_assets.errors import AnalysisError
+from merge_assets.digests import Hasher
+from merge_assets.errors import AnalysisError, InputError
+from merge_assets.filestate import FileState, settled
 from merge_assets.work import Work
 
 Doubles = npt.NDArray[np.float64]
@@ -44,12 +45,60 @@ class StoredMatrix:
         return values.astype(np.float64)
 
 
-def read_matrix(directory: Path, matrix: Matrix) -> StoredMatrix:
-    """Read one matrix; whole rows are read as byte ranges, columns are cut from their block.
+class OpenTensor:
+    """A stored tensor, open for reading; what is read of it is what was hashed, or :meth:`check_unchanged` tells.
+
+    Args:
+        directory: of the checkpoint.
+        header: of the tensor.
 
     Raises:
-        AnalysisError: the file cannot be read or ends too early.
+        AnalysisError: here and in the methods that read, if the file cannot be read or ends too early.
     """
+
+    def __init__(self, directory: Path, header: TensorHeader) -> None:
+        self.path = directory / header.file
+        self._header = header
+        try:
+            self._file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise AnalysisError(f"{self.path}: cannot be read: {error.strerror}") from error
+        self._state = settled(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def digest(self, work: Work) -> str:
+        """Digest of the tensor's bytes (:mod:`merge_assets.digests`); ``work`` is asked before every block."""
+        header, hasher = self._header, Hasher()
+        buffer = memoryview(bytearray(min(_BLOCK, header.nbytes)))
+        at = header.begin
+        while at < header.end:
+            work.check(f"hashing {header.name}")
+            chunk = buffer[: min(len(buffer), header.end - at)]
+            _read(self._file.fileno(), header, chunk, at)
+            hasher.update(chunk)
+            at += len(chunk)
+        return hasher.hexdigest()
+
+    def matrix(self, matrix: Matrix) -> StoredMatrix:
+        """One matrix of the tensor; whole rows are read as byte ranges, columns are cut from their block."""
+        return _read_matrix(self._file.fileno(), matrix)
+
+    def check_unchanged(self) -> None:
+        """See that nothing was written into the file since it was opened.
+
+        Raises:
+            InputError: if something was.
+        """
+        if not self._state.is_same(FileState.of(os.fstat(self._file.fileno()))):
+            raise InputError(f"{self.path}: changed while it was read; run the command again when it is written")
+
+
+def _read_matrix(descriptor: int, matrix: Matrix) -> StoredMatrix:
     header = matrix.source
     size = np.dtype(_STORAGE[header.dtype]).itemsize
     columns = matrix.block[1]
@@ -58,38 +107,15 @@ def read_matrix(directory: Path, matrix: Matrix) -> StoredMatrix:
     ranges = [(a, b) for a, b, _ in matrix.spans] if contiguous else [(0, matrix.block[0])]
     buffer = bytearray(sum(b - a for a, b in ranges) * columns * size)
     view = memoryview(buffer)
-    with _open(directory, header) as file:
-        for a, b in ranges:
-            length = (b - a) * columns * size
-            _read(file.fileno(), header, view[:length], base + a * columns * size)
-            view = view[length:]
+    for a, b in ranges:
+        length = (b - a) * columns * size
+        _read(descriptor, header, view[:length], base + a * columns * size)
+        view = view[length:]
     values = np.frombuffer(buffer, dtype=_STORAGE[header.dtype]).reshape(-1, columns)
     if not contiguous:
         index = np.concatenate([np.arange(*span) for span in matrix.spans])
         values = np.take(values, index, axis=matrix.axis)
     return StoredMatrix(values, header.dtype)
-
-
-def hash_tensor(directory: Path, header: TensorHeader, work: Work) -> str:
-    """SHA-256 of a stored tensor's bytes, hex; ``work`` is asked before every block."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(_BLOCK, header.nbytes)))
-    with _open(directory, header) as file:
-        at = header.begin
-        while at < header.end:
-            work.check(f"hashing {header.name}")
-            chunk = buffer[: min(len(buffer), header.end - at)]
-            _read(file.fileno(), header, chunk, at)
-            digest.update(chunk)
-            at += len(chunk)
-    return digest.hexdigest()
-
-
-def _open(directory: Path, header: TensorHeader) -> io.FileIO:
-    try:
-        return (directory / header.file).open("rb", buffering=0)
-    except OSError as error:
-        raise AnalysisError(f"{directory / header.file}: cannot be read: {error.strerror}") from error
 
 
 def _read(descriptor: int, header: TensorHeader, view: memoryview, offset: int) -> None:

@@ -22,14 +22,14 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from merge_assets.analysis.matrices import Matrix, select
-from merge_assets.analysis.reading import hash_tensor, read_matrix
+from merge_assets.analysis.reading import OpenTensor
 from merge_assets.analysis.result import Analysis
 from merge_assets.analysis.snr import score
 from merge_assets.analysis.spectra import singular_values
 from merge_assets.analysis.storage import Spectra, identity
 from merge_assets.analysis.tables import make_row
 from merge_assets.checkpoint import Checkpoint
-from merge_assets.errors import AnalysisError
+from merge_assets.errors import AnalysisError, InputError
 from merge_assets.work import UNATTENDED, Work
 
 _POLL_SECONDS = 0.1
@@ -56,11 +56,12 @@ def analyse(
             thread. On a stop, workers finish the matrix in hand in the background; nothing is kept.
         previous: an earlier analysis (directory, or its ``spectra.safetensors``): spectra of weights whose stored bytes
             are the same are taken from it.
-        digests: tensor -> SHA-256 of its stored bytes, where known; saves reading a tensor only to hash it.
+        digests: tensor -> digest of its stored bytes, where known; what is read has to be that.
         title: the model's name in tables and plots; ``None``: the directory's name.
 
     Raises:
         AnalysisError: no weight to score, weights with NaN or infinity, or a file that cannot be read.
+        InputError: a tensor is not what ``digests`` say, or changed while it was read.
         Stopped: on request.
     """
     started = time.monotonic()
@@ -139,19 +140,37 @@ class _Job:
     def _score(self, matrices: list[Matrix]) -> None:
         source = matrices[0].source
         digest, hashed = self.digests.get(source.name), 0
-        if digest is None:
-            digest, hashed = hash_tensor(self.directory, source, Work(should_stop=self.stopped.is_set)), source.nbytes
-        identities = {matrix.name: identity(matrix, digest) for matrix in matrices}
-        known = self.previous.matching(identities) if self.previous else {}
-        for matrix in matrices:
-            if self.stopped.is_set():
-                return
-            spectrum, read = known.get(matrix.name), 0
-            if spectrum is None:
-                try:
-                    spectrum, read = singular_values(read_matrix(self.directory, matrix)), matrix.nbytes
-                except AnalysisError as error:
-                    error.prefix(f"{self.directory / source.file}: tensor {matrix.name}: ")
-                    raise
-            self.results.put(_Result(matrix, spectrum, identities[matrix.name], matrix.name in known, hashed + read))
-            hashed = 0
+        with OpenTensor(self.directory, source) as tensor:
+            if digest is None:
+                digest, hashed = self._digest(tensor), source.nbytes
+            identities = {matrix.name: identity(matrix, digest) for matrix in matrices}
+            known = self.previous.matching(identities) if self.previous else {}
+            if len(known) < len(matrices) and not hashed:
+                hashed = source.nbytes
+                if (found := self._digest(tensor)) != digest:
+                    raise InputError(
+                        f"{tensor.path}: tensor {source.name!r} is not what it was when it was digested: its digest was "
+                        f"{digest[:16]} and is {found[:16]} now: if somebody wrote the file, run the command again when it is "
+                        "written; if nobody did, it is damaged: fetch it again or, if it is a version of the store, run "
+                        "`merge-assets store verify`"
+                    )
+            found_now = []
+            for matrix in matrices:
+                if self.stopped.is_set():
+                    return
+                spectrum, read = known.get(matrix.name), 0
+                if spectrum is None:
+                    try:
+                        spectrum, read = singular_values(tensor.matrix(matrix)), matrix.nbytes
+                    except AnalysisError as error:
+                        error.prefix(f"{tensor.path}: tensor {matrix.name}: ")
+                        raise
+                reused = matrix.name in known
+                found_now.append(_Result(matrix, spectrum, identities[matrix.name], reused, hashed + read))
+                hashed = 0
+            tensor.check_unchanged()
+        for result in found_now:
+            self.results.put(result)
+
+    def _digest(self, tensor: OpenTensor) -> str:
+        return tensor.digest(Work(should_stop=self.stopped.is_set))

@@ -1,8 +1,8 @@
 """The file ``spectra.safetensors``: every spectrum, and what each was computed from.
 
 One float64 tensor per weight, singular values descending. The metadata key ``spectra`` is JSON: format, and per
-weight the SHA-256 of the stored tensor, its dtype, and which part of it the weight is. A spectrum is used again
-only if all of these agree.
+weight the digest of the stored tensor, its dtype, and which part of it the weight is. A spectrum is used again
+only if all of these agree, and it has itself the digest that stands there for it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from merge_assets.analysis.matrices import Matrix
+from merge_assets.digests import digest_of
 from merge_assets.errors import AnalysisError
 
 FILE = "spectra.safetensors"
 
-_FORMAT = "merge-assets/spectra/1"
+_FORMAT = "merge-assets/spectra/2"
 _KEY = "spectra"
 
 
@@ -44,10 +45,13 @@ def write_spectra(
 ) -> None:
     """Write every spectrum; the same spectra give the same bytes."""
     # One metadata key only: safetensors writes several in an order that differs from run to run.
-    metadata = json.dumps({"format": _FORMAT, "weights": identities}, separators=(",", ":"), sort_keys=True)
+    arrays = {name: np.ascontiguousarray(values) for name, values in spectra.items()}
+    digests = {name: digest_of(values.tobytes()) for name, values in arrays.items()}
+    index = {"format": _FORMAT, "weights": identities, "digests": digests}
+    metadata = json.dumps(index, separators=(",", ":"), sort_keys=True)
     # Renamed into place: the file that is replaced may be open as the previous analysis.
     partial = file.with_name(f"{file.name}.partial")
-    save_file({name: np.ascontiguousarray(values) for name, values in spectra.items()}, partial, {_KEY: metadata})
+    save_file(arrays, partial, {_KEY: metadata})
     partial.replace(file)
 
 
@@ -73,11 +77,15 @@ class Spectra:
         self._opened = opened
         self._lock = threading.Lock()
         known = index.get("weights", {}) if index.get("format") == _FORMAT else {}
+        self._digests: dict[str, str] = index.get("digests", {})
         self.identities: dict[str, dict[str, Any]] = {name: known[name] for name in known if name in names}
 
     def matching(self, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, npt.NDArray[np.float64]]:
-        """The spectra, among those wanted, that were computed from the same thing."""
-        return self.read(name for name, what in wanted.items() if self.identities.get(name) == what)
+        """The spectra, among those wanted, that were computed from the same thing and are undamaged."""
+        found = self.read(name for name, what in wanted.items() if self.identities.get(name) == what)
+        return {
+            name: values for name, values in found.items() if digest_of(values.tobytes()) == self._digests.get(name)
+        }
 
     def read(self, names: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
         """Spectra by tensor name."""

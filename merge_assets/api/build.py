@@ -107,7 +107,7 @@ def merge(
         require("torch")
     # Only an analysis of exactly these bytes may choose layers.
     measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))
-    inputs = workspace.book.inputs(recipe)
+    inputs, models = workspace.book.inputs(recipe), Models(workspace)
     if measured or any(
         workspace.names.identify(r.model).kind != "local" or workspace.names.uses_hub(r) for r in inputs
     ):

@@ -16,6 +16,7 @@ from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
+from merge_assets.workspace.guard import look_through
 from merge_assets.workspace.results import SCORES_FILE, current_scores
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def score(
         results=TaskResults(workspace.cache / "evaluations"),
         title=identity.title,
         fingerprint=item.fingerprint,
+        unchanged=look_through(item, workspace.settings.verify_inputs, models.local.digested_states, work.silent()),
         device=workspace.settings.device,
         work=work,
     )

@@ -12,12 +12,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.checkpoint import CODES
 from merge_assets.checkpoint.files import ADAPTER_WEIGHTS, CONFIG, INDEX_SUFFIX, STEMS, is_adapter
 from merge_assets.errors import CheckpointError
+from merge_assets.filestate import FileState, settled
+from merge_assets.sealed import seal, unseal
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +30,9 @@ _WHOLE = "pytorch_model.bin"
 _ADAPTER = "adapter_model.bin"
 _INDEX = "pytorch_model.bin.index.json"
 _SHARD = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+_RECORD = ".conversion.json"
+"""What was written, as it was when it was; no file of the checkpoint, since its name begins with a dot."""
+
 _SMALL = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken")
 
 
@@ -45,7 +52,8 @@ def converted(directory: Path, cache: Path) -> Path:
         if not found:
             return directory
         target = cache / _key(directory, names)
-        if not target.is_dir():
+        if not _is_whole(target):
+            shutil.rmtree(target, ignore_errors=True)
             _convert(directory, names, found, target)
     except OSError as error:
         raise CheckpointError(
@@ -81,9 +89,24 @@ def _pickled(directory: Path, names: list[str]) -> list[str]:
 
 
 def _key(directory: Path, names: list[str]) -> str:
-    states = [(name, (directory / name).stat()) for name in names]
-    identity = [str(directory.resolve()), [(name, state.st_size, state.st_mtime_ns) for name, state in states]]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    states = [(name, astuple(FileState.of((directory / name).stat()))) for name in names]
+    return hashlib.sha256(json.dumps([str(directory.resolve()), states]).encode()).hexdigest()
+
+
+def _is_whole(target: Path) -> bool:
+    """Whether a conversion is there as it was made; bytes are read where the state of a file is another."""
+    with suppress(OSError):
+        record = unseal((target / _RECORD).read_bytes())
+        if record is None:
+            return False
+        for name, (state, sha256) in record["files"].items():
+            path = target / name
+            if list(astuple(FileState.of(path.stat()))) != state:
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                        return False
+        return True
+    return False
 
 
 def _convert(directory: Path, names: list[str], shards: list[str], target: Path) -> None:
@@ -101,12 +124,20 @@ def _convert(directory: Path, names: list[str], shards: list[str], target: Path)
         for name in names:
             if name.endswith(_SMALL) and name != _INDEX:
                 shutil.copyfile(directory / name, staging / name)
+        (staging / _RECORD).write_bytes(seal({"files": {path.name: _recorded(path) for path in staging.iterdir()}}))
         os.rename(staging, target)  # noqa: PTH104
     except OSError:
         if not target.is_dir():  # where it is, another process was faster
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _recorded(path: Path) -> tuple[tuple[int, ...], str]:
+    """State and SHA-256 of a file that was just written."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return astuple(settled(file.fileno())), digest
 
 
 def _tensors(path: Path) -> Mapping[str, torch.Tensor]:

@@ -6,14 +6,16 @@ This module is light: lm-eval, transformers and torch are imported only when a t
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
 from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
 from merge_assets.evaluation.suite import Suite
+from merge_assets.filestate import check_unchanged
 from merge_assets.work import UNATTENDED, Work
 
 _STEPS = 1000
@@ -86,6 +88,7 @@ def evaluate_suite(
     results: TaskResults,
     title: str | None = None,
     fingerprint: str | None = None,
+    unchanged: Callable[[], None] | None = None,
     device: str = "auto",
     dtype: str | None = None,
     batch_size: int | str | None = None,
@@ -100,6 +103,7 @@ def evaluate_suite(
         results: where finished tasks are committed and found again.
         title: name of the model in the scores; the directory's name if None.
         fingerprint: the checkpoint's fingerprint; computed from its bytes if None.
+        unchanged: with a fingerprint, raises if the checkpoint is not that any more; called before a result is kept.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
         dtype: dtype in which the weights are loaded; overrides the suite's.
         batch_size: sequences per forward pass or "auto"; overrides the suite's.
@@ -108,11 +112,14 @@ def evaluate_suite(
             forward pass of a decoder layer and per prompt built.
 
     Raises:
+        InputError: the checkpoint changed while it was evaluated; nothing of that task is kept.
         EvaluationError: a task is unknown, needs other settings, or fails. Tasks committed before stay so.
         Stopped: on request.
     """
     if fingerprint is None:
-        fingerprint = digest_checkpoint(open_checkpoint(model_dir), work=work).fingerprint
+        digest = digest_checkpoint(open_checkpoint(model_dir), work=work)
+        fingerprint = digest.fingerprint
+        unchanged = partial(check_unchanged, {str(model_dir / name): state for name, state in digest.states.items()})
     keys = result_keys(suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit)
     unique = list(dict.fromkeys(keys))
     found = {key: stored for key in unique if (stored := results.find(key)) is not None}
@@ -134,6 +141,8 @@ def evaluate_suite(
                     work.report(done + _STEPS * min(requests, of) // max(of, 1), total, label)
 
                 result, samples = harness.run(key, work.reporting(report))
+                if unchanged is not None:
+                    unchanged()
                 found[key] = results.commit(result, samples)
     work.report(total, total, f"{suite.name}: {len(unique)} tasks")
 

@@ -27,7 +27,7 @@ from merge_assets.analysis.picture import MAX_BYTES
 from merge_assets.analysis.result import read_analysis
 from merge_assets.analysis.run import analyse
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
-from merge_assets.errors import AnalysisError, Stopped
+from merge_assets.errors import AnalysisError, InputError, Stopped
 from merge_assets.work import Work
 from tests.analysis_support import llama, reference_snr, with_spectrum, write_checkpoint
 
@@ -126,11 +126,22 @@ def test_it_stops_on_request(checkpoint, after):
     assert len(done) == after
 
 
-def test_known_digests_save_reading_a_tensor_twice(checkpoint, analysis):
-    weights = sum(checkpoint.tensors[row["source"]].nbytes for row in analysis.rows)
-    known = analyse(checkpoint, workers=1, digests=digest_checkpoint(checkpoint).tensors)
-    assert (known.bytes_read, analysis.bytes_read) == (weights, 2 * weights)
-    assert known.rows == analysis.rows
+def test_known_digests_are_compared_with_what_is_read(checkpoint, analysis):
+    known = digest_checkpoint(checkpoint).tensors
+    assert analyse(checkpoint, workers=1, digests=known).rows == analysis.rows
+    one = analysis.rows[3]["source"]
+    with pytest.raises(InputError, match=f"tensor '{one}' is not what it was when it was digested"):
+        analyse(checkpoint, workers=1, digests={**known, one: known[analysis.rows[0]["source"]]})
+
+
+def test_a_damaged_spectrum_is_computed_again(tmp_path, checkpoint, analysis, written):
+    file = tmp_path / "spectra.safetensors"
+    data = bytearray((written / file.name).read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    again = analyse(checkpoint, previous=file)
+    assert again.reused == len(again.rows) - 1
+    assert all(np.array_equal(again.spectra[name], values) for name, values in analysis.spectra.items())
 
 
 def test_nothing_is_computed_again_for_the_same_tensors(checkpoint, analysis, written, monkeypatch):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from merge_assets.checkpoint import Checkpoint, TensorHeader, open_checkpoint, read_quantised
 from merge_assets.engine.dequantize import table
+from merge_assets.engine.pickled import converted
 from merge_assets.errors import CheckpointError, MergeAssetsError
 from tests.adapter_support import merge_recipe, passthrough, plan_recipe
 from tests.format_support import FP8, Scales, random_scales, spread, write_fp8
@@ -409,3 +410,27 @@ def test_sentence_transformers_models_keep_their_modules(tmp_path: Path) -> None
     assert not (out / "elsewhere").exists()
     for name, tensor in read_tensors(out).items():
         assert torch.allclose(tensor, tensors[name] + 0.5)
+
+
+@pytest.mark.parametrize("damage", ["a bit of the weights", "a bit of the record", "a file less", "the source"])
+def test_a_conversion_that_is_not_as_it_was_made_is_made_again(damage: str, tmp_path: Path) -> None:
+    """Times of modification tell nothing: they are put back."""
+    folder, cache = pickled(tmp_path / "model"), tmp_path / "cache"
+    made = converted(folder, cache)
+    before = {name: tensor.clone() for name, tensor in read_tensors(made).items()}  # the file is written over
+    source, weights = folder / "pytorch_model.bin", made / "model.safetensors"
+    target = {"a bit of the record": made / ".conversion.json", "the source": source}.get(damage, weights)
+    times = target.stat()
+    if damage == "a file less":
+        target.unlink()
+    elif damage == "the source":
+        torch.save({name: -tensor for name, tensor in before.items()}, source)
+        os.truncate(source, times.st_size)
+    else:
+        data = bytearray(target.read_bytes())
+        data[-9] ^= 1
+        target.write_bytes(data)
+    if target.exists():
+        os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = read_tensors(converted(folder, cache))
+    assert all(torch.equal(again[name], -before[name] if damage == "the source" else before[name]) for name in before)

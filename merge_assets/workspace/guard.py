@@ -1,0 +1,74 @@
+"""A model whose files another library reads: what it reads is what was digested, or nothing is written down of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from merge_assets.checkpoint import digest_checkpoint, open_any
+from merge_assets.errors import InputError
+from merge_assets.filestate import FileState, check_unchanged
+from merge_assets.plan import PlanInput
+from merge_assets.work import UNATTENDED, Work
+
+
+def look_through(
+    item: PlanInput,
+    verify: Literal["full", "stat", "off"],
+    digested: Mapping[str, FileState],
+    work: Work = UNATTENDED,
+) -> Callable[[], None]:
+    """Look at a model before others read its files.
+
+    Args:
+        item: the model, in a local folder, with its digests.
+        verify: ``full`` reads all of it before, ``stat`` does where a file's state is not that of when it was digested, ``off``
+            looks at nothing.
+        digested: states of files when they were digested, by path.
+        work: asked before every block.
+
+    Returns:
+        What raises an :class:`InputError` if something was written into the files since; to be called when they were read,
+        before what was found is kept.
+
+    Raises:
+        InputError: the model is not what was digested.
+    """
+    directory = Path(item.checkpoint.location)
+    states = {path: state for path, state in digested.items() if Path(path).parent == directory}
+    if verify == "off" or item.tensor_digests is None:
+        return lambda: None
+    if verify == "full" or not states or not _are_unchanged(states):
+        states = _looked_through(directory, item, work)
+    return partial(check_unchanged, states)
+
+
+def _looked_through(directory: Path, item: PlanInput, work: Work) -> dict[str, FileState]:
+    """The states of the files, all of whose bytes are what was digested."""
+    checkpoint = open_any(directory)
+    found = digest_checkpoint(checkpoint, None, work)
+    files = item.file_digests or {}
+    small = {name: digest for name, digest in found.files.items() if name in files and not _holds_weights(item, name)}
+    wrong = [name for name, digest in small.items() if files[name] != digest]
+    wrong += [name for name, digest in (item.tensor_digests or {}).items() if found.tensors.get(name) != digest]
+    if wrong or checkpoint.tensors != item.checkpoint.tensors:
+        raise InputError(
+            f"{directory}: {wrong[0] if wrong else 'a header'} is not what it was when it was digested; nothing is written "
+            "down: if somebody wrote it, run the command again when it is written; if nobody did, it is damaged: fetch it "
+            "again or, if it is a version of the store, run `merge-assets store verify`"
+        )
+    return {str(directory / name): state for name, state in found.states.items()}
+
+
+def _holds_weights(item: PlanInput, name: str) -> bool:
+    return name in item.checkpoint.weight_files
+
+
+def _are_unchanged(states: Mapping[str, FileState]) -> bool:
+    with suppress(InputError):
+        check_unchanged(states)
+        return True
+    return False

@@ -1,0 +1,77 @@
+"""What it costs to hash what is read: the same merges with `verify_inputs` full, stat and off, taking turns.
+
+    python -m benchmarks.verification [--rounds 5] [--layers 22]
+
+Inputs are digested before, and warm. Printed is the fastest of the rounds of each, and its ratio to `off`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+from benchmarks.checkpoints import write_family
+from benchmarks.machine import describe
+from benchmarks.measure import warm
+from benchmarks.works import WORKS, recipe_text
+from merge_assets.checkpoint import CheckpointDigest, digest_checkpoint, open_checkpoint
+from merge_assets.engine.execute import execute
+from merge_assets.engine.files import InputFiles
+from merge_assets.engine.witness import VerifyInputs
+from merge_assets.filestate import FileState
+from merge_assets.plan import Plan, PlanInput, build_plan
+from merge_assets.recipe import load_recipe
+
+WANTED = ("linear", "ties", "stack")
+MODES: tuple[VerifyInputs, ...] = ("off", "stat", "full")
+
+
+def main() -> None:
+    """Time all and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=22)
+    options = parser.parse_args()
+    folder = Path(".bench").resolve()
+    models = write_family(folder, options.layers)
+    print(describe())
+    known: dict[str, CheckpointDigest] = {}
+    for work in WORKS:
+        if work.name not in WANTED:
+            continue
+        recipe = folder / "recipes" / f"verification-{work.name}.yaml"
+        recipe.parent.mkdir(exist_ok=True)
+        recipe.write_text(recipe_text(work.body, models, options.layers))
+        plan, states = _planned(recipe, known)
+        best: dict[str, float] = {}
+        for _ in range(options.rounds):
+            for mode in MODES:
+                warm(work.inputs(models))
+                out = folder / "out"
+                shutil.rmtree(out, ignore_errors=True)
+                out.mkdir()
+                began = time.perf_counter()
+                execute(plan, out, device="cpu", inputs=InputFiles(states), verify=mode)
+                best[mode] = min(best.get(mode, 1e9), time.perf_counter() - began)
+        figures = ", ".join(f"{mode} {best[mode]:.2f} s ({best[mode] / best['off']:.2f}x)" for mode in MODES)
+        print(f"{work.name}: {figures}", flush=True)
+
+
+def _planned(recipe: Path, known: dict[str, CheckpointDigest]) -> tuple[Plan, dict[str, FileState]]:
+    loaded = load_recipe(recipe)
+    inputs: list[PlanInput] = []
+    states: dict[str, FileState] = {}
+    for reference in loaded.references():
+        checkpoint = open_checkpoint(Path(reference.path))
+        if reference.path not in known:
+            known[reference.path] = digest_checkpoint(checkpoint)
+        digest = known[reference.path]
+        inputs.append(PlanInput(reference, checkpoint, digest.fingerprint, digest.tensors, digest.files))
+        states |= {str(Path(reference.path, name)): state for name, state in digest.states.items()}
+    return build_plan(loaded, inputs), states
+
+
+if __name__ == "__main__":
+    main()

@@ -125,6 +125,7 @@ class Artifact:
             path,
             piece,
             self.manifest.files[name].pieces,
+            self.manifest.files[name].tag,
             found.nonfinite.get(piece.name, 0),
             found.geometry.get(piece.name),
         )

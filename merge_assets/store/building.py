@@ -62,6 +62,7 @@ class Building:
         self._verify = verify
         self._places: dict[str, tuple[PlannedFile, PlannedPiece]] = {}
         self._digests: dict[str, str] = {}
+        self._tags: dict[str, str | None] = {}
         self._origins: dict[str, Origin] = {}
         self._locate = locate
         self._lock = threading.Lock()
@@ -129,7 +130,7 @@ class Building:
     def _entry(self, file: PlannedFile) -> FileEntry:
         front = Piece("", 0, len(file.head), digest_of(file.head))
         pieces = [Piece(p.name, p.begin, p.end, self._digests[p.name], p.key) for p in file.pieces]
-        return FileEntry(size=file.size, sha256=file.sha256, pieces=(front, *pieces))
+        return FileEntry(size=file.size, sha256=file.sha256, tag=self._tags.get(file.name), pieces=(front, *pieces))
 
     def _resume(self, added: Collection[str]) -> None:
         journal = {name: entry for name, entry in self._journal.read().items() if name in added}

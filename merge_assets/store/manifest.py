@@ -70,6 +70,7 @@ class FileEntry(Record):
 
     size: int = Field(ge=0, description="bytes")
     sha256: Sha256 | None = Field(None, description="digest of the content, lower-case hex")
+    tag: str | None = Field(None, description="what a bucket called the content when it was written: its ETag")
     pieces: tuple[Annotated[Piece, BeforeValidator(_piece_from_text), PlainSerializer(_piece_to_text)], ...] = Field(
         (), description="one after the other, the whole file"
     )

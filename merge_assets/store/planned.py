@@ -59,6 +59,7 @@ class Origin:
         path: of the file in the store.
         piece: the piece of that file.
         pieces: all pieces of that file.
+        tag: what the place called the file's content when it was written, if it has such names.
         nonfinite: NaN and infinite elements of the piece, as they were counted when it was written.
         geometry: how the inputs lay to each other that it was made from, if that was found.
     """
@@ -66,6 +67,7 @@ class Origin:
     path: str
     piece: Piece
     pieces: tuple[Piece, ...]
+    tag: str | None = None
     nonfinite: int = 0
     geometry: Geometry | None = None
 

@@ -54,9 +54,15 @@ def verified(place: Place, origins: Mapping[str, Origin], verify: Verify, work: 
 
     with ThreadPoolExecutor(_READERS) as pool:
         bad = {origin.path for origin, good in zip(chosen, pool.map(check, chosen), strict=True) if not good}
+    bad |= {path for path, one in by_file.items() if path not in bad and verify != "off" and _is_another(place, one[0])}
     for path in sorted(bad):
         _LOG.warning("%s is damaged and nothing of it is reused; run `merge-assets store verify`", place.url(path))
     return {name: origin for name, origin in origins.items() if origin.path not in bad}
+
+
+def _is_another(place: Place, origin: Origin) -> bool:
+    """Whether the place says that a file was written over since its version was made."""
+    return place.parts is not None and origin.tag is not None and place.parts.tag(origin.path) != origin.tag
 
 
 def _chosen(origins: list[Origin], verify: Verify) -> list[Origin]:

@@ -105,6 +105,10 @@ class SentBuilding(Building):
                 self._futures[at].exception(timeout=0.1)
                 at += 1
         self._check()
+        # Not every server looks at a tag when it copies.
+        for path, tag in {origin.path: origin.tag for origin in self._origins.values() if origin.tag}.items():
+            if self._parts.tag(path) != tag:
+                raise StoreError(f"{self._place.url(path)}: was written over while it was copied; build again")
         for file in self.files.values():
             self._complete(file)
         return super().entries()
@@ -267,6 +271,7 @@ class SentBuilding(Building):
             state.complete = True
         if (size := self._parts.size(path)) != file.size:
             raise StoreError(f"{self._place.url(path)}: has {size} bytes instead of {file.size}; build again")
+        self._tags[file.name] = self._parts.tag(path)
 
     def _assemble(self, path: str, state: SentFile) -> None:
         tags = [tag for tag in state.tags if tag is not None]

@@ -187,6 +187,15 @@ def test_a_file_is_copied_whole(parts: Parts, there: Place, place: Lot) -> None:
     assert len(DATA) <= parts.largest_copy
 
 
+def test_a_file_that_is_written_over_gets_another_tag(parts: Parts, there: Place) -> None:
+    """Where the place has names for contents."""
+    there.write({"source": DATA})
+    tag = parts.tag("source")
+    there.write({"source": DATA[::-1]})
+    assert parts.tag("never/there") is None
+    assert tag is None or parts.tag("source") != tag
+
+
 def test_what_is_to_be_copied_and_is_not_there_is_named(parts: Parts) -> None:
     upload = parts.begin("a/b")
     copies: list[Callable[[], object]] = [

@@ -166,6 +166,11 @@ class Parts(abc.ABC):
     def size(self, path: str) -> int | None:
         """Bytes of a file, ``None`` if there is none."""
 
+    def tag(self, path: str) -> str | None:
+        """What the place calls a file's content, another when the file is written over; ``None`` if it is not there, or the
+        place has no such names."""
+        return None
+
     @abc.abstractmethod
     def copy(self, source: str, target: str) -> None:
         """Copy a file of at most :attr:`largest_copy` bytes; the bytes do not come by here."""

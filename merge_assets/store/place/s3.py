@@ -165,6 +165,12 @@ class S3Place(FsspecPlace, Parts):
         except FileNotFoundError:
             return None
 
+    def tag(self, path: str) -> str | None:
+        try:
+            return str(self._s3("read", path, "head_object")["ETag"]).strip('"')
+        except FileNotFoundError:
+            return None
+
     def _vanished(self, source: str) -> StoreError:
         return StoreError(f"{self.url(source)}: was removed while it was copied; build again")
 

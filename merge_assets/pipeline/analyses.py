@@ -4,6 +4,7 @@ import hashlib
 
 import dagster as dg
 
+from merge_assets.analysis.layers import TABLE
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import AnalysisNode
 from merge_assets.pipeline.inputs import InputVersions
@@ -54,7 +55,9 @@ def build_analysis(workspace: Workspace, node: AnalysisNode, op_name: str) -> dg
         return dg.MaterializeResult(
             asset_key=node.key,
             data_version=dg.DataVersion(analysed.artifact.version),
-            metadata=analysis_metadata(analysed, analysed.artifact.directory(workspace.cache / "artifacts")),
+            metadata=analysis_metadata(
+                analysed, analysed.artifact.directory(workspace.cache / "artifacts", checked=[TABLE])
+            ),
         )
 
     return analysis

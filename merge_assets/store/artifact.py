@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -56,7 +56,7 @@ class Artifact:
         """The folder itself where the store is local, else ``None``."""
         return None if self.place.tree is None else self.place.tree.locate(files_path(self.manifest))
 
-    def directory(self, cache: Path, *, work: Work = UNATTENDED) -> Path:
+    def directory(self, cache: Path, *, checked: Collection[str] = (), work: Work = UNATTENDED) -> Path:
         """A local folder with all files: the version itself, or a copy made once below ``cache``.
 
         A copy is checked against the digests of the manifest and appears whole or not at all. Any number
@@ -64,12 +64,25 @@ class Artifact:
 
         Args:
             cache: folder for copies; unused where the store is local.
+            checked: files that are compared with their digests as they lie in the folder now.
             work: told bytes done, bytes in all, and a file name; asked throughout.
 
         Raises:
             StoreError: if a file is missing or does not match its digest.
             Stopped: on request; nothing is left in ``cache``.
         """
+        folder = self._directory(cache, work)
+        for name in checked:
+            try:
+                with (folder / self._known(name)).open("rb") as file:
+                    wrong = what_is_wrong(file, self.manifest.files[name], Watch(work))
+            except FileNotFoundError:
+                wrong = "it is missing"
+            if wrong:
+                raise DamageError(f"{folder / name}: {wrong}; {_REMEDY}")
+        return folder
+
+    def _directory(self, cache: Path, work: Work) -> Path:
         if self.path is not None:
             return self.path
         assert self.place.objects is not None
@@ -164,4 +177,5 @@ class Artifact:
         run_batch(jobs, self.manifest.size, workers=_WORKERS, work=work)
 
 
-_DAMAGED = "its bytes are not those that the manifest records; remove the version's folder and build it again"
+_REMEDY = "run `merge-assets store verify`, which says how it is made anew"
+_DAMAGED = f"its bytes are not those that the manifest records; {_REMEDY}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from merge_assets.checkpoint import Checkpoint, open_checkpoint
+from merge_assets.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from merge_assets.errors import CheckpointError, in_file
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
@@ -14,7 +14,7 @@ from merge_assets.records import Input
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
-from merge_assets.workspace.bucket import tensor_digests
+from merge_assets.workspace.bucket import StoredSource, tensor_digests
 from merge_assets.workspace.local import LocalModels
 from merge_assets.workspace.on_hub import HubModels
 from merge_assets.workspace.results import current_analysis
@@ -209,6 +209,8 @@ class Models:
     def _of_artifact(self, reference: ModelReference, artifact: Artifact, *, local: bool = False) -> PlanInput:
         if artifact.in_bucket and not local:
             checkpoint = self._stored.open(artifact)
+        elif artifact.path is not None:
+            checkpoint = read_checkpoint(StoredSource(artifact))
         else:
             checkpoint = open_checkpoint(artifact.directory(self._settings.cache_dir / "artifacts"))
         files = {name: entry.digest for name, entry in artifact.manifest.files.items()}
@@ -256,7 +258,7 @@ class Models:
         artifact = current_analysis(self._store, self._names.identify(template.model), fingerprint)
         if artifact is None:
             return None
-        from merge_assets.analysis.layers import read_layers
+        from merge_assets.analysis.layers import TABLE, read_layers
 
-        directory = artifact.directory(self._settings.cache_dir / "artifacts")
+        directory = artifact.directory(self._settings.cache_dir / "artifacts", checked=[TABLE])
         return [LayerFigure(**row) for row in read_layers(directory, template.tensor or "", template.by)]

@@ -15,7 +15,7 @@ export DO_NOT_TRACK = 1
 # Images of containers like to set it; every process that the tests start would compile the project once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-s3 fuzz mutants clean
+.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-s3 gpu-check fuzz mutants clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -72,6 +72,9 @@ bench-definitions: install ## Time loading the definitions of 1000 recipes, and 
 
 bench-s3: install-dev servers ## Time builds into S3 beside a plain copy, and incremental rebuilds; ARGS="--only throughput".
 	$(BIN)/python -m benchmarks.object_store $(ARGS)
+
+gpu-check: install ## Ten minutes on a GPU: the CPU's bytes, the memory's bounds, speed; writes docs/gpu.md. ARGS="--dry-run" needs none.
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 fuzz: install-dev ## Look for inputs that fail: atheris, and random examples for the property tests; TIME=3600 for an hour.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris

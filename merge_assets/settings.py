@@ -17,7 +17,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic import field_validator as validates
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -75,6 +85,19 @@ Names = Annotated[list[str], NoDecode, BeforeValidator(_split_list)]
 Folders = Annotated[list[Path], NoDecode, BeforeValidator(_split_list)]
 
 
+def check_device(text: str) -> str:
+    """Where to compute: ``auto``, ``cpu``, ``cuda`` for all GPUs, or ``cuda:N`` for one."""
+    if not _DEVICE.fullmatch(text):
+        raise ValueError(f"{text!r} is not one of 'auto', 'cpu', 'cuda' or 'cuda:N' for GPU number N")
+    return text
+
+
+_DEVICE = re.compile("auto|cpu|cuda(:(0|[1-9][0-9]?))?")
+Device = Annotated[
+    str, AfterValidator(check_device), WithJsonSchema({"type": "string", "pattern": f"^({_DEVICE.pattern})$"})
+]
+
+
 def _threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -93,7 +116,7 @@ class Settings(BaseSettings):
     store_options: Annotated[dict[str, Any], NoDecode, BeforeValidator(_read_json)] = Field(
         default={}, repr=False, description="keyword arguments of the store's fsspec filesystem"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="where merges and evaluations run")
+    device: Device = Field(default="auto", description="where merges and evaluations run")
     executor: Literal["in_process", "multiprocess", "kubernetes"] = Field(
         default="multiprocess", description="where Dagster's steps run: the run's process, processes, or pods"
     )

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from merge_assets import api
+from merge_assets.engine.memory import Room
 from merge_assets.errors import MergeAssetsError
 from merge_assets.identity import variant_line
 from merge_assets.pipeline.executor import choose_executor
@@ -68,14 +69,14 @@ def merged(workspace: api.Workspace) -> object:
     from merge_assets.engine import execute
 
     seen: list[object] = []
-    budget = execute._budget
+    room = execute.cpu_room
 
-    def spied(*arguments: Any) -> tuple[int, int]:
-        seen.append(budget(*arguments))
-        return budget(*arguments)
+    def spied(*arguments: Any) -> Room:
+        seen.append(room(*arguments))
+        return room(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "_budget", spied)
+        patch.setattr(execute, "cpu_room", spied)
         try:
             report = api.merge(workspace, workspace.recipe("mix"), workspace.settings.root / "out", overwrite=True)
         except MergeAssetsError as error:

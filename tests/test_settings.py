@@ -108,7 +108,7 @@ def test_a_store_url_is_kept_and_a_folder_is_made_absolute(project, monkeypatch)
         ("thraeds = 3\n", "thraeds: unknown setting (did you mean threads?)"),
         ("zzz = 3\n", "zzz: unknown setting; known: root, recipes"),
         ("threads = 0\n", "threads: input should be greater than or equal to 1"),
-        ('device = "gpu"\n', "device: input should be 'auto', 'cpu' or 'cuda'"),
+        ('device = "gpu"\n', "device: 'gpu' is not one of 'auto', 'cpu', 'cuda' or 'cuda:N'"),
         ('executor = "k8s"\n', "executor: input should be 'in_process', 'multiprocess' or 'kubernetes'"),
         ('memory = "lots"\n', "memory: could not parse value and unit"),
         ("recipes = 3\n", "recipes: "),

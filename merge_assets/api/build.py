@@ -103,7 +103,7 @@ def merge(
     # what happens to be known of the inputs.
     made = _of_headers(workspace, recipe, shard_size, with_digests=False)
     chosen = device or _device(workspace, recipe)
-    if chosen == "cuda" or any(t.declaration is not None and t.declaration.in_torch for t in made.tensors):
+    if chosen.startswith("cuda") or any(t.declaration is not None and t.declaration.in_torch for t in made.tensors):
         require("torch")
     # Only an analysis of exactly these bytes may choose layers.
     measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))

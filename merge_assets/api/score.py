@@ -62,7 +62,7 @@ def evaluate(
         out: folder for ``scores.json``, ``scores.md``, task results and samples.
         limit: documents per task; for a quick look.
         batch_size: sequences per forward pass, instead of the suite's.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults

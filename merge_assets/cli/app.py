@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -24,19 +23,29 @@ app = typer.Typer(
 app.add_typer(store_app, rich_help_panel="Pipeline")
 
 
-class Device(StrEnum):
-    """Where arithmetic runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="org/name[@revision] on the Hub, a local folder, or a recipe's name.")
 ]
-DeviceOption = Annotated[Device | None, typer.Option(help="Where to compute; default: the recipe's, then the setting.")]
+
+
+def _device(text: str | None) -> str | None:
+    from merge_assets.settings import check_device
+
+    try:
+        return text and check_device(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|cpu|cuda|cuda:N",
+        callback=_device,
+        help="Where to compute; `cuda`: all GPUs; default: the recipe's, then the setting.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the setting.")]
 
 
@@ -111,7 +120,7 @@ def merge(
     """
     from merge_assets.cli.work import run_merge
 
-    run_merge(recipe, out, device.value if device else None, threads, shard_size, tile, overwrite, as_json=json)
+    run_merge(recipe, out, device, threads, shard_size, tile, overwrite, as_json=json)
 
 
 @app.command(rich_help_panel="Work on folders")
@@ -154,7 +163,7 @@ def evaluate(
     """Evaluate a model on a suite with lm-eval; an interrupted evaluation continues with the next task."""
     from merge_assets.cli.work import run_evaluate
 
-    run_evaluate(model, suite, out, limit, batch_size, device.value if device else None)
+    run_evaluate(model, suite, out, limit, batch_size, device)
 
 
 @app.command(rich_help_panel="Pipeline")

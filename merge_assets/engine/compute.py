@@ -12,19 +12,13 @@ from merge_assets.engine.native import InputArrays
 from merge_assets.engine.native.formulas import RunFormula, prepared
 from merge_assets.engine.native.statistics import NativeCounter, gram, norms
 from merge_assets.engine.operand import Host, operand
-from merge_assets.engine.planned_expression import PlannedExpression
+from merge_assets.engine.planned_expression import BLOCK, STATISTICS_TILE, PlannedExpression
 from merge_assets.methods import find_method
 from merge_assets.methods.formula import Band, Combination, Norms, Sparsifier, TaskVectors
 from merge_assets.plan import OutputTensor
 
 if TYPE_CHECKING:
     import torch
-
-STATISTICS_TILE = 1 << 18
-"""Elements brought in at once for a statistic. Part of the numerics: sums start anew with each."""
-
-BLOCK = 1 << 17
-"""Elements of a block that a kernel's own statistics see. Part of the numerics, too."""
 
 
 class CpuExpression(PlannedExpression):

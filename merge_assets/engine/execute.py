@@ -14,10 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from merge_assets.engine.devices import Devices, choose
 from merge_assets.engine.files import InputFiles, OutputFile
+from merge_assets.engine.memory import GPU_TILE, MEMORY, TILE, Room, cpu_room, gpu_tiles, out_of_memory
 from merge_assets.engine.witness import VerifyInputs, Witness
 from merge_assets.engine.worker import CpuWorker, Job, Shared, copy
 from merge_assets.errors import EngineError
@@ -27,12 +31,6 @@ from merge_assets.work import UNATTENDED, Work
 
 if TYPE_CHECKING:
     from merge_assets.engine.gpu import GpuWorker
-
-TILE = 1 << 18
-"""Elements per tile: bfloat16 tiles of two inputs and a result stay in an L2 cache of 2 MiB."""
-
-MEMORY = 256_000_000
-"""Default bound of all workers' buffers, bytes."""
 
 _JOB_BYTES = 32 << 20
 
@@ -84,11 +82,12 @@ def execute(
         plan: what to compute; its models' locations must be local directories, or such as ``inputs`` knows.
         directory: existing folder; without the shards, unless there is a ``landing``. On an error the half-written shards
             stay in it, so give a staging folder.
-        device: ``auto`` (CUDA if there is one), ``cpu`` or ``cuda``.
-        threads: workers; default is the number of CPUs this process may use.
+        device: ``auto`` (GPUs if there are any), ``cpu``, ``cuda`` (all GPUs) or ``cuda:N``.
+        threads: workers; default is the number of CPUs this process may use. On GPUs there are fewer if memory is short.
         tile: elements per tile; the output bytes do not depend on it.
-        memory: bound of all workers' buffers, bytes, on the CPU; default :data:`MEMORY`. Tensors that are swept more
-            than once are kept within it where they fit; tiles are made smaller to keep it.
+        memory: bound of all workers' buffers on this machine, bytes; default :data:`MEMORY`. Tensors that are swept more
+            than once are kept within it where they fit; tiles are made smaller to keep it, and to keep within what is
+            free on a GPU.
         work: told bytes read, bytes to read and a tensor's name, and asked, at every tile, from any worker.
         allow_nonfinite: accept NaN and infinities in the output.
         inputs: where the inputs are read; default: local files. It is closed at the end.
@@ -97,14 +96,15 @@ def execute(
 
     Raises:
         InputError: an input is not what the plan says, or changed while it was read.
-        EngineError: a file cannot be read or written, or the output would hold NaN or infinities.
+        EngineError: a file cannot be read or written, memory ran out, or the output would hold NaN or infinities.
         Stopped: on request.
     """
     began = time.perf_counter()
     workers = threads or len(os.sched_getaffinity(0))
-    chosen = _device(device, plan)
+    devices = choose(device, plan.tensors)
     finished = landing.finished if landing else frozenset()
     todo = [tensor for tensor in plan.tensors if tensor.name not in finished]
+    workers, room = _room(devices, todo, tile, workers, memory or MEMORY)
     with ExitStack() as stack:
         source = stack.enter_context(inputs or InputFiles())
         outputs = {}
@@ -117,7 +117,7 @@ def execute(
         stack.callback(shared.release_torch)
         jobs = list(_jobs(todo))
         source.expect(plan, [job.tensor for job in jobs])
-        _run(shared, jobs, workers, chosen, _budget(todo, tile or TILE, workers, memory or MEMORY), landing)
+        _run(shared, jobs, workers, devices, room, landing)
         durable = landing is None or landing.durable
         for output in outputs.values():
             output.finish(durable=durable)
@@ -137,7 +137,7 @@ def execute(
         tensors_copied=copied,
         peak_memory=_peak_memory(),
         threads=workers,
-        device=chosen,
+        device=devices.name,
         nonfinite=nonfinite,
         geometry=dict(sorted(shared.geometry.items())),
     )
@@ -151,27 +151,17 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _device(device: str, plan: Plan) -> str:
-    """The device to use; torch is asked only where a GPU is wanted or the machine has one."""
-    if device == "cpu" or all(tensor.is_copy for tensor in plan.tensors):
-        return "cpu"
-    if device == "auto" and not Path("/dev/nvidiactl").exists():
-        return "cpu"
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise EngineError("device 'cuda' was asked for, but torch sees no CUDA device; use --device cpu or auto")
-    return "cuda" if available else "cpu"
-
-
-def _budget(tensors: Sequence[OutputTensor], preferred: int, workers: int, memory: int) -> tuple[int, int]:
-    """Elements per tile, and bytes of input tensors that each worker may hold, within ``memory`` for all workers."""
-    widest = max((len(list(tensor.files())) for tensor in tensors), default=1)
-    share = memory // workers
-    element = 8 * (widest + 1)  # the widest dtype has 8 bytes; there is one buffer for each input and for the result
-    tile = max(1024, min(preferred, share // element))
-    return tile, share - tile * element
+def _room(
+    devices: Devices, tensors: Sequence[OutputTensor], tile: int | None, workers: int, memory: int
+) -> tuple[int, Room]:
+    """How many workers there are, and what each may take."""
+    if not devices.gpus:
+        return workers, cpu_room(tensors, tile or TILE, workers, memory)
+    if any(tensor.needs_cpu for tensor in tensors):
+        memory //= 2  # half for those
+    there = [tensor for tensor in tensors if not tensor.is_copy and not tensor.needs_cpu]
+    workers, gpu_tile = gpu_tiles(there, tile or GPU_TILE, workers, memory, devices.free())
+    return workers, replace(cpu_room(tensors, tile or TILE, workers, memory), gpu_tile=gpu_tile)
 
 
 def _jobs(tensors: Sequence[OutputTensor]) -> Iterator[Job]:
@@ -192,9 +182,10 @@ def _jobs(tensors: Sequence[OutputTensor]) -> Iterator[Job]:
 
 
 class _Workers(threading.local):
-    """The workers of a thread, by device."""
+    """The workers of a thread, by device; threads are numbered, to be spread over GPUs."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self.number = next(numbers)
         self.by_device: dict[str, CpuWorker | GpuWorker] = {}
 
 
@@ -212,10 +203,8 @@ class _Remaining:
             return not self._left[job.tensor.name]
 
 
-def _run(
-    shared: Shared, jobs: list[Job], workers: int, device: str, budget: tuple[int, int], landing: Landing | None
-) -> None:
-    local = _Workers()
+def _run(shared: Shared, jobs: list[Job], workers: int, devices: Devices, room: Room, landing: Landing | None) -> None:
+    local = _Workers(count())
     remaining = _Remaining(jobs)
 
     def work(job: Job) -> None:
@@ -229,7 +218,7 @@ def _run(
                 if landing is not None:
                     landing.landed(job.tensor.name, shared.nonfinite.get(job.tensor.name, 0), digest)
         except BaseException as error:
-            shared.fail(error)
+            shared.fail(_no_room(job, error) if out_of_memory(error) else error)
 
     def compute(job: Job) -> None:
         if job.end == job.start:
@@ -237,9 +226,9 @@ def _run(
         if job.tensor.is_copy:
             copy(shared, job)
         else:
-            where = "cpu" if job.tensor.makes_inputs else device
+            where = "cpu" if job.tensor.needs_cpu else devices.of_worker(local.number)
             if where not in local.by_device:
-                local.by_device[where] = _worker(shared, where, budget)
+                local.by_device[where] = _worker(shared, where, room)
             local.by_device[where].compute(job)
         if landing is None or landing.durable:
             begin, end = job.place
@@ -254,11 +243,20 @@ def _run(
         raise shared.failure
 
 
-def _worker(shared: Shared, device: str, budget: tuple[int, int]) -> CpuWorker | GpuWorker:
+def _no_room(job: Job, error: BaseException) -> EngineError:
+    found = EngineError(
+        f"{job.tensor.name}: memory ran out: {str(error).partition(chr(10))[0] or type(error).__name__}; lower the settings "
+        "`memory` and `threads`, or end what else takes memory, then build again: what is finished is kept"
+    )
+    found.__cause__ = error
+    return found
+
+
+def _worker(shared: Shared, device: str, room: Room) -> CpuWorker | GpuWorker:
     if device == "cpu":
-        return CpuWorker(shared, *budget)
+        return CpuWorker(shared, room.tile, room.hold)
     import torch
 
     from merge_assets.engine.gpu import GpuWorker
 
-    return GpuWorker(shared, torch.device(device))
+    return GpuWorker(shared, torch.device(device), room)

@@ -1,8 +1,8 @@
 """One output tensor being computed on a GPU: the same expressions as :mod:`merge_assets.engine.compute`, in torch.
 
 Tiles go through pinned memory. Every worker has a stream of its own, so that one worker's reads and writes, another's
-transfers and a third's arithmetic overlap. Arithmetic over models is float64 as on the CPU; masks and cuts are those of
-the CPU bit for bit, sums may differ in their last bits.
+transfers and a third's arithmetic overlap. The bytes are those of the CPU: sums are taken in its order, results are rounded as
+there, and of torch only operations are used that IEEE 754 rounds correctly, one at a time.
 """
 
 from __future__ import annotations
@@ -14,46 +14,77 @@ from typing import Any
 import torch
 
 from merge_assets.checkpoint import DTYPES, TORCH_NAMES
-from merge_assets.engine.planned_expression import PlannedExpression
+from merge_assets.engine.memory import Room, out_of_memory
+from merge_assets.engine.planned_expression import BLOCK, STATISTICS_TILE, PlannedExpression
+from merge_assets.engine.rounding import rounded
 from merge_assets.engine.selection import VARIANCE
 from merge_assets.engine.torch_counter import TorchCounter
 from merge_assets.engine.torch_sparsify import sparsify, spread
+from merge_assets.engine.torch_sums import Sum
 from merge_assets.engine.witness import Evidence
-from merge_assets.engine.worker import Job, Shared
+from merge_assets.engine.worker import CpuWorker, Job, Shared
 from merge_assets.methods import find_method
-from merge_assets.methods.formula import Band, Combination, Norms, Sparsifier, TaskVectors
+from merge_assets.methods.formula import Band, Combination, Norms, RankedBernoulli, Sparsifier, TaskVectors
+from merge_assets.methods.rows import total
 from merge_assets.plan import OutputTensor, TensorInput
-
-TILE = 1 << 23
-"""Elements per tile, of results and of statistics; part of the numerics of this device."""
 
 
 class GpuWorker:
-    """Computes jobs on a torch device."""
+    """Computes jobs on a torch device. What finds no room there is tried in smaller tiles, then computed on the CPU."""
 
-    def __init__(self, shared: Shared, device: torch.device) -> None:
+    def __init__(self, shared: Shared, device: torch.device, room: Room) -> None:
+        """Take part in an execution.
+
+        Args:
+            shared: the execution.
+            device: where to compute.
+            room: what may be taken here and there; statistics take their runs whole, also where a tile is less.
+        """
         self.shared = shared
         self.device = device
+        self.tile = room.gpu_tile
         self.read = 0
         self.label = ""
         self.evidence = Evidence((), None)
+        self._room = room
         self._pinned = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._pinned else None  # type: ignore[no-untyped-call]
         self._staging: dict[str, torch.Tensor] = {}
+        shared.use_torch()
 
     def compute(self, job: Job) -> None:
         """Compute and write the elements of one job."""
+        while not self._found_room(job):
+            self.shared.advance(0, job.tensor.name, needless=-self.read)  # it is read again
+            if self.tile <= STATISTICS_TILE:  # below it, statistics would take no less
+                CpuWorker(self.shared, self._room.tile, self._room.hold).compute(job)
+                return
+            self.tile = max(STATISTICS_TILE, self.tile // 2)
+
+    def _found_room(self, job: Job) -> bool:
+        """Compute a job, or give all memory back and say so."""
+        try:
+            self._compute(job)
+            return True
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        self._staging.clear()
+        if self._pinned:
+            torch.cuda.empty_cache()
+        return False
+
+    def _compute(self, job: Job) -> None:
         tensor, shared = job.tensor, self.shared
         self.label, self.read, self.evidence = tensor.name, 0, shared.begin(job)
         with torch.cuda.stream(self._stream):
             expression = GpuExpression(tensor, self)
-            output, nonfinite = shared.outputs[tensor.shard], 0
-            dtype, width = getattr(torch, TORCH_NAMES[tensor.dtype]), DTYPES[tensor.dtype]
-            step = expression.aligned(TILE)
+            output, nonfinite, width = shared.outputs[tensor.shard], 0, DTYPES[tensor.dtype]
+            step = expression.aligned(self.tile)
             for start in range(job.start, job.end, step):
                 count = min(step, job.end - start)
-                result = expression.compute(start, count).to(dtype)
-                nonfinite += int((~torch.isfinite(result)).sum())
+                result, bad = rounded(expression.compute(start, count), tensor.dtype)
+                nonfinite += bad
                 staged = self.staging("out", count * width)
                 staged.copy_(result.view(torch.uint8), non_blocking=True)
                 self.synchronize()
@@ -74,7 +105,10 @@ class GpuWorker:
             self._stream.synchronize()
 
     def load(self, item: TensorInput, start: int, count: int, place: str) -> torch.Tensor:
-        """Elements of a stored input as float32 on the device; ``place`` tells the inputs of one tile apart."""
+        """Elements of a stored input on the device, float64 if they are stored so, else float32.
+
+        ``place`` tells the inputs of one tile apart.
+        """
         width = DTYPES[item.header.dtype]
         staged = self.staging(place, count * width)
         path, begin = self.shared.place(item)
@@ -82,8 +116,8 @@ class GpuWorker:
         self.evidence.saw(item, start * width, _memory(staged))
         self.read += count * width
         self.shared.advance(count * width, self.label)
-        raw = staged.to(self.device, non_blocking=True, copy=True)
-        return raw.view(getattr(torch, TORCH_NAMES[item.header.dtype])).to(torch.float32)
+        raw = staged.to(self.device, non_blocking=True, copy=True).view(getattr(torch, TORCH_NAMES[item.header.dtype]))
+        return raw if raw.dtype == torch.float64 else raw.to(torch.float32)
 
 
 class GpuExpression(PlannedExpression):
@@ -117,33 +151,36 @@ class GpuExpression(PlannedExpression):
         if isinstance(self._formula, TaskVectors):
             assert self.base is not None
             sparse = self._sparse(tiles, self._formula.sparsifiers, self._formula.common, start)
-            return _mix(self._formula, tiles[self.base], sparse)
-        return self._formula(tiles, start)
+            return _mix(self._formula, tiles[self.base].float(), sparse)
+        return self._formula([tile.float() for tile in tiles], start)
 
     def products(self, *, centered: bool) -> list[list[float]]:
-        products: torch.Tensor | None = None
-        for _, tiles in self.blocks():
-            vectors = torch.stack([tile.double() for tile in tiles])
+        size = self.count - centered
+        sums = {(a, b): Sum() for a in range(size) for b in range(a, size)}
+        for _, tiles in self._sweep(STATISTICS_TILE):
+            vectors = [tile.double() for tile in tiles]
             if centered:
                 assert self.base is not None
-                others = [place for place in range(self.count) if place != self.base]
-                vectors = vectors[others] - vectors[self.base]
-            part = vectors @ vectors.T
-            products = part if products is None else products + part
-        size = self.count - centered
-        return [[0.0] * size for _ in range(size)] if products is None else products.tolist()
+                base = vectors.pop(self.base)
+                vectors = [vector - base for vector in vectors]
+            for (a, b), found in sums.items():
+                found.add(vectors[a] * vectors[b], self.aligned(STATISTICS_TILE))
+        return [[sums[min(a, b), max(a, b)].value for b in range(size)] for a in range(size)]
 
     def counter(self) -> TorchCounter:
         return TorchCounter(self._sources)
 
     def norms(self, sparsifiers: Sequence[Sparsifier], common: Band | None = None) -> list[Norms]:
-        totals = torch.zeros(len(sparsifiers), 3, dtype=torch.float64, device=self._host.device)
-        for start, tiles in self.blocks():
-            dense = torch.stack([d.double().abs().sum() for d in self._deltas(tiles)])
-            sparse = [d.double() for d in self._sparse(tiles, sparsifiers, common, start)]
-            absolute = torch.stack([d.abs().sum() for d in sparse])
-            totals += torch.stack((dense, absolute, torch.stack([d.dot(d) for d in sparse])), dim=1)
-        return [Norms(*row) for row in totals.tolist()]
+        ranked = any(isinstance(sparsifier, RankedBernoulli) for sparsifier in sparsifiers)
+        run = self.row if ranked else self.aligned(STATISTICS_TILE)
+        sums = [(Sum(), Sum(), Sum()) for _ in sparsifiers]
+        for start, tiles in self._sweep(STATISTICS_TILE):
+            sparse = self._sparse(tiles, sparsifiers, common, start)
+            for (dense_l1, l1, l2_squared), dense, kept in zip(sums, self._deltas(tiles), sparse, strict=True):
+                dense_l1.add(dense.double().abs(), run)
+                l1.add(kept.double().abs(), run)
+                l2_squared.add(kept.double() * kept.double(), run)
+        return [Norms(*(found.value for found in of_vector)) for of_vector in sums]
 
     @property
     def arrays(self) -> Any:
@@ -151,7 +188,15 @@ class GpuExpression(PlannedExpression):
 
     def blocks(self, *, rows: bool = False) -> Iterator[tuple[int, list[torch.Tensor]]]:
         assert self.whole_rows or not rows, "declare the method with rows=True"
-        elements, step = math.prod(self.shape), self.aligned(TILE)
+        step = self.aligned(BLOCK)
+        for start, tiles in self._sweep(BLOCK):
+            for first in range(0, tiles[0].numel(), step):
+                yield start + first, [tile[first : first + step].float() for tile in tiles]
+
+    def _sweep(self, length: int) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """All tiles in order, each a whole number of runs of ``length`` elements (of whole rows), but for the last."""
+        elements, run = math.prod(self.shape), self.aligned(length)
+        step = max(1, self._host.tile // run) * run
         for start in range(0, elements, step):
             yield start, self._tiles(start, min(step, elements - start))
 
@@ -165,10 +210,11 @@ class GpuExpression(PlannedExpression):
 
     def _deltas(self, tiles: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         assert self.base is not None
-        return [tile - tiles[self.base] for place, tile in enumerate(tiles) if place != self.base]
+        base = tiles[self.base].float()
+        return [tile.float() - base for place, tile in enumerate(tiles) if place != self.base]
 
     def _sources(self, wanted: Sequence[int]) -> Iterator[tuple[int, list[torch.Tensor]]]:
-        for start, tiles in self.blocks():
+        for start, tiles in self._sweep(STATISTICS_TILE):
             deltas = self._deltas(tiles)
             yield start, [spread(deltas) if source == VARIANCE else deltas[source] for source in wanted]
 
@@ -183,34 +229,31 @@ class GpuExpression(PlannedExpression):
 
 
 def _combine(formula: Combination, tiles: Sequence[torch.Tensor]) -> torch.Tensor:
-    total = tiles[0].double() * formula.coefficients[0]
-    for coefficient, tile in zip(formula.coefficients[1:], tiles[1:], strict=True):
-        total += tile.double() * coefficient
-    return total
+    return _sum([tile.double() * factor for tile, factor in zip(tiles, formula.coefficients, strict=True)])
 
 
 def _mix(formula: TaskVectors, base: torch.Tensor, sparse: Sequence[torch.Tensor]) -> torch.Tensor:
     weighted = [d.double() * factor for d, factor in zip(sparse, formula.factors, strict=True)]
-    divisor: torch.Tensor | float
     if formula.votes is None:
-        total = _sum(weighted)
-        divisor = sum(formula.weights) or 1.0
+        result = _sum(weighted)
+        # As a tensor: by a number, CUDA multiplies by its reciprocal, which rounds twice.
+        divisor = torch.tensor(total(formula.weights) or 1.0, dtype=torch.float64, device=result.device)
     else:
         vote = _sum([d.double() * v for d, v in zip(sparse, formula.votes, strict=True)]) >= 0
         signed = [torch.where(vote, x, -x) for x in weighted]
-        total = _sum([torch.where(s <= 0, 0.0, x) for s, x in zip(signed, weighted, strict=True)])
+        result = _sum([torch.where(s <= 0, 0.0, x) for s, x in zip(signed, weighted, strict=True)])
         divisor = _sum([(~(s <= 0)).double() * w for s, w in zip(signed, formula.weights, strict=True)])
         divisor = torch.where(divisor == 0, 1.0, divisor)
     if formula.normalize:
-        total = total / divisor
-    return base.double() + formula.factor * total
+        result = result / divisor
+    return base.double() + result * formula.factor
 
 
 def _sum(terms: Sequence[torch.Tensor]) -> torch.Tensor:
-    total = terms[0].clone()
+    result = terms[0].clone()
     for term in terms[1:]:
-        total += term
-    return total
+        result += term
+    return result
 
 
 def _memory(values: torch.Tensor) -> memoryview:

@@ -13,6 +13,12 @@ from merge_assets.methods.span import norms_and_directions
 from merge_assets.plan import OutputTensor
 from merge_assets.records import Geometry
 
+STATISTICS_TILE = 1 << 18
+"""Elements of a run of a statistic. Part of the numerics: chunks of sums start anew with each."""
+
+BLOCK = 1 << 17
+"""Elements of a block that a kernel's own statistics see. Part of the numerics, too."""
+
 
 class PlannedExpression(ABC):
     """The part of :class:`merge_assets.methods.expression.Expression` that is the same on every device.

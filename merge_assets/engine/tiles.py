@@ -7,6 +7,7 @@ import ctypes
 import torch
 
 from merge_assets.checkpoint import DTYPES, TORCH_NAMES
+from merge_assets.engine.rounding import rounded
 
 
 def as_float32(memory: memoryview, dtype: str, count: int) -> torch.Tensor:
@@ -17,6 +18,6 @@ def as_float32(memory: memoryview, dtype: str, count: int) -> torch.Tensor:
 
 def store(result: torch.Tensor, address: int, dtype: str) -> int:
     """Round a tile to the output and count the elements that are NaN or infinite there."""
-    rounded = result.to(getattr(torch, TORCH_NAMES[dtype]), copy=False).contiguous()
-    ctypes.memmove(address, rounded.data_ptr(), rounded.numel() * DTYPES[dtype])
-    return int((~torch.isfinite(rounded)).sum())
+    narrow, bad = rounded(result, dtype)
+    ctypes.memmove(address, narrow.contiguous().data_ptr(), narrow.numel() * DTYPES[dtype])
+    return bad

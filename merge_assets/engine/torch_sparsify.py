@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from merge_assets.engine.masks import random_words
+from merge_assets.methods.elementary import root
 from merge_assets.methods.formula import Band, Bernoulli, Cut, RankedBernoulli, Sparsifier
 
 
@@ -49,14 +50,16 @@ def sparsify(which: Sparsifier, d: torch.Tensor, by: torch.Tensor, start: int, r
 
 def spread(deltas: Sequence[torch.Tensor]) -> torch.Tensor:
     """Standard deviation over the task vectors, element by element, float32; summed in the order that C sums in."""
+    models = torch.tensor(len(deltas), dtype=torch.float64, device=deltas[0].device)  # a number would make it a factor
     mean = deltas[0].double()
     for d in deltas[1:]:
         mean = mean + d
-    mean /= len(deltas)
+    mean = mean / models
     square = torch.zeros_like(mean)
     for d in deltas:
-        square += (d - mean) ** 2
-    return (square / len(deltas)).sqrt().float()
+        away = d - mean
+        square += away * away
+    return root(square / models).float()
 
 
 def _within(cut: Cut, values: torch.Tensor, start: int) -> torch.Tensor:

@@ -6,6 +6,6 @@ that they are of, from the engine.
 """
 
 from merge_assets.methods.declaration import Method, Parameter
-from merge_assets.methods.registry import find_method, methods
+from merge_assets.methods.registry import find_method, is_exact, methods
 
-__all__ = ["Method", "Parameter", "find_method", "methods"]
+__all__ = ["Method", "Parameter", "find_method", "is_exact", "methods"]

@@ -57,6 +57,8 @@ class Method:
         rows: whether tiles must hold whole rows (of the last dimension).
         in_torch: whether the kernel returns a tile function whatever the parameters are, so that torch is needed.
         random: whether the kernel draws random masks; the recipe's seed is then among the parameters of the output.
+        exact: whether a tile function, and statistics over blocks, use of tensors nothing but + − × ÷ √, comparisons and
+            copies, so that a GPU gives the bytes of the CPU. What does not say so is computed on the CPU.
         divides: name of the truth value that divides the weights by their sum, which must not be zero then.
     """
 
@@ -73,6 +75,7 @@ class Method:
     rows: bool = False
     in_torch: bool = False
     random: bool = False
+    exact: bool = False
     divides: str = ""
 
     @property

@@ -1,7 +1,7 @@
 """What a kernel may return: a formula that the engine has fast, exact code for on every device.
 
 A method whose result is one of these needs no tile function of its own. All arithmetic over models is float64, rounded
-once to the output dtype; task vectors d_i = x_i - base are float32.
+once to the output dtype; task vectors d_i = x_i - base are float32, of inputs that are rounded to it if they are float64.
 """
 
 from __future__ import annotations

@@ -46,6 +46,12 @@ def methods() -> dict[str, Method]:
     return found
 
 
+def is_exact(method: Method) -> bool:
+    """Whether a GPU gives the bytes of the CPU: all methods of this package do (tests/engine/test_golden.py), and others that
+    say so."""
+    return method.exact or built_in_methods().get(method.name) is method
+
+
 def find_method(name: str) -> Method:
     """The method called ``name``.
 

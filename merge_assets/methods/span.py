@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from merge_assets.methods.rows import total
+
 Gram = Sequence[Sequence[float]]
 
 
 def product(gram: Gram, a: Sequence[float], b: Sequence[float]) -> float:
     """⟨Σ a_i v_i, Σ b_j v_j⟩."""
-    return sum(ai * bj * gram[i][j] for i, ai in enumerate(a) for j, bj in enumerate(b))
+    return total(ai * bj * gram[i][j] for i, ai in enumerate(a) for j, bj in enumerate(b))
 
 
 def length(gram: Gram, a: Sequence[float]) -> float:
@@ -34,5 +36,5 @@ def on_base(coefficients: Sequence[float], base: int | None) -> list[float]:
     """Coefficients on all inputs of b + Σ c_i (x_i − b); without a base of Σ c_i x_i."""
     result = list(coefficients)
     if base is not None:
-        result.insert(base, 1 - sum(coefficients))
+        result.insert(base, 1 - total(coefficients))
     return result

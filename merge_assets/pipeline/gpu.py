@@ -49,7 +49,7 @@ CPU_POD: dict[str, Any] = {
 
 
 def wants_gpu(device: str) -> bool:
-    """True for ``auto`` and ``cuda``: ``auto`` takes a GPU where there is one, so it must be given one."""
+    """True for ``auto``, ``cuda`` and ``cuda:N``: ``auto`` takes a GPU where there is one, so it must be given one."""
     return device != "cpu"
 
 

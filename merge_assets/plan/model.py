@@ -16,10 +16,10 @@ from functools import cached_property
 from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
-from merge_assets.methods import Method, find_method
+from merge_assets.methods import Method, find_method, is_exact
 from merge_assets.plan.made import MAKERS
 
-NUMERICS_VERSION = "2"
+NUMERICS_VERSION = "3"
 """Changes whenever the engine would write other bytes for the same plan; part of every tensor key."""
 
 
@@ -156,6 +156,13 @@ class OutputTensor:
         """Whether an input, at any depth, is made out of stored tensors of other shapes."""
         nested = [item.nested for item in self.inputs if item.nested is not None]
         return any(n.declaration is None or n.makes_inputs for n in nested)
+
+    @property
+    def needs_cpu(self) -> bool:
+        """Whether it is computed on the CPU also where there is a GPU."""
+        nested = [item.nested for item in self.inputs if item.nested is not None]
+        own = self.declaration is not None and not is_exact(self.declaration)
+        return own or self.makes_inputs or any(n.needs_cpu for n in nested)
 
     def bytes_to_read(self) -> int:
         """Bytes of files read for the tensor: one sweep for the tiles, and one for each statistic pass."""

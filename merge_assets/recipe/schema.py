@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
@@ -34,6 +34,7 @@ from merge_assets.recipe.parameters import Misfit, Parameters
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
 from merge_assets.reference import ModelReference
+from merge_assets.settings import Device
 from merge_assets.yamlfile import Document, parse_documents, read_text, spell
 
 BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers")
@@ -182,7 +183,7 @@ class Recipe(RecipeMapping):
         default=None, description="push the variant to the Hub; not built yet: an error of the plan"
     )
     schedule: Cron | None = Field(default=None, description="cron line for rebuild and evaluation")
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Device = Field(
         default="auto", description="where the merge is computed; `auto`: as the setting `device` says"
     )
     materialize: StrictBool = Field(

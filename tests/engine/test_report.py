@@ -16,6 +16,7 @@ import torch
 
 from merge_assets.engine import gpu
 from merge_assets.engine.execute import execute
+from merge_assets.engine.memory import Room
 from merge_assets.engine.worker import CpuWorker, Job, Shared
 from merge_assets.errors import EngineError
 from merge_assets.work import Work
@@ -109,33 +110,23 @@ def test_systems_tell_the_peak_in_kibibytes(
 # -- devices -----------------------------------------------------------------------------------------------------------------
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, *, driver: bool, torch_sees: bool) -> None:
-    """A machine that has NVIDIA's driver or not, with a device that torch sees or not."""
+def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU."""
     exists = Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: driver if str(path) == "/dev/nvidiactl" else exists(path))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: torch_sees)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl" or exists(path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 1 << 31))
 
 
-@pytest.mark.parametrize(
-    ("asked", "driver", "torch_sees", "chosen"),
-    [
-        (None, False, True, "cpu"),
-        (None, True, True, "cuda"),
-        ("cpu", True, True, "cpu"),
-        ("auto", False, True, "cpu"),  # torch is not asked
-        ("auto", True, False, "cpu"),
-        ("auto", True, True, "cuda"),
-        ("cuda", False, True, "cuda"),
-        ("cuda", True, True, "cuda"),
-    ],
-)
-def test_the_device_is_a_gpu_where_one_is_wanted_and_there(
-    asked: str | None, driver: bool, torch_sees: bool, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("asked", "chosen"), [(None, "cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:0", "cuda:0")])
+def test_the_report_says_where_it_was_computed(
+    asked: str | None, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For a plan that has something to compute beside what it copies, though no element of it."""
+    """Of a plan that has something to compute beside what it copies, though no element of it."""
     tensors = {"a": torch.ones(0, 4), "b": torch.ones(0, 4, dtype=torch.bfloat16)}
     plan = plan_text(copied(write_model(tmp_path / "m", tensors)) + "dtype: float32\n", tmp_path)
-    pretend(monkeypatch, driver=driver, torch_sees=torch_sees)
+    pretend(monkeypatch)
     (tmp_path / "out").mkdir()
     options: dict[str, Any] = {} if asked is None else {"device": asked}
     assert execute(plan, tmp_path / "out", **options).device == chosen
@@ -143,7 +134,7 @@ def test_the_device_is_a_gpu_where_one_is_wanted_and_there(
 
 def test_a_copy_needs_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_text(copied(write_model(tmp_path / "m", {"a": torch.ones(4)})), tmp_path)
-    pretend(monkeypatch, driver=True, torch_sees=True)
+    pretend(monkeypatch)
     assert run(plan, tmp_path, device="auto").device == "cpu"
 
 
@@ -158,7 +149,7 @@ def test_what_is_gathered_for_another_vocabulary_is_computed_on_the_cpu_and_all_
         on_cpu(worker, job)
 
     class GpuWorker(CpuWorker):
-        def __init__(self, shared: Shared, device: torch.device) -> None:
+        def __init__(self, shared: Shared, device: torch.device, room: Room) -> None:
             super().__init__(shared, 1024, 0)
             self.device = device
 
@@ -168,8 +159,8 @@ def test_what_is_gathered_for_another_vocabulary_is_computed_on_the_cpu_and_all_
 
     models = [word_model(tmp_path / name, *COMMON, name, hundreds=n) for n, name in enumerate("ab")]
     plan = plan_text(linear(*models, more=UNION), tmp_path)
-    pretend(monkeypatch, driver=True, torch_sees=True)
+    pretend(monkeypatch)
     monkeypatch.setattr(CpuWorker, "compute", compute)
     monkeypatch.setattr(gpu, "GpuWorker", GpuWorker)
     run(plan, tmp_path, device="cuda")
-    assert where == {tensor.name: "cpu" if tensor.name in (EMBED, HEAD) else "cuda" for tensor in plan.tensors}
+    assert where == {tensor.name: "cpu" if tensor.name in (EMBED, HEAD) else "cuda:0" for tensor in plan.tensors}

@@ -256,7 +256,7 @@ MALFORMED = {
     "seed": (MINIMAL + "    seed: -1\n", 6, "seed", "-1: input should be greater than or equal to 0"),
     "seed is true": (MINIMAL + "    seed: true\n", 6, "seed", "True is not a whole number"),
     "evaluate is text": (MINIMAL + "    evaluate: demo\n", 6, "evaluate", "'demo' is not a list"),
-    "device": (MINIMAL + "    device: gpu\n", 6, "device", "'gpu' is not one of 'auto', 'cpu' or 'cuda'"),
+    "device": (MINIMAL + "    device: gpu\n", 6, "device", "'gpu' is not one of 'auto', 'cpu', 'cuda' or 'cuda:N'"),
     "publish": (MINIMAL + "    publish: {repo_id: me}\n", 6, "publish.repo_id", "OWNER/NAME"),
     "private": (
         MINIMAL + "    publish: {repo_id: a/b, private: 'no'}\n",

@@ -5,6 +5,7 @@
 #ifndef MERGE_ASSETS_COMMON_H
 #define MERGE_ASSETS_COMMON_H
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,30 +54,48 @@ INLINE float half_to_float(uint16_t half) {
     return value;
 }
 
-INLINE uint16_t float_to_half(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
+/* What every NaN is written as, since the bits that arithmetic gives one are a matter of the processor. */
+#define QUIET_BF16 0x7FC0u
+#define QUIET_F16 0x7E00u
+#define QUIET_F32 0x7FC00000u
+#define QUIET_F64 0x7FF8000000000000u
+
+INLINE uint64_t bits_of_double(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    return bits;
+}
+
+/* A float64 cut to the bits of a float32, the last of them set if anything was cut off ("rounded to odd"): rounded on to 16
+   bits, it is the nearest to the float64, as the nearest float32 may not be. Exact from 2^-126 on. */
+INLINE float float_to_odd(double value) {
+    const uint64_t low = 0x1FFFFFFFu;
+    uint64_t bits = bits_of_double(value);
+    bits = (bits | ((bits & low) + low)) & ~low;
+    memcpy(&value, &bits, 8);
+    return (float)value;
+}
+
+INLINE uint16_t double_to_half(double wide) {
+    uint32_t bits = bits_of(float_to_odd(wide));
     uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
     /* Subnormal halves: adding 0.5 lets the float unit round to a multiple of 2^-24. */
     float shifted;
     memcpy(&shifted, &magnitude, 4);
     shifted += 0.5f;
-    uint32_t small;
-    memcpy(&small, &shifted, 4);
-    small -= 0x3F000000u;
+    uint32_t small = bits_of(shifted) - 0x3F000000u;
     uint32_t normal = (magnitude + 0xC8000FFFu + ((magnitude >> 13) & 1)) >> 13;
-    uint32_t special = magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u;
     uint32_t half = magnitude < 0x38800000u ? small : normal;
-    half = magnitude >= 0x477FF000u ? special : half;
-    return (uint16_t)(sign | half);
+    half = sign | (magnitude >= 0x477FF000u ? 0x7C00u : half);
+    return (uint16_t)(magnitude > 0x7F800000u ? QUIET_F16 : half);
 }
 
-INLINE uint16_t float_to_bfloat(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
+INLINE uint16_t double_to_bfloat(double wide) {
+    /* Subnormals: adding 2^-81 lets the double unit round to a multiple of 2^-133. */
+    double small = copysign((fabs(wide) + 0x1p-81) - 0x1p-81, wide);
+    uint32_t bits = bits_of(float_to_odd(fabs(wide) < 0x1p-126 ? small : wide));
     uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1)) >> 16;
-    uint32_t nan = (bits >> 16) | 0x0040u;
-    return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? nan : rounded);
+    return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? QUIET_BF16 : rounded);
 }
 
 /* Elements first to first + count of an input as float32. */
@@ -128,15 +147,15 @@ INLINE void load_scaled(
 #undef EACH
 }
 
-/* Round values to the output and count those that are NaN or infinite there. */
+/* Round values to the output, once, and count those that are NaN or infinite there. */
 INLINE int64_t store(void *restrict data, int dtype, int64_t first, const double *restrict values, int64_t count) {
     int32_t bad = 0;
     if (dtype == BF16 || dtype == F16) {
         uint16_t *to = (uint16_t *)data + first, exponent = dtype == BF16 ? 0x7F80 : 0x7C00, largest = 0;
         if (dtype == BF16)
-            for (int64_t i = 0; i < count; i++) to[i] = float_to_bfloat((float)values[i]);
+            for (int64_t i = 0; i < count; i++) to[i] = double_to_bfloat(values[i]);
         else
-            for (int64_t i = 0; i < count; i++) to[i] = float_to_half((float)values[i]);
+            for (int64_t i = 0; i < count; i++) to[i] = double_to_half(values[i]);
         for (int64_t i = 0; i < count; i++) {
             uint16_t here = to[i] & exponent;
             largest = here > largest ? here : largest;
@@ -144,15 +163,17 @@ INLINE int64_t store(void *restrict data, int dtype, int64_t first, const double
         if (largest == exponent)
             for (int64_t i = 0; i < count; i++) bad += (to[i] & exponent) == exponent;
     } else if (dtype == F32) {
-        float *to = (float *)data + first;
-        for (int64_t i = 0; i < count; i++) to[i] = (float)values[i];
-        for (int64_t i = 0; i < count; i++) bad += (bits_of(to[i]) & 0x7F800000u) == 0x7F800000u;
-    } else {
-        double *to = (double *)data + first;
+        uint32_t *to = (uint32_t *)data + first;
         for (int64_t i = 0; i < count; i++) {
-            uint64_t bits;
-            to[i] = values[i];
-            memcpy(&bits, to + i, 8);
+            uint32_t bits = bits_of((float)values[i]);
+            to[i] = (bits & 0x7FFFFFFFu) > 0x7F800000u ? QUIET_F32 : bits;
+        }
+        for (int64_t i = 0; i < count; i++) bad += (to[i] & 0x7F800000u) == 0x7F800000u;
+    } else {
+        uint64_t *to = (uint64_t *)data + first;
+        for (int64_t i = 0; i < count; i++) {
+            uint64_t bits = bits_of_double(values[i]);
+            to[i] = (bits & 0x7FFFFFFFFFFFFFFFu) > 0x7FF0000000000000u ? QUIET_F64 : bits;
             bad += (bits & 0x7FF0000000000000u) == 0x7FF0000000000000u;
         }
     }

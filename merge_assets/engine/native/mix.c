@@ -11,7 +11,8 @@ INLINE int64_t run_length(const sparsifier_t *each, int32_t models, int64_t row)
     return CHUNK;
 }
 
-INLINE void add_norms(double *restrict to, const float *restrict d, int64_t n) {
+/* Of at most CHUNK elements. */
+INLINE void add_norms_of_chunk(double *restrict to, const float *restrict d, int64_t n) {
     double absolute[LANES] = {0}, square[LANES] = {0}, x;
     int64_t whole = n / LANES * LANES;
     for (int64_t i = 0; i < whole; i += LANES)
@@ -33,6 +34,11 @@ INLINE void add_norms(double *restrict to, const float *restrict d, int64_t n) {
     to[1] += square[0];
 }
 
+/* Add the L1 norm and the squared L2 norm of a run to `to`, chunk after chunk. */
+INLINE void add_norms(double *restrict to, const float *restrict d, int64_t n) {
+    for (int64_t i = 0; i < n; i += CHUNK) add_norms_of_chunk(to, d + i, least(CHUNK, n - i));
+}
+
 /* Add to norms, 3 per task vector: L1 norm of the dense one, L1 norm and squared L2 norm of the sparsified one.
    count is a multiple of row if a sparsifier ranks. Returns -1 if there is no memory. */
 KERNEL int32_t norms(
@@ -46,10 +52,10 @@ KERNEL int32_t norms(
         int64_t n = least(run, count - first);
         load_base(&v, inputs, first, n);
         for (int32_t m = 0; m < v.models; m++) {
-            double dense[2] = {0, 0};
+            double dense[2] = {norms[3 * m], 0};
             load_delta(&v, inputs, m, first, n);
             add_norms(dense, v.deltas + m * v.chunk, n);
-            norms[3 * m] += dense[0];
+            norms[3 * m] = dense[0];
         }
         load_sparse(&v, inputs, each, common, start, first, n);
         for (int32_t m = 0; m < v.models; m++) add_norms(norms + 3 * m + 1, v.deltas + m * v.chunk, n);

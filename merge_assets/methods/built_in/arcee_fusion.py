@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from merge_assets.methods.declaration import Method
+from merge_assets.methods.elementary import exponential, logarithm, polynomial
 from merge_assets.methods.expression import Expression, Tensor, TileFunction
 from merge_assets.methods.rows import row_sums
+
+_SMALL = 0.25
+"""Below this |z| a divergence is a series, whose terms these are."""
+
+_SERIES = [(k - 1) / math.factorial(k) for k in range(2, 15)]
 
 
 def arcee_fusion(expression: Expression) -> TileFunction:
@@ -49,11 +56,22 @@ def _divergence(expression: Expression, x: Tensor, b: Tensor) -> Tensor:
     """KL(softmax(x) ‖ softmax(b)) of each row, float64.
 
     Σ p log(p/q) of nearly equal rows is a small difference of large terms. As p and q both sum to 1, it is also
-    Σ p z − p + q with z = log(p/q): terms that are all ≥ 0 and, written as q (z eᶻ − (eᶻ − 1)), exact for small z.
+    Σ p z − p + q with z = log(p/q): terms that are all ≥ 0 and, written as q Σ zᵏ (k−1)/k! from k = 2 on, exact for small z.
     """
-    log_p, log_q = x.log_softmax(1), b.log_softmax(1)
-    p, q, z = log_p.exp(), log_q.exp(), log_p - log_q
-    return row_sums(expression.arrays.where(z < 1, q * (z * z.exp() - z.expm1()), p * z - p + q))
+    arrays = expression.arrays
+    p, normaliser = _softmax(arrays, x)
+    q, other = _softmax(arrays, b)
+    z = (x - b) - (normaliser - other)
+    near = (z * z).mul_(q).mul_(polynomial(_SERIES, z))
+    return row_sums(arrays.where(z.abs() < _SMALL, near, p * z - p + q))
+
+
+def _softmax(arrays: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The softmax of each row, and log Σ exp of it as a column."""
+    largest = x.amax(1, keepdim=True)
+    powers = exponential(x - largest, arrays.int64)
+    sums = row_sums(powers)[:, None].contiguous()
+    return powers.div_(sums), largest + logarithm(sums, arrays.int64)
 
 
 METHOD = Method(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.elementary import PI, arc_cosine, sine
 from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Combination
+from merge_assets.methods.rows import total
 from merge_assets.methods.span import Gram, length, norms_and_directions, product
 
 _NO_ANGLE = 1e-7
@@ -32,11 +33,11 @@ def karcher(expression: Expression) -> Combination:
         tangent = _tangent(directions, alphas, mean)
         step = length(directions, tangent)
         if step > 0:
-            along = math.sin(step) / step
-            mean = [math.cos(step) * c + along * t for c, t in zip(mean, tangent, strict=True)]
+            along = sine(step) / step
+            mean = [sine(PI / 2 - step) * c + along * t for c, t in zip(mean, tangent, strict=True)]
         if step < tol:
             break
-    scale = sum(norms) / len(norms)
+    scale = total(norms) / len(norms)
     return Combination([scale * c / norm if norm > 0 else 0.0 for c, norm in zip(mean, norms, strict=True)])
 
 
@@ -56,9 +57,9 @@ def _tangent(directions: Gram, alphas: Sequence[float], mean: Sequence[float]) -
     for place, alpha in enumerate(alphas):
         unit = [float(place == other) for other in range(len(alphas))]
         cosine = max(-1.0, min(1.0, product(directions, unit, mean)))
-        angle = math.acos(cosine)
-        if alpha and math.sin(angle) > _NO_ANGLE:
-            pull = alpha * angle / math.sin(angle)
+        angle = arc_cosine(cosine)
+        if alpha and sine(angle) > _NO_ANGLE:
+            pull = alpha * angle / sine(angle)
             result[place] = pull
             toward_mean += pull * cosine
     return [t - toward_mean * c for t, c in zip(result, mean, strict=True)]

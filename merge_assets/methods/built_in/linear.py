@@ -5,6 +5,7 @@ from __future__ import annotations
 from merge_assets.methods.declaration import WEIGHT, Method, Parameter
 from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Combination
+from merge_assets.methods.rows import total
 
 
 def linear(expression: Expression) -> Combination:
@@ -17,8 +18,8 @@ def weights(expression: Expression, *, normalize: str) -> list[float]:
     found = expression.per_model("weight")
     if not expression.parameters[normalize]:
         return found
-    total = sum(found)
-    return [weight / total for weight in found]
+    whole = total(found)
+    return [weight / whole for weight in found]
 
 
 METHOD = Method(

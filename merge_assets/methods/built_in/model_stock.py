@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.elementary import root
 from merge_assets.methods.expression import Expression, Tensor, TileFunction
 from merge_assets.methods.formula import Combination
-from merge_assets.methods.rows import row_sums
+from merge_assets.methods.rows import row_sums, total
 from merge_assets.methods.span import norms_and_directions, on_base
 
 _OPPOSED = 1e-6
@@ -27,7 +28,7 @@ def model_stock(expression: Expression) -> Combination | TileFunction:
     base = expression.base
     _, cosines = norms_and_directions(expression.gram(centered=True))
     count = len(cosines)
-    mean = sum(cosines[i][j] for i, j in combinations(range(count), 2)) / math.comb(count, 2)
+    mean = total(cosines[i][j] for i, j in combinations(range(count), 2)) / math.comb(count, 2)
     below = 1 + (count - 1) * mean
     t = count * mean / below if below > _OPPOSED else 0.0
     return Combination(on_base([t / count] * count, base))
@@ -41,12 +42,12 @@ def _by_row(expression: Expression) -> TileFunction:
         matrices = [x.view(-1, width).double() for x in inputs]
         b = matrices.pop(base)
         d = [x - b for x in matrices]
-        norms = [row_sums(v * v).sqrt_() for v in d]
-        total = arrays.zeros_like(norms[0])
+        norms = [root(row_sums(v * v)) for v in d]
+        cosines = arrays.zeros_like(norms[0])
         for i, j in combinations(range(len(d)), 2):
             below = norms[i] * norms[j]
-            total += arrays.where(below > 0, row_sums(d[i] * d[j]) / below, 0.0)
-        mean = total / math.comb(len(d), 2)
+            cosines += arrays.where(below > 0, row_sums(d[i] * d[j]) / below, 0.0)
+        mean = cosines / arrays.full_like(cosines, math.comb(len(d), 2))  # a number would make it a factor on a GPU
         below = 1 + (len(d) - 1) * mean
         t = arrays.where(below > _OPPOSED, mean / below, 0.0)  # times N, which the mean over models takes away again
         summed = d[0]

@@ -6,6 +6,7 @@ from merge_assets.methods.built_in.linear import weights
 from merge_assets.methods.declaration import WEIGHT, Method, Parameter
 from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Combination
+from merge_assets.methods.rows import total
 from merge_assets.methods.span import length, norms_and_directions, on_base
 
 
@@ -23,7 +24,7 @@ def multislerp(expression: Expression) -> Combination:
     pointing = [weight if norm > eps else 0.0 for weight, norm in zip(given, norms, strict=True)]
     resultant = length(directions, pointing)
     if resultant > eps:
-        scale = sum(weight * norm for weight, norm in zip(given, norms, strict=True)) / resultant
+        scale = total(weight * norm for weight, norm in zip(given, norms, strict=True)) / resultant
         given = [scale * p / norm if p else 0.0 for p, norm in zip(pointing, norms, strict=True)]
     return Combination(on_base(given, expression.base))
 

@@ -19,8 +19,10 @@ def nearswap(expression: Expression) -> TileFunction:
 
     def tile(inputs: Sequence[Tensor], start: int) -> Tensor:
         b, x = inputs[base].double(), inputs[1 - base].double()
-        # Infinities come through and are reported instead of being cut to b ± t.
-        return x.clamp(b - t, b + t).where(x.isfinite(), x)
+        low, high = b - t, b + t
+        # Not clamp, which gives one device 0 and another −0. What is not finite comes through and is reported.
+        near = x.where(x >= low, low)
+        return near.where(near <= high, high).where(x.isfinite(), x)
 
     return tile
 

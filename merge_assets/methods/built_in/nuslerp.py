@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from merge_assets.methods.declaration import WEIGHT, Method, Parameter
+from merge_assets.methods.elementary import arc_cosine, root, sine
 from merge_assets.methods.expression import Expression, Tensor, TileFunction
 from merge_assets.methods.formula import Combination
 from merge_assets.methods.rows import column_sums, row_sums
@@ -39,23 +39,23 @@ def nuslerp(expression: Expression) -> Combination | TileFunction:
 
 
 def _arc(t: float, cosine: float) -> tuple[float, float]:
-    angle = math.acos(max(-1.0, min(1.0, cosine)))
-    sine = math.sin(angle)
-    if sine <= _STRAIGHT:
+    angle = arc_cosine(max(-1.0, min(1.0, cosine)))
+    height = sine(angle)
+    if height <= _STRAIGHT:
         return 1 - t, t
-    return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
+    return sine((1 - t) * angle) / height, sine(t * angle) / height
 
 
 def _arcs(expression: Expression, t: float, squares: Sequence[Tensor]) -> Coefficients:
     """:func:`_arc` for many pairs of vectors, from ⟨v_0, v_0⟩, ⟨v_1, v_1⟩ and ⟨v_0, v_1⟩."""
     where = expression.arrays.where
-    norms = squares[0].sqrt() * squares[1].sqrt()
-    angle = where(norms > 0, squares[2] / norms, 0.0).clamp_(-1, 1).acos_()
-    sine = angle.sin()
-    straight = sine <= _STRAIGHT
+    norms = root(squares[0]) * root(squares[1])
+    angle = arc_cosine(where(norms > 0, squares[2] / norms, 0.0).clamp_(-1, 1))
+    height = sine(angle)
+    straight = height <= _STRAIGHT
     return (
-        where(straight, 1 - t, ((1 - t) * angle).sin() / sine),
-        where(straight, t, (t * angle).sin() / sine),
+        where(straight, 1 - t, sine((1 - t) * angle) / height),
+        where(straight, t, sine(t * angle) / height),
     )
 
 

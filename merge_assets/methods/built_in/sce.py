@@ -7,6 +7,7 @@ import math
 from merge_assets.methods.declaration import Method, Parameter
 from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Band, TaskVectors
+from merge_assets.methods.rows import total
 from merge_assets.methods.task_vectors import INT8_MASK
 
 
@@ -23,8 +24,8 @@ def sce(expression: Expression) -> TaskVectors:
     if share < 1:
         common = Band(expression.select_variance(int(share * math.prod(expression.shape))))
     squares = [norms.l2_squared for norms in expression.norms(dense, common)]
-    total = sum(squares)
-    weights = [square / total if total else 0.0 for square in squares]
+    whole = total(squares)
+    weights = [square / whole if whole else 0.0 for square in squares]
     return TaskVectors(
         sparsifiers=dense,
         weights=weights,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from merge_assets.methods.declaration import Method, Parameter
+from merge_assets.methods.elementary import arc_cosine, sine
 from merge_assets.methods.expression import Expression
 from merge_assets.methods.formula import Combination
 
@@ -36,8 +37,8 @@ def _coefficients(t: float, bb: float, xx: float, bx: float) -> tuple[float, flo
     cosine = bx / (norms[0] * norms[1])
     if not abs(cosine) <= _PARALLEL:  # also where an input holds NaN
         return 1 - t, t
-    angle = math.acos(cosine)
-    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+    angle = arc_cosine(cosine)
+    return sine((1 - t) * angle) / sine(angle), sine(t * angle) / sine(angle)
 
 
 METHOD = Method(

@@ -87,14 +87,16 @@ Folders = Annotated[list[Path], NoDecode, BeforeValidator(_split_list)]
 
 def check_device(text: str) -> str:
     """Where to compute: ``auto``, ``cpu``, ``cuda`` for all GPUs, or ``cuda:N`` for one."""
-    if not _DEVICE.fullmatch(text):
+    if text not in _DEVICES and not _DEVICE.fullmatch(text):
         raise ValueError(f"{text!r} is not one of 'auto', 'cpu', 'cuda' or 'cuda:N' for GPU number N")
     return text
 
 
-_DEVICE = re.compile("auto|cpu|cuda(:(0|[1-9][0-9]?))?")
+_DEVICES, _DEVICE = ("auto", "cpu", "cuda"), re.compile(r"cuda:(0|[1-9][0-9]?)")
 Device = Annotated[
-    str, AfterValidator(check_device), WithJsonSchema({"type": "string", "pattern": f"^({_DEVICE.pattern})$"})
+    str,
+    AfterValidator(check_device),
+    WithJsonSchema({"anyOf": [{"enum": list(_DEVICES)}, {"type": "string", "pattern": f"^{_DEVICE.pattern}$"}]}),
 ]
 
 

@@ -6,6 +6,7 @@ CUDA's allocator would refuse, the worker raises torch's own error.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from merge_assets.engine.memory import GPU_TILE, MEMORY, Room, bytes_on_gpu, gpu
 from merge_assets.engine.planned_expression import STATISTICS_TILE
 from merge_assets.engine.worker import CpuWorker, Job, Shared
 from merge_assets.errors import EngineError
+from merge_assets.methods import find_method, is_exact
 from merge_assets.plan import OutputTensor, Plan
 from merge_assets.work import Work
 from tests.engine.test_golden import write_family
@@ -89,6 +91,13 @@ def test_a_device_that_is_not_there_is_named(
     with pytest.raises(EngineError) as caught:
         choose(asked, plan.tensors)
     assert str(caught.value).startswith(message)
+
+
+def test_a_method_of_another_package_is_computed_on_the_cpu_unless_it_says_that_it_is_exact(plan: Plan) -> None:
+    ours = find_method("slerp")
+    theirs = replace(ours, name="theirs")
+    assert is_exact(ours) and not is_exact(theirs) and is_exact(replace(theirs, exact=True))
+    assert not plan.tensors[0].needs_cpu
 
 
 def test_copies_need_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -59,10 +58,10 @@ def write_family(root: Path, dtype: str) -> dict[str, Path]:
     return made
 
 
-@pytest.fixture(scope="module")
-def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
-    root = tmp_path_factory.mktemp("families")
-    return {dtype: write_family(root, dtype) for dtype in DTYPES}
+@pytest.fixture(scope="module", params=DTYPES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Path]]:
+    """A dtype, and models in it."""
+    return request.param, write_family(tmp_path_factory.mktemp("family"), request.param)
 
 
 def digest(text: str, folder: Path, **options: object) -> str:
@@ -80,12 +79,12 @@ def in_torch(patch: pytest.MonkeyPatch, tile: int) -> None:
     patch.setattr(executor, "_worker", lambda shared, _device, _room: gpu.GpuWorker(shared, DEVICE, room))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_the_bytes_are_those_that_were_recorded(
-    case: str, dtype: str, families: Mapping[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, family: tuple[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = CASES[case].recipe(families[dtype], dtype)
+    dtype, folders = family
+    text = CASES[case].recipe(folders, dtype)
     found = {
         "C, one thread": digest(text, tmp_path, threads=1),
         "C, eight threads, small tiles": digest(text, tmp_path, threads=8, tile=30_011),

@@ -90,12 +90,24 @@ INLINE uint16_t double_to_half(double wide) {
     return (uint16_t)(magnitude > 0x7F800000u ? QUIET_F16 : half);
 }
 
-INLINE uint16_t double_to_bfloat(double wide) {
-    /* Subnormals: adding 2^-81 lets the double unit round to a multiple of 2^-133. */
-    double small = copysign((fabs(wide) + 0x1p-81) - 0x1p-81, wide);
-    uint32_t bits = bits_of(float_to_odd(fabs(wide) < 0x1p-126 ? small : wide));
-    uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1)) >> 16;
+INLINE uint16_t float_to_bfloat(float value) {
+    uint32_t bits = bits_of(value), rounded = (bits + 0x7FFFu + ((bits >> 16) & 1)) >> 16;
     return (uint16_t)((bits & 0x7FFFFFFFu) > 0x7F800000u ? QUIET_BF16 : rounded);
+}
+
+INLINE void bfloats(uint16_t *restrict to, const double *restrict values, int64_t count) {
+    int32_t subnormal = 0;
+    for (int64_t i = 0; i < count; i++) {
+        float odd = float_to_odd(values[i]);
+        to[i] = float_to_bfloat(odd);
+        subnormal |= (bits_of(odd) & 0x7FFFFFFFu) - 1 < 0x7FFFFFu;
+    }
+    if (!subnormal) return;
+    /* Where a float32 is not exact any more, adding 2^-81 lets the double unit round to a multiple of 2^-133. */
+    for (int64_t i = 0; i < count; i++) {
+        double small = copysign((fabs(values[i]) + 0x1p-81) - 0x1p-81, values[i]);
+        to[i] = float_to_bfloat(float_to_odd(fabs(values[i]) < 0x1p-126 ? small : values[i]));
+    }
 }
 
 /* Elements first to first + count of an input as float32. */
@@ -153,7 +165,7 @@ INLINE int64_t store(void *restrict data, int dtype, int64_t first, const double
     if (dtype == BF16 || dtype == F16) {
         uint16_t *to = (uint16_t *)data + first, exponent = dtype == BF16 ? 0x7F80 : 0x7C00, largest = 0;
         if (dtype == BF16)
-            for (int64_t i = 0; i < count; i++) to[i] = double_to_bfloat(values[i]);
+            bfloats(to, values, count);
         else
             for (int64_t i = 0; i < count; i++) to[i] = double_to_half(values[i]);
         for (int64_t i = 0; i < count; i++) {

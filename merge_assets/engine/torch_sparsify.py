@@ -59,7 +59,8 @@ def spread(deltas: Sequence[torch.Tensor]) -> torch.Tensor:
     for d in deltas:
         away = d - mean
         square += away * away
-    return root(square / models).float()
+    result: torch.Tensor = root(square / models).float()
+    return result
 
 
 def _within(cut: Cut, values: torch.Tensor, start: int) -> torch.Tensor:

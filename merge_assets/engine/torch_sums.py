@@ -46,7 +46,7 @@ def _of_runs(runs: torch.Tensor) -> torch.Tensor:
 
 def _of_chunks(chunks: torch.Tensor) -> torch.Tensor:
     """The sum of each chunk, (runs, chunks, length) -> (runs, chunks)."""
-    steps = chunks.unflatten(2, (-1, LANES)).unbind(2)
+    steps = chunks.reshape(*chunks.shape[:2], chunks.shape[2] // LANES, LANES).unbind(2)
     lanes = torch.zeros_like(steps[0])
     for step in steps:
         lanes += step

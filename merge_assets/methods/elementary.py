@@ -57,7 +57,8 @@ def exponential(x: Tensor, integers: Any) -> Tensor:
     turns = (x * (1 / _LN2)).round_()
     rest = (x - turns * _LN2).sub_(turns * _LN2_REST)
     power = ((turns.nan_to_num_().to(integers) + 1023) << 52).view(x.dtype)
-    return polynomial(_EXPONENTIAL, rest).mul_(power)
+    result: Tensor = polynomial(_EXPONENTIAL, rest).mul_(power)
+    return result
 
 
 def logarithm(x: Tensor, integers: Any) -> Tensor:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+SHORT = 12
+"""Digits of a version that people are shown."""
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -24,7 +27,7 @@ class Basis:
 
 
 def stale_reason(was: Basis | None, now: Basis, code_changed: str = "its definition changed") -> str | None:
-    """Why a result is out of date with respect to its direct inputs; ``None`` if it is not.
+    """Why a result is out of date with respect to its direct inputs, with what changed, then and now; ``None`` if it is not.
 
     Args:
         was: what it was made from; ``None`` if there is none.
@@ -34,12 +37,17 @@ def stale_reason(was: Basis | None, now: Basis, code_changed: str = "its definit
     if was is None:
         return "never built"
     if now.code is not None and was.code != now.code:
-        return code_changed
+        return f"{code_changed}: {short(was.code)} then, {short(now.code)} now"
     for name, key in now.inputs.items():
         if name not in was.inputs:
             return f"{name} is a new input"
         if key is not None and was.inputs[name] != key:
-            return f"{name} has other bytes"
+            return f"{name} has other bytes: {short(was.inputs[name])} then, {short(key)} now"
     if removed := sorted(was.inputs.keys() - now.inputs.keys()):
         return f"{removed[0]} is no longer an input"
     return None
+
+
+def short(key: str | None) -> str:
+    """A version or a key for people: as many digits as tell it from others."""
+    return "unknown" if key is None else key[:SHORT]

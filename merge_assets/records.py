@@ -205,6 +205,7 @@ class VariantDetails(Details):
         parameters: elements of all tensors.
         checks: what was found right after it was built.
         report: what the build did.
+        code: key of what says how it is made: its recipe, those folded into it, the version of the engine's numerics.
     """
 
     recipe: str
@@ -213,6 +214,7 @@ class VariantDetails(Details):
     parameters: int
     checks: tuple[Check, ...]
     report: StoredBuildReport
+    code: str | None = None
 
 
 class MirrorReport(Record):

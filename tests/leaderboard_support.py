@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from merge_assets.evaluation.leaderboard import LeaderboardEntry
+from merge_assets.evaluation.leaderboard import LeaderboardEntry, Parent
 from merge_assets.evaluation.scores import Scores, TaskScore
 
 RECIPE = "name: mix\nmerge_method: slerp\n# </script><b>&\n"
@@ -64,21 +64,22 @@ def demo(model: str, perplexity: float, cloze: float, word: float) -> Scores:
 # b          6.0         0.40   0.50  0.45
 # mix (a,b)  7.0         0.56   0.50  0.53
 # deep (mix) 9.0         0.30   0.50  0.40
-# alone      no scores; its parent is not on the board
+# alone      no scores; its parent has none either
+A, B, MIX = demo("a", 8.0, 0.50, 0.30), demo("b", 6.0, 0.40, 0.50), demo("mix", 7.0, 0.56, 0.50)
 ENTRIES = [
-    LeaderboardEntry(model="a", kind="base", parameters=1_290_000, layers=14, scores=[demo("a", 8.0, 0.50, 0.30)]),
-    LeaderboardEntry(model="org/b", kind="base", parameters=1_290_000, layers=14, scores=[demo("b", 6.0, 0.40, 0.50)]),
+    LeaderboardEntry(model="a", kind="base", parameters=1_290_000, layers=14, scores=[A]),
+    LeaderboardEntry(model="org/b", kind="base", parameters=1_290_000, layers=14, scores=[B]),
     LeaderboardEntry(
         model="mix",
         kind="variant",
         method="slerp",
         parameters=1_290_000,
         layers=14,
-        parents=["a", "org/b"],
+        parents=[Parent("a", scores=[A]), Parent("org/b", scores=[B])],
         description="Both | halves",
         recipe=RECIPE,
         scores=[
-            demo("mix", 7.0, 0.56, 0.50),
+            MIX,
             scores("mix", row("arc", "acc", 0.25), suite="extra"),
         ],
     ),
@@ -87,8 +88,10 @@ ENTRIES = [
         kind="variant",
         method="passthrough",
         layers=21,
-        parents=["mix", "mix"],
+        parents=[Parent("mix", scores=[MIX])],
         scores=[demo("deep", 9.0, 0.30, 0.50)],
     ),
-    LeaderboardEntry(model="alone", kind="variant", method="ties", parents=["elsewhere"], url="javascript:alert(1)"),
+    LeaderboardEntry(
+        model="alone", kind="variant", method="ties", parents=[Parent("elsewhere")], url="javascript:alert(1)"
+    ),
 ]

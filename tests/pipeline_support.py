@@ -149,7 +149,7 @@ class FakeApi:
         self._call(f"{suite} {reference}")
         return SimpleNamespace(artifact=_artifact(sha(f"{suite} {self.content(workspace, reference)}")), reused=False)
 
-    def rank(self, workspace: Workspace) -> Any:
+    def rank(self, workspace: Workspace, **_: Any) -> Any:
         self._call("rank")
         return SimpleNamespace(artifact=_artifact(sha(str(sorted(self.results.items())))), reused=False)
 

@@ -9,23 +9,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_assets.api.score import known_scores
+from merge_assets.api.joined import card_rows, scores_of_folder
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.digests import digest_of
 from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.extras import require
+from merge_assets.freshness import Basis
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
+from merge_assets.plan.model import PlannedModel
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.records import BuildReport, Check, StoredBuildReport, VariantDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece
 from merge_assets.variant.agreement import check_agreement
+from merge_assets.variant.card import CARD, with_scores
 from merge_assets.variant.checks import check_variant, count_nonfinite
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
+from merge_assets.workspace.results import basis_key, made_from, variant_code
 
 if TYPE_CHECKING:
     from merge_assets.store.building import Building
@@ -129,11 +133,21 @@ def merge(
                 inputs=workspace.stored.inputs(models.local.digested_states),
                 verify=workspace.settings.verify_inputs,
             )
-            write_surroundings(made, recipe, staging, known_scores(workspace, recipe), workspace.stored.read)
+            write_surroundings(made, recipe, staging, workspace.stored.read)
+            _add_scores(workspace, recipe, staging, work)
             publish(staging, target)
     except OSError as error:
         raise EngineError(f"{error.filename or target}: {error.strerror}; choose another output folder") from error
     return report
+
+
+def _add_scores(workspace: Workspace, recipe: Recipe, folder: Path, work: Work) -> None:
+    """Write the scores of the version that lies in a folder into its card, if the store has any of exactly these bytes."""
+    version, scores = scores_of_folder(workspace, recipe.name, folder, work.silent())
+    if scores:
+        card = folder / CARD
+        text = with_scores(card.read_text(encoding="utf-8"), version, card_rows(scores))
+        card.write_text(text, encoding="utf-8")
 
 
 def build(
@@ -165,9 +179,20 @@ def build(
     made = _plan(workspace, models, recipe, inputs, None)
     line = variant_line(recipe.name)
     found = workspace.store.reuse(line, made.key)
-    if found is not None:
-        return _built(found, made, recipe, reused=True)
-    return _built(_written(workspace, models, recipe, made, line, started, work), made, recipe, reused=False)
+    artifact = found or _written(workspace, models, recipe, made, line, started, work)
+    basis = Basis(_code(workspace, recipe), {m.reference: m.fingerprint or "" for m in _read(made)})
+    if basis != made_from(artifact.manifest):  # of the first that came out as these bytes
+        workspace.store.remember(line, basis_key(basis), artifact.version)
+    return _built(artifact, made, recipe, reused=found is not None)
+
+
+def _code(workspace: Workspace, recipe: Recipe) -> str:
+    return variant_code(recipe, workspace.book.folded(recipe))
+
+
+def _read(made: Plan) -> list[PlannedModel]:
+    """The models and adapters whose files a plan reads."""
+    return [model for model in made.models if model.folded is None]
 
 
 def _written(
@@ -219,9 +244,10 @@ def _written(
         return draft.commit(
             fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
             key=made.key,
-            inputs=[models.used(m.reference, m.fingerprint or "") for m in made.models if m.folded is None],
+            inputs=[models.used(m.reference, m.fingerprint or "") for m in _read(made)],
             details=VariantDetails(
                 recipe=recipe.name,
+                code=_code(workspace, recipe),
                 method=made.method,
                 layers=made.layer_count,
                 parameters=made.parameter_count,

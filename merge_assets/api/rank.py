@@ -1,25 +1,32 @@
-"""The leaderboard over everything evaluated."""
+"""The leaderboard over everything evaluated: what it says of a model is of the version that was scored."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
+from merge_assets.api.joined import other_scores, parents_of
 from merge_assets.errors import CheckpointError, MergeAssetsError
-from merge_assets.identity import ModelIdentity, variant_line
+from merge_assets.identity import ModelIdentity
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe
+from merge_assets.recipe.load import read_recipes
 from merge_assets.records import Input, LeaderboardDetails, VariantDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
-from merge_assets.workspace.results import current_scores
+from merge_assets.workspace.results import KnownScores
+from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
     from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.suite import Suite
 
 LINE = "leaderboard"
+RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,18 @@ class Ranked:
     leaderboard: Leaderboard
 
 
-def rank(workspace: Workspace) -> Ranked:
-    """Rank every base checkpoint and variant that has scores; those of an outdated variant do not count."""
+def rank(workspace: Workspace, *, work: Work = UNATTENDED) -> Ranked:
+    """Rank every base checkpoint and variant that has scores, and say which of them are out of date.
+
+    Args:
+        workspace: whose models to rank.
+        work: asked while base checkpoints are digested, which is done of those that changed since they were last.
+    """
     from merge_assets.evaluation.leaderboard import Leaderboard
     from merge_assets.evaluation.leaderboard_files import write_leaderboard
     from merge_assets.evaluation.page import leaderboard_page
 
-    entries = leaderboard_entries(workspace)
+    entries = leaderboard_entries(workspace, work)
     leaderboard = Leaderboard(entries)
     key = digest_of([leaderboard_page(leaderboard), [sorted(scores.digest for scores in e.scores) for e in entries]])
     found = workspace.store.reuse(LINE, key)
@@ -61,43 +73,109 @@ def _input(entry: LeaderboardEntry) -> Input:
     return Input(kind="recipe" if entry.kind == "variant" else kind, name=entry.model, fingerprint=entry.fingerprint)
 
 
-def leaderboard_entries(workspace: Workspace) -> list[LeaderboardEntry]:
-    """One entry for every model of the recipe book that has scores."""
-    from merge_assets.evaluation.leaderboard import LeaderboardEntry
+def leaderboard_entries(workspace: Workspace, work: Work = UNATTENDED) -> list[LeaderboardEntry]:
+    """One entry for every model of the recipe book that has scores, of the version that these are of.
 
-    entries = []
-    for reference, recipe in _models(workspace).items():
+    That is the version that is there now, if it was scored, else the one that was scored last; then the entry says so.
+    """
+    shelf = _Shelf(workspace, work)
+    found = [shelf.entry(reference, recipe) for reference, recipe in _models(workspace).items()]
+    return [entry for entry in found if entry is not None]
+
+
+class _Shelf:
+    """Models, scores and variants of a store, joined by the versions that they record."""
+
+    def __init__(self, workspace: Workspace, work: Work) -> None:
+        self._workspace = workspace
+        self._known = KnownScores(workspace.store)
+        self._staleness = Staleness(workspace, thorough=True, work=work)
+
+    def entry(self, reference: ModelReference, recipe: Recipe | None) -> LeaderboardEntry | None:
+        """The entry of a model; ``None`` if there is nothing to show."""
         try:
-            identity = workspace.names.identify(reference)
+            identity = self._workspace.names.identify(reference)
         except CheckpointError:  # a model that is nowhere has no scores; its recipes say so
-            continue
-        variant = workspace.store.current(variant_line(recipe.name)) if recipe else None
-        if recipe and variant is None:
-            continue
-        scores = _scores(workspace, identity, variant.version if variant else None)
+            return None
+        return self._of_base(reference, identity) if recipe is None else self._of_variant(recipe, identity)
+
+    def _of_base(self, reference: ModelReference, identity: ModelIdentity) -> LeaderboardEntry | None:
+        from merge_assets.evaluation.leaderboard import LeaderboardEntry
+
+        if not any(True for suite in self._suites for _ in self._known.latest(identity, suite)):
+            return None
+        now = self._staleness.fingerprint(reference)
+        version, scores = now or "", self._scores(identity, now or "")
         if not scores:
-            continue
-        parameters, layers = _size(workspace, reference, variant)
-        entries.append(
-            LeaderboardEntry(
-                model=identity.title,
-                kind="variant" if recipe else "base",
-                method=recipe.merge_method if recipe else None,
-                parameters=parameters,
-                layers=layers,
-                fingerprint=scores[0].fingerprint,
-                parents=_parents(workspace, recipe) if recipe else [],
-                scores=scores,
-                description=recipe.description if recipe else "",
-                recipe=recipe.source.text if recipe else None,
-                url=f"https://huggingface.co/{reference.path}" if identity.kind == "hub" else None,
-            )
+            version = self._scored(identity)[0]
+            scores = self._scores(identity, version)
+        stale = other_scores(version, now)
+        parameters, layers = _size(self._staleness.models, reference) if stale is None else (None, None)
+        return LeaderboardEntry(
+            model=identity.title,
+            kind="base",
+            parameters=parameters,
+            layers=layers,
+            fingerprint=version,
+            scores=scores,
+            url=f"https://huggingface.co/{reference.path}" if identity.kind == "hub" else None,
+            stale=stale,
         )
-    return entries
+
+    def _of_variant(self, recipe: Recipe, identity: ModelIdentity) -> LeaderboardEntry | None:
+        from merge_assets.evaluation.leaderboard import LeaderboardEntry
+
+        current = self._staleness.current(recipe.name)
+        if current is None:
+            return None
+        artifact, scores = current, self._scores(identity, current.version)
+        if not scores:
+            there = (self._workspace.store.get(current.line, version) for version in self._scored(identity))
+            found = next((one for one in there if one is not None), None)
+            if found is None:
+                return None
+            artifact, scores = found, self._scores(identity, found.version)
+        reasons = (other_scores(artifact.version, current.version), self._staleness.reason(recipe))
+        details = artifact.manifest.described(VariantDetails)
+        text = artifact.read_bytes(RECIPE_FILE).decode()
+        return LeaderboardEntry(
+            model=identity.title,
+            kind="variant",
+            method=details.method,
+            parameters=details.parameters,
+            layers=details.layers,
+            fingerprint=artifact.version,
+            parents=parents_of(self._workspace, self._known, artifact, self._suites),
+            scores=scores,
+            description=_description(text, recipe),
+            recipe=text,
+            stale="; ".join(reason for reason in reasons if reason) or None,
+        )
+
+    @property
+    def _suites(self) -> list[Suite]:
+        return list(self._workspace.suites.values())
+
+    def _scores(self, identity: ModelIdentity, version: str) -> list[Scores]:
+        found = [self._known.of(identity, suite, version) for suite in self._suites]
+        return [scores for scores in found if scores is not None]
+
+    def _scored(self, identity: ModelIdentity) -> list[str]:
+        """The versions of a model that have scores: the latest of each suite, then all others, each from the newest on."""
+        by_suite = [list(self._known.latest(identity, suite)) for suite in self._suites]
+        latest = sorted((ways[0] for ways in by_suite if ways), key=_when, reverse=True)
+        others = sorted((one for ways in by_suite for one in ways[1:]), key=_when, reverse=True)
+        return list(dict.fromkeys(scores.fingerprint for _, scores in (*latest, *others)))
 
 
-def _parents(workspace: Workspace, recipe: Recipe) -> list[str]:
-    return [workspace.names.identify(reference).title for reference in workspace.book.inputs(recipe)]
+def _when(made: tuple[datetime, Scores]) -> datetime:
+    return made[0]
+
+
+def _description(text: str, recipe: Recipe) -> str:
+    """What a recipe of this text says of itself; what the recipe says now, if it can be read no more."""
+    entries = read_recipes(text, recipe.source.file, recipe.name)
+    return next((entry.description for entry in entries if isinstance(entry, Recipe)), recipe.description)
 
 
 def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:
@@ -114,18 +192,10 @@ def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:
     return found
 
 
-def _scores(workspace: Workspace, identity: ModelIdentity, fingerprint: str | None) -> list[Scores]:
-    found = [current_scores(workspace.store, identity, suite, fingerprint) for suite in workspace.suites.values()]
-    return [scores for scores in found if scores is not None]
-
-
-def _size(workspace: Workspace, reference: ModelReference, variant: Artifact | None) -> tuple[int | None, int | None]:
-    """Parameters and layers; unknown for a base checkpoint that cannot be reached now."""
-    if variant is not None:
-        details = variant.manifest.described(VariantDetails)
-        return details.parameters, details.layers
+def _size(models: Models, reference: ModelReference) -> tuple[int | None, int | None]:
+    """Parameters and layers of a base checkpoint; unknown for one that cannot be reached now."""
     try:
-        checkpoint = Models(workspace).headers(reference).checkpoint
+        checkpoint = models.headers(reference).checkpoint
     except MergeAssetsError:
         return None, None
     return sum(tensor.numel for tensor in checkpoint.tensors.values()), checkpoint.layer_count

@@ -7,17 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_assets.api.joined import card_rows, scores_of
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.plan.model import digest_of
-from merge_assets.recipe import Recipe
 from merge_assets.records import ScoresDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
+from merge_assets.variant.card import CARD, with_scores
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.guard import look_through
-from merge_assets.workspace.results import SCORES_FILE, current_scores
+from merge_assets.workspace.results import SCORES_FILE, KnownScores
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
@@ -121,8 +122,14 @@ def score(
         device=workspace.settings.device,
         work=work,
     )
+    variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None
     with workspace.store.draft(line, started) as draft:
         evaluation.write(draft.directory)
+        if variant is not None:  # which is as it is for ever, its card too
+            known = scores_of(workspace, KnownScores(workspace.store), variant)
+            rows = card_rows([*(one for one in known if one.suite != suite), evaluation.scores])
+            card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
+            (draft.directory / CARD).write_text(card, encoding="utf-8")
         artifact = draft.commit(
             evaluation.scores.digest,
             key=key,
@@ -130,19 +137,3 @@ def score(
             details=ScoresDetails(model=identity.title, suite=suite, headline=evaluation.scores.headline),
         )
     return Scored(artifact, False, evaluation.scores, evaluation.evaluated)
-
-
-def known_scores(workspace: Workspace, recipe: Recipe) -> list[dict[str, object]]:
-    """Rows for a model card: the scores of the recipe's current variant in the store, if it was evaluated."""
-    variant = workspace.store.current(variant_line(recipe.name))
-    if variant is None:
-        return []
-    model = workspace.names.identify(ModelReference(recipe.name))
-    version = variant.version[:12]
-    found = [current_scores(workspace.store, model, suite, variant.version) for suite in workspace.suites.values()]
-    return [
-        {"version": version, "suite": scores.suite, "task": t.task, "metric": t.metric, "value": t.text}
-        for scores in found
-        if scores is not None
-        for t in scores.tasks
-    ]

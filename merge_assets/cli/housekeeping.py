@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from merge_assets.api import Workspace
 from merge_assets.api import housekeeping as api
+from merge_assets.api.joined import out_of_date
 from merge_assets.cli.console import console, err, print_fact, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import (
@@ -85,8 +86,9 @@ def show_version(name: str, *, as_json: bool) -> None:
     manifest = stored.artifact.manifest
     made = manifest.provenance
     users = {"current": [short_name(one) for one in uses.current], "others": [short_name(one) for one in uses.others]}
+    stale = out_of_date(workspace, stored.artifact)
     if as_json:
-        fields = json.loads(manifest.encode()) | {"url": stored.artifact.url, "size": stored.size}
+        fields = json.loads(manifest.encode()) | {"url": stored.artifact.url, "size": stored.size, "stale": stale}
         used = users | {"recipes": list(uses.recipes), "pinned": uses.pinned}
         print_json(fields | {"current": found.is_current(stored), "used_by": used})
         return
@@ -104,6 +106,8 @@ def show_version(name: str, *, as_json: bool) -> None:
     facts |= {name: str(value) for name, value in manifest.details.items() if isinstance(value, (str, int, float))}
     for label, value in facts.items():
         print_fact(label, value)
+    if stale is not None:
+        print_fact("out of date", stale, style="bold yellow")
     for check in mappings(manifest.details.get("checks")):
         passed = "[green]passed[/]" if check.get("passed") else "[red]failed[/]"
         out.print(

@@ -14,6 +14,7 @@ from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size, print_fact, print_json, print_table, table
 from merge_assets.cli.opened import opened
 from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
+from merge_assets.freshness import short
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, check_alone
 from merge_assets.plan.describe import (
@@ -31,6 +32,7 @@ from merge_assets.plan.difference import difference
 from merge_assets.recipe import Recipe
 from merge_assets.settings import load_settings
 from merge_assets.workspace import Automation
+from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Leaderboard
@@ -40,6 +42,7 @@ def show_recipes(*, as_json: bool) -> int:
     """Print all recipes; 1 if any is broken."""
     workspace = opened()
     automation = Automation(workspace)
+    staleness = Staleness(workspace, thorough=False)
     broken = [_broken_row(recipe.name, recipe.file, recipe.error) for recipe in workspace.book.broken]
     broken += [_broken_row(suite.name, suite.file, suite.error) for suite in workspace.suites.broken]
     rows = []
@@ -50,7 +53,7 @@ def show_recipes(*, as_json: bool) -> int:
             with in_file(file):
                 check_alone(recipe)
                 workspace.names.check_models(recipe)
-            rows.append(_recipe_row(workspace, automation, recipe))
+            rows.append(_recipe_row(workspace, automation, staleness, recipe))
         except MergeAssetsError as error:
             broken.append(_broken_row(name, file, error))
         except Exception as error:  # one recipe never keeps the others from being listed
@@ -58,11 +61,11 @@ def show_recipes(*, as_json: bool) -> int:
     if as_json:
         print_json({"recipes": rows, "broken": broken})
         return 1 if broken else 0
-    listed = table("recipe", "method", "models", "suites", "builds by itself", "in the store", title="Recipes")
+    heads = ("recipe", "method", "models", "suites", "builds by itself", "in the store", "out of date")
+    keys = ("name", "method", "models", "suites", "automated", "built", "stale")
+    listed = table(*heads, title="Recipes")
     for row in rows:
-        listed.add_row(
-            *(escape(printable(str(row[key]))) for key in ("name", "method", "models", "suites", "automated", "built"))
-        )
+        listed.add_row(*(escape(printable(row[key])) for key in keys))
     print_table(listed)
     for entry in broken:
         err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
@@ -73,9 +76,9 @@ def _broken_row(name: str, file: Path, error: MergeAssetsError) -> dict[str, str
     return {"name": printable(name), "file": printable(str(file)), "kind": error.kind, "error": str(error)}
 
 
-def _recipe_row(workspace: Workspace, automation: Automation, recipe: Recipe) -> dict[str, str]:
+def _recipe_row(workspace: Workspace, automation: Automation, staleness: Staleness, recipe: Recipe) -> dict[str, str]:
     suites = workspace.settings.default_suites if recipe.evaluate is None else recipe.evaluate
-    current = workspace.store.current(variant_line(recipe.name))
+    current = staleness.current(recipe.name)
     return {
         "name": recipe.name,
         "file": str(recipe.source.file),
@@ -84,7 +87,8 @@ def _recipe_row(workspace: Workspace, automation: Automation, recipe: Recipe) ->
         "models": ", ".join(str(reference) for reference in recipe.references()),
         "suites": ", ".join(suites) if recipe.materialize else "",
         "automated": "yes" if recipe.materialize and automation.allows(recipe) else "no",
-        "built": "not stored" if not recipe.materialize else current.version[:12] if current else "",
+        "built": "not stored" if not recipe.materialize else short(current.version) if current else "",
+        "stale": staleness.reason(recipe) or "",
     }
 
 
@@ -207,7 +211,7 @@ def _print_leaderboard(board: Leaderboard) -> None:
             entry = row.entry
             texts = [
                 str(row.rank or ""),
-                entry.model,
+                f"{entry.model} ⚠" if entry.stale else entry.model,
                 entry.method or entry.kind,
                 format_count(entry.parameters),
                 str(entry.layers or ""),
@@ -218,6 +222,14 @@ def _print_leaderboard(board: Leaderboard) -> None:
         print_table(ranks)
         console().print()
     console().print(LEGEND if board.suites else "No scores yet.", soft_wrap=True, highlight=False)
+    for row in board.rows:
+        if row.entry.stale:
+            print_fact(
+                "out of date", f"{printable(row.entry.model)}: {printable(row.entry.stale)}", style="bold yellow"
+            )
+    for row in board.rows:
+        for note in row.notes:
+            print_fact("difference", f"{printable(row.entry.model)}: {printable(note)}")
 
 
 def show_settings() -> None:

@@ -16,14 +16,35 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.scores import Scores, TaskScore
+from merge_assets.freshness import short
 
 if TYPE_CHECKING:
     import pandas
 
 
+@dataclass(frozen=True)
+class Parent:
+    """A model that another was made from.
+
+    Attributes:
+        model: its title.
+        fingerprint: of the bytes that were merged.
+        scores: of exactly these bytes, at most one per suite.
+    """
+
+    model: str
+    fingerprint: str = ""
+    scores: Sequence[Scores] = ()
+
+    @property
+    def unknown(self) -> str:
+        """Why there is no difference to it."""
+        return f"not compared with {self.model}: no scores of the version it was made from, {short(self.fingerprint)}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardEntry:
-    """One model of the leaderboard.
+    """One version of one model. All that is said of it is of this version, whatever there is now.
 
     Attributes:
         model: title, unique in a leaderboard.
@@ -31,12 +52,13 @@ class LeaderboardEntry:
         method: merge method of a variant.
         parameters: number of weights.
         layers: decoder layers.
-        fingerprint: the checkpoint's content digest.
-        parents: titles of the models it was made from.
+        fingerprint: the checkpoint's content digest, which is the version that was scored.
+        parents: the models it was made from.
         scores: at most one per suite.
         description: one line.
-        recipe: the recipe's YAML text.
+        recipe: the YAML text of the recipe that it was made by.
         url: where the model can be found.
+        stale: why it is not what there is, or would be made, now; ``None`` if it is.
     """
 
     model: str
@@ -45,11 +67,12 @@ class LeaderboardEntry:
     parameters: int | None = None
     layers: int | None = None
     fingerprint: str = ""
-    parents: list[str] = field(default_factory=list)
+    parents: list[Parent] = field(default_factory=list)
     scores: list[Scores] = field(default_factory=list)
     description: str = ""
     recipe: str | None = None
     url: str | None = None
+    stale: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,20 +101,24 @@ class Column:
 
 @dataclass(frozen=True)
 class Delta:
-    """The difference of a value to one parent's.
+    """The difference of a value to that of the bytes of one parent that were merged.
 
     Attributes:
         parent: the parent's title.
+        version: the parent's fingerprint.
         difference: value minus the parent's value, in the value's unit.
         gain: the same with the sign turned so that positive is better.
         stderr: of the difference, both values taken as independent; None where either is unknown.
+        caveats: what else differs between the two evaluations.
     """
 
     parent: str
+    version: str
     parent_value: float
     difference: float
     gain: float
     stderr: float | None
+    caveats: tuple[str, ...] = ()
 
     @property
     def is_clear(self) -> bool:
@@ -105,6 +132,7 @@ class Cell:
 
     Attributes:
         deltas: in the order of the entry's parents.
+        unknown: the other parents: what was merged of them has no such score.
         best_parent: the difference to the parent whose value is best, None without such parents.
     """
 
@@ -113,7 +141,13 @@ class Cell:
     shots: int | None
     n: int | None
     deltas: tuple[Delta, ...]
+    unknown: tuple[Parent, ...]
     best_parent: Delta | None
+
+    @property
+    def compared(self) -> tuple[Delta | Parent, ...]:
+        """For every parent the difference, or the parent itself where there is none."""
+        return (*self.deltas, *self.unknown)
 
 
 @dataclass(frozen=True)
@@ -123,6 +157,13 @@ class Row:
     rank: int | None
     entry: LeaderboardEntry
     cells: Mapping[Column, Cell]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to mind of the differences to the parents, or why there are none."""
+        cells = self.cells.values()
+        notes = [f"{delta.parent}: {caveat}" for cell in cells for delta in cell.deltas for caveat in delta.caveats]
+        return list(dict.fromkeys([*notes, *(parent.unknown for cell in cells for parent in cell.unknown)]))
 
 
 class Leaderboard:
@@ -179,9 +220,9 @@ class Leaderboard:
     def table(self) -> pandas.DataFrame:
         """One row per model; missing values are null (``<NA>``), never NaN.
 
-        Columns: rank, model, kind, method, parameters, layers, parents, then for each score column ``name``
-        (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent, value minus parent's
-        value) and ``name best parent``; then description, url, fingerprint.
+        Columns: rank, model, kind, method, parameters, layers, parents and their versions, then for each score column
+        ``name`` (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent, value minus parent's
+        value) and ``name best parent``; then description, url, fingerprint, and stale: why a row is out of date.
         """
         rows, entries = self.rows, [row.entry for row in self.rows]
         frame: dict[str, tuple[str, list[Any]]] = {
@@ -191,7 +232,8 @@ class Leaderboard:
             "method": ("string", [entry.method for entry in entries]),
             "parameters": ("Int64", [entry.parameters for entry in entries]),
             "layers": ("Int64", [entry.layers for entry in entries]),
-            "parents": ("object", [list(entry.parents) for entry in entries]),
+            "parents": ("object", [[parent.model for parent in entry.parents] for entry in entries]),
+            "parent versions": ("object", [[parent.fingerprint for parent in entry.parents] for entry in entries]),
         }
         for column in self.columns:
             cells = [row.cells.get(column) for row in rows]
@@ -205,32 +247,40 @@ class Leaderboard:
         frame["description"] = ("string", [entry.description for entry in entries])
         frame["url"] = ("string", [entry.url for entry in entries])
         frame["fingerprint"] = ("string", [entry.fingerprint for entry in entries])
+        frame["stale"] = ("string", [entry.stale for entry in entries])
         return _frame(frame)
 
     def deltas(self) -> pandas.DataFrame:
-        """One row per model, score column and parent that has the same score.
+        """One row per model, score column and parent.
 
-        Columns: model, parent, suite, task and metric (null for the headline), value, parent_value, delta
-        (value minus parent_value), gain (its sign turned so that positive is better), delta_stderr.
+        Columns: model, parent, parent_version, suite, task and metric (null for the headline), value, parent_value, delta
+        (value minus parent_value), gain (its sign turned so that positive is better), delta_stderr, note: why there is no
+        difference, or what to mind of it.
         """
         found = [
-            (row.entry.model, column, cell, delta)
+            (row.entry.model, column, cell, each)
             for row in self.rows
             for column, cell in row.cells.items()
-            for delta in cell.deltas
+            for each in cell.compared
         ]
+        deltas = [each if isinstance(each, Delta) else None for _, _, _, each in found]
         return _frame(
             {
                 "model": ("string", [model for model, _, _, _ in found]),
-                "parent": ("string", [delta.parent for _, _, _, delta in found]),
+                "parent": ("string", [each.parent if isinstance(each, Delta) else each.model for *_, each in found]),
+                "parent_version": (
+                    "string",
+                    [each.version if isinstance(each, Delta) else each.fingerprint for *_, each in found],
+                ),
                 "suite": ("string", [column.suite for _, column, _, _ in found]),
                 "task": ("string", [column.task for _, column, _, _ in found]),
                 "metric": ("string", [column.metric for _, column, _, _ in found]),
                 "value": ("Float64", [cell.value for _, _, cell, _ in found]),
-                "parent_value": ("Float64", [delta.parent_value for _, _, _, delta in found]),
-                "delta": ("Float64", [delta.difference for _, _, _, delta in found]),
-                "gain": ("Float64", [delta.gain for _, _, _, delta in found]),
-                "delta_stderr": ("Float64", [delta.stderr for _, _, _, delta in found]),
+                "parent_value": ("Float64", [delta.parent_value if delta else None for delta in deltas]),
+                "delta": ("Float64", [delta.difference if delta else None for delta in deltas]),
+                "gain": ("Float64", [delta.gain if delta else None for delta in deltas]),
+                "delta_stderr": ("Float64", [delta.stderr if delta else None for delta in deltas]),
+                "note": ("string", [_note(each) for *_, each in found]),
             }
         )
 
@@ -249,39 +299,36 @@ class Leaderboard:
         )
         return headline + columns
 
-    def _raw(
-        self, entry: LeaderboardEntry, column: Column
-    ) -> tuple[float, float | None, int | None, int | None] | None:
-        """Value, stderr, shots and n."""
-        for scores in entry.scores:
-            if scores.suite != column.suite:
-                continue
-            if column.task is None:
-                return None if scores.headline is None else (scores.headline, scores.headline_stderr, None, None)
-            for row in scores.tasks:
-                if (row.task, row.metric) == (column.task, column.metric):
-                    return row.value, row.stderr, row.shots, row.n
-        return None
-
     def _cells(self, entry: LeaderboardEntry) -> dict[Column, Cell]:
-        by_title = {other.model: other for other in self.entries}
-        parents = [
-            by_title[title] for title in dict.fromkeys(entry.parents) if title in by_title and title != entry.model
-        ]
         cells = {}
         for column in self.columns:
-            raw = self._raw(entry, column)
+            raw = _raw(entry.scores, column)
             if raw is None:
                 continue
             value, stderr, shots, n = raw
+            theirs = [(parent, _raw(parent.scores, column)) for parent in entry.parents]
             deltas = tuple(
-                _delta(parent.model, value, stderr, theirs[0], theirs[1], column.higher_is_better)
-                for parent in parents
-                if (theirs := self._raw(parent, column)) is not None
+                _delta(parent, value, stderr, found[0], found[1], column.higher_is_better)
+                for parent, found in theirs
+                if found is not None
             )
+            unknown = tuple(parent for parent, found in theirs if found is None)
             best = min(deltas, key=lambda delta: delta.gain, default=None)
-            cells[column] = Cell(value, stderr, shots, n, deltas, best)
+            cells[column] = Cell(value, stderr, shots, n, deltas, unknown, best)
         return cells
+
+
+def _raw(of_suites: Sequence[Scores], column: Column) -> tuple[float, float | None, int | None, int | None] | None:
+    """Value, stderr, shots and n."""
+    for scores in of_suites:
+        if scores.suite != column.suite:
+            continue
+        if column.task is None:
+            return None if scores.headline is None else (scores.headline, scores.headline_stderr, None, None)
+        for row in scores.tasks:
+            if (row.task, row.metric) == (column.task, column.metric):
+                return row.value, row.stderr, row.shots, row.n
+    return None
 
 
 def format_count(count: int | None) -> str:
@@ -300,11 +347,18 @@ def arrow(delta: Delta) -> str:
 
 
 def _delta(
-    parent: str, value: float, stderr: float | None, theirs: float, their_stderr: float | None, higher: bool
+    parent: Parent, value: float, stderr: float | None, theirs: float, their_stderr: float | None, higher: bool
 ) -> Delta:
     combined = None if stderr is None or their_stderr is None else math.hypot(stderr, their_stderr)
     difference = value - theirs
-    return Delta(parent, theirs, difference, difference if higher else -difference, combined)
+    gain = difference if higher else -difference
+    return Delta(parent.model, parent.fingerprint, theirs, difference, gain, combined)
+
+
+def _note(to: Delta | Parent) -> str | None:
+    if isinstance(to, Parent):
+        return to.unknown
+    return "; ".join(to.caveats) or None
 
 
 def _shared_prefix(names: Sequence[str]) -> str:

@@ -37,6 +37,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         count=format_count,
         head=head_text,
         rows_of=lambda suite: rows_of(board, suite),
+        stale=[row.entry for row in board.rows if row.entry.stale],
+        notes=[(row.entry.model, note) for row in board.rows for note in row.notes],
     )
 
 

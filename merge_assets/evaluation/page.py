@@ -7,9 +7,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
-from merge_assets.evaluation.leaderboard import Cell, Column, Delta, Leaderboard, Row, arrow, format_count
+from merge_assets.evaluation.leaderboard import (
+    Cell,
+    Column,
+    Delta,
+    Leaderboard,
+    LeaderboardEntry,
+    Row,
+    arrow,
+    format_count,
+)
 from merge_assets.evaluation.scores import format_delta, format_value
+from merge_assets.freshness import short
 from merge_assets.markup import beside, render
 
 _PACKAGE = "merge_assets.evaluation"
@@ -33,6 +44,7 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard") -> str:
         title: heading and title of the page.
     """
     ranges = {column: _range(board, column) for column in board.columns}
+    listed = {entry.model: entry.fingerprint for entry in board.entries}
     return render(
         _PACKAGE,
         "leaderboard.html.j2",
@@ -46,7 +58,7 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard") -> str:
         arrow=arrow,
         bar=lambda cell, column: _bar(cell.value, column, ranges[column]),
         best=lambda column: _best(column, ranges[column]),
-        cell_tip=_cell_tip,
+        cell_tip=lambda cell, column: _cell_tip(cell, column, listed),
         column_tip=_column_tip,
         count=format_count,
         difference=_difference,
@@ -55,6 +67,7 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard") -> str:
         number=_number,
         parents_of=_parents_of,
         plain=_plain,
+        short=short,
         tone=_tone,
     )
 
@@ -62,11 +75,13 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard") -> str:
 def _summary(board: Leaderboard) -> list[str]:
     variants = sum(entry.kind == "variant" for entry in board.entries)
     tasks = sum(column.task is not None for column in board.columns)
+    stale = sum(entry.stale is not None for entry in board.entries)
     return [
         _counted(variants, "variant"),
         _counted(len(board.entries) - variants, "base checkpoint"),
         _counted(tasks, "task"),
         f"suite {board.suites[0]}" if len(board.suites) == 1 else _counted(len(board.suites), "suite"),
+        *([f"{stale} out of date"] if stale else []),
     ]
 
 
@@ -77,7 +92,7 @@ def _cards(board: Leaderboard) -> list[_Card]:
     if column is None or not scored:
         return []
     best = _number(scored[0].cells[column].value, column)
-    cards: list[_Card] = [("Best score", scored[0].entry.model, best, _label(column), "")]
+    cards: list[_Card] = [("Best score", scored[0].entry.model, best, _label(column) + _if_stale(scored[0].entry), "")]
     gains = [
         (cell.best_parent, cell, row.entry)
         for row in scored
@@ -86,7 +101,7 @@ def _cards(board: Leaderboard) -> list[_Card]:
     if gains:
         delta, cell, entry = max(gains, key=lambda item: item[0].gain)
         text = f"{arrow(delta)} {_difference(delta, cell, column)}"
-        against = f"against {delta.parent}"
+        against = f"against {delta.parent}{_if_stale(entry)}"
         cards.append(("Largest gain over the best parent", entry.model, text, against, _tone(delta)))
     tasks = [other for other in board.columns if other.task is not None]
     wins = Counter(
@@ -108,15 +123,30 @@ def _column_tip(column: Column) -> str:
     return f"{column.suite}: {column.task or 'average'}\n{metric}, {better}"
 
 
-def _cell_tip(cell: Cell, column: Column) -> str:
+def _if_stale(entry: LeaderboardEntry) -> str:
+    return "" if entry.stale is None else ", out of date"
+
+
+def _cell_tip(cell: Cell, column: Column, listed: Mapping[str, str]) -> str:
+    """What a cell says of itself.
+
+    Args:
+        cell: the score.
+        column: where it stands.
+        listed: the version of each model that the leaderboard has.
+    """
     value = _number(cell.value, column) + ("%" if column.is_fraction else "")
     lines = [_label(column), value + (f" ± {_number(cell.stderr, column)}" if cell.stderr else "")]
     if cell.n is not None:
         lines.append(f"{_counted(cell.n, 'document')}, {cell.shots}-shot")
     for delta in cell.deltas:
         noise = "" if delta.is_clear or not delta.difference else " (within the standard error)"
+        is_other = listed.get(delta.parent, delta.version) != delta.version
+        parent = f"{delta.parent} of version {short(delta.version)}" if is_other else delta.parent
         theirs = _number(delta.parent_value, column)
-        lines.append(f"{arrow(delta)} {_difference(delta, cell, column)} vs {delta.parent} ({theirs}){noise}".strip())
+        lines.append(f"{arrow(delta)} {_difference(delta, cell, column)} vs {parent} ({theirs}){noise}".strip())
+        lines += [f"mind: {caveat}" for caveat in delta.caveats]
+    lines += [parent.unknown for parent in cell.unknown]
     return "\n".join(lines)
 
 

@@ -42,7 +42,7 @@ def build_leaderboard(
     def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
-        ranked = run_work(context, LEADERBOARD, lambda _: api.rank(workspace))
+        ranked = run_work(context, LEADERBOARD, lambda work: api.rank(workspace, work=work))
         markdown = ranked.artifact.read_bytes(MARKDOWN_FILE).decode()
         return dg.MaterializeResult(
             asset_key=LEADERBOARD,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from merge_assets.api import Analysed, Built, Observation, Ranked, Scored
-    from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.leaderboard import Parent
     from merge_assets.store import Artifact
 
 MAX_ROWS = 400
@@ -229,10 +229,21 @@ def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
     return metadata | artifact_metadata(analysed.artifact, reused=analysed.reused)
 
 
-def scores_metadata(scored: "Scored", parents: "Sequence[Scores]") -> Metadata:
-    """Scores of one model: a table with the differences to its parents, and one number per task to plot."""
+def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | None) -> Metadata:
+    """Scores of one model: a table with the differences to its parents, and one number per task to plot.
+
+    Args:
+        scored: what is in the store.
+        parents: what the version was made from.
+        stale: why this version is out of date.
+    """
     scores = scored.scores
-    metadata: Metadata = {"scores": dg.MetadataValue.md(scores.to_markdown(list(parents)))}
+    shown = scores.to_markdown([theirs for parent in parents for theirs in parent.scores])
+    metadata: Metadata = {"scores": dg.MetadataValue.md(shown), "version": scores.fingerprint}
+    if unknown := [parent.unknown for parent in parents if not parent.scores]:
+        metadata["no_difference"] = "; ".join(unknown)
+    if stale is not None:
+        metadata["out_of_date"] = stale
     if scores.headline is not None:
         metadata["headline"] = scores.headline
     for row in scores.tasks:
@@ -244,11 +255,13 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Scores]") -> Metadata:
 
 
 def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
-    """The leaderboard as a table."""
+    """The leaderboard as a table, and what of it is out of date."""
+    stale = [{"model": row.entry.model, "why": row.entry.stale} for row in ranked.leaderboard.rows if row.entry.stale]
     metadata: Metadata = {
         "ranking": table(_ranking(ranked.leaderboard.table())),
         "leaderboard": dg.MetadataValue.md(markdown),
         "models": ranked.artifact.manifest.described(LeaderboardDetails).models,
+        "out_of_date": table(stale),
     }
     local = ranked.artifact.path
     if local is not None and (local / "leaderboard.html").is_file():
@@ -292,6 +305,7 @@ def _ranking(frame: "DataFrame") -> list[Metadata]:
         for suite in suites:
             row[suite] = _percent(record[suite])
             row[f"{suite} Δ"] = _percent(record[f"{suite} delta"], sign="+")
+        row["out of date"] = record["stale"] or ""
         rows.append(row)
     return rows
 

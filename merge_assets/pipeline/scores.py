@@ -4,22 +4,23 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from merge_assets.errors import MergeAssetsError
 from merge_assets.evaluation.suite import Suite
 from merge_assets.identity import variant_line
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.automation import rebuild_on_change
-from merge_assets.pipeline.graph import ScoresNode
+from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import code_references, one_sentence, scores_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
-from merge_assets.workspace.results import current_scores
+from merge_assets.workspace.results import KnownScores
+from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
-    from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.leaderboard import Parent
+    from merge_assets.store import Artifact
 
 
 def scores_spec(node: ScoresNode, suite: Suite) -> dg.AssetSpec:
@@ -67,25 +68,28 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
         return dg.MaterializeResult(
             asset_key=node.key,
             data_version=dg.DataVersion(scored.artifact.version),
-            metadata=scores_metadata(scored, parent_scores(workspace, node)),
+            metadata=scores_metadata(
+                scored, parents_of(workspace, node, scored.artifact), _out_of_date(workspace, node.model)
+            ),
         )
 
     return scores
 
 
-def parent_scores(workspace: Workspace, node: ScoresNode) -> list["Scores"]:
-    """Scores of the models that a variant was merged from, as far as the store has them and they are not out of date."""
-    suite, store = workspace.suites[node.suite], workspace.store
-    found: list[Scores] = []
-    for parent in node.parents:
-        variant = store.current(variant_line(parent.parts[0])) if parent.kind == "recipe" else None
-        if parent.kind == "recipe" and variant is None:
-            continue
-        fingerprint = variant.version if variant else None
-        try:
-            scores = current_scores(store, workspace.names.identify(parent.reference), suite, fingerprint)
-        except MergeAssetsError:
-            continue
-        if scores is not None:
-            found.append(scores)
-    return found
+def _out_of_date(workspace: Workspace, model: ModelNode) -> str | None:
+    """Why what was scored is not what would be made now."""
+    recipe = workspace.book.resolve(model.reference)
+    return Staleness(workspace, thorough=False).reason(recipe) if recipe else None
+
+
+def parents_of(workspace: Workspace, node: ScoresNode, scores: "Artifact") -> "list[Parent]":
+    """The models that the version which was scored was merged from, with the scores of their bytes."""
+    from merge_assets.api import joined
+
+    if node.model.kind != "recipe":
+        return []
+    known, suite = KnownScores(workspace.store), workspace.suites[node.suite]
+    line = variant_line(node.model.parts[0])
+    versions = (workspace.store.get(line, version) for version in scores.manifest.fingerprints.values())
+    found = (joined.parents_of(workspace, known, variant, [suite]) for variant in versions if variant is not None)
+    return [parent for parents in found for parent in parents]

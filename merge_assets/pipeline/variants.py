@@ -15,8 +15,8 @@ from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
 from merge_assets.pipeline.steps import single_asset
 from merge_assets.pipeline.work import run_work
-from merge_assets.plan.model import NUMERICS_VERSION, digest_of
 from merge_assets.workspace import Workspace
+from merge_assets.workspace.results import variant_code
 
 CHECKS: Mapping[str, str] = {
     "finite": "Every element of every tensor is a finite number.",
@@ -31,7 +31,7 @@ def variant_spec(node: VariantNode) -> dg.AssetSpec:
     return dg.AssetSpec(
         node.model.key,
         deps=node.deps,
-        code_version=f"{_digest(node)[:16]}-numerics-{NUMERICS_VERSION}",
+        code_version=variant_code(recipe, node.folded),
         group_name=group_name("variants", node.group),
         kinds={"safetensors"},
         tags={**recipe.tags, "method": tag_value(recipe.merge_method), "automation": _switch(node.model.automated)},
@@ -89,13 +89,6 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
         )
 
     return variant
-
-
-def _digest(node: VariantNode) -> str:
-    """Of all that is written in the recipes that make the variant, those folded into it included."""
-    if not node.folded:
-        return node.recipe.digest
-    return digest_of([node.recipe.digest, {inner.name: inner.digest for inner in node.folded}])
 
 
 def _switch(on: bool) -> str:

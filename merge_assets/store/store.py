@@ -147,6 +147,10 @@ class ArtifactStore:
             self._point(line, key, found.version)
         return found
 
+    def remember(self, line: str, key: str, version: str) -> None:
+        """Let :meth:`find` find a committed version under one more key."""
+        self._place.write({f"{line}/{KEYS}/{check_key(key)}.json": Pointer(version=check_version(version)).sealed()})
+
     def versions(self, line: str) -> list[Artifact]:
         """Every committed version of a line, oldest first."""
         names = [name for name in self._place.folders(check_line(line)) if is_version(name)]

@@ -12,14 +12,18 @@ from merge_assets.plan.model import PlannedModel
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 
+CARD = "README.md"
+_PACKAGE = "merge_assets.variant"
+_RECIPE = "\n## Recipe\n\n```"
+"""The last section, which no text of a stranger can begin: a fence follows at once."""
 
-def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]] = ()) -> str:
-    """The card as Markdown with its front matter.
+
+def model_card(plan: Plan, recipe: Recipe) -> str:
+    """The card as Markdown with its front matter. Its scores are not known before the variant is written.
 
     Args:
         plan: what was built.
         recipe: its recipe.
-        scores: rows with ``version`` (the variant evaluated), ``suite``, ``task``, ``metric`` and ``value``.
     """
     # Imported here since it takes a tenth of a second.
     from huggingface_hub import ModelCardData
@@ -31,7 +35,7 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
         tags=["merge", "merge-assets", plan.method],
     )
     return render(
-        "merge_assets.variant",
+        _PACKAGE,
         "card.md.j2",
         front=front.to_yaml(),
         recipe=recipe,
@@ -41,8 +45,22 @@ def model_card(plan: Plan, recipe: Recipe, scores: Sequence[Mapping[str, object]
         layers=layer_map(plan),
         vocabulary=vocabulary_summary(plan),
         figure=format_figure,
-        scores=scores,
     )
+
+
+def with_scores(card: str, version: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """A card of :func:`model_card` with a section of scores; as it is if there are none.
+
+    Args:
+        card: of a variant.
+        version: its fingerprint.
+        rows: ``suite``, ``task``, ``metric`` and ``value`` of each score of exactly this version.
+    """
+    if not rows:
+        return card
+    before, recipe, text = card.partition(_RECIPE)
+    section = render(_PACKAGE, "card_scores.md.j2", version=version, rows=rows)
+    return f"{before}\n{section}{recipe}{text}"
 
 
 def _hub_id(model: PlannedModel) -> str | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from merge_assets.errors import EngineError, InputError
 from merge_assets.plan import Plan, index_json, index_name
 from merge_assets.recipe import Recipe
 from merge_assets.regular import open_regular
-from merge_assets.variant.card import model_card
+from merge_assets.variant.card import CARD, model_card
 
 
 def read_local(location: str, file: str) -> bytes:
@@ -24,7 +24,6 @@ def write_surroundings(
     plan: Plan,
     recipe: Recipe,
     directory: Path,
-    scores: Sequence[Mapping[str, object]] = (),
     read_file: Callable[[str, str], bytes] = read_local,
 ) -> None:
     """Write all files of a variant but its weight shards.
@@ -33,7 +32,6 @@ def write_surroundings(
         plan: what was built.
         recipe: its recipe.
         directory: the variant's folder.
-        scores: for the model card; see :func:`merge_assets.variant.card.model_card`.
         read_file: gives a small file of a model, by the model's location and the file's name.
 
     Raises:
@@ -65,7 +63,7 @@ def write_surroundings(
         _write(directory / "recipe.yaml", recipe.source.text)
         _write(directory / "mergekit_config.yml", plan.mergekit_config)
         _write(directory / "plan.json", plan.to_json())
-        _write(directory / "README.md", model_card(plan, recipe, scores))
+        _write(directory / CARD, model_card(plan, recipe))
     except OSError as error:
         raise EngineError(f"{error.filename or directory}: {error.strerror}") from error
 

@@ -1,15 +1,18 @@
-"""What the store has of a model, as far as it is not out of date: its analysis and its scores."""
+"""What the store has of a model: its analysis, as far as it is not out of date, and its scores, by what they are of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from merge_assets.freshness import Basis, stale_reason
 from merge_assets.identity import ModelIdentity, analysis_line, scores_line
-from merge_assets.plan.model import digest_of
-from merge_assets.records import AnalysisDetails
+from merge_assets.plan.model import NUMERICS_VERSION, digest_of
+from merge_assets.recipe import Recipe
+from merge_assets.records import AnalysisDetails, VariantDetails
 from merge_assets.store import Artifact, ArtifactStore
+from merge_assets.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
@@ -48,21 +51,82 @@ def current_analysis(store: ArtifactStore, model: ModelIdentity, fingerprint: st
     return artifact if stale_reason(was, now) is None else None
 
 
-def current_scores(store: ArtifactStore, model: ModelIdentity, suite: Suite, fingerprint: str | None) -> Scores | None:
-    """The latest scores of a model on a suite; ``None`` if there are none or they are out of date.
+def variant_code(recipe: Recipe, folded: Sequence[Recipe]) -> str:
+    """Key of what says how a variant is made; equal ones with equal inputs make the same.
 
     Args:
-        store: where they would be.
-        model: the model.
-        suite: the suite as it is now.
-        fingerprint: of the bytes that they have to be of; ``None`` takes what there is.
+        recipe: its recipe.
+        folded: the recipes that are folded into it.
     """
-    from merge_assets.evaluation.scores import Scores
+    digest = digest_of([recipe.digest, {inner.name: inner.digest for inner in folded}]) if folded else recipe.digest
+    return f"{digest[:16]}-numerics-{NUMERICS_VERSION}"
 
-    artifact = store.current(scores_line(model, suite.name))
-    if artifact is None:
-        return None
-    scores = Scores.from_json(artifact.read_bytes(SCORES_FILE))
-    was = Basis(scores.suite_digest, {model.title: scores.fingerprint})
-    now = Basis(suite.digest, {model.title: fingerprint})
-    return scores if stale_reason(was, now) is None else None
+
+def made_from(manifest: Manifest) -> Basis:
+    """What a variant was made from."""
+    code = manifest.described(VariantDetails).code
+    return Basis(code, manifest.fingerprints)
+
+
+def basis_key(basis: Basis) -> str:
+    """Key under which the store keeps what else came out as a version that it had: bytes that are made from others, too."""
+    return digest_of({"code": basis.code, "inputs": dict(basis.inputs)})
+
+
+class KnownScores:
+    """The scores of a store as one verb finds them, by the bytes that they are of; each line is read once.
+
+    Scores of another text of the suite count as none: their numbers are of something else.
+    """
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        self._current: dict[str, Artifact | None] = {}
+        self._versions: dict[str, list[Artifact]] = {}
+        self._read: dict[tuple[str, str], Scores] = {}
+
+    def of(self, model: ModelIdentity, suite: Suite, fingerprint: str) -> Scores | None:
+        """The latest scores of exactly these bytes, also where those of others were made since; ``None`` without any."""
+        line = scores_line(model, suite.name)
+        return next(
+            (
+                scores
+                for artifact in self._latest_first(line)
+                if fingerprint in artifact.manifest.fingerprints.values()
+                and (scores := self._scores(artifact)).fingerprint == fingerprint
+                and _is_of(scores, suite)
+            ),
+            None,
+        )
+
+    def latest(self, model: ModelIdentity, suite: Suite) -> Iterator[tuple[datetime, Scores]]:
+        """All scores of a model on a suite with when they were made, whatever bytes they are of; the latest first."""
+        for artifact in self._latest_first(scores_line(model, suite.name)):
+            scores = self._scores(artifact)
+            if _is_of(scores, suite):
+                yield artifact.manifest.created, scores
+
+    def _latest_first(self, line: str) -> Iterator[Artifact]:
+        """The versions of a line: the current one, for which they need not be listed, then from the newest on."""
+        if line not in self._current:
+            self._current[line] = self._store.current(line)
+        current = self._current[line]
+        if current is None:
+            return
+        yield current
+        if line not in self._versions:
+            self._versions[line] = self._store.versions(line)
+        yield from (one for one in reversed(self._versions[line]) if one.version != current.version)
+
+    def _scores(self, artifact: Artifact) -> Scores:
+        from merge_assets.evaluation.scores import Scores
+
+        name = (artifact.line, artifact.version)
+        if name not in self._read:
+            self._read[name] = Scores.from_json(artifact.read_bytes(SCORES_FILE))
+        return self._read[name]
+
+
+def _is_of(scores: Scores, suite: Suite) -> bool:
+    """Whether the suite, as it is now, measures the same."""
+    return stale_reason(Basis(scores.suite_digest, {}), Basis(suite.digest, {})) is None

@@ -12,24 +12,55 @@ import pyarrow.parquet as pq
 import pytest
 
 from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.leaderboard import Column, Delta, Leaderboard, LeaderboardEntry, arrow, format_count
+from merge_assets.evaluation.leaderboard import (
+    Cell,
+    Column,
+    Delta,
+    Leaderboard,
+    LeaderboardEntry,
+    Parent,
+    Row,
+    arrow,
+    format_count,
+)
 from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text, write_leaderboard
 from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import Scores
 from tests.leaderboard_support import ENTRIES, demo, row, scores
 
+MOTHER = [scores("m", row("arc", "acc", 0.625, 0.0), suite="facts")]
+FATHER = [
+    scores("f", row("arc", "acc", 0.5, 0.03), suite="facts", stderr=0.02),
+    scores(
+        "f",
+        row("arc", "acc", 0.25, 0.04, headline=False),
+        row("text", "byte_perplexity", 8.0, higher=False, headline=False),
+        suite="prose",
+    ),
+]
+CHILD = [
+    scores(
+        "c",
+        row("arc", "acc", 0.125, 0.03, headline=False),
+        row("text", "byte_perplexity", 6.0, 0.5, higher=False, headline=False),
+        suite="prose",
+    ),
+    scores("c", row("arc", "acc", 0.75, 0.04), suite="facts", stderr=0.01),
+]
 FAMILY = [
     LeaderboardEntry(model="guest", kind="base"),
     LeaderboardEntry(
         model="grandchild",
         kind="variant",
         method="stack",
-        parents=["father", "child", "child", "grandchild", "stranger"],
+        fingerprint="g1",
+        parents=[Parent("father", "f0", FATHER), Parent("child", "c1", CHILD), Parent("stranger", "s5")],
         scores=[
             scores("g", row("text", "byte_perplexity", 9.0, n=20, higher=False, headline=False), suite="prose"),
         ],
+        stale="child has other bytes",
     ),
-    LeaderboardEntry(model="mother", kind="base", scores=[scores("m", row("arc", "acc", 0.625, 0.0), suite="facts")]),
+    LeaderboardEntry(model="mother", kind="base", scores=MOTHER),
     LeaderboardEntry(
         model="father",
         kind="base",
@@ -37,15 +68,7 @@ FAMILY = [
         layers=32,
         fingerprint="f0",
         url="https://example.org/father",
-        scores=[
-            scores("f", row("arc", "acc", 0.5, 0.03), suite="facts", stderr=0.02),
-            scores(
-                "f",
-                row("arc", "acc", 0.25, 0.04, headline=False),
-                row("text", "byte_perplexity", 8.0, higher=False, headline=False),
-                suite="prose",
-            ),
-        ],
+        scores=FATHER,
     ),
     LeaderboardEntry(
         model="child",
@@ -54,17 +77,9 @@ FAMILY = [
         parameters=1_290_000,
         layers=14,
         fingerprint="c1",
-        parents=["father", "mother"],
+        parents=[Parent("father", "f0", FATHER), Parent("mother", "m9", MOTHER)],
         description="Both halves",
-        scores=[
-            scores(
-                "c",
-                row("arc", "acc", 0.125, 0.03, headline=False),
-                row("text", "byte_perplexity", 6.0, 0.5, higher=False, headline=False),
-                suite="prose",
-            ),
-            scores("c", row("arc", "acc", 0.75, 0.04), suite="facts", stderr=0.01),
-        ],
+        scores=CHILD,
     ),
 ]
 
@@ -80,8 +95,9 @@ MODELS: Columns = {
     "layers": ("Int64", [14, None, 32, None, None]),
     "parents": (
         "object",
-        [["father", "mother"], [], [], ["father", "child", "child", "grandchild", "stranger"], []],
+        [["father", "mother"], [], [], ["father", "child", "stranger"], []],
     ),
+    "parent versions": ("object", [["f0", "m9"], [], [], ["f0", "c1", "s5"], []]),
 }
 SCORES: Columns = {
     "facts": ("Float64", [0.75, 0.625, 0.5, None, None]),
@@ -108,23 +124,31 @@ SCORES: Columns = {
 FACTS: Columns = {
     "description": ("string", ["Both halves", "", "", "", ""]),
     "url": ("string", [None, None, "https://example.org/father", None, None]),
-    "fingerprint": ("string", ["c1", "", "f0", "", ""]),
+    "fingerprint": ("string", ["c1", "", "f0", "g1", ""]),
+    "stale": ("string", [None, None, None, "child has other bytes", None]),
 }
 TABLE = MODELS | SCORES | FACTS
 
 DELTA_TYPES = {
-    **dict.fromkeys(("model", "parent", "suite", "task", "metric"), "string"),
+    **dict.fromkeys(("model", "parent", "parent_version", "suite", "task", "metric"), "string"),
     **dict.fromkeys(("value", "parent_value", "delta", "gain", "delta_stderr"), "Float64"),
+    "note": "string",
 }
+NO_PROSE = "not compared with mother: no scores of the version it was made from, m9"
+STRANGER = "not compared with stranger: no scores of the version it was made from, s5"
+PERPLEXITY = ("prose", "text", "byte_perplexity")
 DELTAS = [
-    ("child", "father", "facts", None, None, 0.75, 0.5, 0.25, 0.25, 0.0005**0.5),  # √(0.01² + 0.02²)
-    ("child", "mother", "facts", None, None, 0.75, 0.625, 0.125, 0.125, None),
-    ("child", "father", "facts", "arc", "acc", 0.75, 0.5, 0.25, 0.25, 0.05),  # √(0.04² + 0.03²)
-    ("child", "mother", "facts", "arc", "acc", 0.75, 0.625, 0.125, 0.125, 0.04),
-    ("child", "father", "prose", "text", "byte_perplexity", 6.0, 8.0, -2.0, 2.0, None),
-    ("child", "father", "prose", "arc", "acc", 0.125, 0.25, -0.125, -0.125, 0.05),
-    ("grandchild", "father", "prose", "text", "byte_perplexity", 9.0, 8.0, 1.0, -1.0, None),
-    ("grandchild", "child", "prose", "text", "byte_perplexity", 9.0, 6.0, 3.0, -3.0, None),
+    ("child", "father", "f0", "facts", None, None, 0.75, 0.5, 0.25, 0.25, 0.0005**0.5, None),  # √(0.01² + 0.02²)
+    ("child", "mother", "m9", "facts", None, None, 0.75, 0.625, 0.125, 0.125, None, None),
+    ("child", "father", "f0", "facts", "arc", "acc", 0.75, 0.5, 0.25, 0.25, 0.05, None),  # √(0.04² + 0.03²)
+    ("child", "mother", "m9", "facts", "arc", "acc", 0.75, 0.625, 0.125, 0.125, 0.04, None),
+    ("child", "father", "f0", *PERPLEXITY, 6.0, 8.0, -2.0, 2.0, None, None),
+    ("child", "mother", "m9", *PERPLEXITY, 6.0, None, None, None, None, NO_PROSE),
+    ("child", "father", "f0", "prose", "arc", "acc", 0.125, 0.25, -0.125, -0.125, 0.05, None),
+    ("child", "mother", "m9", "prose", "arc", "acc", 0.125, None, None, None, None, NO_PROSE),
+    ("grandchild", "father", "f0", *PERPLEXITY, 9.0, 8.0, 1.0, -1.0, None, None),
+    ("grandchild", "child", "c1", *PERPLEXITY, 9.0, 6.0, 3.0, -3.0, None, None),
+    ("grandchild", "stranger", "s5", *PERPLEXITY, 9.0, None, None, None, None, STRANGER),
 ]
 
 MARKDOWN = """\
@@ -142,9 +166,18 @@ MARKDOWN = """\
 | ---: | --- | --- | ---: | ---: | ---: | ---: |
 | 1 | **child** | slerp | 1.29M | 14 | 6.000 ±0.5000 ▲−2.000 | 12.5 ±3.0 ▼−12.5 |
 | 3 | **father** | base | 7.24B | 32 | 8.000 | 25.0 ±4.0 |
-|  | **grandchild** | stack |  |  | 9.000 ▼+3.000 |  |
+|  | **grandchild** ⚠ | stack |  |  | 9.000 ▼+3.000 |  |
 
 ▲ better and ▼ worse than the best parent; ± standard error; ↓ lower is better. Fractions in percent.
+
+⚠ out of date:
+
+- **grandchild**: child has other bytes
+
+Differences:
+
+- **child**: not compared with mother: no scores of the version it was made from, m9
+- **grandchild**: not compared with stranger: no scores of the version it was made from, s5
 """
 
 
@@ -179,7 +212,7 @@ def test_the_table_holds_every_score_and_its_difference_to_the_best_parent(board
     pd.testing.assert_frame_equal(board.table(), frame(TABLE))
 
 
-def test_there_is_one_difference_per_score_and_other_model_it_was_made_from(board: Leaderboard) -> None:
+def test_there_is_one_difference_per_score_and_parent_or_the_reason_why_there_is_none(board: Leaderboard) -> None:
     pd.testing.assert_frame_equal(board.deltas(), delta_frame())
 
 
@@ -217,7 +250,8 @@ def test_the_files_hold_the_tables_and_the_pages(board: Leaderboard, tmp_path: P
     assert write_leaderboard(board, folder, "Family") == [folder / name for name in names]
     assert {path.name for path in folder.iterdir()} == set(names)
     table = pd.read_parquet(folder / "leaderboard.parquet")
-    pd.testing.assert_frame_equal(table.assign(parents=table["parents"].map(list)), frame(TABLE))
+    lists = {name: table[name].map(list) for name in ("parents", "parent versions")}
+    pd.testing.assert_frame_equal(table.assign(**lists), frame(TABLE))
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "deltas.parquet"), delta_frame())
     assert (folder / "leaderboard.md").read_bytes().decode() == MARKDOWN
     assert (folder / "leaderboard.html").read_bytes().decode() == leaderboard_page(board, "Family")
@@ -345,12 +379,12 @@ def test_two_scores_of_one_suite_are_refused() -> None:
 def test_a_difference_is_clear_beyond_its_standard_error(
     difference: float, stderr: float | None, is_clear: bool
 ) -> None:
-    assert Delta("a", 0.5, difference, difference, stderr).is_clear == is_clear
+    assert Delta("a", "f0", 0.5, difference, difference, stderr).is_clear == is_clear
 
 
 @pytest.mark.parametrize(("gain", "text"), [(0.5, "▲"), (-0.5, "▼"), (0.0, "")])
 def test_arrows_tell_better_from_worse(gain: float, text: str) -> None:
-    assert arrow(Delta("a", 8.0, -gain, gain, None)) == text
+    assert arrow(Delta("a", "f0", 8.0, -gain, gain, None)) == text
 
 
 @pytest.mark.parametrize(
@@ -372,3 +406,29 @@ def test_arrows_tell_better_from_worse(gain: float, text: str) -> None:
 )
 def test_parameter_counts_for_people(count: int | None, text: str) -> None:
     assert format_count(count) == text
+
+
+def test_a_value_is_compared_with_the_bytes_that_were_merged_not_with_what_the_parent_is_now() -> None:
+    then, now = [scores("a", row("arc", "acc", 0.5))], [scores("a", row("arc", "acc", 0.9))]
+    child = LeaderboardEntry(
+        model="child",
+        kind="variant",
+        parents=[Parent("a", "a1", then)],
+        scores=[scores("child", row("arc", "acc", 0.75))],
+    )
+    board = Leaderboard([LeaderboardEntry(model="a", kind="base", fingerprint="a2", scores=now), child])
+    cells = next(row.cells for row in board.rows if row.entry is child)
+    assert {cell.deltas for cell in cells.values()} == {(Delta("a", "a1", 0.5, 0.25, 0.25, None),)}
+    assert "▲ +25.0 vs a of version a1 (50.0)" in leaderboard_page(board)
+
+
+def test_what_to_mind_of_a_difference_is_said_in_every_export() -> None:
+    delta = Delta("a", "a1", 0.5, 0.25, 0.25, None, caveats=("torch 2.1 and 2.2",))
+    entry = LeaderboardEntry(model="child", kind="variant", scores=[scores("child", row("arc", "acc", 0.75))])
+    board = Leaderboard([entry])
+    assert board.rows[0].notes == []
+    board.rows[0] = Row(1, entry, dict.fromkeys(board.columns, Cell(0.75, None, 0, 50, (delta,), (), delta)))
+    assert board.rows[0].notes == ["a: torch 2.1 and 2.2"]
+    assert board.deltas()["note"].tolist() == ["torch 2.1 and 2.2"] * 2
+    assert "- **child**: a: torch 2.1 and 2.2\n" in leaderboard_markdown(board)
+    assert "mind: torch 2.1 and 2.2" in leaderboard_page(board)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
+from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, Parent
 from merge_assets.evaluation.leaderboard_files import write_leaderboard
 from merge_assets.evaluation.page import leaderboard_page
 from tests.leaderboard_support import ENTRIES, row, scores
@@ -79,11 +79,12 @@ def test_no_text_of_a_stranger_becomes_markup() -> None:
                 kind="variant",
                 method=text,
                 fingerprint=text,
-                parents=[f"{text}/parent"],
+                parents=[Parent(f"{text}/parent", text, made), Parent(text, text)],
                 scores=made,
                 description=text,
                 recipe=text,
                 url=f"https://example.org/{text}",
+                stale=text,
             ),
         ]
         return [tag for tag, _ in Page(leaderboard_page(Leaderboard(entries), text)).tags if tag != "wbr"]

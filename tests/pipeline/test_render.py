@@ -64,9 +64,26 @@ def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_p
             "demo delta": pandas.array([-0.004, None], dtype="Float64"),
             "demo/task:acc": [0.1, 0.2],
             "demo/task:acc delta": [0.1, 0.2],
+            "stale": pandas.array(["mean has other bytes", None], dtype="string"),
         }
     )
     assert _ranking(frame) == [
-        {"rank": 1, "model": "mean", "method": "linear", "layers": 16, "demo": "26.2", "demo Δ": "-0.4"},
-        {"rank": "", "model": "base", "method": "base", "layers": "", "demo": "", "demo Δ": ""},
+        {
+            "rank": 1,
+            "model": "mean",
+            "method": "linear",
+            "layers": 16,
+            "demo": "26.2",
+            "demo Δ": "-0.4",
+            "out of date": "mean has other bytes",
+        },
+        {
+            "rank": "",
+            "model": "base",
+            "method": "base",
+            "layers": "",
+            "demo": "",
+            "demo Δ": "",
+            "out of date": "",
+        },
     ]

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from merge_assets.plan import Plan
 from merge_assets.plan.model import PlannedModel
 from merge_assets.recipe import Recipe, load_recipe
-from merge_assets.variant.card import model_card
+from merge_assets.variant.card import model_card, with_scores
 from tests.merging import plan_text
 from tests.synthetic import write_llama
 
@@ -63,10 +63,10 @@ def test_a_card_without_models_of_the_hub_names_no_base_model(made: tuple[Plan, 
 
 
 def test_what_a_card_says(made: tuple[Plan, Recipe]) -> None:
-    scores = [{"version": "77", "suite": "demo", "task": "a|b<i>", "metric": "acc", "value": "50.0"}]
     figures = ({"layer": 1, "tensor": "v_proj", "value": None, "margin": 1.23456},)
     plan, recipe = made
-    card = ModelCard(model_card(replace(plan, removed_layers=figures), recipe, scores)).text
+    made_up = [{"suite": "demo", "task": "a|b<i>", "metric": "acc", "value": "50.0"}]
+    card = ModelCard(with_scores(model_card(replace(plan, removed_layers=figures), recipe), "77" * 32, made_up)).text
     assert card.startswith("\n# mix\n\nBoth \\*halves\\*\n\nA merge of 2 checkpoints by `linear`, ")
     assert (
         "\n## Layers\n\n| output layers | made of | parameters |\n|---|---|---|\n| before the layers | a + b |" in card
@@ -75,7 +75,20 @@ def test_what_a_card_says(made: tuple[Plan, Recipe]) -> None:
         "\n\n## Removed layers\n\n| layer | tensor | value | margin |\n|---|---|---|---|\n| 1 | v_proj | ∞ | 1.235 |\n\n"
         in card
     )
-    assert "\n\n## Scores\n\nOf version `77`.\n\n| suite | task | metric | value |\n" in card
+    assert "\n\n## Scores\n\nOf version `777777777777`.\n\n| suite | task | metric | value |\n" in card
     assert "\n| demo | a\\|b\\<i\\> | acc | 50.0 |\n\n## Recipe\n\n````yaml\n" in card
     last = MarkdownIt("commonmark").parse(card)[-1]
     assert (last.type, last.content) == ("fence", recipe.source.text.rstrip() + "\n")
+
+
+def test_scores_stand_before_the_recipe_whatever_texts_say(made: tuple[Plan, Recipe]) -> None:
+    plan, recipe = made
+    source = recipe.source.model_copy(update={"text": f"{recipe.source.text}\n## Recipe\n\n```yaml\n"})
+    card = model_card(plan, recipe.model_copy(update={"description": "## Recipe", "source": source}))
+    assert with_scores(card, "77", []) == card
+    scored = with_scores(card, "77", [{"suite": "demo", "task": "t", "metric": "acc", "value": "50.0"}])
+    before, section, after = scored.partition("## Scores\n\nOf version `77`.\n\n")
+    assert section
+    rows, recipe_head, text = after.partition("\n## Recipe\n\n````yaml\n")
+    assert rows == "| suite | task | metric | value |\n|---|---|---|---|\n| demo | t | acc | 50.0 |\n"
+    assert before + recipe_head[1:] + text == card

@@ -1,0 +1,121 @@
+"""What the store has of one version: its scores, those of what it was made from, and its card with the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_assets.checkpoint import fingerprint_files
+from merge_assets.errors import CheckpointError
+from merge_assets.freshness import short
+from merge_assets.identity import ModelIdentity, variant_line
+from merge_assets.reference import ModelReference
+from merge_assets.store import Artifact
+from merge_assets.store.place import Watch
+from merge_assets.store.place.disk import sizes_below
+from merge_assets.store.transfer import what_is_wrong
+from merge_assets.work import Work
+from merge_assets.workspace import Workspace
+from merge_assets.workspace.results import KnownScores
+from merge_assets.workspace.staleness import Staleness
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.leaderboard import Parent
+    from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.suite import Suite
+
+
+def other_scores(scored: str, current: str | None) -> str | None:
+    """What to say where the version that was scored is not the one that is there, if that is known."""
+    return None if current in (None, scored) else f"scores are of version {short(scored)}, current is {short(current)}"
+
+
+def parents_of(workspace: Workspace, known: KnownScores, variant: Artifact, suites: Iterable[Suite]) -> list[Parent]:
+    """The models that a version was made from, with the scores of the very bytes that were merged.
+
+    Args:
+        workspace: by which the models are called.
+        known: the scores of its store.
+        variant: the version.
+        suites: whose scores are asked for.
+    """
+    from merge_assets.evaluation.leaderboard import Parent
+
+    read = {name: ModelReference.parse(name) for name in variant.manifest.fingerprints}
+    adapters = {reference.lora for reference in read.values()}
+    found: dict[tuple[str, str], Parent] = {}
+    for name, fingerprint in variant.manifest.fingerprints.items():
+        if read[name] in adapters:
+            continue
+        try:
+            model = workspace.names.identify(read[name].model)
+        except CheckpointError:  # it is no more
+            found[name, fingerprint] = Parent(name, fingerprint)
+            continue
+        scores = [one for suite in suites if (one := known.of(model, suite, fingerprint)) is not None]
+        found[model.title, fingerprint] = Parent(model.title, fingerprint, scores)
+    return list(found.values())
+
+
+def scores_of(workspace: Workspace, known: KnownScores, variant: Artifact) -> list[Scores]:
+    """The scores of a version of a variant, on all suites."""
+    name = variant.line.removeprefix(variant_line(""))
+    model = ModelIdentity("recipe", (name,), name, ModelReference(name))
+    found = [known.of(model, suite, variant.version) for suite in workspace.suites.values()]
+    return [scores for scores in found if scores is not None]
+
+
+def card_rows(scores: Iterable[Scores]) -> list[dict[str, str]]:
+    """Scores as a model card lists them; see :func:`merge_assets.variant.card.with_scores`."""
+    return [
+        {"suite": one.suite, "task": row.task, "metric": row.metric, "value": row.text}
+        for one in scores
+        for row in one.tasks
+    ]
+
+
+def scores_of_folder(workspace: Workspace, name: str, folder: Path, work: Work) -> tuple[str, list[Scores]]:
+    """The version of a recipe's variant whose bytes lie in a folder and its scores; none of both if it has no scores.
+
+    Args:
+        workspace: whose store is looked at.
+        name: of the recipe.
+        folder: a variant.
+        work: asked while it is read.
+    """
+    known = KnownScores(workspace.store)
+    for variant in reversed(workspace.store.versions(variant_line(name))):
+        scores = scores_of(workspace, known, variant)
+        if scores and _is_written(variant, folder, work):
+            return variant.version, scores
+    return "", []
+
+
+def _is_written(variant: Artifact, folder: Path, work: Work) -> bool:
+    """Whether the files that make the fingerprint are those of a version; the first tensor that differs tells."""
+    files = variant.manifest.files
+    weights = [name for name, entry in files.items() if entry.pieces]
+    covered = fingerprint_files(files, weights)
+    sizes = sizes_below(folder)
+    if fingerprint_files(sizes, weights) != covered or any(sizes.get(name) != files[name].size for name in covered):
+        return False
+    for name in covered:
+        with (folder / name).open("rb") as file:
+            if what_is_wrong(file, files[name], Watch(work)) is not None:
+                return False
+    return True
+
+
+def out_of_date(workspace: Workspace, artifact: Artifact) -> str | None:
+    """Why a version is not what there is, or would be made, now: a recipe's current variant, or scores."""
+    kind, _, name = artifact.line.partition("/")
+    staleness = Staleness(workspace, thorough=False)
+    if kind == "variants" and name in workspace.book.recipes:
+        current = staleness.current(name)
+        is_current = current is not None and current.version == artifact.version
+        return staleness.reason(workspace.book.recipes[name]) if is_current else None
+    if kind == "scores":
+        for model, fingerprint in artifact.manifest.fingerprints.items():
+            return other_scores(fingerprint, staleness.fingerprint(ModelReference.parse(model)))
+    return None

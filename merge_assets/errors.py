@@ -7,11 +7,12 @@ programs read; docs/operation.md lists them all.
 
 import copyreg
 import difflib
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+
+from merge_assets.shown import visible, without_credentials
 
 
 class MergeAssetsError(Exception):
@@ -58,17 +59,15 @@ def in_file(file: Path | str) -> Iterator[None]:
 
 
 _LONGEST = 8000
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def printable(text: str) -> str:
-    """``text`` as it can be shown anywhere: what hostile files put into names and values is spelled out, or cut off.
-
-    Halves of surrogate pairs no terminal, file or database takes; control characters move cursors, NUL ends texts.
-    """
+    """``text`` as it can be shown anywhere: what hostile files put into names and values is spelled out, or cut off, and
+    credentials are covered."""
+    text = without_credentials(text)
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]} …"
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text).encode("utf-8", "backslashreplace").decode()
+    return visible(text)
 
 
 def in_one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""HTML and Markdown from jinja2 templates, in which every value is escaped.
+"""HTML and Markdown from jinja2 templates, in which every value is escaped, and acts on nobody who reads it.
 
 A package keeps its templates in a folder ``templates`` beside the modules that fill them in: ``NAME.html.j2`` is HTML,
 ``NAME.md.j2`` is Markdown. What a template must not escape, it says with ``| safe``.
@@ -10,6 +10,8 @@ import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
+
+from merge_assets.shown import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,20 +39,21 @@ def beside(package: str, name: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """A text as one line of Markdown, of which nothing is markup; also in a cell of a table."""
-    return _MARKS.sub(lambda mark: f"\\{mark[0]}", " ".join(text.splitlines()))
+    return _MARKS.sub(lambda mark: f"\\{mark[0]}", visible(" ".join(text.splitlines())))
 
 
 def code_span(text: str) -> str:
     """A text as code within a line of Markdown, which nothing in the text can end; not for cells of tables."""
     ticks = "`" * _longer_than_in(text)
     room = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{room}{' '.join(text.splitlines())}{room}{ticks}"
+    return f"{ticks}{room}{visible(' '.join(text.splitlines()))}{room}{ticks}"
 
 
 def fenced(text: str, language: str = "") -> str:
     """A text as a fenced block of Markdown, which nothing in the text can end."""
     fence = "`" * max(3, _longer_than_in(text))
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip()
+    return f"{fence}{language}\n{visible(lines)}\n{fence}"
 
 
 def _longer_than_in(text: str) -> int:
@@ -66,7 +69,7 @@ def _environment(package: str, is_html: bool) -> Environment:
     made = Environment(
         loader=PackageLoader(package, FOLDER),
         autoescape=is_html,
-        finalize=None if is_html else _in_markdown,
+        finalize=_in_html if is_html else _in_markdown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -74,6 +77,11 @@ def _environment(package: str, is_html: bool) -> Environment:
     )
     made.filters |= {"code_span": code_span, "fenced": fenced}
     return made
+
+
+def _in_html(value: object) -> object:
+    """What an HTML template prints for a value, before it is escaped."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _in_markdown(value: object) -> object:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import merge_assets
 from merge_assets.records import Provenance
+from merge_assets.shown import visible, without_credentials
 
 _LONGEST = 200
 """Dagster hands its steps over as arguments that nobody reads; from the first such on they are left out."""
@@ -33,8 +34,8 @@ def provenance(started: datetime) -> Provenance:
 
 def _command() -> str:
     program, *arguments = sys.argv or [""]
-    name = Path(program).name
-    return shlex.join([name, *takewhile(lambda text: len(text) < _LONGEST and "{" not in text, arguments)])
+    short = takewhile(lambda text: len(text) < _LONGEST and "{" not in text, arguments)
+    return shlex.join([Path(program).name, *(visible(without_credentials(text)) for text in short)])
 
 
 @cache

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from merge_assets.shown import without_credentials
 
 FORMAT: Literal[2] = 2
 
@@ -61,7 +63,7 @@ class Input(Record):
 
     Attributes:
         kind: where it is from: a recipe's variant, a local folder, or the Hub.
-        name: as the recipe or the command calls it.
+        name: as the recipe or the command calls it, without credentials.
         revision: commit on the Hub.
         fingerprint: of its bytes; of a mirror, the commit.
         license: as its card on the Hub says.
@@ -70,7 +72,7 @@ class Input(Record):
     """
 
     kind: Literal["recipe", "local", "hub"]
-    name: str
+    name: Annotated[str, AfterValidator(without_credentials)]
     fingerprint: str
     revision: str | None = None
     license: str | None = None

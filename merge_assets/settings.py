@@ -33,11 +33,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from merge_assets.errors import SettingsError
 from merge_assets.regular import read_regular
+from merge_assets.shown import HIDDEN, without_credentials
 
 CONFIG_NAME = "merge-assets.toml"
 PREFIX = "MERGE_ASSETS_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
-HIDDEN = "******"
 MIN_TOKEN = 16
 """Characters of the UI's token; what is shorter can be guessed."""
 
@@ -59,7 +59,6 @@ _OPEN_OPTIONS = frozenset(
 )
 _OPEN_GROUPS = frozenset({"client_kwargs", "config_kwargs"})
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def _split_list(raw: object) -> object:
@@ -226,7 +225,7 @@ class Settings(BaseSettings):
         if isinstance(value, dict):
             return json.dumps(_hide(value), sort_keys=True) if value else "-"
         text = self.store_url if name == "store" else str(value)
-        return _USERINFO.sub(f"{HIDDEN}@", text)
+        return without_credentials(text)
 
 
 def load_settings(config_file: Path | None = None) -> Settings:
@@ -330,7 +329,7 @@ def _hide(options: Mapping[str, Any]) -> dict[str, Any]:
         if key in _OPEN_GROUPS and isinstance(value, Mapping):
             shown[key] = _hide(value)
         elif key in _OPEN_OPTIONS and isinstance(value, (str, bool, int)):
-            shown[key] = _USERINFO.sub(f"{HIDDEN}@", value) if isinstance(value, str) else value
+            shown[key] = without_credentials(value) if isinstance(value, str) else value
         else:
             shown[key] = HIDDEN
     return shown

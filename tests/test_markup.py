@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from markdown_it.token import Token
 
 from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
 from merge_assets.evaluation.leaderboard_files import leaderboard_markdown
+from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.markup import FOLDER, code_span, escape_markdown, fenced, render
 from tests.leaderboard_support import row, scores
 
 REPOSITORY = Path(__file__).parents[1]
 TEXTS = st.text(alphabet=r"ab1 _*`~<>[]()|\!&;#:/.-+=$@" + "'\"\n\r\u2028é", min_size=1, max_size=30)
+ACTING = "\x1b[31m\x07\x9b\x7f\u202e\u2066\U000e0041"
 HOSTILE = "a|b\\|<img src=x onerror=y>[l](javascript:z)`**_q_~~&lt;\n# h"
 
 
@@ -73,6 +76,19 @@ def test_a_fenced_block_ends_where_the_text_does(text: str) -> None:
     (block,) = parsed(fenced(f"a{text}b".replace("\u2028", ""), "yaml"))
     assert (block.type, block.info) == ("fence", "yaml")
     assert block.content.count("b") == text.count("b") + 1
+
+
+@pytest.mark.parametrize("form", [escape_markdown, code_span, fenced])
+def test_what_acts_on_who_reads_it_is_spelled_out(form: Callable[[str], str]) -> None:
+    shown = form(f"a{ACTING}b\tc")
+    assert all(char.isprintable() or char in "\n\t" for char in shown)
+    assert "x1b" in shown and "u202e" in shown
+
+
+def test_in_html_too() -> None:
+    made = scores(ACTING, row(ACTING, ACTING, 0.5), suite=ACTING)
+    entry = LeaderboardEntry(model=ACTING, kind="variant", method=ACTING, recipe=ACTING, scores=[made])
+    assert not (set(ACTING) - set("[31m")) & set(leaderboard_page(Leaderboard([entry])))
 
 
 def test_names_stay_legible() -> None:

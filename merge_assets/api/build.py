@@ -195,6 +195,16 @@ def _read(made: Plan) -> list[PlannedModel]:
     return [model for model in made.models if model.folded is None]
 
 
+def key_now(workspace: Workspace, recipe: Recipe, *, work: Work = UNATTENDED) -> str:
+    """The key of the version that :func:`build` would make, which equals that of a version that was made in the same way.
+
+    Raises:
+        MergeAssetsError: as :func:`build`.
+    """
+    models = Models(workspace)
+    return _plan(workspace, models, recipe, _fetched(workspace, models, recipe, None, work), None).key
+
+
 def _written(
     workspace: Workspace,
     models: Models,

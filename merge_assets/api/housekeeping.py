@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from merge_assets.store.place import Listed, Watch
 from merge_assets.store.reuse import sample
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.transfer import run_batch, what_is_wrong
-from merge_assets.store.versions import is_current, wrong_sizes
+from merge_assets.store.versions import wrong_sizes
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Workspace
 from merge_assets.yamlfile import MAX_BYTES
@@ -63,14 +63,24 @@ class Problem:
     """Something wrong with a version.
 
     Attributes:
-        where: file, with its whole path.
+        stored: the version.
+        file: the name of the file within it.
         what: is wrong.
-        remedy: what to do.
     """
 
-    where: str
+    stored: StoredVersion
+    file: str
     what: str
-    remedy: str
+
+    @property
+    def where(self) -> str:
+        """The file, with its whole path."""
+        return f"{self.stored.artifact.url}/{self.file}"
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether the version's own bytes are wrong: a file that is not of it does no harm."""
+        return self.file in self.stored.artifact.manifest.files
 
 
 def inventory(workspace: Workspace) -> Inventory:
@@ -198,8 +208,40 @@ def verify(
             wrong = _verify(workspace, stored, part)
         done += size
         for name, what in sorted(wrong.items()):
-            problems.append(Problem(f"{stored.artifact.url}/{name}", what, _remedy(stored, name)))
+            problems.append(Problem(stored, name, what))
     return problems
+
+
+def verify_relatives(
+    workspace: Workspace,
+    found: Inventory,
+    problems: Sequence[Problem],
+    verified: Collection[Name],
+    *,
+    work: Work = UNATTENDED,
+) -> list[Problem]:
+    """Read every byte of the versions that have tensors in common with damaged ones: they may share the damage.
+
+    Args:
+        workspace: whose store it is.
+        found: the store.
+        problems: what is known to be wrong.
+        verified: versions of which every byte was read.
+        work: as for :func:`verify`.
+    """
+    known = {problem.stored.name for problem in problems if problem.is_damage}
+    keys = {key for problem in problems if problem.is_damage for key in _tensor_keys(problem.stored)}
+    relatives = [
+        one
+        for one in found.everything
+        if one.name not in known and one.name not in verified and not keys.isdisjoint(_tensor_keys(one))
+    ]
+    return verify(workspace, relatives, work=work)
+
+
+def _tensor_keys(stored: StoredVersion) -> set[str]:
+    entries = stored.artifact.manifest.files.values()
+    return {piece.key for entry in entries for piece in entry.pieces if piece.key}
 
 
 def collect(workspace: Workspace, *, keep: int, older_than: timedelta | None = None) -> RemovalPlan:
@@ -226,7 +268,7 @@ def remove(
         for stored in choose(found, name)
     }
     plan, needs = plan_removal(found, list(targets.values()), pinned=pins(workspace, found), force=force)
-    litter = [litter for path in broken for litter in _damaged(found, path)]
+    litter = [litter for path in broken for litter in unreadable(found, path)]
     return RemovalPlan(found, {}, plan.doomed, litter, plan.currents, force), needs
 
 
@@ -261,7 +303,7 @@ def _of_revision(found: Inventory, versions: Sequence[StoredVersion], name: str,
     return [one for one in versions if one.artifact.version in fingerprints]
 
 
-def _damaged(found: Inventory, folder: str) -> list[Litter]:
+def unreadable(found: Inventory, folder: str) -> list[Litter]:
     """What goes with a version whose manifest cannot be read."""
     line, _, version = folder.rpartition("/")
     files = sorted(found.place.listed(folder), key=lambda entry: entry.path != f"{folder}/{MANIFEST}")
@@ -337,20 +379,3 @@ def _verify_sample(
     jobs = {name: job(name) for name in chosen if name not in wrong}
     run_batch(jobs, total, workers=_READERS, work=work)
     return wrong
-
-
-def _remedy(stored: StoredVersion, name: str) -> str:
-    artifact = stored.artifact
-    if name not in artifact.manifest.files:
-        return "remove this file"
-    kind, _, path = artifact.line.partition("/")
-    removal = f"merge-assets store rm '{artifact.line}@{artifact.version[:12]}' --force --yes"
-    if not is_current(artifact.place, artifact.manifest):
-        return f"{removal}; what was made from it stays as it is"
-    match kind:
-        case "variants":
-            return f"{removal}; merge-assets build {path}"
-        case "checkpoints":
-            return f"{removal}; what is made of it mirrors it again"
-        case _:
-            return f"{removal}; it is made again when it is needed"

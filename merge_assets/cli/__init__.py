@@ -5,10 +5,11 @@ Commands import what they need when they run, so that ``--help`` answers at once
 
 from __future__ import annotations
 
+import logging
 import signal
 from types import FrameType
 
-from merge_assets.errors import MergeAssetsError, Stopped
+from merge_assets.errors import MergeAssetsError, Stopped, printable
 
 
 def main() -> None:
@@ -16,6 +17,8 @@ def main() -> None:
     from merge_assets.cli.app import app
     from merge_assets.cli.failure import fail, stop
 
+    if logging.lastResort is not None:  # what prints warnings where nobody set logging up
+        logging.lastResort.setFormatter(_Readable())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -31,6 +34,11 @@ def main() -> None:
         fail(missing)
     except (Stopped, KeyboardInterrupt):
         stop()
+
+
+class _Readable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -20,23 +20,33 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 
-from merge_assets.errors import SettingsError
+from merge_assets.errors import SettingsError, printable
+from merge_assets.shown import visible, visible_json
 from merge_assets.work import Work
+
+
+class SafeConsole(Console):
+    """A console on which no text of others acts: what it is given is spelled out, but for its own colours and cursor."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 @cache
 def console() -> Console:
     """Standard output; with long lines when it is not a terminal."""
-    made = Console()
-    return made if made.is_terminal else Console(width=max(made.width, 160))
+    made = SafeConsole()
+    return made if made.is_terminal else SafeConsole(width=max(made.width, 160))
 
 
 @cache
 def err() -> Console:
     """Standard error, for progress."""
-    return Console(stderr=True)
+    return SafeConsole(stderr=True)
 
 
 def table(*heads: str, title: str | None = None, numbers: Collection[str] = ()) -> Table:
@@ -64,7 +74,7 @@ def print_table(shown: Table) -> None:
     if console().is_terminal:
         console().print(shown)
         return
-    wide = Console(width=_WIDE)
+    wide = SafeConsole(width=_WIDE)
     with wide.capture() as captured:
         wide.print(shown)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))  # noqa: T201
@@ -72,12 +82,13 @@ def print_table(shown: Table) -> None:
 
 def print_fact(label: str, value: str, *, style: str = "bold", out: Console | None = None) -> None:
     """One line with its label, on standard output if ``out`` is no other."""
-    (out or console()).print(f"[{style}]{escape(label):>12}[/]  {escape(value)}", soft_wrap=True, highlight=False)
+    shown = escape(printable(value))
+    (out or console()).print(f"[{style}]{escape(label):>12}[/]  {shown}", soft_wrap=True, highlight=False)
 
 
-def print_json(value: object) -> None:
-    """As it is, whatever the terminal's width."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201
+def print_json(value: object, indent: int | None = 1) -> None:
+    """As it is, whatever the terminal's width; what a terminal would act on is escaped as JSON does it."""
+    print(visible_json(json.dumps(value, indent=indent, ensure_ascii=False)))  # noqa: T201
 
 
 _WIDE = 100_000
@@ -94,7 +105,7 @@ def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Work]:
     if is_bytes:
         columns += [DownloadColumn(), TransferSpeedColumn()]
     bar = Progress(*columns, TimeRemainingColumn(), console=err())
-    task = bar.add_task(label, total=None)
+    task = bar.add_task(escape(label), total=None)
     shown = 0.0
 
     def report(done: int, total: int, what: str) -> None:
@@ -104,7 +115,7 @@ def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Work]:
             return
         shown = now
         bar.start()
-        bar.update(task, completed=done, total=total, description=label if is_bytes else f"{label}: {what}")
+        bar.update(task, completed=done, total=total, description=escape(label if is_bytes else f"{label}: {what}"))
 
     try:
         yield Work(report)

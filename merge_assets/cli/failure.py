@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any, NoReturn
 
@@ -26,10 +25,11 @@ def stop() -> NoReturn:
 
 
 def _end(message: str, code: int, content: dict[str, Any]) -> NoReturn:
-    from rich.console import Console
     from rich.text import Text
 
+    from merge_assets.cli.console import SafeConsole, print_json
+
     if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": content}, ensure_ascii=False) + "\n")
-    Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(message))
+        print_json({"error": content}, indent=None)
+    SafeConsole(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(message))
     sys.exit(code)

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from merge_assets.api import Workspace
 from merge_assets.api import housekeeping as api
+from merge_assets.api.descent import descendants
 from merge_assets.api.joined import out_of_date
 from merge_assets.cli.console import console, err, print_fact, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
@@ -24,14 +25,19 @@ from merge_assets.cli.store_text import (
     print_damaged,
     print_plan,
     print_unfinished,
+    remedies,
     short_name,
     shown_figures,
     shown_input,
     shown_inputs,
     shown_marks,
+    shown_names,
+    unreadable,
+    verification,
 )
 from merge_assets.errors import SettingsError, StoreError
 from merge_assets.plan.describe import geometry_summary, human_bytes
+from merge_assets.shown import without_credentials
 from merge_assets.store.collect import RemovalPlan, lifecycle_rule
 from merge_assets.store.inventory import Inventory, StoredVersion
 
@@ -147,27 +153,30 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
     chosen = list(targets.values()) if names else found.everything
     with progress_bar("verifying") as work:
         problems = api.verify(workspace, chosen, sampled=sampled, work=work)
-    damaged = [] if names else [f"{found.place.url(path)}" for path in found.damaged]
-    size = sum(stored.size for stored in chosen)
+        problems += api.verify_relatives(
+            workspace, found, problems, () if sampled else {one.name for one in chosen}, work=work
+        )
+    damaged = [] if names else list(found.damaged)
+    wrong = list(dict.fromkeys([*(one.stored.name for one in problems if one.is_damage), *unreadable(damaged)]))
+    below = [one for one in descendants(found, wrong) if one.stored.name not in wrong]
     if as_json:
-        wrong = [{"where": one.where, "what": one.what, "remedy": one.remedy} for one in problems]
-        wrong += [{"where": where, "what": "cannot be read", "remedy": ""} for where in damaged]
-        print_json({"versions": len(chosen), "bytes": size, "sampled": sampled, "problems": wrong})
-        return int(bool(wrong))
-    out = console()
+        print_json(verification(found, chosen, problems, damaged, below, sampled=sampled))
+        return int(bool(problems or damaged))
     for problem in problems:
         print_fact("wrong", f"{problem.where}: {problem.what}", style="bold red")
-    if not names:
+    if damaged:
         print_damaged(found)
-    for remedy in dict.fromkeys(problem.remedy for problem in problems):
+    for one in below:
+        print_fact("in doubt", f"{short_name(one.stored)}: made from {shown_names(one.sources)}", style="yellow")
+    for remedy in remedies(problems, wrong):
         print_fact("what to do", remedy)
     how = "a sample of " if sampled else ""
-    state = (
-        f"[red]{counted(len(problems) + len(damaged), 'problem')}[/]"
-        if problems or damaged
-        else "[green]all is well[/]"
-    )
-    out.print(f"{counted(len(chosen), 'version')}, {how}{human_bytes(size)}: {state}")
+    state = "[green]all is well[/]"
+    if problems or damaged:
+        state = f"[red]{counted(len(problems) + len(damaged), 'problem')}[/]"
+        state += f", [yellow]{counted(len(below), 'version')} in doubt[/]" if below else ""
+    size = sum(stored.size for stored in chosen)
+    console().print(f"{counted(len(chosen), 'version')}, {how}{human_bytes(size)}: {state}")
     return int(bool(problems or damaged))
 
 
@@ -285,7 +294,7 @@ def _endpoint(options: Mapping[str, Any]) -> str | None:
     """Address of the server, if the store's options name one that holds no credentials."""
     inner = options.get("client_kwargs")
     found = options.get("endpoint_url") or (inner.get("endpoint_url") if isinstance(inner, Mapping) else None)
-    return found if isinstance(found, str) and "@" not in found else None
+    return found if isinstance(found, str) and without_credentials(found) == found else None
 
 
 def _lines(found: Inventory, names: Sequence[str]) -> list[str]:

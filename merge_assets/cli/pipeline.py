@@ -84,7 +84,7 @@ def run_demo() -> int:
     show_leaderboard(as_json=False, html=None)
     settings = load_settings()
     console().print(
-        f"\nmerged models   {settings.store_url}/variants\n"
+        f"\nmerged models   {open_store(settings).url}/variants\n"
         f"lineage, runs   make ui, then http://127.0.0.1:3000\n"
         f"a plan          .venv/bin/merge-assets plan slerp-gradient\n"
         f"your own        put a YAML recipe into {settings.recipes[0]}, then .venv/bin/merge-assets build NAME",

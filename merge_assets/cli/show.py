@@ -131,7 +131,7 @@ def print_layer_map(plan: Plan) -> None:
     """Print which output layers are made of what."""
     layers = table("output layers", "made of", "parameters", title="Layer map")
     for row in layer_map(plan):
-        layers.add_row(row.output, escape(row.sources), escape(row.values))
+        layers.add_row(escape(row.output), escape(row.sources), escape(row.values))
     print_table(layers)
 
 
@@ -192,9 +192,9 @@ def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
         print(ranked.leaderboard.table().to_json(orient="records", indent=1))  # noqa: T201
         return
     _print_leaderboard(ranked.leaderboard)
-    console().print(f"page: {ranked.artifact.url}/leaderboard.html", soft_wrap=True)
+    console().print(f"page: {escape(ranked.artifact.url)}/leaderboard.html", soft_wrap=True)
     if html is not None:
-        console().print(f"also written to {html}")
+        console().print(f"also written to {escape(str(html))}")
 
 
 def _print_leaderboard(board: Leaderboard) -> None:

@@ -25,6 +25,7 @@ VersionsArgument = Annotated[
     typer.Argument(metavar="[LINE[@VERSION]]...", help="Versions, or lines with all of theirs; default: everything."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; an error, too, beside its line.")]
+SampledOption = Annotated[bool, typer.Option("--sampled", help="Read about a thousandth instead of every byte.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Remove it; without this, only say what would be removed.")]
 
 
@@ -47,16 +48,49 @@ def show(version: VersionArgument, json: JsonOption = False) -> None:
 @app.command()
 def verify(
     versions: VersionsArgument = None,
-    sampled: Annotated[bool, typer.Option("--sampled", help="Read about a thousandth instead of every byte.")] = False,
+    sampled: SampledOption = False,
     json: JsonOption = False,
 ) -> None:
     """Compare every byte with the digests that were recorded when it was written.
 
-    Ends with code 1 if something is wrong, and says what to do about it.
+    Ends with code 1 if something is wrong; says what was made from it, and what to do about it.
     """
     from merge_assets.cli.housekeeping import verify_versions
 
     raise typer.Exit(verify_versions(versions or [], sampled=sampled, as_json=json))
+
+
+@app.command()
+def repair(
+    versions: VersionsArgument = None,
+    sampled: SampledOption = False,
+    lost: Annotated[
+        bool, typer.Option("--lost", help="Remove also what cannot be made again as it was, such as older versions.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove and make it again; without this, only say what would be done.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Remove damaged versions and all that was made from them, and make them again in order; without `--yes`, only say so.
+
+    What was made from damaged bytes cannot be told from what was made before they were damaged, so both are made again. Ends
+    with code 1 if something could not be made.
+    """
+    from merge_assets.cli.repair import repair_versions
+
+    raise typer.Exit(repair_versions(versions or [], sampled=sampled, lost=lost, yes=yes, as_json=json))
+
+
+@app.command()
+def audit(versions: VersionsArgument = None, json: JsonOption = False) -> None:
+    """Read again what versions were made from, and say what still is what it was, what changed since, and what is gone.
+
+    A model that changed is no damage. Ends with code 1 if a version of the store that others were made from is damaged.
+    """
+    from merge_assets.cli.repair import audit_versions
+
+    raise typer.Exit(audit_versions(versions or [], as_json=json))
 
 
 @app.command()

@@ -8,12 +8,14 @@ from typing import Any
 
 from rich.markup import escape
 
+from merge_assets.api.descent import Descendant
+from merge_assets.api.housekeeping import Problem
 from merge_assets.cli.console import print_fact, print_table, table
 from merge_assets.plan.describe import human_bytes
 from merge_assets.records import Input
 from merge_assets.store.collect import RemovalPlan, describe
 from merge_assets.store.inventory import Inventory, StoredVersion
-from merge_assets.store.names import MANIFEST
+from merge_assets.store.names import CURRENT, MANIFEST
 
 SHORT = 12
 """Digits of a version that are shown."""
@@ -123,6 +125,56 @@ def listing(found: Inventory, lines: Iterable[str], pinned: Mapping[tuple[str, s
         "bytes": sum(one.size for one in shown),
         "bytes_taken": found.occupied(entry for one in shown for entry in one.files),
     }
+
+
+def unreadable(damaged: Iterable[str]) -> list[tuple[str, str]]:
+    """Line and version of manifests that cannot be read, out of what cannot be read."""
+    folders = (path.rpartition("/") for path in damaged if not path.endswith(f"/{CURRENT}"))
+    return [(line, version) for line, _, version in folders]
+
+
+def remedies(problems: Iterable[Problem], wrong: Sequence[tuple[str, str]]) -> list[str]:
+    """What to do about what is wrong in a store."""
+    strange = [f"remove {problem.where}" for problem in problems if not problem.is_damage]
+    names = " ".join(f"'{line}@{version[:SHORT]}'" for line, version in wrong)
+    again = "removes this and what is in doubt, and makes it again; without --yes, it says so only"
+    return [*dict.fromkeys(strange), *([f"merge-assets store repair {names} --yes: {again}"] if wrong else [])]
+
+
+def verification(
+    found: Inventory,
+    chosen: Sequence[StoredVersion],
+    problems: Sequence[Problem],
+    damaged: Sequence[str],
+    below: Sequence[Descendant],
+    *,
+    sampled: bool,
+) -> dict[str, Any]:
+    """What `store verify` found, as JSON; what is in doubt is in the order in which it is made again."""
+    wrong = [{"where": one.where, "what": one.what, "damage": one.is_damage, **_named(one.stored)} for one in problems]
+    wrong += [{"where": found.place.url(path), "what": "cannot be read", "damage": True} for path in damaged]
+    doubt = [
+        _named(one.stored) | {"made_from": [{"line": line, "version": version} for line, version in one.sources]}
+        for one in below
+    ]
+    names = [*(one.stored.name for one in problems if one.is_damage), *unreadable(damaged)]
+    return {
+        "versions": len(chosen),
+        "bytes": sum(stored.size for stored in chosen),
+        "sampled": sampled,
+        "problems": wrong,
+        "in_doubt": doubt,
+        "remedies": remedies(problems, list(dict.fromkeys(names))),
+    }
+
+
+def _named(stored: StoredVersion) -> dict[str, Any]:
+    return {"line": stored.artifact.line, "version": stored.artifact.version}
+
+
+def shown_names(names: Iterable[tuple[str, str]]) -> str:
+    """Lines and versions, cut short."""
+    return ", ".join(f"{line}@{version[:SHORT]}" for line, version in names)
 
 
 def shown_marks(found: Inventory, stored: StoredVersion, pinned: Mapping[tuple[str, str], str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from merge_assets import api
-from merge_assets.cli.console import console, parse_size, print_table, progress_bar, table
+from merge_assets.cli.console import console, parse_size, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
 from merge_assets.errors import CheckpointError, EvaluationError
 from merge_assets.extras import require
@@ -50,17 +49,17 @@ def run_merge(
             work=work,
         )
     if as_json:
-        sys.stdout.write(done.model_dump_json() + "\n")
+        print_json(done.model_dump(mode="json"), indent=None)
         return
     if done.nonfinite:
         listing = ", ".join(f"{name} ({count})" for name, count in sorted(done.nonfinite.items())[:5])
         console().print(
             f"[yellow]warning[/] {len(done.nonfinite)} tensors hold NaN or infinite elements, which the recipe allows: "
-            f"{listing}"
+            f"{escape(listing)}"
         )
     rate = done.bytes_read / max(done.seconds, 1e-9)
     console().print(
-        f"{out}: {done.tensors_computed} tensors computed, {done.tensors_copied} copied, "
+        f"{escape(str(out))}: {done.tensors_computed} tensors computed, {done.tensors_copied} copied, "
         f"{human_bytes(done.bytes_written)} written in {done.seconds:.1f} s "
         f"({human_bytes(rate)}/s read, peak memory {human_bytes(done.peak_memory)}, {done.device})"
     )
@@ -92,7 +91,7 @@ def run_snr(
             details = made.artifact.manifest.described(AnalysisDetails)
             state = "already in the store" if made.reused else "computed"
             text = f"{made.artifact.url}: {details.weights} weights, {details.infinite} with infinite SNR ({state})"
-    console().print(text)
+    console().print(escape(text))
 
 
 def run_evaluate(
@@ -117,7 +116,7 @@ def run_evaluate(
                 )
                 where = str(target)
         _print_scores(scores)
-        console().print(where)
+        console().print(escape(where))
 
 
 def _print_scores(scores: Scores) -> None:

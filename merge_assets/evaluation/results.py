@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,12 @@ class TaskResults:
         if stored is None:
             raise OSError(f"result of {result.key.task} could not be committed to {final}")
         return stored
+
+    def forget(self, models: Collection[str]) -> None:
+        """Removes the results of models, by their fingerprints."""
+        for stored in self:
+            if stored.result.key.model in models:
+                shutil.rmtree(stored.directory, ignore_errors=True)
 
     def __iter__(self) -> Iterator[StoredResult]:
         for path in sorted(self.directory.glob(f"[0-9a-f][0-9a-f]/*/{_RESULT_FILE}")):

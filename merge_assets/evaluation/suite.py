@@ -16,12 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
 from merge_assets.regular import is_folder
+from merge_assets.shown import without_credentials
 from merge_assets.yamlfile import parse_documents, read_text
 
 _MAX_PROBLEMS = 5
@@ -77,7 +87,7 @@ class Suite(BaseModel):
 
     file: Path = Field(exclude=True, repr=False)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
-    description: str = Field("", description="one line")
+    description: Annotated[str, AfterValidator(without_credentials)] = Field("", description="one line")
     headline: Literal["average"] = Field("average", description="mean of the tasks' headline metrics")
     tasks: tuple[SuiteTask, ...] = Field(min_length=1, max_length=_MAX_TASKS, strict=False)
     include_path: str | None = Field(None, description="folder of lm-eval task files, relative to the suite file")

@@ -39,7 +39,8 @@ def explained(name: str, endpoint: str) -> Iterator[None]:
     ) as error:
         trouble, reason = _reason(error, name, endpoint)
         headers = error.response.headers if isinstance(error, HfHubHTTPError) else {}
-        raise HubError(name, reason, trouble, asked_to_wait(headers)) from error
+        # Never chained: the address in the client's own message may hold a password.
+        raise HubError(name, reason, trouble, asked_to_wait(headers)) from None
 
 
 def _reason(error: BaseException, name: str, endpoint: str) -> tuple[HubTrouble, str]:

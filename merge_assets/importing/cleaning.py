@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 _ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6}|#[xX][0-9a-fA-F]{1,6});")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+_INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\U000e0000-\U000e007f]")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _ESCAPED = re.compile(r"\\([_\[\]*#-])")
 _DOUBLE = re.compile(r"(?<!\w)[“”„‟]([^\n“”„‟\"]*)[“”„‟](?!\w)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from merge_assets.errors import RecipeError
 from merge_assets.importing.config import renamed
 from merge_assets.importing.mending import Imported, sound_recipes
+from merge_assets.shown import without_credentials
 
 
 def write_recipe_file(imported: Imported, origin: str, local: Sequence[str], target: Path) -> None:
@@ -33,7 +34,7 @@ def write_recipe_file(imported: Imported, origin: str, local: Sequence[str], tar
         head.append(f"Left out: {', '.join(imported.dropped)}.")
     head += [f"Not certain: {choice}." for choice in imported.choices]
     head += [f"Local: {sentence}." for sentence in local]
-    text = "".join(f"# {line}\n" for line in head) + imported.text
+    text = "".join(f"# {without_credentials(line)}\n" for line in head) + imported.text
     sound_recipes(text, target, target.stem)
     draft = target.with_name(f".{target.name}.draft")
     try:

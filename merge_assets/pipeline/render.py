@@ -247,7 +247,7 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
     if scores.headline is not None:
         metadata["headline"] = scores.headline
     for row in scores.tasks:
-        metadata[f"{row.task} {row.metric}"] = row.value
+        metadata[printable(f"{row.task} {row.metric}")] = row.value
     metadata["evaluation_seconds"] = round(math.fsum(row.seconds for row in scores.tasks), 1)
     metadata["evaluated_now"] = ", ".join(scored.evaluated) or "none"
     metadata["versions"] = dict(scores.versions)
@@ -271,8 +271,10 @@ def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
 
 def check_metadata(metadata: Mapping[str, object]) -> Metadata:
     """Figures of a check; whatever is not a plain value as text."""
-    plain = (str, int, float, bool)
-    return {key: value if isinstance(value, plain) else str(value) for key, value in metadata.items()}
+    plain = (int, float, bool)
+    return {
+        printable(key): value if isinstance(value, plain) else printable(str(value)) for key, value in metadata.items()
+    }
 
 
 def _dropped(plan: Plan) -> list[Metadata]:
@@ -317,7 +319,7 @@ def _percent(value: float | None, sign: str = "") -> str:
 def _cell(value: object) -> str | int | float | bool:
     if isinstance(value, float) and not math.isfinite(value):
         return "∞" if value > 0 else str(value)
-    return value if isinstance(value, (str, int, float, bool)) else str(value)
+    return value if isinstance(value, (int, float, bool)) else printable(str(value))
 
 
 def _column_type(values: Sequence[object]) -> str:

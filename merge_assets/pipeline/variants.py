@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from merge_assets.errors import printable
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import VariantNode
@@ -81,7 +82,7 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
                     asset_key=key,
                     check_name=outcome.name,
                     passed=outcome.passed,
-                    description=outcome.description,
+                    description=printable(outcome.description),
                     metadata=check_metadata(outcome.metadata),
                 )
                 for outcome in built.checks

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import dagster as dg
 
-from merge_assets.errors import MergeAssetsError, Stopped
+from merge_assets.errors import MergeAssetsError, Stopped, printable
 from merge_assets.extras import not_installed
 from merge_assets.work import Work
 
@@ -98,6 +98,7 @@ def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest
     if latest.value is None:
         return
     done, total, label = latest.value
+    label = printable(label)
     percent = round(100 * done / total, 2) if total else 0.0
     metadata: dict[str, float | str] = {"percent": percent, "seconds": round(seconds, 1)}
     if label:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, Pla
 from merge_assets.recipe.parameters import Misfit, shown
 from merge_assets.recipe.problems import did_you_mean
 from merge_assets.reference import ModelReference
+from merge_assets.shown import without_credentials
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -33,6 +34,10 @@ _CRON_FIELDS = (
     ("day of week", 0, 7, ("sun", "mon", "tue", "wed", "thu", "fri", "sat")),
 )
 _CRON_PART = re.compile(r"(\*|\w+(?:-\w+)?)(?:/(\d+))?")
+
+
+Shown = Annotated[str, AfterValidator(without_credentials)]
+"""Words for people; what in them grants access is covered."""
 
 
 class RecipeMapping(BaseModel):

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from merge_assets.errors import RecipeError, in_one_line
 from merge_assets.recipe.problems import HIDDEN_KEYS, explain
 from merge_assets.recipe.schema import Recipe, RecipeSource
+from merge_assets.shown import without_credentials
 from merge_assets.yamlfile import Document, is_free, parse_documents, read_text
 
 
@@ -106,7 +107,8 @@ def _read(document: Document, index: int, path: Path, default: str, *, alone: bo
             )
         for key in HIDDEN_KEYS & content.keys():
             raise RecipeError("unknown key", file=f"{path}:{document.lines[(key,)]}", key=key)
-        source = RecipeSource(file=path, document=document.index, line=document.line, text=document.text)
+        text = without_credentials(document.text)  # it is shown, and kept beside the variant
+        source = RecipeSource(file=path, document=document.index, line=document.line, text=text)
         try:
             return Recipe.model_validate({"name": default, **content, "source": source})
         except ValidationError as error:

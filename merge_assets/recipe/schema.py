@@ -27,6 +27,7 @@ from merge_assets.recipe.fields import (
     Owner,
     RecipeMapping,
     Reference,
+    Shown,
     TagKey,
     TagValue,
 )
@@ -171,7 +172,7 @@ class Recipe(RecipeMapping):
     chat_template: str | None = Field(default=None, description="`auto`, a template's name, or a Jinja template")
 
     name: Name = Field(description="name of the variant; left out: the file's stem")
-    description: str = Field(default="", description="one line for the UI and the model card")
+    description: Shown = Field(default="", description="one line for the UI and the model card")
     group: Group | None = Field(default=None, description="group in the UI")
     tags: dict[TagKey, TagValue] = Field(default={}, description="tags in the UI")
     owners: tuple[Owner, ...] = Field(default=(), description="e-mail addresses or `team:NAME`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,9 +87,8 @@ class Artifact:
         if self.path is not None:
             return self.path
         assert self.place.objects is not None
-        store = hashlib.sha256(self.place.url("").encode()).hexdigest()[:12]
         digest = hashlib.sha256(self.manifest.encode()).hexdigest()[:12]
-        target = cache / store / files_path(self.manifest) / digest
+        target = self._copies(cache) / digest
         if target.is_dir():
             return target
         drafts = Drafts(Workbench(cache))
@@ -105,6 +105,15 @@ class Artifact:
                     if not target.is_dir():
                         raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
         return target
+
+    def forget_copies(self, cache: Path) -> None:
+        """Remove what :meth:`directory` has copied below ``cache``."""
+        if self.path is None:
+            shutil.rmtree(self._copies(cache), ignore_errors=True)
+
+    def _copies(self, cache: Path) -> Path:
+        store = hashlib.sha256(self.place.url("").encode()).hexdigest()[:12]
+        return cache / store / files_path(self.manifest)
 
     def read_bytes(self, name: str) -> bytes:
         """Content of one file, checked against its digest; for files that fit in memory.

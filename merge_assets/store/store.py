@@ -256,6 +256,10 @@ class ArtifactStore:
         """Those of the origins whose files have nothing wrong, as far as ``verify`` looks."""
         return verified(self._place, origins, verify, work)
 
+    def forget_attempts(self, artifact: Artifact) -> None:
+        """Remove what killed builders of a version have finished, so that the next one makes all of it."""
+        self.publishing.settle(_draft_name(artifact.line, artifact.manifest.key), artifact.manifest)
+
     def verify(self, artifact: Artifact, *, work: Work = UNATTENDED) -> list[str]:
         """Read every byte of a version and say what is wrong with it; empty if nothing is."""
         manifest = artifact.manifest

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
-from merge_assets.markup import render
+from merge_assets.markup import escape_markdown, render
 from merge_assets.plan import Plan
 from merge_assets.plan.describe import format_figure, human_bytes, layer_map, vocabulary_summary
 from merge_assets.plan.model import PlannedModel
@@ -16,10 +17,14 @@ CARD = "README.md"
 _PACKAGE = "merge_assets.variant"
 _RECIPE = "\n## Recipe\n\n```"
 """The last section, which no text of a stranger can begin: a fence follows at once."""
+_PATH = re.compile(r"(?:(?<=file://)|(?<![\w.:/~\\-]))(?:~[\w.-]*)?/(?:[\w.\\-]+/)+[\w.\\-]+")
+"""The absolute path of a file or folder, as people write them into comments."""
 
 
 def model_card(plan: Plan, recipe: Recipe) -> str:
-    """The card as Markdown with its front matter. Its scores are not known before the variant is written.
+    """The card as Markdown with its front matter. It is published: folders of this machine are called by their names alone.
+
+    Its scores are not known before the variant is written.
 
     Args:
         plan: what was built.
@@ -34,7 +39,7 @@ def model_card(plan: Plan, recipe: Recipe) -> str:
         library_name="transformers",
         tags=["merge", "merge-assets", plan.method],
     )
-    return render(
+    text = render(
         _PACKAGE,
         "card.md.j2",
         front=front.to_yaml(),
@@ -46,6 +51,31 @@ def model_card(plan: Plan, recipe: Recipe) -> str:
         vocabulary=vocabulary_summary(plan),
         figure=format_figure,
     )
+    return _without_paths(text, {part.path for one in _references(plan, recipe) for part in (one, one.lora) if part})
+
+
+def _references(plan: Plan, recipe: Recipe) -> Iterator[ModelReference]:
+    yield from recipe.references()
+    yield from (ModelReference.parse(model.reference) for model in plan.models)
+
+
+def _without_paths(text: str, models: Collection[str]) -> str:
+    """A card in which folders of this machine have as much of their paths as tells models apart, others their last part."""
+    folders = sorted((path for path in models if path.startswith(("/", "~"))), key=len, reverse=True)
+    for path, name in zip(folders, _tails(folders), strict=True):
+        for form in (str, escape_markdown):
+            text = text.replace(form(path), form(name))
+    return _PATH.sub(lambda found: found[0].rpartition("/")[2], text)
+
+
+def _tails(paths: Sequence[str]) -> list[str]:
+    """The shortest ends of paths that differ, of equal numbers of parts."""
+    parts = [PurePath(path).parts for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        tails = ["/".join(part.strip("/") for part in own[-count:]) for own in parts]
+        if len(set(tails)) == len(tails):
+            return tails
+    return [PurePath(path).name for path in paths]
 
 
 def with_scores(card: str, version: str, rows: Sequence[Mapping[str, str]]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -150,9 +151,13 @@ def test_verify_names_the_tensor_the_file_and_what_to_do(project: tuple[Path, li
     assert f"{len(raw) - 10} bytes, {len(raw)} in the manifest" in wrong[versions[1]]
     assert "config.json: missing" in wrong[versions[2]]
     assert "extra: not in the manifest" in wrong[versions[3]]
-    assert f"rm 'variants/mean@{versions[0][:12]}' --force --yes; what was made from it stays as it is" in done.stdout
-    assert "remove this file" in done.stdout
-    assert "4 problems" in done.stdout
+    damaged = [f"'variants/mean@{version[:12]}'" for version in versions[:3]]
+    assert f"merge-assets store repair {' '.join(damaged)} --yes: " in done.stdout
+    assert f"what to do  remove {folder / versions[3] / 'extra'}" in done.stdout
+    (doubt,) = [line for line in done.stdout.splitlines() if "in doubt  " in line]
+    assert doubt.split()[2].startswith("variants/deep@")
+    assert doubt.endswith(f"made from variants/mean@{versions[0][:12]}")
+    assert "4 problems, 1 version in doubt" in done.stdout
     assert store("verify", "variants/deep", root=root).code == 0
     listed = json.loads(store("verify", f"variants/mean@{versions[1]}", "--json", root=root).stdout)
     assert [problem["what"] for problem in listed["problems"]] == [f"{len(raw) - 10} bytes, {len(raw)} in the manifest"]
@@ -197,6 +202,51 @@ def test_rm_refuses_what_others_need_and_says_who(project: tuple[Path, list[str]
     assert store("rm", "variants/mean", "--yes", "--force", root=root).code == 0
     assert "nothing is stored here yet" in store("ls", root=root).stdout
     assert build(root, "mean") == versions[3]
+
+
+def test_following_the_advice_of_verify_ends_with_right_bytes(project: tuple[Path, list[str]]) -> None:
+    root, versions = project
+    (root / "recipes/mean.yaml").write_text(MEAN % 2)
+    build(root, "mean")  # from which deep was made
+    file = root / "var/store/variants/mean" / versions[0] / WEIGHTS
+    raw = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(raw[:-20_000] + bytes(byte ^ 0x80 if at % 2 else byte for at, byte in enumerate(raw[-20_000:])))
+    before = json.loads(store("verify", "--json", root=root).stdout)
+    assert [one["line"] for one in before["in_doubt"]] == ["variants/deep"]
+    (remedy,) = before["remedies"]
+    command = shlex.split(remedy.partition(":")[0])
+    assert command[:3] == ["merge-assets", "store", "repair"]
+    dry = store(*command[2:-1], root=root)
+    assert dry.code == 0
+    assert "Nothing was done yet; --yes does it" in dry.stdout
+    assert store("verify", root=root).code == 1
+    done = store(*command[2:], root=root)
+    assert done.code == 0, done.stderr
+    assert f"made  variants/mean@{versions[0][:12]}: as it was" in done.stdout
+    assert "Removed 2 versions, made 2 again" in done.stdout
+    assert "all is well" in store("verify", root=root).stdout
+    assert file.read_bytes() == raw
+    audited = json.loads(store("audit", "--json", root=root).stdout)
+    assert {one["state"] for one in audited["inputs"]} == {"same"}
+
+
+def test_what_cannot_be_made_again_stays_without_consent(project: tuple[Path, list[str]]) -> None:
+    root, versions = project
+    file = root / "var/store/variants/mean" / versions[1] / "config.json"
+    file.unlink()
+    done = store("repair", "--yes", root=root)
+    assert done.code == 2
+    assert (
+        "cannot be made again as it was: it is an older version of its line. Nothing was removed; add --lost"
+        in done.stderr
+    )
+    assert file.parent.is_dir()
+    done = store("repair", "--yes", "--lost", "--json", root=root)
+    assert done.code == 0
+    assert [(one["version"], one["made_again"]) for one in json.loads(done.stdout)["steps"]] == [(versions[1], False)]
+    assert not file.parent.exists()
+    assert "nothing is damaged" in store("repair", root=root).stdout
 
 
 def test_a_damaged_manifest_is_named_and_removed_by_name(project: tuple[Path, list[str]]) -> None:
@@ -257,7 +307,11 @@ def test_a_store_on_s3_is_looked_at_cleared_up_and_its_rule_printed(rgw: Rgw, bu
     done = store("verify", root=tmp_path, **environment)
     assert done.code == 1
     assert ".weight (bytes" in done.stdout
-    assert f"rm 'variants/mean@{versions[3][:12]}' --force --yes; merge-assets build mean" in done.stdout
+    assert f"merge-assets store repair 'variants/mean@{versions[3][:12]}' --yes" in done.stdout
+    done = store("repair", "variants/mean", "--yes", root=tmp_path, **environment)
+    assert done.code == 0, done.stderr
+    assert f"variants/mean@{versions[3][:12]}: as it was" in done.stdout
+    assert store("verify", root=tmp_path, **environment).code == 0
     done = store("ls", root=tmp_path, **environment | {"MERGE_ASSETS_STORE": "s3://nowhere/merges"})
     assert done.code == 2
     assert "there is no bucket 'nowhere'" in done.stderr

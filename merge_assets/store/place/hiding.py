@@ -1,4 +1,4 @@
-"""Which texts of a place's options and address may be secrets, and how the address is shown without them."""
+"""Which texts of a place's options and address may be secrets."""
 
 from __future__ import annotations
 
@@ -24,13 +24,6 @@ def plain(value: object) -> object:
 def secrets_of(root: str, options: Mapping[str, Any]) -> list[str]:
     """What no message may show, the longest first."""
     return sorted(set(_texts(options)) | set(_credentials(root)), key=len, reverse=True)
-
-
-def without_credentials(root: str) -> str:
-    """A URL with its user and password covered."""
-    parts = urlsplit(root)
-    _, at, host = parts.netloc.rpartition("@")
-    return root.replace(parts.netloc, f"******@{host}", 1) if at else root
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from merge_assets.errors import Stopped, StoreError, StoreUnreachableError
-from merge_assets.store.place.hiding import secrets_of, without_credentials
+from merge_assets.shown import HIDDEN, without_credentials
+from merge_assets.store.place.hiding import secrets_of
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Attempts:
         """The message for a failure below us, without any value of the options; never chained, for the same reason."""
         text = f"{type(error).__name__}: {error}"
         for secret in self._secrets:
-            text = text.replace(secret, "******")
+            text = text.replace(secret, HIDDEN)
         _LOG.debug("%s: cannot be %s: %s", self.url(path), done, text)
         kind = StoreUnreachableError if _may_pass(error) else StoreError
         return kind(f"{self.url(path)}: cannot be {done}: {text}; check the store's URL, options and network")

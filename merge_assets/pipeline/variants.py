@@ -7,16 +7,20 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from merge_assets.methods import find_method
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import VariantNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
-from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.steps import is_forced, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.plan.model import NUMERICS_VERSION, digest_of
 from merge_assets.workspace import Workspace
+
+_CARRIES = "passthrough"
+"""The method of parts of a model that a recipe does not name, whatever its own is."""
 
 CHECKS: Mapping[str, str] = {
     "finite": "Every element of every tensor is a finite number.",
@@ -66,7 +70,7 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
         built = run_work(
             context,
             key,
-            lambda work: api.build(workspace, node.recipe, commits=inputs.commits, work=work),
+            lambda work: api.build(workspace, node.recipe, commits=inputs.commits, force=is_forced(context), work=work),
         )
         # Not the inputs of the manifest: bytes that came out the same before keep the manifest of that time.
         # The fingerprint of a model with an adapter is that of the model; the adapter has its own.
@@ -92,10 +96,11 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
 
 
 def _digest(node: VariantNode) -> str:
-    """Of all that is written in the recipes that make the variant, those folded into it included."""
-    if not node.folded:
-        return node.recipe.digest
-    return digest_of([node.recipe.digest, {inner.name: inner.digest for inner in node.folded}])
+    """Of all that is written in the recipes that make the variant, those folded into it included, and of which code their
+    methods are."""
+    recipes = (node.recipe, *node.folded)
+    methods = {name: find_method(name).version for name in (_CARRIES, *(recipe.merge_method for recipe in recipes))}
+    return digest_of([node.recipe.digest, {inner.name: inner.digest for inner in node.folded}, methods])
 
 
 def _switch(on: bool) -> str:

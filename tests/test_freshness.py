@@ -68,14 +68,23 @@ REPORT = {name: 0 for name, field in StoredBuildReport.model_fields.items() if f
 VARIANT = VariantDetails(recipe="mean", method="linear", layers=1, parameters=1, checks=(), report=REPORT)
 
 
-def keep(space: api.Workspace, line: str, version: str, details: Details, files: Mapping[str, str]) -> None:
+def keep(
+    space: api.Workspace, line: str, version: str, details: Details, files: Mapping[str, str], *, key: str | None = None
+) -> None:
     with space.store.draft(line) as draft:
         for name, text in files.items():
             (draft.directory / name).write_text(text)
-        draft.commit(version, key=version, inputs=[], details=details)
+        draft.commit(version, key=key or version, inputs=[], details=details)
 
 
-def score(space: api.Workspace, model: str, *, fingerprint: str = NEW, suite: str | None = None) -> None:
+def score(
+    space: api.Workspace,
+    model: str,
+    *,
+    fingerprint: str = NEW,
+    suite: str | None = None,
+    lm_eval: str | None = None,
+) -> None:
     """Scores of a model as an evaluation leaves them."""
     scores = Scores(
         model=model,
@@ -89,9 +98,9 @@ def score(space: api.Workspace, model: str, *, fingerprint: str = NEW, suite: st
         versions={},
     )
     identity = space.names.identify(ModelReference(model))
-    keep(
-        space, scores_line(identity, "demo"), scores.digest, Details(), {results.SCORES_FILE: scores.model_dump_json()}
-    )
+    key = suite or results.scores_key(space.suites["demo"], fingerprint, lm_eval=lm_eval)
+    files = {results.SCORES_FILE: scores.model_dump_json()}
+    keep(space, scores_line(identity, "demo"), scores.digest, Details(), files, key=key)
 
 
 def on_the_leaderboard(space: api.Workspace) -> set[str]:
@@ -113,7 +122,8 @@ def on_its_card(space: api.Workspace) -> set[str]:
     [
         pytest.param({}, {"mean"}, id="of this version and suite"),
         pytest.param({"fingerprint": OLD}, set(), id="of another version"),
-        pytest.param({"suite": "edited since"}, set(), id="of an earlier text of the suite"),
+        pytest.param({"suite": "edited-since"}, set(), id="of an earlier text of the suite"),
+        pytest.param({"lm_eval": "0.0.1"}, set(), id="measured by another lm-eval"),
     ],
 )
 def test_scores_that_are_out_of_date_are_shown_nowhere(
@@ -124,7 +134,7 @@ def test_scores_that_are_out_of_date_are_shown_nowhere(
 
 
 @pytest.mark.parametrize("shown", [on_the_leaderboard, on_the_page_of_what_is_made_of_it])
-@pytest.mark.parametrize(("suite", "expected"), [(None, {"a"}), ("edited since", set())])
+@pytest.mark.parametrize(("suite", "expected"), [(None, {"a"}), ("edited-since", set())])
 def test_of_a_base_checkpoint_whose_bytes_are_not_known_the_latest_scores_count(
     suite: str | None, expected: set[str], shown: Callable[[api.Workspace], set[str]], space: api.Workspace
 ) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from merge_assets.analysis.layers import ANALYSIS_VERSION
 from merge_assets.freshness import Basis, stale_reason
 from merge_assets.identity import ModelIdentity, analysis_line, scores_line
 from merge_assets.plan.model import digest_of
@@ -15,14 +18,34 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite import Suite
 
-ANALYSIS_VERSION = "1"
-"""Changes whenever an analysis of the same bytes would have other figures."""
-
 SCORES_FILE = "scores.json"
 
 
+def scores_key(suite: Suite, fingerprint: str, *, lm_eval: str | None = None) -> str:
+    """Key of a model's scores on a suite: of what the suite says, and of the result of every task.
+
+    Args:
+        suite: the suite.
+        fingerprint: of the model.
+        lm_eval: version of lm-eval; default: the one that is installed.
+    """
+    from merge_assets.evaluation.runner import result_keys
+
+    keys = result_keys(suite, fingerprint, lm_eval=lm_eval)
+    return digest_of({"suite": suite.digest, "results": [key.digest for key in keys]})
+
+
+@cache
+def lm_eval_version() -> str | None:
+    """The version of lm-eval that evaluations here would use; ``None`` where it is not installed."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        return None
+
+
 def analysis_key(fingerprint: str | None, modules: Sequence[str] | None) -> str:
-    """Key of an analysis, which is its version, too.
+    """Key of an analysis.
 
     Args:
         fingerprint: of the model.
@@ -43,7 +66,7 @@ def current_analysis(store: ArtifactStore, model: ModelIdentity, fingerprint: st
     if artifact is None:
         return None
     details = artifact.manifest.described(AnalysisDetails)
-    was = Basis(artifact.version, {model.title: details.fingerprint})
+    was = Basis(artifact.manifest.key, {model.title: details.fingerprint})
     now = Basis(analysis_key(details.fingerprint, details.modules), {model.title: fingerprint})
     return artifact if stale_reason(was, now) is None else None
 
@@ -63,6 +86,7 @@ def current_scores(store: ArtifactStore, model: ModelIdentity, suite: Suite, fin
     if artifact is None:
         return None
     scores = Scores.from_json(artifact.read_bytes(SCORES_FILE))
-    was = Basis(scores.suite_digest, {model.title: scores.fingerprint})
-    now = Basis(suite.digest, {model.title: fingerprint})
-    return scores if stale_reason(was, now) is None else None
+    # Where nothing can be evaluated, what was evaluated elsewhere is not out of date for that.
+    now = scores_key(suite, scores.fingerprint, lm_eval=lm_eval_version() or scores.versions.get("lm_eval", "none"))
+    was = Basis(artifact.manifest.key, {model.title: scores.fingerprint})
+    return scores if stale_reason(was, Basis(now, {model.title: fingerprint})) is None else None

@@ -130,6 +130,12 @@ class EngineError(MergeAssetsError):
     kind = "engine"
 
 
+class NotReproducedError(EngineError):
+    """What is stored was computed again, and came out otherwise."""
+
+    kind = "engine.not-reproduced"
+
+
 class StoreError(MergeAssetsError):
     """An artifact in the store is missing or incomplete, or the store cannot do what was asked for."""
 

@@ -16,6 +16,9 @@ from merge_assets.shown import without_credentials
 
 FORMAT: Literal[2] = 2
 
+NOTHING_CHANGED = "nothing changed"
+"""Said of what was measured again and came out the same, on the same versions of everything."""
+
 _M = TypeVar("_M", bound=BaseModel)
 
 
@@ -203,6 +206,7 @@ class VariantDetails(Details):
     Attributes:
         recipe: its name.
         method: merge method.
+        methods: version of every method that made a tensor or an input of one, by name.
         layers: number of layers.
         parameters: elements of all tensors.
         checks: what was found right after it was built.
@@ -212,6 +216,7 @@ class VariantDetails(Details):
 
     recipe: str
     method: str
+    methods: Mapping[str, str] = Field(default_factory=dict)
     layers: int
     parameters: int
     checks: tuple[Check, ...]
@@ -263,6 +268,8 @@ class AnalysisDetails(Details):
         seconds: wall time.
         bytes_read: bytes of weights read.
         spectra_reused: spectra taken from the analysis before.
+        versions: of numpy, and of the library of linear algebra, which computed the others.
+        device: where they were computed.
     """
 
     model: str
@@ -273,6 +280,8 @@ class AnalysisDetails(Details):
     seconds: float
     bytes_read: int
     spectra_reused: int
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    device: Literal["cpu"] = "cpu"
 
 
 class ScoresDetails(Details):

@@ -301,6 +301,6 @@ def _artifact(version: str, inputs: dict[str, str] | None = None) -> Any:
     return SimpleNamespace(
         version=version,
         manifest=SimpleNamespace(fingerprints=inputs or {}, common=Details()),
-        directory=lambda cache: cache,
+        directory=lambda cache, **_: cache,
         read_bytes=lambda name: b"",
     )

@@ -101,15 +101,24 @@ def keep(
     details: Details,
     files: Mapping[str, str],
     inputs: Mapping[str, str] | None = None,
+    *,
+    key: str | None = None,
 ) -> None:
     with space.store.draft(line) as draft:
         for name, text in files.items():
             (draft.directory / name).write_text(text)
         used = [Input(kind="local", name=name, fingerprint=value) for name, value in (inputs or {}).items()]
-        draft.commit(version, key=version, inputs=used, details=details)
+        draft.commit(version, key=key or version, inputs=used, details=details)
 
 
-def score(space: api.Workspace, model: str, *, fingerprint: str = NEW, suite: str | None = None) -> None:
+def score(
+    space: api.Workspace,
+    model: str,
+    *,
+    fingerprint: str = NEW,
+    suite: str | None = None,
+    lm_eval: str | None = None,
+) -> None:
     """Scores of a model as an evaluation leaves them."""
     scores = Scores(
         model=model,
@@ -123,8 +132,9 @@ def score(space: api.Workspace, model: str, *, fingerprint: str = NEW, suite: st
         versions={},
     )
     identity = space.names.identify(ModelReference(model))
+    key = suite or results.scores_key(space.suites["demo"], fingerprint, lm_eval=lm_eval)
     files = {results.SCORES_FILE: scores.model_dump_json()}
-    keep(space, scores_line(identity, "demo"), scores.digest, Details(), files, {model: fingerprint})
+    keep(space, scores_line(identity, "demo"), scores.digest, Details(), files, {model: fingerprint}, key=key)
 
 
 def on_the_leaderboard(space: api.Workspace) -> dict[str, str | None]:
@@ -154,9 +164,10 @@ OTHER = {OLD: f"scores are of version {OLD[:12]}, current is {NEW[:12]}"}
 @pytest.mark.parametrize(
     ("shown", "stale", "expected"),
     [
-        *(pytest.param(shown, {"suite": "edited since"}, {}, id=f"suite, {shown.__name__}") for shown in SHOWN),
+        *(pytest.param(shown, {"suite": "edited-since"}, {}, id=f"suite, {shown.__name__}") for shown in SHOWN),
         *(pytest.param(shown, {"fingerprint": OLD}, {}, id=f"version, {shown.__name__}") for shown in SHOWN[1:]),
         pytest.param(on_the_leaderboard, {"fingerprint": OLD}, OTHER, id="version, said on the leaderboard"),
+        *(pytest.param(shown, {"lm_eval": "0.0.1"}, {}, id=f"lm-eval, {shown.__name__}") for shown in SHOWN),
     ],
 )
 def test_scores_that_are_out_of_date_are_called_so_or_shown_nowhere(
@@ -179,7 +190,7 @@ def test_scores_of_this_version_are_shown_also_where_others_were_made_since(
 
 
 @pytest.mark.parametrize("shown", [on_the_leaderboard, on_the_page_of_what_is_made_of_it])
-@pytest.mark.parametrize(("suite", "expected"), [(None, {OLD: None}), ("edited since", {})])
+@pytest.mark.parametrize(("suite", "expected"), [(None, {OLD: None}), ("edited-since", {})])
 def test_of_a_base_checkpoint_whose_bytes_are_not_known_the_latest_scores_count(
     suite: str | None,
     expected: dict[str, str | None],

@@ -11,6 +11,9 @@ from typing import Any
 from merge_assets.errors import AnalysisError
 from merge_assets.records import RecordFile
 
+ANALYSIS_VERSION = "1"
+"""Raised whenever an analysis of the same bytes would have other figures; part of the key of every analysis and spectrum."""
+
 TABLE = "snr.json"
 
 _METRICS = ("snr", "margin")

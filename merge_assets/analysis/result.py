@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ class Analysis:
         reused: number of spectra taken from a previous analysis.
         bytes_read: bytes of weights read, those read only to be hashed included.
         seconds: wall time of the computation.
+        versions: of numpy, and of the library of linear algebra that it used; empty for one that was read back.
     """
 
     title: str
@@ -44,6 +46,16 @@ class Analysis:
     reused: int = 0
     bytes_read: int = 0
     seconds: float = 0.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of all figures and notes; the title does not count."""
+        return hashlib.sha256(self.figures().encode()).hexdigest()
+
+    def figures(self) -> str:
+        """``snr.json`` without the title."""
+        return tables.to_json("", self.layers, self.rows, self.notes)
 
     def table(self) -> pd.DataFrame:
         """The table as a pandas frame; ``layer`` and ``expert`` are nullable integers."""

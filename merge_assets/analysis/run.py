@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
 from merge_assets.analysis.matrices import Matrix, select
 from merge_assets.analysis.reading import OpenTensor
@@ -104,7 +104,18 @@ def analyse(
         reused=sum(r.reused for r in ordered),
         bytes_read=sum(r.bytes_read for r in ordered),
         seconds=time.monotonic() - started,
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of what computes singular values, which may differ in their last digits with it."""
+    libraries = {
+        str(library["internal_api"]): f"{library.get('version')} {library.get('architecture') or ''}".rstrip()
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    }
+    return {"numpy": np.__version__, **libraries}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The file ``spectra.safetensors``: every spectrum, and what each was computed from.
 
 One float64 tensor per weight, singular values descending. The metadata key ``spectra`` is JSON: format, and per
-weight the digest of the stored tensor, its dtype, and which part of it the weight is. A spectrum is used again
-only if all of these agree, and it has itself the digest that stands there for it.
+weight the version of the analysis, the digest of the stored tensor, its dtype, and which part of it the weight is. A
+spectrum is used again only if all of these agree, and it has itself the digest that stands there for it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from merge_assets.analysis.layers import ANALYSIS_VERSION
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.digests import digest_of
 from merge_assets.errors import AnalysisError
@@ -31,6 +32,7 @@ _KEY = "spectra"
 def identity(matrix: Matrix, digest: str) -> dict[str, Any]:
     """What a spectrum depends on."""
     return {
+        "analysis": ANALYSIS_VERSION,
         "digest": digest,
         "dtype": matrix.source.dtype,
         "block": list(matrix.block),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from merge_assets.extras import require
 from merge_assets.identity import analysis_line
+from merge_assets.plan.model import digest_of
 from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
@@ -31,10 +33,12 @@ class Analysed:
     Attributes:
         artifact: the committed version.
         reused: whether it was there already.
+        changes: what computing it again changed, a sentence each; ``None`` if none was there, or it was not asked for.
     """
 
     artifact: Artifact
     reused: bool
+    changes: tuple[str, ...] | None = None
 
 
 def snr(
@@ -45,6 +49,7 @@ def snr(
     modules: Sequence[str] | None = None,
     top_percent: float = 50,
     spectrum_compat: bool = False,
+    refresh: bool = False,
     work: Work = UNATTENDED,
 ) -> Analysis:
     """Analyse a model and write tables, exports and plots to a folder.
@@ -58,6 +63,7 @@ def snr(
         modules: parts of tensor names, such as ``v_proj``; ``None`` is every matrix of the layers.
         top_percent: share of each module type in the axolotl export.
         spectrum_compat: in the exports, count a missing noise as 1, as Spectrum does.
+        refresh: compute every spectrum, also those that the folder has.
         work: told bytes; asked throughout.
     """
     require(*_NEEDED)
@@ -70,7 +76,7 @@ def snr(
         modules=modules,
         workers=workspace.settings.threads,
         work=work,
-        previous=target if (target / "spectra.safetensors").is_file() else None,
+        previous=target if not refresh and (target / "spectra.safetensors").is_file() else None,
         digests=item.tensor_digests,
         title=workspace.names.identify(reference).title,
     )
@@ -84,6 +90,7 @@ def analyse(
     *,
     modules: Sequence[str] | None = None,
     commit: str | None = None,
+    refresh: bool = False,
     work: Work = UNATTENDED,
 ) -> Analysed:
     """Analyse a model into the store, unless the store has this analysis of these bytes.
@@ -93,6 +100,8 @@ def analyse(
         reference: the model.
         modules: parts of tensor names; ``None`` is every matrix of the layers.
         commit: Hub commit that an observation recorded.
+        refresh: compute every spectrum, whatever the store has. What comes out becomes the current version; it is the same
+            version if no figure is different.
         work: told bytes; asked throughout.
     """
     require(*_NEEDED)
@@ -105,7 +114,7 @@ def analyse(
     wanted = tuple(sorted(modules)) if modules is not None else None
     key = analysis_key(item.fingerprint, wanted)
     found = workspace.store.reuse(line, key)
-    if found is not None:
+    if found is not None and not refresh:
         return Analysed(found, reused=True)
     from merge_assets.analysis.run import analyse as run
 
@@ -115,14 +124,15 @@ def analyse(
         modules=modules,
         workers=workspace.settings.threads,
         work=work,
-        previous=earlier.directory(workspace.cache / "artifacts") if earlier else None,
+        previous=earlier.directory(workspace.cache / "artifacts") if earlier and not refresh else None,
         digests=item.tensor_digests,
         title=identity.title,
     )
+    changed = None if found is None else _changes(found, analysis)
     with workspace.store.draft(line, started) as draft:
         analysis.write(draft.directory)
         artifact = draft.commit(
-            key,
+            digest_of([key, analysis.digest]),
             key=key,
             inputs=[models.used(str(reference), item.fingerprint)],
             details=AnalysisDetails(
@@ -134,6 +144,26 @@ def analyse(
                 seconds=analysis.seconds,
                 bytes_read=analysis.bytes_read,
                 spectra_reused=analysis.reused,
+                versions=analysis.versions,
             ),
         )
-    return Analysed(artifact, reused=False)
+    return Analysed(artifact, reused=False, changes=changed)
+
+
+def _changes(before: Artifact, after: Analysis) -> tuple[str, ...]:
+    """What computing an analysis again changed: figures, then the versions that the two were computed with."""
+    from merge_assets.analysis.layers import TABLE
+
+    was, now = (
+        {row["tensor"]: row for row in json.loads(text)["weights"]}
+        for text in (before.read_bytes(TABLE), after.figures())
+    )
+    changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    versions = before.manifest.described(AnalysisDetails).versions
+    figures = (f"figures of {len(changed)} of {len(now)} weights: {', '.join(changed[:3])}",) if changed else ()
+    made = [
+        f"{package} {versions.get(package, 'unknown')} and {after.versions.get(package, 'unknown')}"
+        for package in dict.fromkeys([*versions, *after.versions])
+        if versions.get(package) != after.versions.get(package)
+    ]
+    return (*figures, *made)

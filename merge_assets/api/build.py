@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_assets.api.again import require_equal
 from merge_assets.api.joined import card_rows, scores_of_folder
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
@@ -42,6 +43,7 @@ class Built:
     Attributes:
         artifact: the committed version.
         reused: whether it was there already, so that nothing was computed.
+        confirmed: whether it was there already, and computing it again gave the same bytes.
         plan: what it was built from.
         checks: outcomes of the checks made when it was built, as the recipe judges them now.
         report: what the build did; of the original build if reused.
@@ -52,6 +54,7 @@ class Built:
     plan: Plan
     checks: tuple[Check, ...]
     report: StoredBuildReport
+    confirmed: bool = False
 
 
 def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None) -> Plan:
@@ -155,6 +158,7 @@ def build(
     recipe: Recipe,
     *,
     commits: Mapping[ModelReference, str] | None = None,
+    force: bool = False,
     work: Work = UNATTENDED,
 ) -> Built:
     """Build a recipe's variant into the store, unless the store has it.
@@ -163,10 +167,13 @@ def build(
         workspace: where to build.
         recipe: what to build.
         commits: Hub commits that observations recorded, to build from exactly these.
+        force: compute every tensor, also where the store has it. A version that is there is compared with what comes out and
+            stays as it is.
         work: told bytes; asked throughout. What was finished until a stop is kept for the next attempt.
 
     Raises:
         RecipeError: if the recipe is not stored (``materialize: false``).
+        NotReproducedError, DamageError: if the version that is there is not what comes out.
         MergeAssetsError: if the recipe does not fit its inputs or the build fails.
     """
     if not recipe.materialize:
@@ -179,11 +186,20 @@ def build(
     made = _plan(workspace, models, recipe, inputs, None)
     line = variant_line(recipe.name)
     found = workspace.store.reuse(line, made.key)
-    artifact = found or _written(workspace, models, recipe, made, line, started, work)
+    if found is not None and force:
+        with workspace.store.trial(line, work=work.silent()) as draft:
+            _compute(workspace, models, recipe, made, draft, {}, work)
+            computed = draft.describe({}, work.silent())
+        require_equal(workspace.store, found, computed, [shard.file for shard in made.shards], work)
+    artifact = found
+    if artifact is None:
+        origins = {} if force else _origins(workspace, made, line, work)
+        artifact = _written(workspace, models, recipe, made, line, started, origins, work)
     basis = Basis(_code(workspace, recipe), {m.reference: m.fingerprint or "" for m in _read(made)})
     if basis != made_from(artifact.manifest):  # of the first that came out as these bytes
         workspace.store.remember(line, basis_key(basis), artifact.version)
-    return _built(artifact, made, recipe, reused=found is not None)
+    there = found is not None
+    return _built(artifact, made, recipe, reused=there and not force, confirmed=there and force)
 
 
 def _code(workspace: Workspace, recipe: Recipe) -> str:
@@ -212,32 +228,15 @@ def _written(
     made: Plan,
     line: str,
     started: datetime,
+    origins: Mapping[str, Origin],
     work: Work,
 ) -> Artifact:
-    from merge_assets.engine.execute import execute
-    from merge_assets.variant.surroundings import write_surroundings
-
     store, stored = workspace.store, workspace.stored
     require("torch", "transformers")  # the checks, which come last, need both
-    origins, fetched = _origins(workspace, made, line, work), stored.fetched
-    verify = workspace.settings.verify_inputs
-    with store.build(line, made.key, started, verify=verify != "off", work=work) as draft:
-        draft.building.add(_files(made), origins)
-        report = execute(
-            made,
-            draft.directory,
-            device=_device(workspace, recipe),
-            threads=workspace.settings.threads,
-            # Half of it is for what is on its way from and to a bucket.
-            memory=int(workspace.settings.memory) // (2 if store.in_bucket else 1),
-            work=work,
-            allow_nonfinite=recipe.allow_nonfinite,
-            inputs=stored.inputs(models.local.digested_states),
-            landing=draft.building,
-            verify=verify,
-        )
+    fetched = stored.fetched
+    with store.build(line, made.key, started, verify=workspace.settings.verify_inputs != "off", work=work) as draft:
+        report = _compute(workspace, models, recipe, made, draft, origins, work)
         origins = {name: origin for name, origin in origins.items() if name in draft.building.reused}
-        write_surroundings(made, recipe, draft.directory, read_file=stored.read)
         known = stored.nonfinite(made)
         known |= {name: origin.nonfinite for name, origin in origins.items()}
         bad = count_nonfinite(made, report.nonfinite, known, work)
@@ -259,6 +258,7 @@ def _written(
                 recipe=recipe.name,
                 code=_code(workspace, recipe),
                 method=made.method,
+                methods=made.methods,
                 layers=made.layer_count,
                 parameters=made.parameter_count,
                 nonfinite=bad,
@@ -268,6 +268,37 @@ def _written(
             ),
             work=work.silent(),
         )
+
+
+def _compute(
+    workspace: Workspace,
+    models: Models,
+    recipe: Recipe,
+    made: Plan,
+    draft: BuildDraft,
+    origins: Mapping[str, Origin],
+    work: Work,
+) -> BuildReport:
+    """Write the files of a variant into a draft."""
+    from merge_assets.engine.execute import execute
+    from merge_assets.variant.surroundings import write_surroundings
+
+    draft.building.add(_files(made), origins)
+    report = execute(
+        made,
+        draft.directory,
+        device=_device(workspace, recipe),
+        threads=workspace.settings.threads,
+        # Half of it is for what is on its way from and to a bucket.
+        memory=int(workspace.settings.memory) // (2 if workspace.store.in_bucket else 1),
+        work=work,
+        allow_nonfinite=recipe.allow_nonfinite,
+        inputs=workspace.stored.inputs(models.local.digested_states),
+        landing=draft.building,
+        verify=workspace.settings.verify_inputs,
+    )
+    write_surroundings(made, recipe, draft.directory, read_file=workspace.stored.read)
+    return report
 
 
 def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> Check | None:
@@ -328,9 +359,10 @@ def _reported(
     )
 
 
-def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool) -> Built:
+def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool = False, confirmed: bool = False) -> Built:
     details = artifact.manifest.described(VariantDetails)
-    return Built(artifact, reused, made, tuple(_judged(check, recipe) for check in details.checks), details.report)
+    checks = tuple(_judged(check, recipe) for check in details.checks)
+    return Built(artifact, reused, made, checks, details.report, confirmed)
 
 
 def _judged(check: Check, recipe: Recipe) -> Check:

@@ -148,8 +148,9 @@ def _said(stored: StoredVersion) -> dict[str, Any]:
     manifest = stored.artifact.manifest
     plain = {name: value for name, value in manifest.details.items() if isinstance(value, (str, int, float))}
     made = manifest.provenance
+    methods = {f"method {name}": version for name, version in manifest.details.get("methods", {}).items()}
     code = {"merge_assets": made.merge_assets, "commit": made.commit, "command": made.command, "host": made.host}
-    return {"line": manifest.line, "version": manifest.version, "input key": manifest.key} | plain | code
+    return {"line": manifest.line, "version": manifest.version, "input key": manifest.key} | plain | methods | code
 
 
 def _tensors(files: Mapping[str, FileEntry]) -> dict[str, str]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from merge_assets.api.joined import card_rows, scores_of
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
-from merge_assets.plan.model import digest_of
 from merge_assets.records import ScoresDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
@@ -18,9 +17,10 @@ from merge_assets.variant.card import CARD, with_scores
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.guard import look_through
-from merge_assets.workspace.results import SCORES_FILE, KnownScores
+from merge_assets.workspace.results import SCORES_FILE, KnownScores, scores_key
 
 if TYPE_CHECKING:
+    from merge_assets.evaluation.runner import Evaluation
     from merge_assets.evaluation.scores import Scores
 
 
@@ -33,12 +33,14 @@ class Scored:
         reused: whether it was there already.
         scores: the scores.
         evaluated: tasks that were run now.
+        changes: what measuring again changed, a sentence each; ``None`` if nothing was there before, or it was not asked for.
     """
 
     artifact: Artifact
     reused: bool
     scores: Scores
     evaluated: tuple[str, ...]
+    changes: tuple[str, ...] | None = None
 
 
 def evaluate(
@@ -50,9 +52,10 @@ def evaluate(
     limit: int | None = None,
     batch_size: int | None = None,
     device: str | None = None,
+    refresh: bool = False,
     work: Work = UNATTENDED,
-) -> Scores:
-    """Evaluate a model folder on a suite, without the store.
+) -> Evaluation:
+    """Evaluate a model folder on a suite, without the store; the result has the scores.
 
     Finished tasks are kept in the cache, so that an interrupted evaluation continues with the next task.
 
@@ -64,6 +67,7 @@ def evaluate(
         limit: documents per task; for a quick look.
         batch_size: sequences per forward pass, instead of the suite's.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        refresh: evaluate every task again, and keep what comes out instead of what is in the cache.
         work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults
@@ -76,15 +80,22 @@ def evaluate(
         device=device or workspace.settings.device,
         limit=limit,
         batch_size=batch_size,
+        refresh=refresh,
         work=work,
     )
     if out is not None:
         evaluation.write(Path(out))
-    return evaluation.scores
+    return evaluation
 
 
 def score(
-    workspace: Workspace, reference: ModelReference, suite: str, *, commit: str | None = None, work: Work = UNATTENDED
+    workspace: Workspace,
+    reference: ModelReference,
+    suite: str,
+    *,
+    commit: str | None = None,
+    refresh: bool = False,
+    work: Work = UNATTENDED,
 ) -> Scored:
     """Evaluate a model on a suite into the store, unless the store has these scores of these bytes.
 
@@ -93,10 +104,13 @@ def score(
         reference: the model; a recipe's name stands for its variant in the store.
         suite: name of the suite.
         commit: Hub commit that an observation recorded.
+        refresh: measure again, whatever the store and the cache have. What comes out becomes the current version; it is the
+            same version if nothing is different.
         work: told thousandths of a task; asked throughout. Finished tasks are kept when it is stopped.
     """
+    from merge_assets.evaluation.circumstances import changes
     from merge_assets.evaluation.results import TaskResults
-    from merge_assets.evaluation.runner import evaluate_suite, result_keys
+    from merge_assets.evaluation.runner import evaluate_suite
     from merge_assets.evaluation.scores import Scores
 
     wanted = workspace.suites.require(suite)
@@ -107,11 +121,11 @@ def score(
     item = models.fetch(reference, commit=commit, work=work.silent())
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
-    keys = result_keys(wanted, item.fingerprint)
-    key = digest_of({"suite": wanted.digest, "results": [key.digest for key in keys]})
+    key = scores_key(wanted, item.fingerprint)
     found = workspace.store.reuse(line, key)
-    if found is not None:
-        return Scored(found, True, Scores.from_json(found.read_bytes(SCORES_FILE)), ())
+    before = None if found is None else Scores.from_json(found.read_bytes(SCORES_FILE))
+    if found is not None and before is not None and not refresh:
+        return Scored(found, True, before, ())
     evaluation = evaluate_suite(
         Path(item.checkpoint.location),
         wanted,
@@ -120,6 +134,7 @@ def score(
         fingerprint=item.fingerprint,
         unchanged=look_through(item, workspace.settings.verify_inputs, models.local.digested_states, work.silent()),
         device=workspace.settings.device,
+        refresh=refresh,
         work=work,
     )
     variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None
@@ -136,4 +151,5 @@ def score(
             inputs=[models.used(str(reference), item.fingerprint)],
             details=ScoresDetails(model=identity.title, suite=suite, headline=evaluation.scores.headline),
         )
-    return Scored(artifact, False, evaluation.scores, evaluation.evaluated)
+    changed = None if before is None else changes(before, evaluation.scores)
+    return Scored(artifact, False, evaluation.scores, evaluation.evaluated, changed)

@@ -47,6 +47,10 @@ DeviceOption = Annotated[
     ),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Worker threads; default: the setting.")]
+RefreshOption = Annotated[
+    bool,
+    typer.Option("--refresh", help="Measure again, whatever is there, put it in its place, and say what changed."),
+]
 
 
 def _allow_pickle(on: bool) -> bool:
@@ -139,6 +143,7 @@ def snr(
     spectrum_compat: Annotated[
         bool, typer.Option("--spectrum-compat", help="In the exports, count a missing noise as 1, as Spectrum does.")
     ] = False,
+    refresh: RefreshOption = False,
 ) -> None:
     """Signal-to-noise ratio of every weight matrix from its singular values.
 
@@ -146,7 +151,7 @@ def snr(
     """
     from merge_assets.cli.work import run_snr
 
-    run_snr(model, out, modules.split(",") if modules else None, top_percent, spectrum_compat)
+    run_snr(model, out, modules.split(",") if modules else None, top_percent, spectrum_compat, refresh)
 
 
 @app.command(rich_help_panel="Work on folders")
@@ -159,11 +164,12 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Documents per task, for a quick look; needs --out.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; needs --out.")] = None,
     device: DeviceOption = None,
+    refresh: RefreshOption = False,
 ) -> None:
     """Evaluate a model on a suite with lm-eval; an interrupted evaluation continues with the next task."""
     from merge_assets.cli.work import run_evaluate
 
-    run_evaluate(model, suite, out, limit, batch_size, device)
+    run_evaluate(model, suite, out, limit, batch_size, device, refresh)
 
 
 @app.command(rich_help_panel="Pipeline")
@@ -175,16 +181,29 @@ def build(
         ),
     ] = None,
     only: Annotated[bool, typer.Option("--only-variants", help="Merge, but do not evaluate or rank.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run everything selected, also what is up to date.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Make everything selected again, also what is up to date: variants are computed and compared with what is "
+            "stored, analyses and scores measured.",
+        ),
+    ] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option("--refresh", help="Measure analyses and scores again, and put what comes out in their place."),
+    ] = False,
+    json: JsonOption = False,
     allow_pickle: PickleOption = False,
 ) -> None:
     """Bring recipes up to date through Dagster: observe, analyse, merge, evaluate, rank.
 
-    What is up to date is left alone, and said so. The runs are in the UI afterwards. Ends with code 1 if a step failed.
+    What is up to date is left alone, and said so. The runs are in the UI afterwards. Ends with code 1 if a step failed;
+    a variant that is computed again and comes out otherwise than it is stored is such a failure.
     """
     from merge_assets.cli.pipeline import run_build
 
-    raise typer.Exit(run_build(selection or [], with_scores=not only, force=force))
+    raise typer.Exit(run_build(selection or [], with_scores=not only, force=force, refresh=refresh, as_json=json))
 
 
 @app.command(rich_help_panel="Pipeline")

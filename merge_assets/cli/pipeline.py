@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
 
-from merge_assets.cli.console import console, err
+from merge_assets.cli.console import console, err, print_json
 from merge_assets.cli.show import show_leaderboard
 from merge_assets.errors import Stopped
 from merge_assets.extras import require
@@ -23,6 +24,8 @@ _STYLES = {
     words.BUILT: "green",
     words.OBSERVED: "green",
     words.REUSED: "cyan",
+    words.CONFIRMED: "green",
+    words.MEASURED: "green",
     words.UP_TO_DATE: "dim",
     words.FAILED: "bold red",
     words.SKIPPED: "yellow",
@@ -30,7 +33,14 @@ _STYLES = {
 }
 
 
-def run_build(names: Sequence[str], *, with_scores: bool = True, force: bool = False) -> int:
+def run_build(
+    names: Sequence[str],
+    *,
+    with_scores: bool = True,
+    force: bool = False,
+    refresh: bool = False,
+    as_json: bool = False,
+) -> int:
     """Bring recipes up to date and print what became of every asset; 1 if something failed.
 
     Raises:
@@ -38,7 +48,13 @@ def run_build(names: Sequence[str], *, with_scores: bool = True, force: bool = F
     """
     _open_home(load_settings())
     began = time.perf_counter()
-    made = materialise(list(names), with_scores=with_scores, force=force, report=_print_outcome)
+    report = None if as_json else _print_outcome
+    made = materialise(list(names), with_scores=with_scores, force=force, refresh=refresh, report=report)
+    if as_json:
+        print_json({"failed": made.failed} | asdict(made))
+        if made.ending is not None and made.ending.state == words.STOPPED:
+            raise Stopped
+        return int(made.failed)
     counts = [f"{made.count(state)} {state}" for state in _STYLES if made.count(state)]
     console().print(f"{', '.join(counts)} in {time.perf_counter() - began:.0f} s")
     if made.run_id is None and not made.failed:
@@ -71,7 +87,7 @@ def _print_outcome(outcome: words.Outcome, known: int, total: int) -> None:
     message = f"  [dim]{escape(outcome.message)}[/]" if outcome.message else ""
     width = len(str(total))
     console().print(
-        f"[{known:>{width}}/{total}] [{style}]{outcome.state:<20}[/] {escape(outcome.key)}{seconds}{message}",
+        f"[{known:>{width}}/{total}] [{style}]{outcome.state:<21}[/] {escape(outcome.key)}{seconds}{message}",
         soft_wrap=True,
         highlight=False,
     )

@@ -14,7 +14,7 @@ from merge_assets.cli.opened import opened
 from merge_assets.errors import CheckpointError, EvaluationError
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
-from merge_assets.records import AnalysisDetails
+from merge_assets.records import NOTHING_CHANGED, AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Models, Workspace
 
@@ -66,7 +66,12 @@ def run_merge(
 
 
 def run_snr(
-    model: str, out: Path | None, modules: Sequence[str] | None, top_percent: float, spectrum_compat: bool
+    model: str,
+    out: Path | None,
+    modules: Sequence[str] | None,
+    top_percent: float,
+    spectrum_compat: bool,
+    refresh: bool,
 ) -> None:
     """Analyse into a folder, or into the store."""
     workspace = opened() if out is None else Workspace.open()
@@ -80,6 +85,7 @@ def run_snr(
                 modules=modules,
                 top_percent=top_percent,
                 spectrum_compat=spectrum_compat,
+                refresh=refresh,
                 work=work,
             )
             infinite = sum(bool(row["infinite"]) for row in analysis.rows)
@@ -87,15 +93,23 @@ def run_snr(
                 f"{out}: {len(analysis.rows)} weights, {infinite} with infinite SNR, {analysis.reused} spectra reused"
             )
         else:
-            made = api.analyse(workspace, reference, modules=modules, work=work)
+            made = api.analyse(workspace, reference, modules=modules, refresh=refresh, work=work)
             details = made.artifact.manifest.described(AnalysisDetails)
             state = "already in the store" if made.reused else "computed"
+            if made.changes is not None:
+                state = f"computed again: {'; '.join(made.changes) or NOTHING_CHANGED}"
             text = f"{made.artifact.url}: {details.weights} weights, {details.infinite} with infinite SNR ({state})"
     console().print(escape(text))
 
 
 def run_evaluate(
-    model: str, suite: str | None, out: Path | None, limit: int | None, batch_size: int | None, device: str | None
+    model: str,
+    suite: str | None,
+    out: Path | None,
+    limit: int | None,
+    batch_size: int | None,
+    device: str | None,
+    refresh: bool,
 ) -> None:
     """Evaluate on one suite, or on every default suite."""
     workspace = opened() if out is None else Workspace.open()
@@ -103,20 +117,35 @@ def run_evaluate(
     if out is None and (limit or batch_size or device):
         raise EvaluationError("--limit, --batch-size and --device are for quick looks; give --out DIR with them")
     require("lm_eval")
+    from merge_assets.evaluation.circumstances import changes
+
     for name in [suite] if suite else workspace.settings.default_suites:
         with progress_bar(name, is_bytes=False) as work:
             if out is None:
-                done = api.score(workspace, reference, name, work=work)
-                scores, where = done.scores, f"{done.artifact.url}{' (already in the store)' if done.reused else ''}"
+                done = api.score(workspace, reference, name, refresh=refresh, work=work)
+                scores, changed = done.scores, done.changes
+                where = f"{done.artifact.url}{' (already in the store)' if done.reused else ''}"
             else:
                 folder = Path(Models(workspace).fetch(reference).checkpoint.location)
                 target = out if suite else out / name
-                scores = api.evaluate(
-                    workspace, folder, name, out=target, limit=limit, batch_size=batch_size, device=device, work=work
+                evaluation = api.evaluate(
+                    workspace,
+                    folder,
+                    name,
+                    out=target,
+                    limit=limit,
+                    batch_size=batch_size,
+                    device=device,
+                    refresh=refresh,
+                    work=work,
                 )
-                where = str(target)
+                scores, where = evaluation.scores, str(target)
+                changed = None if evaluation.before is None else changes(evaluation.before, scores)
         _print_scores(scores)
         console().print(escape(where))
+        if changed is not None:
+            said = "; ".join(changed) or NOTHING_CHANGED
+            console().print(escape(f"measured again: {said}"), soft_wrap=True, highlight=False)
 
 
 def _print_scores(scores: Scores) -> None:

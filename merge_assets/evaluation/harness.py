@@ -31,6 +31,7 @@ import transformers
 from lm_eval.tasks import TaskManager
 
 from merge_assets.errors import EvaluationError, MergeAssetsError, Stopped
+from merge_assets.evaluation.data import data_of, pinned, revisions_of
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult
 from merge_assets.evaluation.suite import Suite
 from merge_assets.work import Work
@@ -195,7 +196,7 @@ class Harness:
         """
         meter = _Meter(work)
         try:
-            with _ONE_AT_A_TIME, _quiet(meter), _offline(self._suite.is_local):
+            with _ONE_AT_A_TIME, _quiet(meter), _offline(self._suite.is_local), pinned(key.revision):
                 return self._run(key, meter)
         except (Stopped, MergeAssetsError):
             raise
@@ -225,11 +226,16 @@ class Harness:
         if output is None:
             raise EvaluationError(f"{self._where(key)}: {key.task}: this process is not the first of its group")
         samples: dict[str, list[dict[str, Any]]] = dict(output["samples"])
-        return self._result(key, output, time.monotonic() - started), samples
+        result = self._result(key, output, time.monotonic() - started)
+        return result.model_copy(update={"data": data_of(samples), "revisions": revisions_of(tasks)}), samples
 
     def _load(self, key: ResultKey) -> tuple[TaskManager, list[Any]]:
         """The task or group object, with its data, checked against the suite's settings."""
         local = self._suite.local_task(key.task)
+        if key.revision and local and local.local:
+            raise EvaluationError(
+                f"{self._where(key)}.revision: the data of {key.task} are local files, which its digest covers; remove this key"
+            )
         manager = self._manager(defaults=not (local and local.local))
         if key.task not in manager.task_index:
             broken = "".join(

@@ -10,11 +10,12 @@ import math
 import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from merge_assets.errors import EvaluationError
+from merge_assets.evaluation.circumstances import differences, row_differences
 from merge_assets.evaluation.scores import Scores, TaskScore
 from merge_assets.freshness import short
 
@@ -308,7 +309,10 @@ class Leaderboard:
             value, stderr, shots, n = raw
             theirs = [(parent, _raw(parent.scores, column)) for parent in entry.parents]
             deltas = tuple(
-                _delta(parent, value, stderr, found[0], found[1], column.higher_is_better)
+                replace(
+                    _delta(parent, value, stderr, found[0], found[1], column.higher_is_better),
+                    caveats=_caveats(entry.scores, parent.scores, column),
+                )
                 for parent, found in theirs
                 if found is not None
             )
@@ -318,6 +322,19 @@ class Leaderboard:
         return cells
 
 
+def _caveats(ours: Sequence[Scores], theirs: Sequence[Scores], column: Column) -> tuple[str, ...]:
+    """What the two evaluations behind a column's values were not measured alike with."""
+    one, other = (next(scores for scores in each if scores.suite == column.suite) for each in (ours, theirs))
+    if column.task is None:
+        return differences(one, other)
+    rows = [_row(scores, column) for scores in (one, other)]
+    return row_differences(*(row for row in rows if row is not None))
+
+
+def _row(scores: Scores, column: Column) -> TaskScore | None:
+    return next((row for row in scores.tasks if (row.task, row.metric) == (column.task, column.metric)), None)
+
+
 def _raw(of_suites: Sequence[Scores], column: Column) -> tuple[float, float | None, int | None, int | None] | None:
     """Value, stderr, shots and n."""
     for scores in of_suites:
@@ -325,9 +342,8 @@ def _raw(of_suites: Sequence[Scores], column: Column) -> tuple[float, float | No
             continue
         if column.task is None:
             return None if scores.headline is None else (scores.headline, scores.headline_stderr, None, None)
-        for row in scores.tasks:
-            if (row.task, row.metric) == (column.task, column.metric):
-                return row.value, row.stderr, row.shots, row.n
+        row = _row(scores, column)
+        return None if row is None else (row.value, row.stderr, row.shots, row.n)
     return None
 
 

@@ -23,6 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from merge_assets.records import FORMAT, Record, RecordFile
 
+EVALUATION_VERSION = "1"
+"""Raised whenever the same model, task and settings may give other numbers because of how we evaluate; part of every key."""
+
 _RESULT_FILE = "result.json"
 
 
@@ -33,10 +36,32 @@ class SampleCount(Record, strict=True):
     effective: int
 
 
-class ResultKey(BaseModel):
-    """All that determines the result of one task.
+class Circumstances(Record):
+    """By what, on what and with which documents one task was measured.
+
+    Recorded, not part of the key: a patch release of torch is no reason to throw away every score, but one to say so beside a
+    difference.
 
     Attributes:
+        versions: of lm_eval, transformers, torch and datasets.
+        device: where the model ran: ``cpu``, ``cuda``.
+        dtype: of the loaded weights.
+        data: per task name, digest of its documents, prompts and targets as they were evaluated.
+        revisions: per task name, commit of its data set on the Hub, where one is known.
+    """
+
+    versions: dict[str, str] = Field(default_factory=dict)
+    device: str = ""
+    dtype: str = ""
+    data: dict[str, str] = Field(default_factory=dict)
+    revisions: dict[str, str] = Field(default_factory=dict)
+
+
+class ResultKey(BaseModel):
+    """All that determines the result of one task, but for its :class:`Circumstances`.
+
+    Attributes:
+        evaluation: see :data:`EVALUATION_VERSION`.
         model: fingerprint of the evaluated checkpoint.
         task: lm-eval task, group or tag name.
         task_digest: digest of the task's files.
@@ -46,10 +71,12 @@ class ResultKey(BaseModel):
         dtype: requested dtype of the loaded weights; "auto" is the checkpoint's own.
         batch_size: sequences per forward pass. Padding changes the last digits of a log-likelihood.
         lm_eval: version of lm-eval.
+        revision: commit of the data set that the suite pins. That which a task's own file pins is in its digest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    evaluation: str
     model: str
     task: str
     task_digest: str
@@ -59,6 +86,7 @@ class ResultKey(BaseModel):
     dtype: str
     batch_size: int | str
     lm_eval: str
+    revision: str | None
 
     @property
     def digest(self) -> str:
@@ -82,6 +110,8 @@ class TaskResult(RecordFile):
         versions: of lm_eval, transformers, torch and datasets.
         device: where the model ran.
         model_dtype: dtype of the loaded weights.
+        data: per task name, digest of its documents, prompts and targets as they were evaluated.
+        revisions: per task name, commit of its data set on the Hub, where one is known.
         command: the lm-eval command line that gives the same numbers.
         seconds: wall time of the task without loading the model.
     """
@@ -99,6 +129,18 @@ class TaskResult(RecordFile):
     command: list[str]
     seconds: float = Field(ge=0)
     created: str = Field(description="UTC, ISO 8601")
+    data: dict[str, str] = Field(default_factory=dict)
+    revisions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def circumstances(self) -> Circumstances:
+        return Circumstances(
+            versions=self.versions,
+            device=self.device.partition(":")[0],
+            dtype=self.model_dtype,
+            data=self.data,
+            revisions=self.revisions,
+        )
 
 
 @dataclass(frozen=True)
@@ -133,12 +175,15 @@ class TaskResults:
             return None
         return StoredResult(result, directory) if result.key == key else None
 
-    def commit(self, result: TaskResult, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> StoredResult:
+    def commit(
+        self, result: TaskResult, samples: Mapping[str, Sequence[Mapping[str, Any]]], *, replace: bool = False
+    ) -> StoredResult:
         """Makes a result visible, samples first.
 
         Args:
             result: the task's result.
             samples: per task name, one mapping per evaluated document and filter.
+            replace: put it in the place of one that is there, which otherwise stays.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         self._remove_stale()
@@ -153,7 +198,7 @@ class TaskResults:
                         file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
             _write(draft / "samples.json", json.dumps(names, indent=1))
             _write(draft / _RESULT_FILE, result.model_dump_json(indent=1) + "\n")
-            if self.find(result.key) is None:
+            if replace or self.find(result.key) is None:
                 shutil.rmtree(final, ignore_errors=True)
                 final.parent.mkdir(exist_ok=True)
                 # Another writer may have renamed first; its result is as good.

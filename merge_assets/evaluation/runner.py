@@ -6,13 +6,13 @@ This module is light: lm-eval, transformers and torch are imported only when a t
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
-from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResults
+from merge_assets.evaluation.results import EVALUATION_VERSION, ResultKey, StoredResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
 from merge_assets.evaluation.suite import Suite
 from merge_assets.filestate import check_unchanged
@@ -30,11 +30,13 @@ class Evaluation:
         scores: the suite's scores.
         results: the committed result behind each row, in the suite's order.
         evaluated: names of the tasks that were run now; the others were found committed.
+        before: the scores of the results that were there, where every task had one and was run again.
     """
 
     scores: Scores
     results: tuple[StoredResult, ...]
     evaluated: tuple[str, ...]
+    before: Scores | None = None
 
     def write(self, directory: Path) -> None:
         """Writes scores, task results and samples into ``directory`` (see :meth:`Scores.write`)."""
@@ -49,6 +51,7 @@ def result_keys(
     dtype: str | None = None,
     batch_size: int | str | None = None,
     limit: int | float | None = None,
+    lm_eval: str | None = None,
 ) -> tuple[ResultKey, ...]:
     """The key of each task's result, in the suite's order; imports neither torch nor lm-eval.
 
@@ -58,10 +61,12 @@ def result_keys(
         dtype: dtype in which the weights are loaded; overrides the suite's.
         batch_size: overrides the suite's.
         limit: caps the documents of every task, whatever the suite says; for a quick look.
+        lm_eval: version of lm-eval; default: the one that is installed.
     """
-    version = importlib.metadata.version("lm_eval")
+    version = lm_eval or importlib.metadata.version("lm_eval")
     return tuple(
         ResultKey(
+            evaluation=EVALUATION_VERSION,
             model=fingerprint,
             task=entry.task,
             task_digest=suite.task_digest(entry.task),
@@ -71,6 +76,7 @@ def result_keys(
             dtype=dtype or suite.dtype,
             batch_size=batch_size or suite.batch_size or 1,
             lm_eval=version,
+            revision=entry.revision,
         )
         for entry in suite.tasks
     )
@@ -93,6 +99,7 @@ def evaluate_suite(
     dtype: str | None = None,
     batch_size: int | str | None = None,
     limit: int | float | None = None,
+    refresh: bool = False,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluates a checkpoint on every task of a suite that has no committed result yet.
@@ -108,6 +115,7 @@ def evaluate_suite(
         dtype: dtype in which the weights are loaded; overrides the suite's.
         batch_size: sequences per forward pass or "auto"; overrides the suite's.
         limit: caps the documents of every task; for a quick look.
+        refresh: evaluate every task, and put what comes out in the place of what is committed.
         work: told thousandths of a task done, the total, and the task at work with its requests; asked at least once per
             forward pass of a decoder layer and per prompt built.
 
@@ -122,9 +130,16 @@ def evaluate_suite(
         unchanged = partial(check_unchanged, {str(model_dir / name): state for name, state in digest.states.items()})
     keys = result_keys(suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit)
     unique = list(dict.fromkeys(keys))
-    found = {key: stored for key in unique if (stored := results.find(key)) is not None}
+    committed = {key: stored for key in unique if (stored := results.find(key)) is not None}
+    found = {} if refresh else dict(committed)
     missing = [key for key in unique if key not in found]
     total = _STEPS * len(unique)
+
+    def scores_of(stored: Mapping[ResultKey, StoredResult]) -> Scores:
+        ordered = [stored[key].result for key in keys]
+        return collect_scores(suite, ordered, model=title or model_dir.name, fingerprint=fingerprint)
+
+    before = scores_of(committed) if refresh and len(committed) == len(unique) else None
 
     if missing:
         from merge_assets.evaluation.harness import Harness
@@ -143,9 +158,9 @@ def evaluate_suite(
                 result, samples = harness.run(key, work.reporting(report))
                 if unchanged is not None:
                     unchanged()
-                found[key] = results.commit(result, samples)
+                suite.require_unchanged(key.task)
+                found[key] = results.commit(result, samples, replace=refresh)
     work.report(total, total, f"{suite.name}: {len(unique)} tasks")
 
     ordered = tuple(found[key] for key in keys)
-    scores = collect_scores(suite, [s.result for s in ordered], model=title or model_dir.name, fingerprint=fingerprint)
-    return Evaluation(scores, ordered, tuple(key.task for key in missing))
+    return Evaluation(scores_of(found), ordered, tuple(key.task for key in missing), before)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.results import StoredResult, TaskResult
+from merge_assets.evaluation.results import Circumstances, StoredResult, TaskResult
 from merge_assets.evaluation.suite import Suite, SuiteTask
 from merge_assets.markup import render
 from merge_assets.records import Record, RecordFile
@@ -38,6 +38,7 @@ class TaskScore(Record):
         task_digest: digest of the task's files.
         result: digest of the key of the task result that this row was read from.
         seconds: wall time of the task.
+        made: by what, on what and with which documents it was measured.
     """
 
     task: str
@@ -53,6 +54,7 @@ class TaskScore(Record):
     task_digest: str
     result: str
     seconds: float = Field(ge=0)
+    made: Circumstances = Field(default_factory=Circumstances)
 
     @property
     def is_fraction(self) -> bool:
@@ -91,7 +93,7 @@ class Scores(RecordFile):
         headline: mean of the headline rows' values, a fraction in 0..1; None when the suite has none.
         headline_stderr: standard error of ``headline``, tasks taken as independent; None when a row has none.
         seed: seed of numpy, torch and the few-shot sampler.
-        versions: of lm_eval, transformers, torch and datasets.
+        versions: of lm_eval, transformers, torch and datasets; several where tasks were measured with several.
     """
 
     model: str
@@ -194,8 +196,16 @@ def collect_scores(suite: Suite, results: Sequence[TaskResult], *, model: str, f
         headline=math.fsum(values) / len(values) if values else None,
         headline_stderr=math.sqrt(math.fsum(e * e for e in errors)) / len(errors) if complete else None,
         seed=suite.seed,
-        versions=results[-1].versions,
+        versions=_versions(results),
     )
+
+
+def _versions(results: Sequence[TaskResult]) -> dict[str, str]:
+    packages = {package for result in results for package in result.versions}
+    return {
+        package: ", ".join(dict.fromkeys(r.versions[package] for r in results if package in r.versions))
+        for package in sorted(packages)
+    }
 
 
 def metric_key(metric: str, metrics: dict[str, float | None]) -> str | None:
@@ -259,6 +269,7 @@ def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> Task
         task_digest=result.key.task_digest,
         result=result.key.digest,
         seconds=result.seconds,
+        made=result.circumstances,
     )
 
 

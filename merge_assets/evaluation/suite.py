@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ class SuiteTask(BaseModel):
     limit: int | float | None = Field(
         None, gt=0, allow_inf_nan=False, description="documents per task, or a fraction below 1; null means all"
     )
+    revision: str | None = Field(
+        None, description="commit of the task's data set on the Hub; null takes the newest, whose digest is recorded"
+    )
     higher_is_better: bool | None = Field(None, description="null asks lm-eval")
     headline: bool = Field(True, description="whether the metric enters the suite's headline average")
 
@@ -68,6 +72,13 @@ class SuiteTask(BaseModel):
         if isinstance(limit, float) and limit >= 1:
             raise ValueError("a limit of 1 or more is a whole number of documents; write it without a fraction")
         return limit
+
+    @field_validator("revision")
+    @classmethod
+    def _whole_commit(cls, revision: str | None) -> str | None:
+        if revision is not None and not re.fullmatch("[0-9a-f]{40}", revision):
+            raise ValueError("a data set is pinned by its commit, all 40 hex digits; branches and tags move")
+        return revision
 
     @model_validator(mode="after")
     def _headline_is_higher_better(self) -> SuiteTask:
@@ -100,6 +111,7 @@ class Suite(BaseModel):
 
     _folder: TaskFolder | None = PrivateAttr(None)
     _digest: str | None = PrivateAttr(None)
+    _task_digests: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _each_once(self) -> Suite:
@@ -131,12 +143,28 @@ class Suite(BaseModel):
         return dict(self._folder.broken) if self._folder else {}
 
     def task_digest(self, name: str) -> str:
-        """Digest of what defines a task: its own files, or its name for one that ships with lm-eval.
+        """Digest of what defines a task: its own files, as they were when first asked for, or its name for one that ships with
+        lm-eval.
 
         lm-eval's version is not part of it; it stands beside this digest wherever results are keyed.
         """
-        local = self.local_task(name)
-        return local.digest if local else hashlib.sha256(f"lm-eval task {name}".encode()).hexdigest()
+        if name not in self._task_digests:
+            local = self.local_task(name)
+            shipped = hashlib.sha256(f"lm-eval task {name}".encode()).hexdigest()
+            self._task_digests[name] = local.digest if local else shipped
+        return self._task_digests[name]
+
+    def require_unchanged(self, name: str) -> None:
+        """See that the files of a task are those that its digest is of.
+
+        Raises:
+            EvaluationError: if they are not any more.
+        """
+        now = TaskFolder(self.tasks_dir).find(name) if self.tasks_dir is not None else None
+        if now is not None and now.digest != self.task_digest(name):
+            raise EvaluationError(
+                f"{self.file}: the files of {name} changed while it was evaluated; nothing was recorded, evaluate it again"
+            )
 
     @property
     def is_local(self) -> bool:

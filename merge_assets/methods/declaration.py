@@ -48,6 +48,9 @@ class Method:
         summary: one line for documentation and the UI.
         parameters: declared parameters; any other name in a recipe is an error or a warning.
         kernel: its arithmetic; see :mod:`merge_assets.methods.expression`.
+        version: raised whenever the kernel gives other bytes for the same inputs; part of the key of every tensor that it
+            makes. That of a method from outside this package says, too, which distribution it is of and which source files
+            make it: :mod:`merge_assets.methods.plugin`.
         paper: arXiv id or URL of the source of the formula, empty if there is none.
         needs_base: whether one input is the base; without it a ``base_model`` only donates config and tokenizer.
         takes_base: whether a base is one more input where the recipe has one, and left out where it has none.
@@ -66,6 +69,7 @@ class Method:
     summary: str
     parameters: tuple[Parameter, ...]
     kernel: Kernel
+    version: str = "1"
     paper: str = ""
     needs_base: bool = False
     takes_base: bool = False

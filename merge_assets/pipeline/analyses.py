@@ -4,16 +4,15 @@ import hashlib
 
 import dagster as dg
 
-from merge_assets.analysis.layers import TABLE
+from merge_assets.analysis.layers import ANALYSIS_VERSION, TABLE
 from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import AnalysisNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
 from merge_assets.pipeline.render import analysis_metadata
-from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.steps import is_refreshed, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
-from merge_assets.workspace.results import ANALYSIS_VERSION
 
 
 def analysis_spec(node: AnalysisNode) -> dg.AssetSpec:
@@ -48,6 +47,7 @@ def build_analysis(workspace: Workspace, node: AnalysisNode, op_name: str) -> dg
                 node.model.reference,
                 modules=node.modules,
                 commit=inputs.commits.get(node.model.reference),
+                refresh=is_refreshed(context),
                 work=work,
             ),
         )

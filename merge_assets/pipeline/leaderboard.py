@@ -6,8 +6,9 @@ import dagster as dg
 
 from merge_assets.pipeline.automation import collect_on_change
 from merge_assets.pipeline.keys import LEADERBOARD
+from merge_assets.pipeline.outcome import CONFIRMED
 from merge_assets.pipeline.render import leaderboard_metadata
-from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.steps import is_forced, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.plan.model import digest_of
 from merge_assets.workspace import Workspace
@@ -44,10 +45,11 @@ def build_leaderboard(
 
         ranked = run_work(context, LEADERBOARD, lambda work: api.rank(workspace, work=work))
         markdown = ranked.artifact.read_bytes(MARKDOWN_FILE).decode()
+        metadata = leaderboard_metadata(ranked, markdown)
+        if ranked.reused and is_forced(context):
+            metadata["outcome"] = CONFIRMED  # it is found by the text of the page, which was written anew
         return dg.MaterializeResult(
-            asset_key=LEADERBOARD,
-            data_version=dg.DataVersion(ranked.artifact.version),
-            metadata=leaderboard_metadata(ranked, markdown),
+            asset_key=LEADERBOARD, data_version=dg.DataVersion(ranked.artifact.version), metadata=metadata
         )
 
     return [leaderboard]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 OBSERVED = "observed"
 BUILT = "built"
 REUSED = "reused from the store"
+CONFIRMED = "computed again, equal"
+MEASURED = "measured again"
 UP_TO_DATE = "up to date"
 FAILED = "failed"
 SKIPPED = "skipped"

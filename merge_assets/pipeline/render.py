@@ -14,10 +14,11 @@ import dagster as dg
 
 from merge_assets import markup
 from merge_assets.errors import printable
+from merge_assets.pipeline.outcome import BUILT, CONFIRMED, MEASURED, REUSED
 from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
-from merge_assets.records import AnalysisDetails, LeaderboardDetails
+from merge_assets.records import NOTHING_CHANGED, AnalysisDetails, LeaderboardDetails
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -88,11 +89,11 @@ def recipe_description(recipe: Recipe, folded: Sequence[Recipe] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def artifact_metadata(artifact: "Artifact", *, reused: bool) -> Metadata:
+def artifact_metadata(artifact: "Artifact", outcome: str) -> Metadata:
     """What every stored result says about its artifact."""
     local = artifact.path
     return {
-        "outcome": "reused from the store" if reused else "built",
+        "outcome": outcome,
         "artifact": dg.MetadataValue.path(str(local)) if local is not None else dg.MetadataValue.url(artifact.url),
         "fingerprint": artifact.version,
         "artifact_bytes": artifact.manifest.size,
@@ -163,7 +164,7 @@ def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
         cosines = [cosine for one in geometry.values() for cosine in one.cosines]
         if cosines:
             metadata["mean_cosine"] = round(math.fsum(cosines) / len(cosines), 6)
-    return metadata | artifact_metadata(built.artifact, reused=built.reused)
+    return metadata | artifact_metadata(built.artifact, CONFIRMED if built.confirmed else _outcome(built.reused))
 
 
 def plan_metadata(plan: Plan) -> Metadata:
@@ -226,7 +227,7 @@ def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
         "analysis_seconds": round(details.seconds, 3),
         "read": human_bytes(details.bytes_read),
     }
-    return metadata | artifact_metadata(analysed.artifact, reused=analysed.reused)
+    return metadata | _measured(analysed.artifact, analysed.reused, analysed.changes)
 
 
 def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | None) -> Metadata:
@@ -251,7 +252,7 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
     metadata["evaluation_seconds"] = round(math.fsum(row.seconds for row in scores.tasks), 1)
     metadata["evaluated_now"] = ", ".join(scored.evaluated) or "none"
     metadata["versions"] = dict(scores.versions)
-    return metadata | artifact_metadata(scored.artifact, reused=scored.reused)
+    return metadata | _measured(scored.artifact, scored.reused, scored.changes)
 
 
 def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
@@ -266,7 +267,7 @@ def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
     local = ranked.artifact.path
     if local is not None and (local / "leaderboard.html").is_file():
         metadata["page"] = dg.MetadataValue.path(str(local / "leaderboard.html"))
-    return metadata | artifact_metadata(ranked.artifact, reused=ranked.reused)
+    return metadata | artifact_metadata(ranked.artifact, _outcome(ranked.reused))
 
 
 def check_metadata(metadata: Mapping[str, object]) -> Metadata:
@@ -275,6 +276,17 @@ def check_metadata(metadata: Mapping[str, object]) -> Metadata:
     return {
         printable(key): value if isinstance(value, plain) else printable(str(value)) for key, value in metadata.items()
     }
+
+
+def _outcome(reused: bool) -> str:
+    return REUSED if reused else BUILT
+
+
+def _measured(artifact: "Artifact", reused: bool, changes: Sequence[str] | None) -> Metadata:
+    """The same of what may have been measured again, with what that changed."""
+    if changes is None:
+        return artifact_metadata(artifact, _outcome(reused))
+    return {"changes": "; ".join(changes) or NOTHING_CHANGED} | artifact_metadata(artifact, MEASURED)
 
 
 def _dropped(plan: Plan) -> list[Metadata]:

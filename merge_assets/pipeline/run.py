@@ -6,7 +6,7 @@ is observed. What is up to date is left alone.
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import dagster as dg
@@ -20,9 +20,13 @@ from merge_assets.pipeline.keys import op_names
 from merge_assets.pipeline.outcome import FAILED, OBSERVED, SKIPPED, UP_TO_DATE, WAITING, Ending, Outcome
 from merge_assets.pipeline.render import observation_metadata
 from merge_assets.pipeline.selection import reasons_to_build, select
+from merge_assets.pipeline.steps import AGAIN_TAG, EVERYTHING, MEASUREMENTS
 from merge_assets.pipeline.versions import recorded, report_observation, topological
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.workspace import Workspace
+
+_MEASURED = ("snr", "scores")
+"""First parts of the keys of what is measured, not built."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def materialise(
     instance: dg.DagsterInstance | None = None,
     with_scores: bool = True,
     force: bool = False,
+    refresh: bool = False,
     report: Report | None = None,
 ) -> Materialised:
     """Bring recipes of the project around the working directory up to date, with all that they need.
@@ -65,7 +70,9 @@ def materialise(
         names: recipes; none means those that automation may build.
         instance: where runs and versions are recorded; default: the configured instance.
         with_scores: also evaluate and rank.
-        force: run every selected asset; the store still gives back what it has.
+        force: make every selected asset again: variants are computed and compared with what is stored, analyses and scores
+            measured again.
+        refresh: measure the selected analyses and scores again, and look whether what is made of them is still the same.
         report: see :data:`Report`.
 
     Raises:
@@ -96,8 +103,10 @@ def materialise(
     inputs = {dep.asset_key for spec in specs for dep in spec.deps}
     known = {key: recorded(instance, key) for key in selection.keys | inputs}
     reasons = reasons_to_build(workspace, graph, specs, known)
-    if force:
-        reasons = {spec.key: reasons.get(spec.key, "asked for") for spec in specs}
+    tags: dict[str, str] = {}
+    if force or refresh:
+        reasons = _again(specs, reasons, everything=force)
+        tags = {AGAIN_TAG: EVERYTHING if force else MEASUREMENTS}
     hopeless = _downstream(specs, unreadable)
     wanted: list[dg.AssetSpec] = []
     for spec in specs:
@@ -109,8 +118,22 @@ def materialise(
             tell(Outcome(spec.key.to_user_string(), UP_TO_DATE))
     if not wanted:
         return Materialised(None, tuple(outcomes))
-    run_id, ending = _execute(instance, wanted, reasons, tell)
+    run_id, ending = _execute(instance, wanted, reasons, tags, tell)
     return Materialised(run_id, tuple(outcomes), ending)
+
+
+def _again(
+    specs: Iterable[dg.AssetSpec], reasons: Mapping[dg.AssetKey, str], *, everything: bool
+) -> dict[dg.AssetKey, str]:
+    """What is made although it is up to date: everything, or what is measured and what follows from that."""
+    found = dict(reasons)
+    for spec in specs:
+        above = next((dep.asset_key for dep in spec.deps if dep.asset_key in found), None)
+        if everything or spec.key.path[0] in _MEASURED:
+            found.setdefault(spec.key, "asked for")
+        elif above is not None:
+            found.setdefault(spec.key, f"{above.to_user_string()} is measured again")
+    return found
 
 
 def _observe(workspace: Workspace, instance: dg.DagsterInstance, base: ModelNode) -> Outcome:
@@ -134,6 +157,7 @@ def _execute(
     instance: dg.DagsterInstance,
     specs: list[dg.AssetSpec],
     reasons: Mapping[dg.AssetKey, str],
+    tags: Mapping[str, str],
     tell: Callable[[Outcome], None],
 ) -> tuple[str, Ending | None]:
     """Run the assets; tells every outcome, in the order in which steps end."""
@@ -152,7 +176,7 @@ def _execute(
             dg.reconstructable(location.build_job),
             instance=instance,
             asset_selection=[spec.key for spec in specs],
-            tags={RUN_TAG: tag, "trigger": "merge-assets build"},
+            tags={RUN_TAG: tag, "trigger": "merge-assets build", **tags},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from merge_assets.evaluation.results import EVALUATION_VERSION
 from merge_assets.evaluation.suite import Suite
 from merge_assets.identity import variant_line
 from merge_assets.pipeline import gpu
@@ -12,10 +13,10 @@ from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import code_references, one_sentence, scores_metadata
-from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.steps import is_refreshed, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
-from merge_assets.workspace.results import KnownScores
+from merge_assets.workspace.results import KnownScores, lm_eval_version
 from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def scores_spec(node: ScoresNode, suite: Suite) -> dg.AssetSpec:
     return dg.AssetSpec(
         node.key,
         deps=[node.model.key],
-        code_version=suite.digest[:16],
+        code_version=f"{suite.digest[:16]}-evaluation-{EVALUATION_VERSION}-lm-eval-{lm_eval_version()}",
         group_name=group_name("scores", suite.name),
         kinds={"lm_eval"},
         tags={"suite": tag_value(suite.name), "automation": "on" if node.automated else "off"},
@@ -60,6 +61,7 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
                 node.model.reference,
                 node.suite,
                 commit=inputs.commits.get(node.model.reference),
+                refresh=is_refreshed(context),
                 work=work,
             ),
             unit="thousandths of tasks",

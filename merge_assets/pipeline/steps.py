@@ -16,6 +16,24 @@ _CHECK = dg.Out(AnyValue)
 _SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
 
 
+AGAIN_TAG = "merge_assets/again"
+"""Tag of a run: what of it is made again although the store has it, :data:`EVERYTHING` or :data:`MEASUREMENTS`."""
+
+EVERYTHING = "everything"
+MEASUREMENTS = "measurements"
+"""Analyses and scores."""
+
+
+def is_forced(context: dg.AssetExecutionContext) -> bool:
+    """Whether variants are computed again in this run."""
+    return context.run.tags.get(AGAIN_TAG) == EVERYTHING
+
+
+def is_refreshed(context: dg.AssetExecutionContext) -> bool:
+    """Whether analyses and scores are measured again in this run."""
+    return AGAIN_TAG in context.run.tags
+
+
 def single_asset(
     spec: dg.AssetSpec,
     name: str,

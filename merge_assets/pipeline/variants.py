@@ -14,7 +14,7 @@ from merge_assets.pipeline.graph import VariantNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
-from merge_assets.pipeline.steps import single_asset
+from merge_assets.pipeline.steps import is_forced, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import variant_code
@@ -67,7 +67,7 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
         built = run_work(
             context,
             key,
-            lambda work: api.build(workspace, node.recipe, commits=inputs.commits, work=work),
+            lambda work: api.build(workspace, node.recipe, commits=inputs.commits, force=is_forced(context), work=work),
         )
         # Not the inputs of the manifest: bytes that came out the same before keep the manifest of that time.
         # The fingerprint of a model with an adapter is that of the model; the adapter has its own.

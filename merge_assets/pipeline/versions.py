@@ -17,8 +17,8 @@ CODE_VERSION_TAG = "dagster/code_version"
 INPUT_TAG_PREFIX = "dagster/input_data_version/"
 
 _CODE_CHANGED = {
-    "variants": "the recipe or the numerics version changed",
-    "scores": "the suite changed",
+    "variants": "the recipe, its method or the numerics version changed",
+    "scores": "the suite, lm-eval or the evaluation version changed",
     "snr": "the modules asked for or the analysis version changed",
 }
 

@@ -15,7 +15,6 @@ from merge_assets.pipeline.outcome import (
     CANCELLED,
     FAILED,
     HOW,
-    REUSED,
     SKIPPED,
     STOPPED,
     WAITING,
@@ -63,7 +62,7 @@ class Watcher:
         self.tag = tag
         self.tell = tell
         self.inputs = inputs
-        self.reasons = reasons
+        self.reasons = dict(reasons)
         self.open = {step: key for key, step in steps.items()}
         self.started: dict[str, float] = {}
         self.states: dict[str, str] = {}
@@ -133,8 +132,11 @@ class Watcher:
             if found := _CRASH.search(event.message or ""):
                 self.crashes[step] = found[0]
         elif event.event_type == _EVENT.ASSET_MATERIALIZATION and entry.asset_materialization:
-            value = entry.asset_materialization.metadata.get("outcome")
-            self.states[step] = BUILT if value is None or value.value == "built" else REUSED
+            said = entry.asset_materialization.metadata
+            outcome, changes = said.get("outcome"), said.get("changes")
+            self.states[step] = BUILT if outcome is None else str(outcome.value)
+            if changes is not None:
+                self.reasons[self.open[step]] = str(changes.value)
         elif event.event_type == _EVENT.STEP_UP_FOR_RETRY:
             pause = event.step_retry_data.seconds_to_wait or 0
             reason = _reason(event.step_retry_data.error) or "the step failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,17 +17,15 @@ from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
-from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, tensor_key
+from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, plan_key, tensor_key
 from merge_assets.plan.layers import InputLayers, layer_spans
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.model import (
-    CarriedFile,
     DroppedTensor,
     OutputTensor,
     Plan,
     Shard,
     TensorInput,
-    digest_of,
 )
 from merge_assets.plan.outside import outside_tensors, tied_output
 from merge_assets.plan.parameters import check_weights, resolve_parameters
@@ -96,7 +94,7 @@ class _Builder:
         shards, tensors = self._placed([draft for part in self.assembly.parts for draft in self._part(part)])
         config = self.vocabulary.config(self._config(tensors))
         carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
-        return Plan(
+        made = Plan(
             recipe=self.recipe.name,
             method=self.method.name,
             models=self.sources.models,
@@ -112,32 +110,14 @@ class _Builder:
             removed_layers=tuple(
                 {**asdict(f), "value": _finite(f.value), "margin": _finite(f.margin)} for f in self.assembly.removed
             ),
-            key=self._key(tensors, config, carried, [s.header for s in shards]),
+            key="",
             vocabulary=self.vocabulary.planned,
             written=self.vocabulary.written,
         )
+        return replace(made, key=plan_key(made))
 
     def fail(self, key: str, message: str) -> PlanError:
         return plan_error(self.recipe, key, message)
-
-    def _key(
-        self,
-        tensors: Sequence[OutputTensor],
-        config: Mapping[str, Any],
-        carried: Sequence[CarriedFile],
-        headers: Sequence[str],
-    ) -> str:
-        models = self.sources.models
-        written = [(file.file, file.digest) for file in self.vocabulary.written]
-        return digest_of(
-            {
-                "tensors": [(t.name, t.key) for t in tensors],
-                "config": config,
-                "carried": [(c.file, c.digest or models[c.model].location) for c in carried],
-                "headers": headers,
-                **({"written": written} if written else {}),
-            }
-        )
 
     def _mergekit_config(self) -> str:
         locations = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -58,6 +58,8 @@ def difference(plan: Plan, earlier: str) -> Difference:
     changed: list[str] = []
     unchanged = 0
     reasons: dict[str, int] = {}
+    versions: dict[str, str] = old.get("methods", {})
+    revised = {name for name, version in plan.methods.items() if versions.get(name, version) != version}
     for tensor in plan.tensors:
         was = before.get(tensor.name)
         if was is None:
@@ -65,7 +67,7 @@ def difference(plan: Plan, earlier: str) -> Difference:
         assumed, certain = sight.assuming(tensor, was)
         if tensor_key(assumed) != was["key"]:
             changed.append(tensor.name)
-            for reason in _reasons(was, json.loads(json.dumps(asdict(assumed)))):
+            for reason in _reasons(was, json.loads(json.dumps(asdict(assumed))), revised):
                 reasons[reason] = reasons.get(reason, 0) + 1
         elif certain:
             unchanged += 1
@@ -143,10 +145,13 @@ class _Sight:
         return same
 
 
-def _reasons(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _reasons(old: Mapping[str, Any], new: Mapping[str, Any], revised: Collection[str]) -> list[str]:
+    """Why a tensor has another key; ``revised`` are methods that have another version."""
     reasons = []
     if old["method"] != new["method"]:
         reasons.append("method")
+    elif new["method"] in revised:
+        reasons.append("version of the method")
     values = [[t["parameters"], [i["parameters"] for i in t["inputs"]], t["base"]] for t in (old, new)]
     if values[0] != values[1]:
         reasons.append("parameters")
@@ -160,12 +165,12 @@ def _reasons(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     else:
         for before, after in zip(old["inputs"], new["inputs"], strict=True):
             if before["digest"] != after["digest"]:
-                reasons += _reasons_of_input(before, after)
+                reasons += _reasons_of_input(before, after, revised)
     return list(dict.fromkeys(reasons)) or ["engine numerics"]
 
 
-def _reasons_of_input(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _reasons_of_input(old: Mapping[str, Any], new: Mapping[str, Any], revised: Collection[str]) -> list[str]:
     """Why an input differs; for a tensor of a folded recipe, why its expression does."""
     if "nested" in old and new["nested"] is not None:
-        return _reasons(old["nested"], new["nested"])
+        return _reasons(old["nested"], new["nested"], revised)
     return ["bytes of an input"]

@@ -202,12 +202,26 @@ def tensor_key(tensor: OutputTensor) -> str:
             "numerics": NUMERICS_VERSION,
             "dtype": tensor.dtype,
             "shape": tensor.shape,
-            "method": tensor.method,
+            "method": [tensor.method, tensor.method_version],
             "masks of": tensor.name if tensor.declaration is not None and tensor.declaration.random else None,
             "parameters": dict(tensor.parameters),
             "base": tensor.base,
             "inputs": [(i.digest, i.header.dtype, dict(i.parameters)) for i in tensor.inputs],
             **({"rows": tensor.rows} if tensor.rows is not None else {}),
+        }
+    )
+
+
+def plan_key(plan: Plan) -> str:
+    """Digest of everything that determines a variant's files; the plan's own ``key`` is not looked at."""
+    written = [(file.file, file.digest) for file in plan.written]
+    return digest_of(
+        {
+            "tensors": [(tensor.name, tensor.key) for tensor in plan.tensors],
+            "config": plan.config,
+            "carried": [(c.file, c.digest or plan.models[c.model].location) for c in plan.carried],
+            "shards": [(shard.file, shard.header) for shard in plan.shards],
+            **({"written": written} if written else {}),
         }
     )
 

@@ -15,10 +15,12 @@ class Maker:
     Attributes:
         name: stands in a plan where the name of a merge method would.
         passes: streaming passes over the stored tensors before the first element is known.
+        version: raised whenever it gives other numbers; part of the key of every tensor that is made of what it makes.
     """
 
     name: str
     passes: int = 0
+    version: str = "1"
 
 
 GATHER = Maker("input:gather")

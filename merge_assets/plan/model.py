@@ -142,6 +142,11 @@ class OutputTensor:
         return None if self.method in MAKERS else find_method(self.method)
 
     @property
+    def method_version(self) -> str:
+        """The version of the merge method, or of what makes the input."""
+        return (MAKERS[self.method] if self.declaration is None else self.declaration).version
+
+    @property
     def _passes(self) -> int:
         return (MAKERS[self.method] if self.declaration is None else self.declaration).passes
 
@@ -323,6 +328,17 @@ class Plan:
             name if counts[name] == 1 else model.reference for name, model in zip(last, self.models, strict=True)
         )
 
+    @cached_property
+    def methods(self) -> dict[str, str]:
+        """The version of every method that makes a tensor, or an input of one, by name."""
+        found: dict[str, str] = {}
+        waiting = list(self.tensors)
+        while waiting:
+            tensor = waiting.pop()
+            found[tensor.method] = tensor.method_version
+            waiting += [item.nested for item in tensor.inputs if item.nested is not None]
+        return dict(sorted(found.items()))
+
     @property
     def parameter_count(self) -> int:
         """Elements of all output tensors."""
@@ -343,7 +359,10 @@ class Plan:
         Infinities and NaN of the config, which strict JSON cannot hold, are ``{"__float__": "Infinity"}``, as transformers 5
         writes them.
         """
-        fields = asdict(self, dict_factory=_without_empty) | {"config": strict_json(self.config)}
+        fields = asdict(self, dict_factory=_without_empty) | {
+            "config": strict_json(self.config),
+            "methods": self.methods,
+        }
         return json.dumps(fields, indent=1, allow_nan=False)
 
 

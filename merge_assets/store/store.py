@@ -26,6 +26,7 @@ from merge_assets.errors import StoreError
 from merge_assets.records import Details, Input
 from merge_assets.store.announced import AnnouncedVersions
 from merge_assets.store.artifact import Artifact
+from merge_assets.store.building import Building
 from merge_assets.store.draft import BuildDraft, Draft
 from merge_assets.store.format import StoreFormat
 from merge_assets.store.index import find_origins
@@ -240,6 +241,20 @@ class ArtifactStore:
                 building.close()
             finally:
                 draft.close()
+
+    @contextlib.contextmanager
+    def trial(self, line: str, *, work: Work = UNATTENDED) -> Iterator[BuildDraft]:
+        """A version of pieces that is made to be looked at: on this machine, with nothing from the store, and never committed.
+
+        Args:
+            line: where it would belong.
+            work: asked throughout.
+        """
+        check_line(line)
+        with self.publishing.draft() as folder:
+            draft = BuildDraft(line, folder, datetime.now(UTC), self._commit, Building(folder, None, work))
+            draft.close()
+            yield draft
 
     def origins(self, keys: Collection[str], line: str) -> dict[str, Origin]:
         """Finished pieces of these keys: those of a line's own versions first, then those of its neighbours.

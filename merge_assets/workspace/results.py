@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from merge_assets.analysis.layers import ANALYSIS_VERSION
 from merge_assets.freshness import Basis, stale_reason
 from merge_assets.identity import ModelIdentity, analysis_line, scores_line
+from merge_assets.methods import find_method
 from merge_assets.plan.model import NUMERICS_VERSION, digest_of
 from merge_assets.recipe import Recipe
 from merge_assets.records import AnalysisDetails, VariantDetails
@@ -18,14 +22,37 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite import Suite
 
-ANALYSIS_VERSION = "1"
-"""Changes whenever an analysis of the same bytes would have other figures."""
-
 SCORES_FILE = "scores.json"
+
+_CARRIES = "passthrough"
+"""The method of parts of a model that a recipe does not name, whatever its own is."""
+
+
+def scores_key(suite: Suite, fingerprint: str, *, lm_eval: str | None = None) -> str:
+    """Key of a model's scores on a suite: of what the suite says, and of the result of every task.
+
+    Args:
+        suite: the suite.
+        fingerprint: of the model.
+        lm_eval: version of lm-eval; default: the one that is installed.
+    """
+    from merge_assets.evaluation.runner import result_keys
+
+    keys = result_keys(suite, fingerprint, lm_eval=lm_eval)
+    return digest_of({"suite": suite.digest, "results": [key.digest for key in keys]})
+
+
+@cache
+def lm_eval_version() -> str | None:
+    """The version of lm-eval that evaluations here would use; ``None`` where it is not installed."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        return None
 
 
 def analysis_key(fingerprint: str | None, modules: Sequence[str] | None) -> str:
-    """Key of an analysis, which is its version, too.
+    """Key of an analysis.
 
     Args:
         fingerprint: of the model.
@@ -46,19 +73,20 @@ def current_analysis(store: ArtifactStore, model: ModelIdentity, fingerprint: st
     if artifact is None:
         return None
     details = artifact.manifest.described(AnalysisDetails)
-    was = Basis(artifact.version, {model.title: details.fingerprint})
+    was = Basis(artifact.manifest.key, {model.title: details.fingerprint})
     now = Basis(analysis_key(details.fingerprint, details.modules), {model.title: fingerprint})
     return artifact if stale_reason(was, now) is None else None
 
 
 def variant_code(recipe: Recipe, folded: Sequence[Recipe]) -> str:
-    """Key of what says how a variant is made; equal ones with equal inputs make the same.
+    """Key of what says how a variant is made: recipes, code of methods, numerics. Equal ones with equal inputs make the same.
 
     Args:
         recipe: its recipe.
         folded: the recipes that are folded into it.
     """
-    digest = digest_of([recipe.digest, {inner.name: inner.digest for inner in folded}]) if folded else recipe.digest
+    methods = {name: find_method(name).version for name in (_CARRIES, *(one.merge_method for one in (recipe, *folded)))}
+    digest = digest_of([recipe.digest, {inner.name: inner.digest for inner in folded}, methods])
     return f"{digest[:16]}-numerics-{NUMERICS_VERSION}"
 
 
@@ -94,7 +122,7 @@ class KnownScores:
                 for artifact in self._latest_first(line)
                 if fingerprint in artifact.manifest.fingerprints.values()
                 and (scores := self._scores(artifact)).fingerprint == fingerprint
-                and _is_of(scores, suite)
+                and _is_of(artifact, scores, suite)
             ),
             None,
         )
@@ -103,7 +131,7 @@ class KnownScores:
         """All scores of a model on a suite with when they were made, whatever bytes they are of; the latest first."""
         for artifact in self._latest_first(scores_line(model, suite.name)):
             scores = self._scores(artifact)
-            if _is_of(scores, suite):
+            if _is_of(artifact, scores, suite):
                 yield artifact.manifest.created, scores
 
     def _latest_first(self, line: str) -> Iterator[Artifact]:
@@ -127,6 +155,8 @@ class KnownScores:
         return self._read[name]
 
 
-def _is_of(scores: Scores, suite: Suite) -> bool:
+def _is_of(artifact: Artifact, scores: Scores, suite: Suite) -> bool:
     """Whether the suite, as it is now, measures the same."""
-    return stale_reason(Basis(scores.suite_digest, {}), Basis(suite.digest, {})) is None
+    # Where nothing can be evaluated, what was evaluated elsewhere is not out of date for that.
+    now = scores_key(suite, scores.fingerprint, lm_eval=lm_eval_version() or scores.versions.get("lm_eval", "none"))
+    return stale_reason(Basis(artifact.manifest.key, {}), Basis(now, {})) is None

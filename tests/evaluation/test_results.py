@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, TaskResults, plain
 
 KEY = ResultKey(
+    evaluation="1",
     model="f",
     task="demo/cloze",
     task_digest="t",
@@ -26,6 +27,7 @@ KEY = ResultKey(
     dtype="auto",
     batch_size=8,
     lm_eval="0.4",
+    revision=None,
 )
 
 
@@ -59,28 +61,41 @@ def test_a_committed_result_is_found_with_its_samples(tmp_path: Path) -> None:
     assert json.loads(file.read_text(), parse_constant=pytest.fail) == {"doc_id": 0, "resps": [["-inf", True]]}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model": "g"},
-        {"task": "other"},
-        {"task_digest": "u"},
-        {"shots": None},
-        {"shots": 1},
-        {"limit": 5},
-        {"limit": 0.5},
-        {"seed": 2},
-        {"dtype": "float32"},
-        {"batch_size": 1},
-        {"batch_size": "auto"},
-        {"lm_eval": "0.5"},
-    ],
-    ids=str,
-)
+CHANGES: list[dict[str, object]] = [
+    {"evaluation": "2"},
+    {"model": "g"},
+    {"task": "other"},
+    {"task_digest": "u"},
+    {"shots": None},
+    {"shots": 1},
+    {"limit": 5},
+    {"limit": 0.5},
+    {"seed": 2},
+    {"dtype": "float32"},
+    {"batch_size": 1},
+    {"batch_size": "auto"},
+    {"lm_eval": "0.5"},
+    {"revision": "a" * 40},
+]
+
+
+def test_every_field_of_the_key_has_a_change_here() -> None:
+    assert {field for change in CHANGES for field in change} == set(ResultKey.model_fields)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_every_part_of_the_key_counts(tmp_path: Path, change: dict[str, object]) -> None:
     results = TaskResults(tmp_path)
     results.commit(result(), {})
     assert results.find(KEY.model_copy(update=change)) is None
+
+
+def test_a_result_that_was_measured_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    results = TaskResults(tmp_path)
+    results.commit(result(seconds=1.0), {"demo/cloze": [{"doc_id": 0}]})
+    assert results.commit(result(seconds=2.0), {}, replace=True).result.seconds == 2.0
+    (kept,) = results
+    assert kept.sample_files() == {}
 
 
 def test_the_first_of_two_writers_wins(tmp_path: Path) -> None:

@@ -138,6 +138,18 @@ def test_a_suite_killed_in_its_third_task_continues_there_with_the_same_scores(
     assert again.scores == continued.scores
 
 
+def test_files_of_a_task_that_change_while_it_is_evaluated_are_noticed(model: Path, tmp_path: Path) -> None:
+    suite = load_suite(write_suite(tmp_path))
+    assert suite.digest
+    data = tmp_path / "tasks" / "data.jsonl"
+    data.write_text(data.read_text() + data.read_text())
+    with pytest.raises(
+        EvaluationError, match=r"tiny\.yaml: the files of tiny_perplexity changed while it was evaluated"
+    ):
+        evaluate_suite(model, suite, results=TaskResults(tmp_path / "results"), fingerprint="f", limit=1)
+    assert list(TaskResults(tmp_path / "results")) == []
+
+
 def test_a_finished_suite_is_answered_without_importing_torch(
     model: Path, suite_file: Path, undisturbed: Evaluation
 ) -> None:

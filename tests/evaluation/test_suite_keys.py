@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "SuiteTask.metric": (suite(), task("metric: acc_norm")),
     "SuiteTask.shots": (suite(), task("shots: 2")),
     "SuiteTask.limit": (suite(), task("limit: 3")),
+    "SuiteTask.revision": (suite(), task(f"revision: {'a' * 40}")),  # which tasks of local files refuse
     "SuiteTask.higher_is_better": (
         task("higher_is_better: true, headline: false"),
         task("higher_is_better: false, headline: false"),
@@ -136,7 +137,10 @@ def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.Monkey
         read = load_suite(file)
     except EvaluationError as error:
         return str(error)
-    done = evaluate_suite(folder / "model", read, results=TaskResults(results), fingerprint="0" * 64, device="cpu")
+    try:
+        done = evaluate_suite(folder / "model", read, results=TaskResults(results), fingerprint="0" * 64, device="cpu")
+    except EvaluationError as error:
+        return str(error)
     rows = [row.model_dump(exclude={"task_digest", "result", "seconds"}) for row in done.scores.tasks]
     model = ModelNode(ModelReference("m"), "local", ("m",), "m", automated=False)
     spec = scores_spec(ScoresNode(model, read.name, (), automated=False), read)

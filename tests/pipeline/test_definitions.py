@@ -20,6 +20,7 @@ from merge_assets.errors import RecipeError
 from merge_assets.pipeline.checks import CHECKS_OF_A_STEP
 from merge_assets.pipeline.keys import group_name, op_names, tag_value
 from merge_assets.pipeline.variants import CHECKS
+from merge_assets.workspace.results import lm_eval_version
 from tests.pipeline_support import HUB, MEAN, PRUNED, SECOND, Project, project
 
 __all__ = ["project"]  # fixture
@@ -189,7 +190,8 @@ def describe(spec: dg.AssetSpec, root: Path) -> dict[str, Any]:
         "kinds": sorted(spec.kinds),
         "tags": {key: value for key, value in sorted(spec.tags.items()) if not key.startswith("dagster/kind")},
         "owners": list(spec.owners),
-        "code_version": spec.code_version,
+        "code_version": spec.code_version
+        and spec.code_version.replace(f"lm-eval-{lm_eval_version()}", "lm-eval-VERSION"),
         "automation": condition.get_label() if condition else None,
         "description": (spec.description or "").replace(str(root), "ROOT"),
     }

@@ -103,7 +103,7 @@ def states(made: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.slow
 def test_builds_once_then_only_what_changed(root: Path) -> None:
     """One process, so that Dagster and torch are imported once; each line is one `merge-assets build`."""
-    first, second, edited, lost, named = script(
+    first, second, edited, lost, named, again = script(
         root,
         """
 from pathlib import Path
@@ -115,7 +115,8 @@ recipe.write_text(recipe.read_text().replace("scripture, parameters: {weight: 1}
 print(json.dumps(build()))
 shutil.rmtree("var/store/variants/short")
 print(json.dumps(build()))
-print(json.dumps(build("mean", force=True)))
+print(json.dumps(build("mean", "short", force=True)))
+print(json.dumps(build("short", refresh=True)))
 """,
     )
     bases = {f"base/checkpoints/{name}" for name in ("base", "manual", "scripture")}
@@ -129,17 +130,26 @@ print(json.dumps(build("mean", force=True)))
     changed = {key for key, state in states(edited).items() if state != "up to date"}
     assert changed == {"variants/mean", "variants/nested"}
     reason = edited["states"]["variants/mean"][1]
-    assert re.fullmatch(r"the recipe or the numerics version changed: [0-9a-f]{12} then, [0-9a-f]{12} now", reason)
+    assert re.fullmatch(
+        r"the recipe, its method or the numerics version changed: [0-9a-f]{12} then, [0-9a-f]{12} now", reason
+    )
 
     assert {key for key, state in states(lost).items() if state != "up to date"} == {"variants/short"}
     assert lost["states"]["variants/short"] == ["built", "its artifact is no longer in the store"]
 
     assert states(named) == {
-        "base/checkpoints/manual": "up to date",
-        "base/checkpoints/scripture": "up to date",
-        "variants/mean": "reused from the store",
+        **dict.fromkeys(bases, "up to date"),
+        **dict.fromkeys(("variants/mean", "variants/short"), "computed again, equal"),
+        "snr/checkpoints/base": "measured again",
     }
-    check_records(root, runs=[made["run"] for made in (first, edited, lost, named)])
+    assert states(again) == {
+        "base/checkpoints/base": "up to date",
+        "snr/checkpoints/base": "measured again",
+        "variants/short": "reused from the store",
+    }
+    assert again["states"]["snr/checkpoints/base"][1] == "nothing changed"
+    assert again["states"]["variants/short"][1] == "snr/checkpoints/base is measured again"
+    check_records(root, runs=[made["run"] for made in (first, edited, lost, named, again)])
     check_metadata(root)
 
 
@@ -179,6 +189,40 @@ def latest(instance: dg.DagsterInstance, *key: str) -> Any:
     event = record.event_log_entry.asset_materialization or record.event_log_entry.asset_observation
     assert event is not None
     return event.metadata
+
+
+@pytest.mark.slow
+def test_computing_again_says_equal_or_fails_also_to_programs(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    shutil.copytree(root, folder, ignore=shutil.ignore_patterns("var"))
+    built, equal, damaged = script(
+        folder,
+        """
+import contextlib, io
+from pathlib import Path
+from merge_assets.cli.pipeline import run_build
+
+def forced():
+    location.forget()
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        code = run_build(["mean"], with_scores=False, force=True, as_json=True)
+    print(json.dumps({"code": code, **json.loads(out.getvalue())}))
+
+forced()
+forced()
+file = next(Path("var/store/variants/mean").glob("*/model.safetensors"))
+file.chmod(0o644)
+raw = bytearray(file.read_bytes())
+raw[-1] ^= 1
+file.write_bytes(raw)
+forced()
+""",
+    )
+    states = [made["outcomes"][-1]["state"] for made in (built, equal, damaged)]
+    assert states == ["built", "computed again, equal", "failed"]
+    assert [made["code"] for made in (built, equal, damaged)] == [0, 0, 1]
+    assert "the stored ones are others by now: " in damaged["outcomes"][-1]["message"]
+    assert damaged["failed"] and not equal["failed"]
 
 
 @pytest.mark.slow

@@ -1,0 +1,201 @@
+"""What a measurement depends on is in its key, and what it does not depend on is not: field by field, for every record that a
+key is made of.
+
+Each table says of every field of a record on which side it is, by a change of it that counts or one that does not. A field that
+no table knows fails the test: whoever adds one has to say.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from merge_assets.analysis.matrices import Matrix
+from merge_assets.analysis.storage import identity
+from merge_assets.checkpoint import TensorHeader
+from merge_assets.evaluation.results import Circumstances, ResultKey, TaskResult
+from merge_assets.evaluation.runner import result_keys
+from merge_assets.evaluation.scores import Scores, TaskScore
+from merge_assets.evaluation.suite import Suite, SuiteTask, load_suite
+from merge_assets.workspace import results as workspace_results
+from merge_assets.workspace.results import analysis_key, scores_key
+from tests.key_support import fields_of, sides
+from tests.leaderboard_support import row, scores
+
+HEX = "0" * 64
+OTHER = "1" * 64
+
+
+# -- evaluations -------------------------------------------------------------------------------------------------------
+
+SUITE = """\
+name: mine
+description: words
+headline: average
+seed: 1
+batch_size: 2
+dtype: float32
+include_path: tasks
+tasks: [{task: own, metric: acc, shots: 0, limit: 5, higher_is_better: true, headline: true}]
+"""
+
+SUITE_CHANGES = {
+    "seed": ("seed: 1", "seed: 2"),
+    "batch_size": ("batch_size: 2", "batch_size: 4"),
+    "dtype": ("dtype: float32", "dtype: auto"),
+    "tasks": ("tasks: [", "tasks: [{task: other, metric: acc}, "),
+}
+SUITE_BESIDE = {
+    "file": ("", ""),  # written elsewhere below
+    "name": ("name: mine", "name: other"),
+    "description": ("description: words", "description: others"),
+    "include_path": ("include_path: tasks", "include_path: same"),  # the same files
+    "headline": ("headline: average", ""),  # there is one word for it
+}
+TASK_CHANGES = {
+    "task": ("task: own", "task: other"),
+    "metric": ("metric: acc", "metric: acc_norm"),
+    "shots": ("shots: 0", "shots: 1"),
+    "limit": ("limit: 5", "limit: 6"),
+    "revision": ("shots: 0", f"shots: 0, revision: {'a' * 40}"),
+    "higher_is_better": ("higher_is_better: true", "higher_is_better: null"),
+    "headline": ("headline: true", "headline: false"),
+}
+OF_SCORES = {"metric", "higher_is_better", "headline"}
+"""What is read out of the result of a task, which need not be measured again for it."""
+
+
+def suite(folder: Path, old: str = "", new: str = "", *, data: str = "1") -> Suite:
+    folder.mkdir(exist_ok=True)
+    for name in ("tasks", "same"):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "own.yaml").write_text(
+            "task: own\ndataset_path: json\ndataset_kwargs: {data_files: data.jsonl}\n"
+        )
+        (folder / name / "data.jsonl").write_text(data)
+    (folder / "mine.yaml").write_text(SUITE.replace(old, new) if old else SUITE)
+    made = load_suite(folder / "mine.yaml")
+    assert made.digest  # is of the files as they are now
+    return made
+
+
+def test_the_sides_of_a_suite() -> None:
+    sides(Suite, SUITE_CHANGES, SUITE_BESIDE)
+    sides(SuiteTask, TASK_CHANGES, ())
+
+
+@pytest.mark.parametrize("field", [*SUITE_CHANGES, *TASK_CHANGES])
+def test_what_scores_depend_on_changes_the_suites_digest_and_their_key(field: str, tmp_path: Path) -> None:
+    before, after = suite(tmp_path), suite(tmp_path, *{**SUITE_CHANGES, **TASK_CHANGES}[field])
+    assert after.digest != before.digest
+    assert scores_key(after, HEX) != scores_key(before, HEX)
+    if field not in OF_SCORES:
+        assert result_keys(after, HEX) != result_keys(before, HEX)
+
+
+def test_data_beside_a_task_are_part_of_it(tmp_path: Path) -> None:
+    before, after = suite(tmp_path), suite(tmp_path, data="2")
+    assert after.digest != before.digest
+    assert result_keys(after, HEX) != result_keys(before, HEX)
+
+
+@pytest.mark.parametrize("field", SUITE_BESIDE)
+def test_names_words_and_places_leave_a_suites_digest(field: str, tmp_path: Path) -> None:
+    before, after = suite(tmp_path / "one"), suite(tmp_path / "other", *SUITE_BESIDE[field])
+    assert after.digest == before.digest
+    assert scores_key(after, HEX) == scores_key(before, HEX)
+
+
+def test_scores_have_the_key_of_the_model_lm_eval_and_our_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = suite(tmp_path)
+    keys = {scores_key(mine, HEX), scores_key(mine, OTHER), scores_key(mine, HEX, lm_eval="0.0.1")}
+    assert len(keys) == 3
+    monkeypatch.setattr("merge_assets.evaluation.runner.EVALUATION_VERSION", "another")
+    assert scores_key(mine, HEX) not in keys
+
+
+def test_circumstances_are_recorded_with_every_value_and_not_keyed() -> None:
+    """Every field of the key is in `tests/evaluation/test_results.py`."""
+    recorded = {"versions", "device", "dtype", "data", "revisions"}
+    sides(Circumstances, (), recorded)
+    assert not (recorded - {"dtype"}) & fields_of(ResultKey)  # the key has the dtype that was asked for
+    assert recorded - {"dtype"} | {"model_dtype"} <= fields_of(TaskResult)
+
+
+SCORES: Mapping[str, object] = {
+    "fingerprint": "g",
+    "suite": "other",
+    "suite_digest": "d",
+    "tasks": (row("cloze", "acc", 0.25),),
+    "headline": 0.25,
+    "headline_stderr": 0.5,
+    "seed": 1,
+    "versions": {"lm_eval": "0.5"},
+    "format": 3,
+}
+ROW: Mapping[str, object] = {
+    "task": "other",
+    "metric": "acc_norm",
+    "value": 0.25,
+    "stderr": 0.5,
+    "shots": 1,
+    "limit": 5,
+    "n": 7,
+    "higher_is_better": False,
+    "headline": False,
+    "task_version": "2",
+    "task_digest": "d",
+    "result": "s",
+    "made": Circumstances(device="cuda"),
+}
+
+
+def test_the_version_of_scores_is_all_that_was_found_but_for_the_models_name_and_the_time() -> None:
+    sides(Scores, SCORES, {"model"})
+    sides(TaskScore, ROW, {"seconds"})
+    found = scores("a", row("cloze", "acc", 0.5))
+    for field, value in SCORES.items():
+        assert found.model_copy(update={field: value}).digest != found.digest, field
+    for field, value in ROW.items():
+        changed = found.tasks[0].model_copy(update={field: value})
+        assert found.model_copy(update={"tasks": (changed,)}).digest != found.digest, field
+    slower = found.tasks[0].model_copy(update={"seconds": 9.0})
+    assert found.model_copy(update={"model": "b", "tasks": (slower,)}).digest == found.digest
+
+
+# -- analyses ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_analysis_has_the_key_of_the_bytes_the_modules_and_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(inspect.signature(analysis_key).parameters) == {"fingerprint", "modules"}
+    keys = {analysis_key(HEX, None), analysis_key(OTHER, None), analysis_key(HEX, ["v_proj"])}
+    assert len(keys) == 3
+    monkeypatch.setattr(workspace_results, "ANALYSIS_VERSION", "another")
+    assert analysis_key(HEX, None) not in keys
+
+
+def header(dtype: str) -> TensorHeader:
+    return TensorHeader("x", dtype, (2, 3), file="model.safetensors", begin=0, end=12)
+
+
+MATRIX = Matrix("x", "v_proj", "model.layers", 0, None, header("BF16"), (2, 3), 0, 0, ((0, 2, 1),))
+SPECTRUM = {"source": header("F32"), "block": (3, 2), "offset": 6, "axis": 1, "spans": ((0, 1, 1),)}
+SPECTRUM_BESIDE = {"name": "y", "module": "k_proj", "stack": None, "layer": 1, "expert": 2}
+
+
+def test_a_spectrum_is_that_of_the_bytes_of_the_part_and_of_the_analysis(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides(Matrix, SPECTRUM, SPECTRUM_BESIDE)
+    before = identity(MATRIX, HEX)
+    assert identity(MATRIX, OTHER) != before
+    for field, value in SPECTRUM.items():
+        assert identity(replace(MATRIX, **{field: value}), HEX) != before, field
+    for field, value in SPECTRUM_BESIDE.items():
+        assert identity(replace(MATRIX, **{field: value}), HEX) == before, field
+    monkeypatch.setattr("merge_assets.analysis.storage.ANALYSIS_VERSION", "another")
+    assert identity(MATRIX, HEX) != before

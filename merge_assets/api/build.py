@@ -17,6 +17,7 @@ from merge_assets.errors import EngineError, RecipeError, in_file
 from merge_assets.extras import require
 from merge_assets.freshness import Basis
 from merge_assets.identity import variant_line
+from merge_assets.model_worker import Limits
 from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
 from merge_assets.plan.model import PlannedModel
 from merge_assets.recipe import Recipe
@@ -118,7 +119,7 @@ def merge(
         _build_parents(workspace, recipe, work.silent())
         models = Models(workspace)
         fetched = _fetched(workspace, models, recipe, None, work, with_digests=measured)
-        made = _plan(workspace, models, recipe, fetched, shard_size)
+        made = _plan(workspace, models, recipe, fetched, shard_size, work)
     try:
         with staging_folder(target) as staging:
             report = execute(
@@ -176,7 +177,7 @@ def build(
         plan(workspace, recipe)  # from headers, before weights are downloaded
     models = Models(workspace)
     inputs = _fetched(workspace, models, recipe, commits, work)
-    made = _plan(workspace, models, recipe, inputs, None)
+    made = _plan(workspace, models, recipe, inputs, None, work)
     line = variant_line(recipe.name)
     found = workspace.store.reuse(line, made.key)
     artifact = found or _written(workspace, models, recipe, made, line, started, work)
@@ -247,6 +248,7 @@ def _written(
             bad,
             here=not store.in_bucket,
             agreement=_known_agreement(store.current(line), draft),
+            limits=Limits.of(workspace.settings),
             work=work,
         )
         digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
@@ -382,13 +384,18 @@ def _fetched(
         )
 
     for inner in workspace.book.folded(recipe):
-        planned = _plan(workspace, models, inner, inputs(inner), None)
+        planned = _plan(workspace, models, inner, inputs(inner), None, work)
         folded[inner.name] = models.folded_input(ModelReference(inner.name), planned)
     return inputs(recipe)
 
 
 def _plan(
-    workspace: Workspace, models: Models, recipe: Recipe, inputs: list[PlanInput], shard_size: int | None
+    workspace: Workspace,
+    models: Models,
+    recipe: Recipe,
+    inputs: list[PlanInput],
+    shard_size: int | None,
+    work: Work = UNATTENDED,
 ) -> Plan:
     fingerprint = None
     if recipe.prune_layers is not None:
@@ -396,7 +403,7 @@ def _plan(
     size = shard_size or int(workspace.settings.shard_size)
     with in_file(recipe.source.file):
         made = build_plan(recipe, inputs, shard_size=size, figures=models.figures(recipe, fingerprint))
-        check_agreement(made, inputs, str(recipe.source.file))
+        check_agreement(made, inputs, str(recipe.source.file), limits=Limits.of(workspace.settings), work=work)
     return made
 
 

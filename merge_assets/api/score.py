@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from merge_assets.api.joined import card_rows, scores_of
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
+from merge_assets.model_worker import Limits
 from merge_assets.plan.model import digest_of
 from merge_assets.records import ScoresDetails
 from merge_assets.reference import ModelReference
@@ -76,6 +77,7 @@ def evaluate(
         device=device or workspace.settings.device,
         limit=limit,
         batch_size=batch_size,
+        limits=Limits.of(workspace.settings),
         work=work,
     )
     if out is not None:
@@ -120,6 +122,7 @@ def score(
         fingerprint=item.fingerprint,
         unchanged=look_through(item, workspace.settings.verify_inputs, models.local.digested_states, work.silent()),
         device=workspace.settings.device,
+        limits=Limits.of(workspace.settings),
         work=work,
     )
     variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None

@@ -228,6 +228,25 @@ def test_it_ends_with_who_asked_however_they_end() -> None:
     assert is_gone(nursery)
 
 
+def test_processes_that_are_forked_share_what_was_imported() -> None:
+    code = f"""
+    import os
+    from merge_assets.model_worker import Limits, ModelWorker
+    def importer():
+        with ModelWorker({VERBS!r}, Limits()) as worker:
+            return worker.ask("who", {{}}, limit=None)["imported by"]
+    ours = importer()
+    if os.fork() == 0:
+        os._exit(40 + (importer() == ours))
+    print(os.waitstatus_to_exitcode(os.wait()[1]), importer() == ours)
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == ["41", "True"]
+
+
 def test_a_module_that_cannot_be_imported_is_named() -> None:
     says = r"cannot be loaded here: .*merge_assets\.nowhere"
     with ModelWorker("merge_assets.nowhere", Limits()) as worker, pytest.raises(ModelWorkerError, match=says):

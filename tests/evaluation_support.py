@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import MergeAssetsError, ModelWorkerError
-from merge_assets.model_worker import Desk, Limits
+from merge_assets.model_worker import Desk, Limits, reason
 from merge_assets.model_worker.frames import Frames
 
 WORDS = (  # noqa: SIM905 - a sentence is easier to read than a list
@@ -45,6 +45,8 @@ class HereWorker:
             answer = getattr(self._module, verb)(self._desk, **json.loads(json.dumps(arguments)))
         except MergeAssetsError as error:
             raise ModelWorkerError(str(error), answered=True, raised=type(error).__name__) from None
+        except Exception as error:
+            raise ModelWorkerError(reason(error), answered=True) from None
         self._messages.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while data := self._messages.recv(1 << 20):

@@ -172,7 +172,9 @@ def fetch(desk: Desk, *, suite: Mapping[str, Any], suite_file: str, task: str) -
     knows no checkpoint."""
     _be_quiet()
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
-    _manager(read, defaults=_ships(read, task), metadata={}).load([task])
+    manager = _manager(read, defaults=_ships(read, task), metadata={})
+    if task in manager.task_index:  # what there is not, the worker will say
+        manager.load([task])
 
 
 def prepare(desk: Desk, *, key: Mapping[str, Any]) -> None:

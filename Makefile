@@ -15,7 +15,7 @@ export DO_NOT_TRACK = 1
 # Images of containers like to set it; every process that the tests start would compile the project once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-s3 gpu-check fuzz mutants clean
+.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-s3 gpu-check fuzz strangers mutants clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -79,6 +79,9 @@ gpu-check: install ## Ten minutes on a GPU: the CPU's bytes, the memory's bounds
 fuzz: install-dev ## Look for inputs that fail: atheris, and random examples for the property tests; TIME=3600 for an hour.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt atheris
 	$(BIN)/python -m tests.fuzz.run --seconds $(or $(TIME),60)
+
+strangers: install-dev ## Take in every hostile checkpoint; ARGS="--only tokenizer".
+	$(BIN)/python -m tests.strangers.run $(ARGS)
 
 mutants: install-dev ## Change the code in 300 places and see whether a test notices; ARGS="--only plan/resolver".
 	$(BIN)/python -m tests.mutants.run $(ARGS)

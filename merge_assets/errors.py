@@ -197,6 +197,25 @@ class EvaluationError(MergeAssetsError):
     kind = "evaluation"
 
 
+class ModelWorkerError(MergeAssetsError):
+    """A model, or what belongs to it, could not be loaded or asked in the process that does so; see ``model_worker/``.
+
+    The message has the model, its config or its tokenizer as its subject, and starts with the verb.
+
+    Args:
+        message: what happened.
+        answered: whether the process lives on: it said itself what it could not do.
+        raised: name of our own error that was raised there, whose message this is.
+    """
+
+    kind = "model"
+
+    def __init__(self, message: str, *, answered: bool = False, raised: str = "") -> None:
+        super().__init__(message)
+        self.answered = answered
+        self.raised = raised
+
+
 class Stopped(Exception):
     """Work was stopped on request, see :class:`merge_assets.work.Work`; not an error of the input."""
 

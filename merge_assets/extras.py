@@ -28,6 +28,15 @@ def require(*modules: str) -> None:
             raise not_installed(ModuleNotFoundError(name=module)) or NotInstalledError(f"{module} is not installed")
 
 
+def is_installed(*modules: str) -> bool:
+    """Whether modules of extras are there, for work that can do without."""
+    try:
+        require(*modules)
+    except (NotInstalledError, ModuleNotFoundError):
+        return False
+    return True
+
+
 def not_installed(error: BaseException) -> NotInstalledError | None:
     """The error to show for an import that failed; ``None`` if it is not about a package of an extra.
 

@@ -145,6 +145,17 @@ class Settings(BaseSettings):
     allow_pickle: bool = Field(
         default=False, description="read local checkpoints of pickled weights (*.bin), as data only"
     )
+    load_seconds: float = Field(default=600, gt=0, description="seconds that loading a model to check it may take")
+    answer_seconds: float = Field(default=120, gt=0, description="seconds that generating a few tokens may take")
+    silence_seconds: float = Field(
+        default=1800, gt=0, description="seconds without progress after which an evaluation is ended"
+    )
+    model_memory: ByteSize | None = Field(
+        default=None, gt=0, description="memory of a process that loads a model; default: nine tenths of what is free"
+    )
+    allow_unconfined: bool = Field(
+        default=False, description="load models also where a process cannot be kept off the network"
+    )
 
     ui_token: SecretStr | None = Field(default=None, description="token that the UI asks for")
     ui_hosts: Names = Field(default=[], description="names of the UI's server, as in a browser, without the port")

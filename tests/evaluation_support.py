@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import random
+import socket
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from merge_assets.errors import MergeAssetsError, ModelWorkerError
+from merge_assets.model_worker import Desk, Limits, reason
+from merge_assets.model_worker.frames import Frames
 
 WORDS = (  # noqa: SIM905 - a sentence is easier to read than a list
     "the a king queen river stone light dark bread water goes comes sees loves old new small great and but of in on "
     "with to from tree house road night day hand eye word"
 ).split()
+
+
+class HereWorker:
+    """A model worker that answers in this process, for tests that look at what lm-eval is asked, or replace parts of it."""
+
+    def __init__(self, module: str, limits: Limits, *, offline: bool = True) -> None:
+        self._module = importlib.import_module(module)
+        self._messages, channel = socket.socketpair()
+        self._desk = Desk(channel)
+        self._frames = Frames()
+
+    def __enter__(self) -> HereWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._messages.close()
+        self._desk.channel.close()
+
+    def ask(
+        self, verb: str, arguments: dict[str, Any], *, each: Callable[[Any], None] | None = None, **_: object
+    ) -> object:
+        try:
+            answer = getattr(self._module, verb)(self._desk, **json.loads(json.dumps(arguments)))
+        except MergeAssetsError as error:
+            raise ModelWorkerError(str(error), answered=True, raised=type(error).__name__) from None
+        except Exception as error:
+            raise ModelWorkerError(reason(error), answered=True) from None
+        self._messages.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while data := self._messages.recv(1 << 20):
+                self._frames.feed(data)
+        while (message := self._frames.take()) is not None:
+            if each is not None and "item" in message:
+                each(message["item"])
+        return json.loads(json.dumps(answer))
 
 
 def write_checkpoint(directory: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:

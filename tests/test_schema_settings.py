@@ -6,6 +6,7 @@ The walk takes all settings from the schema and fails where one has no example.
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,25 @@ def caches(workspace: api.Workspace) -> object:
     return [file.parent for file in sorted(workspace.settings.root.rglob("digests/*"))], kept["_folder"], kept["_limit"]
 
 
+def checking(workspace: api.Workspace) -> object:
+    """The limits within which transformers is asked about a config, and a model is evaluated."""
+    kept: list[object] = []
+
+    def spied(*_: object, limits: object, **__: object) -> Any:
+        kept.append(limits)
+        raise MergeAssetsError("not now")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["merge_assets.api.plan"], "check_agreement", spied)
+        patch.setattr("merge_assets.evaluation.runner.evaluate_suite", spied)
+        with pytest.raises(MergeAssetsError, match="not now"):
+            api.plan(workspace, workspace.recipe("mix"))
+        with pytest.raises(MergeAssetsError, match="not now"):
+            api.score(workspace, ModelReference("a"), "quick")
+    assert kept[0] == kept[1]
+    return kept
+
+
 def executor(workspace: api.Workspace) -> object:
     return choose_executor(workspace.settings).name
 
@@ -184,6 +204,11 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "verify: full": (reading, {"verify": "full"}, {"verify": "sampled"}),
     "verify: sampled": (reading, {"verify": "sampled"}, {"verify": "off"}),
     "verify: off": (reading, {"verify": "off"}, {"verify": "full"}),
+    "load_seconds": (checking, {}, {"load_seconds": 5}),
+    "answer_seconds": (checking, {}, {"answer_seconds": 5}),
+    "silence_seconds": (checking, {}, {"silence_seconds": 5}),
+    "model_memory": (checking, {}, {"model_memory": "1GB"}),
+    "allow_unconfined": (checking, {}, {"allow_unconfined": True}),
     "allow_pickle": (pickles, {}, {"allow_pickle": True}),
 }
 

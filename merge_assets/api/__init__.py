@@ -19,10 +19,12 @@ What takes long takes a :class:`Work`, by which it tells how far it is, and lear
 """
 
 from merge_assets.api.analyse import Analysed, analyse, snr
-from merge_assets.api.build import Built, build, merge, plan
+from merge_assets.api.build import Built, build
 from merge_assets.api.compare import Comparison, compare
 from merge_assets.api.import_recipe import Found, import_recipe, write_recipe
+from merge_assets.api.merge import merge
 from merge_assets.api.observe import Observation, observe
+from merge_assets.api.plan import plan
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
 from merge_assets.identity import ModelIdentity

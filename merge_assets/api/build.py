@@ -1,4 +1,4 @@
-"""Plan and build variants, into a folder or into the store."""
+"""Build variants into the store."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.api.again import require_equal
-from merge_assets.api.joined import card_rows, scores_of_folder
-from merge_assets.api.staging import publish, staging_folder
+from merge_assets.api.plan import device_of, fetched_inputs, plan, planned
 from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.digests import digest_of
-from merge_assets.errors import EngineError, RecipeError, in_file
+from merge_assets.errors import RecipeError
 from merge_assets.extras import require
 from merge_assets.freshness import Basis
 from merge_assets.identity import variant_line
-from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
+from merge_assets.model_worker import Limits
+from merge_assets.plan import Plan
 from merge_assets.plan.model import PlannedModel
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.records import BuildReport, Check, StoredBuildReport, VariantDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece
-from merge_assets.variant.agreement import check_agreement
-from merge_assets.variant.card import CARD, with_scores
 from merge_assets.variant.checks import check_variant, count_nonfinite
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
@@ -55,102 +52,6 @@ class Built:
     checks: tuple[Check, ...]
     report: StoredBuildReport
     confirmed: bool = False
-
-
-def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None) -> Plan:
-    """Plan a recipe from headers alone. Digests of local models are in it where they are known from earlier.
-
-    Raises:
-        MergeAssetsError: for everything that is wrong with the recipe or its inputs.
-    """
-    return _of_headers(workspace, recipe, shard_size, with_digests=True)
-
-
-def _of_headers(workspace: Workspace, recipe: Recipe, shard_size: int | None, *, with_digests: bool) -> Plan:
-    check_alone(recipe)
-    with in_file(recipe.source.file):
-        workspace.names.check_models(recipe)  # before the Hub is asked for any
-        models = Models(workspace)
-        inputs = [models.headers(reference, with_digests=with_digests) for reference in recipe.references()]
-    return _plan(workspace, models, recipe, inputs, shard_size)
-
-
-def merge(
-    workspace: Workspace,
-    recipe: Recipe,
-    out: Path | str,
-    *,
-    device: str | None = None,
-    threads: int | None = None,
-    shard_size: int | None = None,
-    tile: int | None = None,
-    overwrite: bool = False,
-    work: Work = UNATTENDED,
-) -> BuildReport:
-    """Build a recipe's variant into a folder; also that of a recipe which is not stored.
-
-    The folder appears, or replaces the earlier one, only when it is complete. Recipes that this one refers to are
-    built into the store first if they are not there, save those that are not stored: they are folded in.
-
-    Raises:
-        EngineError: if ``out`` holds files and ``overwrite`` is False, or the build fails.
-        MergeAssetsError: if the recipe does not fit its inputs.
-    """
-    from merge_assets.engine.execute import execute
-    from merge_assets.variant.surroundings import write_surroundings
-
-    target = Path(out)
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise EngineError(f"{target}: is not a folder; choose another output folder")
-    if not overwrite and target.is_dir() and any(target.iterdir()):
-        raise EngineError(
-            f"{target}: holds files already; choose another output folder, or replace it with --overwrite"
-        )
-    # Everything that is wrong with the recipe, before anything is built or downloaded. What is written does not depend on
-    # what happens to be known of the inputs.
-    made = _of_headers(workspace, recipe, shard_size, with_digests=False)
-    chosen = device or _device(workspace, recipe)
-    if chosen.startswith("cuda") or any(t.declaration is not None and t.declaration.in_torch for t in made.tensors):
-        require("torch")
-    # Only an analysis of exactly these bytes may choose layers.
-    measured = any(part.prune_layers is not None for part in (recipe, *workspace.book.folded(recipe)))
-    inputs, models = workspace.book.inputs(recipe), Models(workspace)
-    if measured or any(
-        workspace.names.identify(r.model).kind != "local" or workspace.names.uses_hub(r) for r in inputs
-    ):
-        _build_parents(workspace, recipe, work.silent())
-        models = Models(workspace)
-        fetched = _fetched(workspace, models, recipe, None, work, with_digests=measured)
-        made = _plan(workspace, models, recipe, fetched, shard_size)
-    try:
-        with staging_folder(target) as staging:
-            report = execute(
-                made,
-                staging,
-                device=chosen,
-                threads=threads or workspace.settings.threads,
-                tile=tile,
-                memory=int(workspace.settings.memory),
-                work=work,
-                allow_nonfinite=recipe.allow_nonfinite,
-                inputs=workspace.stored.inputs(models.local.digested_states),
-                verify=workspace.settings.verify_inputs,
-            )
-            write_surroundings(made, recipe, staging, workspace.stored.read)
-            _add_scores(workspace, recipe, staging, work)
-            publish(staging, target)
-    except OSError as error:
-        raise EngineError(f"{error.filename or target}: {error.strerror}; choose another output folder") from error
-    return report
-
-
-def _add_scores(workspace: Workspace, recipe: Recipe, folder: Path, work: Work) -> None:
-    """Write the scores of the version that lies in a folder into its card, if the store has any of exactly these bytes."""
-    version, scores = scores_of_folder(workspace, recipe.name, folder, work.silent())
-    if scores:
-        card = folder / CARD
-        text = with_scores(card.read_text(encoding="utf-8"), version, card_rows(scores))
-        card.write_text(text, encoding="utf-8")
 
 
 def build(
@@ -182,8 +83,8 @@ def build(
     if any(workspace.names.uses_hub(reference) for reference in workspace.book.inputs(recipe)):
         plan(workspace, recipe)  # from headers, before weights are downloaded
     models = Models(workspace)
-    inputs = _fetched(workspace, models, recipe, commits, work)
-    made = _plan(workspace, models, recipe, inputs, None)
+    inputs = fetched_inputs(workspace, models, recipe, commits, work)
+    made = planned(workspace, models, recipe, inputs, None, work)
     line = variant_line(recipe.name)
     found = workspace.store.reuse(line, made.key)
     if found is not None and force:
@@ -218,7 +119,7 @@ def key_now(workspace: Workspace, recipe: Recipe, *, work: Work = UNATTENDED) ->
         MergeAssetsError: as :func:`build`.
     """
     models = Models(workspace)
-    return _plan(workspace, models, recipe, _fetched(workspace, models, recipe, None, work), None).key
+    return planned(workspace, models, recipe, fetched_inputs(workspace, models, recipe, None, work), None).key
 
 
 def _written(
@@ -246,6 +147,7 @@ def _written(
             bad,
             here=not store.in_bucket,
             agreement=_known_agreement(store.current(line), draft),
+            limits=Limits.of(workspace.settings),
             work=work,
         )
         digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
@@ -287,7 +189,7 @@ def _compute(
     report = execute(
         made,
         draft.directory,
-        device=_device(workspace, recipe),
+        device=device_of(workspace, recipe),
         threads=workspace.settings.threads,
         # Half of it is for what is on its way from and to a bucket.
         memory=int(workspace.settings.memory) // (2 if workspace.store.in_bucket else 1),
@@ -371,66 +273,3 @@ def _judged(check: Check, recipe: Recipe) -> Check:
         return check
     accepted = f"{check.description}, which allow_nonfinite accepts"
     return check.model_copy(update={"passed": True, "description": accepted})
-
-
-def _build_parents(workspace: Workspace, recipe: Recipe, work: Work) -> None:
-    """Bring the variants that a recipe is made of, and those that they are made of, into the store."""
-    for parent in workspace.book.made_of(recipe):
-        if parent.materialize:
-            build(workspace, parent, work=work)
-
-
-def _fetched(
-    workspace: Workspace,
-    models: Models,
-    recipe: Recipe,
-    commits: Mapping[ModelReference, str] | None,
-    work: Work,
-    *,
-    with_digests: bool = True,
-) -> list[PlanInput]:
-    """The inputs of a recipe, of which those in an object store stay there."""
-    recorded = commits or {}
-    folded: dict[str, PlanInput] = {}
-
-    def inputs(made: Recipe) -> list[PlanInput]:
-        with in_file(made.source.file):
-            return [fetched(reference) for reference in made.references()]
-
-    def fetched(reference: ModelReference) -> PlanInput:
-        item = model(reference.model)
-        if reference.lora is None:
-            return item
-        return models.fetch_adapter(
-            item, reference, commit=recorded.get(reference.lora), with_digests=with_digests, work=work
-        )
-
-    def model(reference: ModelReference) -> PlanInput:
-        inner = workspace.book.resolve_folded(reference)
-        if inner is not None:
-            return folded[inner.name]
-        return models.fetch(
-            reference, commit=recorded.get(reference), local=False, with_digests=with_digests, work=work
-        )
-
-    for inner in workspace.book.folded(recipe):
-        planned = _plan(workspace, models, inner, inputs(inner), None)
-        folded[inner.name] = models.folded_input(ModelReference(inner.name), planned)
-    return inputs(recipe)
-
-
-def _plan(
-    workspace: Workspace, models: Models, recipe: Recipe, inputs: list[PlanInput], shard_size: int | None
-) -> Plan:
-    fingerprint = None
-    if recipe.prune_layers is not None:
-        fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
-    size = shard_size or int(workspace.settings.shard_size)
-    with in_file(recipe.source.file):
-        made = build_plan(recipe, inputs, shard_size=size, figures=models.figures(recipe, fingerprint))
-        check_agreement(made, inputs, str(recipe.source.file))
-    return made
-
-
-def _device(workspace: Workspace, recipe: Recipe) -> str:
-    return recipe.device if recipe.device != "auto" else workspace.settings.device

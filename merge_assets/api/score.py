@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from merge_assets.api.joined import card_rows, scores_of
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
+from merge_assets.model_worker import Limits
 from merge_assets.records import ScoresDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
@@ -81,6 +82,7 @@ def evaluate(
         limit=limit,
         batch_size=batch_size,
         refresh=refresh,
+        limits=Limits.of(workspace.settings),
         work=work,
     )
     if out is not None:
@@ -135,6 +137,7 @@ def score(
         unchanged=look_through(item, workspace.settings.verify_inputs, models.local.digested_states, work.silent()),
         device=workspace.settings.device,
         refresh=refresh,
+        limits=Limits.of(workspace.settings),
         work=work,
     )
     variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None

@@ -1,28 +1,25 @@
-"""lm-eval at work on one loaded model: one task per call, stoppable, quiet, with progress.
+"""lm-eval at work on one loaded model, one task per call, quiet, with progress: verbs of the model worker.
 
+No other process imports this file.
 Numbers are lm-eval's own. This module adds no arithmetic: it calls ``simple_evaluate`` with a model class whose
-only additions are counting requests and asking whether to stop.
+only addition is counting requests, and that generates by our settings.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import gc
 import importlib.metadata
+import json
 import logging
 import math
 import shlex
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import datasets
-import huggingface_hub
-import lm_eval.api.metrics
 import lm_eval.api.task
 import lm_eval.evaluator
 import lm_eval.models.huggingface
@@ -30,47 +27,44 @@ import torch
 import transformers
 from lm_eval.tasks import TaskManager
 
-from merge_assets.errors import EvaluationError, MergeAssetsError, Stopped
+from merge_assets.errors import EvaluationError, MergeAssetsError
 from merge_assets.evaluation.data import data_of, pinned, revisions_of
-from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult
+from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
 from merge_assets.evaluation.suite import Suite
-from merge_assets.work import Work
-
-"""Called with requests done, requests in total, and what they are."""
+from merge_assets.model_worker import Desk, reason
+from merge_assets.model_worker.generation import fix_generation
 
 _PYTHON_SEED = 0
 """lm-eval's default seed of Python's random, which few-shot sampling does not use."""
 
-_POLL_SECONDS = 0.1
-
-# lm-eval seeds the process-wide generators and is patched below while it runs.
-_ONE_AT_A_TIME = threading.Lock()
+_TELL_SECONDS = 0.1
 
 
 class _Meter:
-    """Counts requests and asks whether to stop, both at most ten times a second."""
+    """Counts requests and tells of them, ten times a second at most; also that something is done between two of them."""
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._next_poll = self._next_report = 0.0
-        self.begin(0, "loading data")
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._next = 0.0
+        self.done, self.total, self.what = 0, 0, ""
 
     def begin(self, total: int, what: str) -> None:
         self.done, self.total, self.what = 0, total, what
-        self.check()
+        self._tell()
 
     def check(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_poll:
-            self._next_poll = now + _POLL_SECONDS
-            self._work.check(f"evaluating ({self.what})")
+        """A sign of life."""
+        if time.monotonic() >= self._next:
+            self._tell()
 
     def advance(self, count: int) -> None:
         self.done += count
-        now = time.monotonic()
-        if now >= self._next_report or self.done >= self.total:
-            self._next_report = now + _POLL_SECONDS
-            self._work.report(self.done, max(self.total, self.done), self.what)
+        if time.monotonic() >= self._next or self.done >= self.total:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._next = time.monotonic() + _TELL_SECONDS
+        self._desk.report(self.done, max(self.total, self.done), self.what)
 
     def add_partial(self, kind: str, request: object, answer: object) -> None:
         """lm-eval's cache hook: called once per answered request."""
@@ -84,7 +78,7 @@ class _Meter:
             yield item
 
 
-class _StoppableLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
+class _WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
     """lm-eval's model with a :class:`_Meter`."""
 
     meter: _Meter | None = None
@@ -95,7 +89,7 @@ class _StoppableLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm
         self.set_cache_hook(meter)
 
     def watch_layers(self) -> None:
-        """Polls before every call of the model and of each of its layers, generation steps included."""
+        """A sign of life before every call of the model and of each of its layers, generation steps included."""
 
         def poll(*_: object) -> None:
             if self.meter is not None:
@@ -149,138 +143,188 @@ class _StoppableLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm
         return answers
 
 
-class Harness:
-    """A checkpoint loaded once, on which the tasks of a suite are run. A context manager; leaving frees the model.
+def begin(
+    desk: Desk,
+    *,
+    model_dir: str,
+    suite: Mapping[str, Any],
+    suite_file: str,
+    device: str,
+    dtype: str,
+    batch_size: int | str,
+) -> None:
+    """Take what is to be evaluated, and on what.
 
     Args:
-        model_dir: directory that ``from_pretrained`` opens.
-        suite: the suite whose tasks are run.
+        model_dir: absolute path of the directory that is loaded.
+        suite: content of the suite, as JSON.
+        suite_file: where it was read.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: dtype of the loaded weights; "auto" is the checkpoint's own.
         batch_size: sequences per forward pass, or "auto".
     """
+    _be_quiet()
+    read = Suite.model_validate({**suite, "file": Path(suite_file)})
+    desk.held["harness"] = Harness(desk, Path(model_dir), read, device=device, dtype=dtype, batch_size=batch_size)
 
-    def __init__(self, model_dir: Path, suite: Suite, *, device: str, dtype: str, batch_size: int | str) -> None:
-        self._model_dir = model_dir.resolve()
+
+def fetch(desk: Desk, *, suite: Mapping[str, Any], suite_file: str, task: str, revision: str | None) -> None:
+    """Bring the data of a task into the caches, by making the task, at a commit where the suite names one. The one verb that is
+    asked of a process with a network: it knows no checkpoint."""
+    _be_quiet()
+    read = Suite.model_validate({**suite, "file": Path(suite_file)})
+    manager = _manager(read, defaults=_ships(read, task), metadata={})
+    if task in manager.task_index:  # what there is not, the worker will say
+        with pinned(revision):
+            manager.load([task])
+
+
+def prepare(desk: Desk, *, key: Mapping[str, Any]) -> None:
+    """Load a task with its data, and check that it can be what the suite says."""
+    desk.held["harness"].prepare(ResultKey.model_validate(key))
+
+
+def load(desk: Desk) -> None:
+    """Load the model, once."""
+    desk.held["harness"].load()
+
+
+def run(desk: Desk, *, key: Mapping[str, Any]) -> Any:
+    """Evaluate the prepared task: gives ``[task, sample]`` for each sample, and returns the result as JSON."""
+    return desk.held["harness"].run(ResultKey.model_validate(key))
+
+
+def _ships(suite: Suite, task: str) -> bool:
+    """Whether lm-eval's own tasks are needed. Indexing its 15,000 files takes tens of seconds; local suites do without."""
+    local = suite.local_task(task)
+    return not (local and local.local)
+
+
+def _manager(suite: Suite, *, defaults: bool, metadata: dict[str, str]) -> TaskManager:
+    folder = suite.tasks_dir
+    return TaskManager(include_path=str(folder) if folder else None, include_defaults=defaults, metadata=metadata)
+
+
+class Harness:
+    """A checkpoint that is loaded once, on which the tasks of a suite are run. See :func:`begin`.
+
+    All methods raise EvaluationError for what :func:`merge_assets.evaluation.runner.evaluate_suite` says.
+    """
+
+    def __init__(
+        self, desk: Desk, model_dir: Path, suite: Suite, *, device: str, dtype: str, batch_size: int | str
+    ) -> None:
+        self._meter = _Meter(desk)
+        self._desk = desk
+        self._model_dir = model_dir
         self._suite = suite
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._dtype = dtype
         self._batch_size = batch_size
-        self._lm: _StoppableLM | None = None
+        self._lm: _WatchedLM | None = None
         self._managers: dict[bool, TaskManager] = {}
+        self._tasks: tuple[TaskManager, list[Any]] | None = None
+        lm_eval.api.task.tqdm = self._meter.prompts
 
-    def __enter__(self) -> Harness:
-        return self
+    def prepare(self, key: ResultKey) -> None:
+        """Load one task."""
+        with self._failing(key), pinned(key.revision):
+            self._tasks = self._load(key)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lm = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def run(self, key: ResultKey, work: Work) -> tuple[TaskResult, dict[str, list[dict[str, Any]]]]:
-        """Evaluates one task.
-
-        Args:
-            key: the task, and how it is run.
-            work: told requests done, those of this kind in all, and their kind; asked throughout.
-
-        Returns:
-            The result, and per task name the logged samples.
-
-        Raises:
-            EvaluationError: see :func:`merge_assets.evaluation.runner.evaluate_suite`.
-            Stopped: on request.
-        """
-        meter = _Meter(work)
+    def load(self) -> None:
+        """Load the model, unless it is loaded."""
+        if self._lm is not None:
+            return
         try:
-            with _ONE_AT_A_TIME, _quiet(meter), _offline(self._suite.is_local), pinned(key.revision):
-                return self._run(key, meter)
-        except (Stopped, MergeAssetsError):
+            config = transformers.AutoConfig.from_pretrained(
+                self._model_dir, local_files_only=True, trust_remote_code=False
+            )
+            # The library's own choice: what the config says may be code of the Hub.
+            config._attn_implementation = None
+            lm = _WatchedLM(
+                pretrained=str(self._model_dir),
+                device=self._device,
+                dtype=self._dtype,
+                batch_size=self._batch_size,
+                trust_remote_code=False,
+                config=config,
+            )
+            fix_generation(lm.model)
+        except Exception as error:
+            raise EvaluationError(f"{self._model_dir}: the checkpoint does not load: {reason(error)}") from error
+        lm.attach(self._meter)
+        lm.watch_layers()
+        self._lm = lm
+
+    def run(self, key: ResultKey) -> Any:
+        """Evaluate the task that was prepared."""
+        assert self._tasks is not None
+        manager, tasks = self._tasks
+        self._meter.begin(0, "requests")
+        started = time.monotonic()
+        with self._failing(key), pinned(key.revision):
+            output = lm_eval.evaluator.simple_evaluate(
+                model=self._lm,
+                tasks=tasks,
+                num_fewshot=key.shots,
+                batch_size=self._batch_size,
+                device=self._device,
+                limit=key.limit,
+                log_samples=True,
+                task_manager=manager,
+                random_seed=_PYTHON_SEED,
+                numpy_random_seed=key.seed,
+                torch_random_seed=key.seed,
+                fewshot_random_seed=key.seed,
+            )
+            if output is None:
+                raise EvaluationError(
+                    f"{self._suite.where(key.task)}: {key.task}: this process is not the first of its group"
+                )
+            logged: dict[str, list[dict[str, Any]]] = dict(output["samples"])
+            for task, samples in logged.items():
+                for sample in samples:
+                    self._desk.give([task, plain(sample)])
+            result = self._result(key, output, time.monotonic() - started)
+            observed = {"data": data_of(logged), "revisions": revisions_of(tasks)}
+            return json.loads(result.model_copy(update=observed).model_dump_json())
+
+    @contextlib.contextmanager
+    def _failing(self, key: ResultKey) -> Iterator[None]:
+        """Says which task failed."""
+        try:
+            yield
+        except MergeAssetsError:
             raise
         except Exception as error:
-            message = " ".join(str(error).split()) or type(error).__name__
-            raise EvaluationError(f"{self._where(key)}: {key.task} on {self._model_dir} failed: {message}") from error
-
-    def _run(self, key: ResultKey, meter: _Meter) -> tuple[TaskResult, dict[str, list[dict[str, Any]]]]:
-        manager, tasks = self._load(key)
-        lm = self._model()
-        lm.attach(meter)
-        started = time.monotonic()
-        output = lm_eval.evaluator.simple_evaluate(
-            model=lm,
-            tasks=tasks,
-            num_fewshot=key.shots,
-            batch_size=self._batch_size,
-            device=self._device,
-            limit=key.limit,
-            log_samples=True,
-            task_manager=manager,
-            random_seed=_PYTHON_SEED,
-            numpy_random_seed=key.seed,
-            torch_random_seed=key.seed,
-            fewshot_random_seed=key.seed,
-        )
-        if output is None:
-            raise EvaluationError(f"{self._where(key)}: {key.task}: this process is not the first of its group")
-        samples: dict[str, list[dict[str, Any]]] = dict(output["samples"])
-        result = self._result(key, output, time.monotonic() - started)
-        return result.model_copy(update={"data": data_of(samples), "revisions": revisions_of(tasks)}), samples
+            where = self._suite.where(key.task)
+            raise EvaluationError(f"{where}: {key.task} on {self._model_dir} failed: {reason(error)}") from error
 
     def _load(self, key: ResultKey) -> tuple[TaskManager, list[Any]]:
         """The task or group object, with its data, checked against the suite's settings."""
-        local = self._suite.local_task(key.task)
-        if key.revision and local and local.local:
+        where = self._suite.where(key.task)
+        defaults = _ships(self._suite, key.task)
+        if key.revision and not defaults:
             raise EvaluationError(
-                f"{self._where(key)}.revision: the data of {key.task} are local files, which its digest covers; remove this key"
+                f"{where}.revision: the data of {key.task} are local files, which its digest covers; remove this key"
             )
-        manager = self._manager(defaults=not (local and local.local))
+        if defaults not in self._managers:
+            metadata = {"pretrained": str(self._model_dir), "dtype": self._dtype}
+            self._managers[defaults] = _manager(self._suite, defaults=defaults, metadata=metadata)
+        manager = self._managers[defaults]
         if key.task not in manager.task_index:
             broken = "".join(
                 f"; {path} is not readable: {why}" for path, why in self._suite.broken_task_files().items()
             )
             folder = f" and not in {self._suite.tasks_dir}" if self._suite.tasks_dir else ""
-            raise EvaluationError(
-                f"{self._where(key)}.task: no task {key.task!r} in lm-eval {key.lm_eval}{folder}{broken}"
-            )
+            raise EvaluationError(f"{where}.task: no task {key.task!r} in lm-eval {key.lm_eval}{folder}{broken}")
         loaded = manager.load([key.task])
         for name, task in loaded["tasks"].items():
             if key.shots and task.get_config("num_fewshot") == 0:
-                raise EvaluationError(
-                    f"{self._where(key)}.shots: {name} is a 0-shot task; its own files fix that. Set 0"
-                )
+                raise EvaluationError(f"{where}.shots: {name} is a 0-shot task; its own files fix that. Set 0")
         if key.task in loaded["groups"]:
             return manager, [loaded["groups"][key.task]]
         return manager, list(loaded["tasks"].values())
-
-    def _manager(self, *, defaults: bool) -> TaskManager:
-        # Indexing lm-eval's own 15,000 task files takes tens of seconds; local suites do without.
-        if defaults not in self._managers:
-            folder = self._suite.tasks_dir
-            self._managers[defaults] = TaskManager(
-                include_path=str(folder) if folder else None,
-                include_defaults=defaults,
-                metadata={"pretrained": str(self._model_dir), "dtype": self._dtype},
-            )
-        return self._managers[defaults]
-
-    def _model(self) -> _StoppableLM:
-        if self._lm is None:
-            try:
-                lm = _StoppableLM(
-                    pretrained=str(self._model_dir),
-                    device=self._device,
-                    dtype=self._dtype,
-                    batch_size=self._batch_size,
-                )
-            except Exception as error:
-                message = " ".join(str(error).split()) or type(error).__name__
-                raise EvaluationError(f"{self._model_dir}: the checkpoint does not load: {message}") from error
-            lm.watch_layers()
-            self._lm = lm
-        return self._lm
 
     def _result(self, key: ResultKey, output: Mapping[str, Any], seconds: float) -> TaskResult:
         metrics = {
@@ -317,10 +361,6 @@ class Harness:
         command += ["--limit", str(key.limit)] if key.limit is not None else []
         return [*command, "--seed", f"{_PYTHON_SEED},{key.seed},{key.seed},{key.seed}"]
 
-    def _where(self, key: ResultKey) -> str:
-        index = next(i for i, entry in enumerate(self._suite.tasks) if entry.task == key.task)
-        return f"{self._suite.file}: tasks[{index}]"
-
 
 def command_line(result: TaskResult) -> str:
     """The lm-eval command that gives the same numbers, quoted for a shell."""
@@ -334,62 +374,14 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    missing = object()
-    before = vars(owner).get(name, missing)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is missing:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
-
-
-@contextlib.contextmanager
-def _quiet(meter: _Meter) -> Iterator[None]:
+def _be_quiet() -> None:
     """Silences lm-eval, datasets and transformers below errors, and replaces what only costs time.
 
     ``add_env_info`` runs pip and nvidia-smi (2 s per call); what matters of it is recorded in the result.
     """
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "transformers", "accelerate")]
-    levels = [logger.level for logger in loggers]
-    bars = datasets.are_progress_bars_disabled(), transformers.utils.logging.is_progress_bar_enabled()
-
-    def silent_print(*_: object, **__: object) -> None:
-        pass
-
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(lm_eval.api.task, "tqdm", meter.prompts))
-        stack.enter_context(_replaced(lm_eval.api.metrics, "print", silent_print))
-        stack.enter_context(_replaced(lm_eval.models.huggingface, "print", silent_print))
-        stack.enter_context(_replaced(lm_eval.evaluator, "add_env_info", lambda storage: None))
-        stack.enter_context(_replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None))
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            datasets.disable_progress_bars()
-            transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-            if not bars[0]:
-                datasets.enable_progress_bars()
-            if bars[1]:
-                transformers.utils.logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def _offline(local: bool) -> Iterator[None]:
-    """Keeps local suites off the network; other suites see the process's own settings."""
-    if not local:
-        yield
-        return
-    with (
-        _replaced(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
-        _replaced(datasets.config, "HF_HUB_OFFLINE", True),
-    ):
-        yield
+    for name in ("lm_eval", "datasets", "transformers", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    lm_eval.evaluator.add_env_info = lambda storage: None
+    lm_eval.evaluator.get_git_commit_hash = lambda: None
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from merge_assets.records import FORMAT, Record, RecordFile
+from merge_assets.sealed import seal, unseal
 
 EVALUATION_VERSION = "1"
 """Raised whenever the same model, task and settings may give other numbers because of how we evaluate; part of every key."""
 
 _RESULT_FILE = "result.json"
+_SAMPLES_FILE = "samples.json"
 
 
 class SampleCount(Record, strict=True):
@@ -152,8 +154,8 @@ class StoredResult:
 
     def sample_files(self) -> dict[str, Path]:
         """JSON-lines file of the logged samples of each task name."""
-        names = json.loads((self.directory / "samples.json").read_text(encoding="utf-8"))
-        return {task: self.directory / name for task, name in names.items()}
+        fields = unseal((self.directory / _SAMPLES_FILE).read_bytes()) or {}
+        return {task: self.directory / name for task, name in fields.get("files", {}).items()}
 
 
 class TaskResults:
@@ -168,12 +170,8 @@ class TaskResults:
 
     def find(self, key: ResultKey) -> StoredResult | None:
         """The committed result of ``key``, or None; a damaged one counts as absent."""
-        directory = self._path(key)
-        try:
-            result = TaskResult.of(json.loads((directory / _RESULT_FILE).read_bytes()))
-        except (OSError, ValueError):
-            return None
-        return StoredResult(result, directory) if result.key == key else None
+        stored = _read(self._path(key))
+        return stored if stored is not None and stored.result.key == key else None
 
     def commit(
         self, result: TaskResult, samples: Mapping[str, Sequence[Mapping[str, Any]]], *, replace: bool = False
@@ -192,12 +190,12 @@ class TaskResults:
         draft.mkdir()
         try:
             names = {task: f"samples_{_file_name(task)}.jsonl" for task in samples}
+            digests: dict[str, str] = {}
             for task, rows in samples.items():
-                with (draft / names[task]).open("w", encoding="utf-8") as file:
-                    for row in rows:
-                        file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
-            _write(draft / "samples.json", json.dumps(names, indent=1))
-            _write(draft / _RESULT_FILE, result.model_dump_json(indent=1) + "\n")
+                lines = (json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+                digests[names[task]] = _write(draft / names[task], (line.encode() for line in lines))
+            _write(draft / _SAMPLES_FILE, [seal({"files": names, "sha256": digests}, indent=1)])
+            _write(draft / _RESULT_FILE, [seal(result.model_dump(mode="json"), indent=1)])
             if replace or self.find(result.key) is None:
                 shutil.rmtree(final, ignore_errors=True)
                 final.parent.mkdir(exist_ok=True)
@@ -219,8 +217,8 @@ class TaskResults:
 
     def __iter__(self) -> Iterator[StoredResult]:
         for path in sorted(self.directory.glob(f"[0-9a-f][0-9a-f]/*/{_RESULT_FILE}")):
-            with contextlib.suppress(OSError, ValueError):
-                yield StoredResult(TaskResult.of(json.loads(path.read_bytes())), path.parent)
+            if (stored := _read(path.parent)) is not None:
+                yield stored
 
     def _path(self, key: ResultKey) -> Path:
         return self.directory / key.digest[:2] / key.digest
@@ -257,8 +255,29 @@ def _file_name(task: str) -> str:
     return safe if safe == task else f"{safe}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
 
 
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
+def _read(directory: Path) -> StoredResult | None:
+    """The result that lies in a directory; ``None`` if there is none, or anything of it is not as it was written."""
+    try:
+        result = TaskResult.of(unseal((directory / _RESULT_FILE).read_bytes()))
+        samples = unseal((directory / _SAMPLES_FILE).read_bytes())
+        if samples is None:
+            return None
+        for name, sha256 in samples["sha256"].items():
+            with (directory / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    return None
+    except (OSError, ValueError):
+        return None
+    return StoredResult(result, directory)
+
+
+def _write(path: Path, parts: Iterable[bytes]) -> str:
+    """Write a file, and bring it to the disk; its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in parts:
+            digest.update(part)
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint on a suite, one task at a time; a finished task is never evaluated again.
 
-This module is light: lm-eval, transformers and torch are imported only when a task is left to evaluate.
+This module is light: lm-eval, transformers and torch are imported by the model worker, when a task is left to evaluate.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
-from merge_assets.evaluation.results import EVALUATION_VERSION, ResultKey, StoredResult, TaskResults
+from merge_assets.errors import EvaluationError, ModelWorkerError, in_one_line
+from merge_assets.evaluation.results import EVALUATION_VERSION, ResultKey, StoredResult, TaskResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
 from merge_assets.evaluation.suite import Suite
+from merge_assets.extras import require
 from merge_assets.filestate import check_unchanged
+from merge_assets.model_worker import Limit, Limits, ModelWorker
 from merge_assets.work import UNATTENDED, Work
 
+HARNESS = "merge_assets.evaluation.harness"
+"""The verbs that are asked here."""
+
+_DEFAULT = Limits()
 _STEPS = 1000
 """Progress is reported in thousandths of a task."""
 
@@ -100,6 +108,7 @@ def evaluate_suite(
     batch_size: int | str | None = None,
     limit: int | float | None = None,
     refresh: bool = False,
+    limits: Limits = _DEFAULT,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluates a checkpoint on every task of a suite that has no committed result yet.
@@ -116,12 +125,13 @@ def evaluate_suite(
         batch_size: sequences per forward pass or "auto"; overrides the suite's.
         limit: caps the documents of every task; for a quick look.
         refresh: evaluate every task, and put what comes out in the place of what is committed.
-        work: told thousandths of a task done, the total, and the task at work with its requests; asked at least once per
-            forward pass of a decoder layer and per prompt built.
+        limits: of the process that loads the checkpoint.
+        work: told thousandths of a task done, the total, and the task at work with its requests; asked several times a second.
 
     Raises:
         InputError: the checkpoint changed while it was evaluated; nothing of that task is kept.
-        EvaluationError: a task is unknown, needs other settings, or fails. Tasks committed before stay so.
+        EvaluationError: a task is unknown, needs other settings, or fails, or the process was ended by its limits. Tasks
+            committed before stay so.
         Stopped: on request.
     """
     if fingerprint is None:
@@ -142,9 +152,11 @@ def evaluate_suite(
     before = scores_of(committed) if refresh and len(committed) == len(unique) else None
 
     if missing:
-        from merge_assets.evaluation.harness import Harness
-
-        with Harness(model_dir, suite, device=device, dtype=keys[0].dtype, batch_size=keys[0].batch_size) as harness:
+        require("lm_eval", "torch", "transformers")
+        evaluator = _Evaluator(model_dir, suite, device=device, limits=limits)
+        evaluator.fetch(missing, work)
+        with ModelWorker(HARNESS, limits) as worker:
+            evaluator.begin(worker, missing[0], work)
             for key in missing:
                 done = _STEPS * len(found)
                 number = unique.index(key) + 1
@@ -155,7 +167,7 @@ def evaluate_suite(
                     label = f"{task} ({number}/{len(unique)}): {what} {requests}/{of}"
                     work.report(done + _STEPS * min(requests, of) // max(of, 1), total, label)
 
-                result, samples = harness.run(key, work.reporting(report))
+                result, samples = evaluator.run(worker, key, work.reporting(report))
                 if unchanged is not None:
                     unchanged()
                 suite.require_unchanged(key.task)
@@ -164,3 +176,89 @@ def evaluate_suite(
 
     ordered = tuple(found[key] for key in keys)
     return Evaluation(scores_of(found), ordered, tuple(key.task for key in missing), before)
+
+
+class _Evaluator:
+    """What is asked of the model worker to evaluate a checkpoint. Its errors are those of :func:`evaluate_suite`."""
+
+    def __init__(self, model_dir: Path, suite: Suite, *, device: str, limits: Limits) -> None:
+        self._model_dir = str(model_dir.resolve())
+        self._suite = suite
+        self._described = {"suite": suite.model_dump(mode="json"), "suite_file": str(suite.file)}
+        self._device = device
+        self._limits = limits
+        self._unfetched: dict[str, str] = {}
+
+    def fetch(self, keys: Sequence[ResultKey], work: Work) -> None:
+        """Bring the data of tasks that are not local into the caches, in a process that knows no checkpoint: the one that
+        loads the model has no network."""
+        wanted = [key for key in keys if not ((local := self._suite.local_task(key.task)) and local.local)]
+        if not wanted:
+            return
+        with ModelWorker(HARNESS, self._limits, offline=False) as worker:
+            for key in wanted:
+                try:
+                    worker.ask(
+                        "fetch",
+                        {**self._described, "task": key.task, "revision": key.revision},
+                        limit=None,
+                        work=work.silent(),
+                        doing=f"fetching the data of {key.task}",
+                    )
+                except ModelWorkerError as error:  # of no matter where they are in the caches already
+                    self._unfetched[key.task] = str(error)
+
+    def begin(self, worker: ModelWorker, key: ResultKey, work: Work) -> None:
+        options = {"device": self._device, "dtype": key.dtype, "batch_size": key.batch_size}
+        self._ask(worker, "begin", {"model_dir": self._model_dir, **self._described, **options}, key, work)
+
+    def run(
+        self, worker: ModelWorker, key: ResultKey, work: Work
+    ) -> tuple[TaskResult, dict[str, list[dict[str, Any]]]]:
+        """The result of one task, and per task name the logged samples."""
+        samples: dict[str, list[dict[str, Any]]] = {}
+        asked = {"key": key.model_dump(mode="json")}
+        try:
+            self._ask(worker, "prepare", asked, key, work)
+        except EvaluationError as error:
+            if key.task in self._unfetched:
+                error.args = (f"{error} (its data were not fetched: {self._unfetched[key.task]})",)
+            raise
+        self._ask(worker, "load", {}, key, work, "load")
+        try:
+            said = self._ask(
+                worker, "run", asked, key, work, each=lambda item: samples.setdefault(item[0], []).append(item[1])
+            )
+            result = TaskResult.of(said)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise self._failed(key, f"answered with what is no result ({in_one_line(error)})") from None
+        if result.key != key:
+            raise self._failed(key, "answered with another task's result")
+        return result, samples
+
+    def _ask(
+        self,
+        worker: ModelWorker,
+        verb: str,
+        arguments: Mapping[str, Any],
+        key: ResultKey,
+        work: Work,
+        limit: Limit = "silence",
+        each: Callable[[Any], None] | None = None,
+    ) -> Any:
+        try:
+            return worker.ask(
+                verb,
+                arguments,
+                limit=limit,
+                work=work,
+                doing=f"evaluating {key.task}",
+                each=each,
+            )
+        except ModelWorkerError as error:
+            if error.raised == EvaluationError.__name__:
+                raise EvaluationError(str(error)) from None
+            raise self._failed(key, str(error)) from None
+
+    def _failed(self, key: ResultKey, why: str) -> EvaluationError:
+        return EvaluationError(f"{self._suite.where(key.task)}: {key.task} on {self._model_dir} {why}")

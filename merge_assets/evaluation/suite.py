@@ -142,6 +142,10 @@ class Suite(BaseModel):
         self.local_task("")
         return dict(self._folder.broken) if self._folder else {}
 
+    def where(self, name: str) -> str:
+        """``suite.yaml: tasks[3]``: where a task first stands, for errors."""
+        return f"{self.file}: tasks[{[entry.task for entry in self.tasks].index(name)}]"
+
     def task_digest(self, name: str) -> str:
         """Digest of what defines a task: its own files, as they were when first asked for, or its name for one that ships with
         lm-eval.

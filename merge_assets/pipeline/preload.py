@@ -1,11 +1,12 @@
-"""What the process that forks step processes imports before the first step: the slow packages.
+"""What the process that forks step processes does before the first step, so that steps need not: import what is slow.
 
 Nothing here touches a GPU: a CUDA context does not survive a fork.
 """
 
-import contextlib
 import os
 
+from merge_assets.extras import is_installed
+from merge_assets.model_worker import prepare
 from merge_assets.pipeline.executor import steps_at_once
 
 # Steps that run side by side share the cores. OpenMP threads without a core of their own spin at every barrier, which
@@ -14,6 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ste
 # The steps report their progress themselves.
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-for _name in ("torch", "transformers", "lm_eval.evaluator", "lm_eval.models.huggingface"):
-    with contextlib.suppress(ImportError):
-        __import__(_name)
+# Models are loaded in processes of their own, which are forked from one that the steps of a run share.
+if is_installed("torch", "transformers"):
+    prepare("merge_assets.variant.loading")
+    __import__("torch")  # some methods need it
+    if is_installed("lm_eval"):
+        prepare("merge_assets.evaluation.harness")

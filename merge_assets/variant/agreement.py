@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from logging import CRITICAL
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from merge_assets.architecture import LayerStack
 from merge_assets.architecture.config import DTYPE_KEYS
 from merge_assets.checkpoint import Checkpoint
-from merge_assets.errors import PlanError
+from merge_assets.errors import ModelWorkerError, PlanError
+from merge_assets.extras import is_installed
+from merge_assets.model_worker import Limits, ask
 from merge_assets.plan import Plan, PlanInput
+from merge_assets.work import UNATTENDED, Work
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 Report = Mapping[str, tuple[str, ...]]
@@ -33,14 +32,19 @@ _HINT = re.compile(
     r"sliding|window|chunk|local|global|pattern|interval|period|offset|sparse|dense|rope_layer|moe|expert|layer_(?!norm)|block_type|hybrid"
 )
 _SHOWN = 3
-REFUSALS = (Exception,)
-"""What transformers raises for configs that its classes do not accept: of its own, and of the libraries below it."""
+LOADING = "merge_assets.variant.loading"
+"""The verbs that are asked here."""
 
-_MOST = 10_000
-"""Layers or experts of a part of a model; more would keep the library building for hours."""
+DEFAULT = Limits()
+
+_KEPT = 4
+_reports: dict[tuple[str, Shapes], Report | None] = {}
+"""Answers: a plan is made again for each verb, and its variant is checked against the same config."""
 
 
-def check_agreement(plan: Plan, inputs: Sequence[PlanInput], file: str) -> None:
+def check_agreement(
+    plan: Plan, inputs: Sequence[PlanInput], file: str, *, limits: Limits = DEFAULT, work: Work = UNATTENDED
+) -> None:
     """Refuse a plan whose config does not describe its tensors.
 
     Nothing is imported, and nothing asked, where the config is the donor's and so are all names and shapes, and where
@@ -50,26 +54,29 @@ def check_agreement(plan: Plan, inputs: Sequence[PlanInput], file: str) -> None:
         plan: what would be built.
         inputs: what it was planned from.
         file: of the recipe, for errors.
+        limits: of the process in which transformers is asked.
+        work: asked several times a second.
 
     Raises:
         PlanError: with the first names that are missing, unexpected or of another shape, or the first layer that would
             change its role.
+        Stopped: on request.
     """
     donor = inputs[plan.donor].checkpoint
     if _is_evident(plan, donor):
         return
-    report = loading_report(_text(plan.config), tuple((t.name, t.shape) for t in plan.tensors))
+    report = loading_report(_text(plan.config), tuple((t.name, t.shape) for t in plan.tensors), limits, work)
     if report is None:
         return
     if report:
-        report = _without_faults_of(donor, plan, report)
+        report = _without_faults_of(donor, report, limits, work)
     if report:
         raise PlanError(
             f"the planned config.json does not describe the planned tensors: {describe(report)}; "
             "choose layers that have what the config asks for in their new places",
             file=file,
         )
-    changed = _changed_role(plan, inputs)
+    changed = _changed_role(plan, inputs, limits, work)
     if changed:
         raise PlanError(changed, file=file)
 
@@ -120,102 +127,40 @@ def _by_layer(stack: LayerStack, shapes: Mapping[str, tuple[int, ...]], count: i
     return layers
 
 
-@lru_cache(maxsize=4)
-def loading_report(config: str, tensors: Shapes) -> Report | None:
-    """What transformers says when it loads tensors of these names and shapes.
+def loading_report(config: str, tensors: Shapes, limits: Limits = DEFAULT, work: Work = UNATTENDED) -> Report | None:
+    """What transformers says when it loads tensors of these names and shapes; asked in the model worker.
 
     Args:
         config: content of ``config.json``.
         tensors: name and shape of every stored tensor.
+        limits: of the worker.
+        work: asked several times a second.
 
     Returns:
         Nothing where all is well; ``None`` where transformers does not know the model, or is not installed.
+
+    Raises:
+        Stopped: on request.
     """
+    if not is_installed("torch", "transformers"):
+        return None
+    if (config, tensors) in _reports:
+        return _reports[config, tensors]
     try:
-        import torch
-        from transformers.utils import logging
-    except ImportError:
-        return None
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(CRITICAL)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        known = model_of(json.loads(config))
-        if known is None:
-            return None
-        kind, settings = known
-        # One dtype stands for all: only names and shapes are looked at.
-        state = {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in tensors}
-        _, said = kind.from_pretrained(
-            None,
-            config=settings,
-            state_dict=state,
-            device_map="meta",
-            dtype=torch.bfloat16,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except REFUSALS as error:
-        return _refused(error)
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    found = {
-        "missing": sorted(said["missing_keys"]),
-        "unexpected": sorted(said["unexpected_keys"]),
-        "shapes differ": sorted(str(item[0]) for item in said["mismatched_keys"]),
-        "not convertible": sorted(map(str, said.get("conversion_errors") or ())),
-    }
-    return {what: tuple(names) for what, names in found.items() if names}
+        said = ask(LOADING, "loading_report", {"config": config, "tensors": tensors}, limits, limit="load", work=work)
+    except ModelWorkerError as error:
+        return {"transformers cannot build it": (str(error),)}
+    report = None if said is None else {str(what): tuple(map(str, names)) for what, names in said.items()}
+    if len(_reports) == _KEPT:
+        _reports.clear()
+    _reports[config, tensors] = report
+    return report
 
 
-def _refused(error: Exception) -> Report:
-    return {f"transformers cannot build it ({type(error).__name__})": (" ".join(str(error).split())[:300],)}
-
-
-def model_of(config: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """``(model class, configuration)`` of a ``config.json`` as transformers knows them, or ``None``."""
-    import transformers
-
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    kind = getattr(transformers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        return None
-    settings = _settings(config)
-    return None if settings is None else (kind, settings)
-
-
-def _settings(config: Mapping[str, Any]) -> Any:
-    """The configuration that transformers reads out of a ``config.json``; ``None`` for a model type it does not know."""
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        return None
-    for key, value in _numbers(config):
-        if value > _MOST and any(word in key for word in ("layer", "depth", "expert")):
-            raise ValueError(f"{key} is {value}")
-    with TemporaryDirectory() as folder:  # the library's reading of a file is more than its reading of a mapping
-        Path(folder, "config.json").write_text(_text(config))
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
-def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Every whole number of a config, with its key."""
-    for key, value in config.items():
-        if type(value) is int:
-            yield key, value
-        elif isinstance(value, Mapping):
-            yield from _numbers(value)
-
-
-def _without_faults_of(donor: Checkpoint, plan: Plan, report: Report) -> Report:
+def _without_faults_of(donor: Checkpoint, report: Report, limits: Limits, work: Work) -> Report:
     """The report without what the donor's own files would be reported for, layer numbers aside."""
     tensors = tuple((name, header.shape) for name, header in donor.tensors.items())
-    before = loading_report(_text(donor.config), tensors) or {}
+    before = loading_report(_text(donor.config), tensors, limits, work) or {}
     known = {kind: {_anonymous(name) for name in names} for kind, names in before.items()}
     left = {kind: tuple(n for n in names if _anonymous(n) not in known.get(kind, ())) for kind, names in report.items()}
     return {kind: names for kind, names in left.items() if names}
@@ -225,7 +170,7 @@ def _anonymous(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
-def _changed_role(plan: Plan, inputs: Sequence[PlanInput]) -> str:
+def _changed_role(plan: Plan, inputs: Sequence[PlanInput], limits: Limits, work: Work) -> str:
     """The first layer to which transformers would give a role that none of the layers has which it comes from."""
     donor = inputs[plan.donor].checkpoint
     stack = donor.parts[0].stacks[0] if donor.parts and donor.parts[0].stacks else None
@@ -234,9 +179,10 @@ def _changed_role(plan: Plan, inputs: Sequence[PlanInput]) -> str:
     key = stack.config_key
     sources = {span.model for piece in plan.layers for span in piece.sources}
     had = {
-        model: _roles(inputs[model].checkpoint.config, key, inputs[model].checkpoint.layer_count) for model in sources
+        model: _roles(inputs[model].checkpoint.config, key, inputs[model].checkpoint.layer_count, limits, work)
+        for model in sources
     }
-    for name, after in _roles(plan.config, key, plan.layer_count).items():
+    for name, after in _roles(plan.config, key, plan.layer_count, limits, work).items():
         for span in plan.layers:
             for offset in range(span.end - span.start):
                 places = [(source.model, source.start + offset) for source in span.sources]
@@ -251,25 +197,16 @@ def _changed_role(plan: Plan, inputs: Sequence[PlanInput]) -> str:
     return ""
 
 
-def _roles(config: Mapping[str, Any], key: tuple[str, ...], count: int) -> dict[str, list[Any]]:
+def _roles(
+    config: Mapping[str, Any], key: tuple[str, ...], count: int, limits: Limits, work: Work
+) -> dict[str, list[Any]]:
     """Every per-layer list of words or flags that transformers derives from a config, by its name."""
+    arguments = {"config": _text(config), "key": key, "count": count}
     try:
-        level = _settings(config)
-    except REFUSALS:  # a source that cannot be loaded says nothing of roles
+        said = ask(LOADING, "roles", arguments, limits, limit="load", work=work)
+    except ModelWorkerError:  # a source that cannot be loaded says nothing of roles
         return {}
-    for step in key[:-1]:
-        level = getattr(level, step, None)
-    return dict(_lists(level, count)) if level is not None else {}
-
-
-def _lists(level: Any, count: int) -> Iterator[tuple[str, list[Any]]]:
-    for name in ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "attention_layers"):
-        value = getattr(level, name, None)
-        if isinstance(value, (list, tuple)) and len(value) == count:
-            yield name, list(value)
-    experts = getattr(level, "moe_layers", None)
-    if isinstance(experts, (list, tuple)):
-        yield "moe_layers", [number in experts for number in range(count)]
+    return {str(name): list(each) for name, each in said.items() if len(each) == count}
 
 
 def _text(config: Any) -> str:

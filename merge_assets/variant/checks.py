@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from merge_assets.checkpoint import Checkpoint, nonfinite_elements, open_checkpoint
-from merge_assets.errors import CheckpointError
+from merge_assets.errors import CheckpointError, ModelWorkerError, printable
+from merge_assets.model_worker import Limits, ModelWorker
 from merge_assets.plan import Plan
 from merge_assets.records import Check
-from merge_assets.variant.agreement import REFUSALS, describe, loading_report, model_of
+from merge_assets.variant.agreement import DEFAULT, LOADING, describe, loading_report
 from merge_assets.work import UNATTENDED, Work
-
-_NEW_TOKENS = 8
-
 
 _NOT_HERE = Check(
     name="loads_and_generates",
@@ -36,6 +33,7 @@ def check_variant(
     *,
     here: bool = True,
     agreement: Check | None = None,
+    limits: Limits = DEFAULT,
     work: Work = UNATTENDED,
 ) -> list[Check]:
     """Check a variant that was written for ``plan``.
@@ -46,15 +44,16 @@ def check_variant(
         nonfinite: NaN and infinite elements by tensor, where there are any; see :func:`count_nonfinite`.
         here: whether the folder holds the weights, not just the headers of their files.
         agreement: what ``config_agrees`` found of the same config, names and shapes before.
-        work: asked between checks.
+        limits: of the processes in which it is loaded.
+        work: asked several times a second.
 
     Raises:
         Stopped: on request.
     """
     outcomes = [_finite(plan, nonfinite)]
-    outcomes.append(agreement or _config_agrees(directory, plan))
+    outcomes.append(agreement or _config_agrees(directory, plan, limits, work))
     work.check("checking the variant")
-    outcomes.append(_loads_and_generates(directory) if here else _NOT_HERE)
+    outcomes.append(_loads_and_generates(directory, limits, work) if here else _NOT_HERE)
     return outcomes
 
 
@@ -91,7 +90,7 @@ def _finite(plan: Plan, bad: Mapping[str, int]) -> Check:
     return Check(name="finite", passed=True, description=f"all elements of {len(plan.tensors)} tensors are finite")
 
 
-def _config_agrees(directory: Path, plan: Plan) -> Check:
+def _config_agrees(directory: Path, plan: Plan, limits: Limits, work: Work) -> Check:
     """Load tensors of the stored names and shapes into the model of the stored config, without memory for either."""
     name = "config_agrees"
     try:
@@ -99,7 +98,7 @@ def _config_agrees(directory: Path, plan: Plan) -> Check:
     except CheckpointError as error:
         return Check(name=name, passed=False, description=f"the variant cannot be opened: {error}")
     stored = tuple((n, tensor.shape) for n, tensor in checkpoint.tensors.items() if not _is_beyond(n, checkpoint))
-    report = loading_report(json.dumps(checkpoint.config, sort_keys=True), stored)
+    report = loading_report(json.dumps(checkpoint.config, sort_keys=True), stored, limits, work)
     if report is None:
         return Check(
             name=name,
@@ -127,78 +126,29 @@ def _is_beyond(name: str, checkpoint: Checkpoint) -> bool:
     return any(stack.split_tail(name) is not None for stack in checkpoint.stacks)
 
 
-def _loads_and_generates(directory: Path) -> Check:
-    """Load the variant, and generate if it is a language model."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    name = "loads_and_generates"
+def _loads_and_generates(directory: Path, limits: Limits, work: Work) -> Check:
+    """Load the variant in the model worker, and generate if it is a language model."""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    if weights > free * 0.8:
-        return Check(
-            name=name,
-            passed=True,
-            description="not tried: the weights need more memory than is free here",
-            metadata={"tried": False},
-        )
+    most = limits.bytes_of_memory()
+    if most is not None and weights > most * 0.9:
+        return _trial(True, "not tried: the weights need more memory than is free here", {"tried": False})
+    folder = {"directory": str(directory)}
     try:
-        known = model_of(json.loads((directory / "config.json").read_text()))
-        if known is None:
-            return Check(
-                name=name,
-                passed=True,
-                description="not tried: transformers does not know the model type",
-                metadata={"tried": False},
-            )
-        model, report = known[0].from_pretrained(directory, dtype="auto", output_loading_info=True)
-        checkpoint = open_checkpoint(directory)
-        said = {
-            kind: sorted(n for n in map(str, names) if not _is_beyond(n, checkpoint)) for kind, names in report.items()
-        }
-        wrong = {kind: names for kind, names in said.items() if names}
-        if wrong:
-            return Check(
-                name=name, passed=False, description=f"loading reports {json.dumps(wrong)[:300]}", metadata=wrong
-            )
-        if not model.can_generate() or model.main_input_name != "input_ids":
-            return Check(
-                name=name,
-                passed=True,
-                description="transformers loads it without missing or unexpected keys",
-                metadata={"text": ""},
-            )
-        text = _generated(directory, model)
-    except (*REFUSALS, CheckpointError) as error:
-        return Check(
-            name=name,
-            passed=False,
-            description=f"transformers cannot load it and generate: {type(error).__name__}: {error}",
-        )
-    return Check(
-        name=name,
-        passed=True,
-        description="transformers loads it without missing or unexpected keys and generates",
-        metadata={"text": text},
+        with ModelWorker(LOADING, limits) as worker:
+            said = worker.ask("trial", folder, limit="load", work=work.silent())
+            if said is None:
+                return _trial(True, "not tried: transformers does not know the model type", {"tried": False})
+            if wrong := said["wrong"]:
+                return _trial(False, f"loading reports {json.dumps(wrong)[:300]}", wrong)
+            if not said["generates"]:
+                return _trial(True, "transformers loads it without missing or unexpected keys", {"text": ""})
+            text = worker.ask("generated", folder, limit="answer", work=work.silent())
+    except ModelWorkerError as error:
+        return _trial(False, f"transformers cannot load it and generate: {error}", {})
+    return _trial(
+        True, "transformers loads it without missing or unexpected keys and generates", {"text": printable(str(text))}
     )
 
 
-def _generated(directory: Path, model: Any) -> str:
-    """What follows a word; without a tokenizer, whether anything follows the first token."""
-    import torch
-    from transformers import AutoTokenizer
-
-    if not any(directory.glob("tokenizer*")) and not (directory / "vocab.json").is_file():
-        with torch.inference_mode():
-            model.generate(input_ids=torch.ones(1, 1, dtype=torch.int64), max_new_tokens=_NEW_TOKENS, do_sample=False)
-        return ""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    prompt = tokenizer("The", return_tensors="pt")
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=prompt["input_ids"],
-            attention_mask=prompt["attention_mask"],
-            max_new_tokens=_NEW_TOKENS,
-            do_sample=False,
-        )
-    return str(tokenizer.decode(output[0], skip_special_tokens=True))
+def _trial(passed: bool, description: str, metadata: Mapping[str, Any]) -> Check:
+    return Check(name="loads_and_generates", passed=passed, description=printable(description), metadata=metadata)

@@ -204,7 +204,7 @@ def test_whether_config_and_tensors_agree_is_asked_once_for_the_same_config_name
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(checks, "loading_report", lambda config, tensors: asked.append(config) or {})
+    monkeypatch.setattr(checks, "loading_report", lambda config, *_: asked.append(config) or {})
     workspace(project, mean=LINEAR)
     first = build(project, "mean")
     assert len(asked) == 1

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from transformers import GenerationConfig
 
 from merge_assets.errors import EvaluationError
+from merge_assets.evaluation import runner
 from merge_assets.evaluation import suite as schema
 from merge_assets.evaluation.results import TaskResults
 from merge_assets.evaluation.runner import evaluate_suite
@@ -23,7 +25,7 @@ from merge_assets.evaluation.suite import load_suite
 from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.scores import scores_spec
 from merge_assets.reference import ModelReference
-from tests.evaluation_support import write_suite
+from tests.evaluation_support import HereWorker, write_suite
 from tests.recipe.test_schema_keys import words
 from tests.synthetic import write_llama
 
@@ -92,8 +94,11 @@ class LmEval:
         self.asked: list[object] = []
 
     def model(self, **options: Any) -> object:
-        self.asked.append(options)
-        return SimpleNamespace(attach=lambda meter: None, watch_layers=lambda: None)
+        self.asked.append({name: value for name, value in options.items() if name != "config"})
+        settings = GenerationConfig()
+        return SimpleNamespace(
+            attach=lambda meter: None, watch_layers=lambda: None, model=SimpleNamespace(generation_config=settings)
+        )
 
     def simple_evaluate(
         self, *, tasks: list[Any], task_manager: object, model: object, **options: Any
@@ -129,7 +134,11 @@ def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.Monkey
     from merge_assets.evaluation import harness
 
     lm_eval = LmEval()
-    monkeypatch.setattr(harness, "_StoppableLM", lm_eval.model)
+    monkeypatch.setattr(runner, "ModelWorker", HereWorker)
+    monkeypatch.setattr(harness, "_WatchedLM", lm_eval.model)
+    monkeypatch.setattr(
+        harness.transformers, "AutoConfig", SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace())
+    )
     monkeypatch.setattr(harness.lm_eval.evaluator, "simple_evaluate", lm_eval.simple_evaluate)
     file = folder / "mine.yaml"
     file.write_text(text)

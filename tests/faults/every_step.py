@@ -38,7 +38,7 @@ def die_at(step: int) -> None:
 def main(root: Path, how: str) -> None:
     os.chdir(root)
     if how == "aside":
-        vars(importlib.import_module("merge_assets.api.build"))["_exchange"] = lambda one, other: False
+        vars(importlib.import_module("merge_assets.api.staging"))["_exchange"] = lambda one, other: False
     workspace = api.Workspace.open()
     out, recipe = root / "out", workspace.recipe("copy")
     api.merge(workspace, recipe, root / "older")

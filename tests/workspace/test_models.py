@@ -56,7 +56,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         plans[recipe.name] += 1
         return build_plan(recipe, *arguments, **options)
 
-    for module in ("merge_assets.workspace.models", "merge_assets.api.build"):
+    for module in ("merge_assets.workspace.models", "merge_assets.api.plan"):
         monkeypatch.setattr(sys.modules[module], "build_plan", counted)
     return plans
 

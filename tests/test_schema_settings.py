@@ -168,6 +168,20 @@ def reading(workspace: api.Workspace) -> object:
     return len(read)
 
 
+def looking(workspace: api.Workspace) -> object:
+    """Whether inputs are hashed as they are read, and whether their files are looked at again at the end."""
+    from merge_assets.engine.files import InputFiles
+    from merge_assets.engine.witness import Sweep
+
+    seen: set[str] = set()
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((Sweep, "saw"), (InputFiles, "check_unchanged")):
+            method = getattr(owner, name)
+            patch.setattr(owner, name, lambda *given, method=method, name=name: (seen.add(name), method(*given))[1])
+        api.build(workspace, workspace.recipe("mix"), force=True)
+    return seen
+
+
 EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "root": (place, {}, {"root": "elsewhere"}),
     "recipes": (graph, {}, {"recipes": ["more"]}),
@@ -200,6 +214,10 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "ui_token": (gate, {}, {"ui_token": "a token of some length"}),
     "ui_hosts": (gate, {}, {"ui_hosts": ["merges.example.org"]}),
     "ui_read_only": (gate, {}, {"ui_read_only": True}),
+    "verify_inputs": (looking, {}, {"verify_inputs": "off"}),
+    "verify_inputs: full": (looking, {"verify_inputs": "full"}, {"verify_inputs": "stat"}),
+    "verify_inputs: stat": (looking, {"verify_inputs": "stat"}, {"verify_inputs": "off"}),
+    "verify_inputs: off": (looking, {"verify_inputs": "off"}, {"verify_inputs": "full"}),
     "verify": (reading, {"verify": "full"}, {"verify": "off"}),
     "verify: full": (reading, {"verify": "full"}, {"verify": "sampled"}),
     "verify: sampled": (reading, {"verify": "sampled"}, {"verify": "off"}),

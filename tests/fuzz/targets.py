@@ -10,6 +10,7 @@ from merge_assets import api
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.errors import HubError
 from merge_assets.importing.config import import_text
+from merge_assets.methods import methods
 from merge_assets.plan.describe import layer_map
 from merge_assets.recipe.load import BrokenRecipe, read_file
 from merge_assets.settings import Settings
@@ -34,6 +35,7 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        methods()  # finds plugins along sys.path, once in a process
         self._files = model_files()
         self._adapter = adapter_files()
         write_folder(root / "good", self._files)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from merge_assets.errors import InputError
+from merge_assets.regular import is_file
 
 _GRAIN = 0.02  # seconds; clocks of file systems tick every 1 to 10 ms
 
@@ -67,6 +68,15 @@ def check_unchanged(states: Mapping[str, FileState]) -> None:
             same = False
         if not same:
             raise InputError(f"{path}: changed while it was read; nothing is written down: run the command again")
+
+
+def states_of(folder: Path) -> dict[str, FileState]:
+    """The states of the files of a folder, by path, from which every later change differs; see :func:`settled`."""
+    states = {str(path): FileState.of(path.stat()) for path in folder.iterdir() if is_file(path)}
+    if any(abs(time.time() - state.changed / 1e9) < _GRAIN for state in states.values()):
+        time.sleep(2 * _GRAIN)
+        states = {str(path): FileState.of(path.stat()) for path in folder.iterdir() if is_file(path)}
+    return states
 
 
 def settled(descriptor: int) -> FileState:

@@ -139,7 +139,7 @@ def test_the_version_of_a_method_is_part_of_the_key(monkeypatch: pytest.MonkeyPa
                 "passes",
                 "rows",
             ),
-            *("in_torch", "random", "divides"),
+            *("in_torch", "random", "divides", "exact"),
         },
     )
     before = tensor_key(tensor())

@@ -47,18 +47,19 @@ def arc_cosine(x: Any) -> Any:
 
 
 def exponential(x: Tensor, integers: Any) -> Tensor:
-    """eˣ of a float64 tensor, for x from −700 (what is less counts as that) to 700.
+    """eˣ of a float64 tensor, for x from −700 (what is less counts as that, but −∞) to 700.
 
     Args:
         x: the exponents.
         integers: the dtype ``int64`` of the tensor's library.
     """
+    nothing = x == -math.inf
     x = x.clamp(min=-700.0)
     turns = (x * (1 / _LN2)).round_()
     rest = (x - turns * _LN2).sub_(turns * _LN2_REST)
     power = ((turns.nan_to_num_().to(integers) + 1023) << 52).view(x.dtype)
     result: Tensor = polynomial(_EXPONENTIAL, rest).mul_(power)
-    return result
+    return result.masked_fill_(nothing, 0.0)
 
 
 def logarithm(x: Tensor, integers: Any) -> Tensor:

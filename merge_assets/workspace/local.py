@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from merge_assets.checkpoint import (
     open_checkpoint,
 )
 from merge_assets.errors import CheckpointError
-from merge_assets.filestate import FileState
+from merge_assets.filestate import FileState, states_of
 from merge_assets.plan import PlanInput
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
@@ -32,6 +34,7 @@ class LocalModels:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._opened: dict[tuple[Callable[[Path], Checkpoint], Path], Checkpoint] = {}
+        self._at_opening: dict[str, FileState] = {}
         self.digested_states: dict[str, FileState] = {}
         """States in which files were when they were digested, by path."""
 
@@ -58,20 +61,13 @@ class LocalModels:
             CheckpointError: also if headers or config changed since the checkpoint was opened.
         """
         digest = digest_checkpoint(checkpoint, self._settings.cache_dir, work)
-        states = {Path(checkpoint.location, name): state for name, state in digest.states.items()}
-        again = open_any(Path(checkpoint.location))
-        same = (again.tensors, again.config, again.generation_config) == (
-            checkpoint.tensors,
-            checkpoint.config,
-            checkpoint.generation_config,
-        )
+        states = {str(Path(checkpoint.location, name)): state for name, state in digest.states.items()}
         for path, state in states.items():
-            if not same or not state.is_same(FileState.of(path.stat())):
+            if not self._at_opening.get(path, state).is_same(state):
                 raise CheckpointError(
-                    f"{path if same else checkpoint.location}: changed since it was opened; wait until it is written, then "
-                    "run the command again"
+                    f"{path}: changed since it was opened; wait until it is written, then run the command again"
                 )
-        self.digested_states |= {str(path): state for path, state in states.items()}
+        self.digested_states |= states
         return digest
 
     def digested(self, reference: ModelReference, checkpoint: Checkpoint, work: Work = UNATTENDED) -> PlanInput:
@@ -84,7 +80,10 @@ class LocalModels:
 
     def _once(self, opening: Callable[[Path], Checkpoint], directory: Path) -> Checkpoint:
         if (opening, directory) not in self._opened:
-            self._opened[opening, directory] = opening(self._readable(directory))
+            readable = self._readable(directory)
+            with suppress(OSError):  # which opening tells better
+                self._at_opening |= states_of(Path(os.path.abspath(readable)))  # noqa: PTH100 - as checkpoints call it
+            self._opened[opening, directory] = opening(readable)
         return self._opened[opening, directory]
 
     def _readable(self, directory: Path) -> Path:

@@ -24,6 +24,7 @@ from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.render import leaderboard_metadata, scores_metadata
 from merge_assets.pipeline.scores import parents_of
 from merge_assets.settings import Settings
+from merge_assets.workspace.results import variant_code
 from merge_assets.workspace.staleness import Staleness
 from tests.scored import SUITE, evaluated
 from tests.synthetic import write_llama
@@ -95,7 +96,7 @@ def test_of_an_edited_recipe_the_text_and_method_are_shown_that_made_what_was_sc
     entry = entries(root)["mean"]
     assert (entry.recipe, entry.method, entry.description) == (MEAN, "linear", "of both")
     assert entry.fingerprint == version
-    code, digest = opened(root).recipe("mean").digest[:12], version[:12]
+    code, digest = variant_code(opened(root).recipe("mean"), ())[:12], version[:12]
     assert entry.stale is not None
     assert entry.stale.startswith("the recipe changed: ")
     assert entry.stale.endswith(f" then, {code} now; this is version {digest}")
@@ -338,7 +339,7 @@ def test_what_is_stale_is_shown_as_stale_with_both_recipes_and_the_version(
 ) -> None:
     text = shown(capsys)
     assert "the recipe changed: " in text
-    assert f"{opened(root).recipe('mean').digest[:12]} now; this is version {stale[:12]}" in text
+    assert f"{variant_code(opened(root).recipe('mean'), ())[:12]} now; this is version {stale[:12]}" in text
 
 
 def test_scores_of_a_base_that_changed_are_shown_as_stale_in_the_store(
@@ -374,7 +375,9 @@ def test_in_a_browser_a_recipe_that_was_edited_and_not_built_is_seen_to_be_stale
     mark = view.locator("#board tr.stale th .stale")
     assert mark.is_visible()
     assert mark.locator("b").inner_text() == "out of date"
-    assert f"{opened(root).recipe('mean').digest[:12]} now; this is version {stale[:12]}" in mark.inner_text()
+    assert (
+        f"{variant_code(opened(root).recipe('mean'), ())[:12]} now; this is version {stale[:12]}" in mark.inner_text()
+    )
     assert "1 out of date" in view.locator(".lead").inner_text()
     view.get_by_role("link", name="mean").click()
     assert view.locator("dialog p.stale").is_visible()

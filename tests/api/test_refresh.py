@@ -15,8 +15,8 @@ from merge_assets.evaluation.circumstances import differences
 from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
-from merge_assets.workspace.results import current_analysis, current_scores
-from tests.evaluation_support import write_checkpoint
+from merge_assets.workspace.results import KnownScores, current_analysis
+from tests.evaluation_support import HereWorker, write_checkpoint
 from tests.synthetic import write_llama
 
 pytestmark = pytest.mark.slow
@@ -54,8 +54,9 @@ class DataHub:
 def hub(monkeypatch: pytest.MonkeyPatch) -> DataHub:
     import datasets
 
-    from merge_assets.evaluation import harness
+    from merge_assets.evaluation import harness, runner
 
+    monkeypatch.setattr(runner, "ModelWorker", HereWorker)
     made = DataHub()
     index = harness.TaskManager
     monkeypatch.setattr(datasets, "load_dataset", made.load_dataset)
@@ -84,13 +85,13 @@ def score(root: Path, **options: Any) -> api.Scored:
 
 def is_current(root: Path, scored: api.Scored) -> bool:
     space = api.Workspace.open(Settings(root=root))
-    found = current_scores(space.store, space.names.identify(ModelReference("m")), space.suites["mine"], None)
-    return found == scored.scores
+    model, suite = space.names.identify(ModelReference("m")), space.suites["mine"]
+    return next((scores for _, scores in KnownScores(space.store).latest(model, suite)), None) == scored.scores
 
 
 def test_other_data_on_the_hub_are_observed_when_it_is_measured_again(root: Path, hub: DataHub) -> None:
     first = score(root)
-    assert hub.asked == [{"path": "some-org/quiz", "name": None}]
+    assert hub.asked == 2 * [{"path": "some-org/quiz", "name": None}], "fetched first, then read where the model is"
     hub.questions[0] = "the queen"
     assert score(root).reused
     again = score(root, refresh=True)
@@ -111,7 +112,7 @@ def test_data_that_a_suite_pins_are_part_of_the_key(root: Path, hub: DataHub) ->
     assert not is_current(root, first)
     pinned = score(root)
     assert not pinned.reused
-    assert [asked.get("revision") for asked in hub.asked] == [None, PIN]
+    assert [asked.get("revision") for asked in hub.asked] == [None, None, PIN, PIN]
 
 
 def test_another_torch_leaves_scores_and_is_said_when_they_are_measured_again(

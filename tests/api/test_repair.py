@@ -355,6 +355,7 @@ def test_finished_tasks_of_models_in_doubt_are_forgotten(project: Path) -> None:
 
 def finished_task(model: str) -> TaskResult:
     key = ResultKey(
+        evaluation="1",
         model=model,
         task="t",
         task_digest="d",
@@ -364,6 +365,7 @@ def finished_task(model: str) -> TaskResult:
         dtype="auto",
         batch_size=1,
         lm_eval="1",
+        revision=None,
     )
     empty: dict[str, Any] = {
         name: {} for name in ("metrics", "higher_is_better", "shots", "samples", "task_versions", "seeds", "versions")

@@ -135,6 +135,7 @@ DELTA_TYPES = {
     "note": "string",
 }
 NO_PROSE = "not compared with mother: no scores of the version it was made from, m9"
+FEWER = "documents of text 20 and 50"
 STRANGER = "not compared with stranger: no scores of the version it was made from, s5"
 PERPLEXITY = ("prose", "text", "byte_perplexity")
 DELTAS = [
@@ -146,8 +147,8 @@ DELTAS = [
     ("child", "mother", "m9", *PERPLEXITY, 6.0, None, None, None, None, NO_PROSE),
     ("child", "father", "f0", "prose", "arc", "acc", 0.125, 0.25, -0.125, -0.125, 0.05, None),
     ("child", "mother", "m9", "prose", "arc", "acc", 0.125, None, None, None, None, NO_PROSE),
-    ("grandchild", "father", "f0", *PERPLEXITY, 9.0, 8.0, 1.0, -1.0, None, None),
-    ("grandchild", "child", "c1", *PERPLEXITY, 9.0, 6.0, 3.0, -3.0, None, None),
+    ("grandchild", "father", "f0", *PERPLEXITY, 9.0, 8.0, 1.0, -1.0, None, FEWER),
+    ("grandchild", "child", "c1", *PERPLEXITY, 9.0, 6.0, 3.0, -3.0, None, FEWER),
     ("grandchild", "stranger", "s5", *PERPLEXITY, 9.0, None, None, None, None, STRANGER),
 ]
 
@@ -177,6 +178,8 @@ MARKDOWN = """\
 Differences:
 
 - **child**: not compared with mother: no scores of the version it was made from, m9
+- **grandchild**: father: documents of text 20 and 50
+- **grandchild**: child: documents of text 20 and 50
 - **grandchild**: not compared with stranger: no scores of the version it was made from, s5
 """
 

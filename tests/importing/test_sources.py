@@ -134,7 +134,7 @@ def test_a_file_is_not_overwritten_unasked(project: Path) -> None:
             ["sound.yaml", "--keep", "seed"],
             "--keep seed: an import leaves out no such key; write one of schedule, publish",
         ),
-        (["https://me:hunter2@example.org/a/b"], "error: https://me:******@example.org/a/b: only models"),
+        (["https://me:hunter2@example.org/a/b"], "error: https://******@example.org/a/b: only models"),
     ],
 )
 def test_errors_are_one_message_and_write_nothing(

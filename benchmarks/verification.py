@@ -8,12 +8,12 @@ Inputs are digested before, and warm. Printed is the fastest of the rounds of ea
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import time
 from pathlib import Path
 
 from benchmarks.checkpoints import write_family
-from benchmarks.machine import describe
 from benchmarks.measure import warm
 from benchmarks.works import WORKS, recipe_text
 from merge_assets.checkpoint import CheckpointDigest, digest_checkpoint, open_checkpoint
@@ -36,7 +36,6 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(".bench").resolve()
     models = write_family(folder, options.layers)
-    print(describe())
     known: dict[str, CheckpointDigest] = {}
     for work in WORKS:
         if work.name not in WANTED:
@@ -51,6 +50,7 @@ def main() -> None:
                 warm(work.inputs(models))
                 out = folder / "out"
                 shutil.rmtree(out, ignore_errors=True)
+                os.sync()
                 out.mkdir()
                 began = time.perf_counter()
                 execute(plan, out, device="cpu", inputs=InputFiles(states), verify=mode)

@@ -64,7 +64,7 @@ def read_rows(root: Path, found: api.Analysed) -> list[dict[str, object]]:
 
 
 def scored(root: Path) -> str:
-    return repr([(t.task, t.metric, t.text) for t in api.evaluate(space(root), root / "words", "tiny").tasks])
+    return repr([(t.task, t.metric, t.text) for t in api.evaluate(space(root), root / "words", "tiny").scores.tasks])
 
 
 def resumed(root: Path) -> str:

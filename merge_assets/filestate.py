@@ -52,6 +52,24 @@ class FileState:
         return ours == theirs and (self.changed == later.changed or self.links != later.links)
 
 
+def not_as_digested(what: str, was: str = "", found: str = "") -> InputError:
+    """The error of an input whose bytes have another digest than was recorded; ``was`` and ``found`` where they are known."""
+    digests = f": its digest was {was[:16]} and is {found[:16]} now" if was else ""
+    return InputError(
+        f"{what} is not what it was when it was digested{digests}; nothing of it is used, and nothing is published: if "
+        "somebody wrote the file, run the command again when it is written; if nobody did, it is damaged: fetch it again or, if it is "
+        "a version of the store, run `merge-assets store verify`"
+    )
+
+
+def changed_while_read(path: Path | str) -> InputError:
+    """The error of a file into which something was written while it was read."""
+    return InputError(
+        f"{path}: changed while it was read; nothing of it is used, and nothing is published: run the command again when it is "
+        "written"
+    )
+
+
 def check_unchanged(states: Mapping[str, FileState]) -> None:
     """See that nothing was written into files since they were looked at.
 
@@ -67,7 +85,7 @@ def check_unchanged(states: Mapping[str, FileState]) -> None:
         except OSError:
             same = False
         if not same:
-            raise InputError(f"{path}: changed while it was read; nothing is written down: run the command again")
+            raise changed_while_read(path)
 
 
 def states_of(folder: Path) -> dict[str, FileState]:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.digests import Hasher
-from merge_assets.errors import AnalysisError, InputError
-from merge_assets.filestate import FileState, settled
+from merge_assets.errors import AnalysisError
+from merge_assets.filestate import FileState, changed_while_read, settled
 from merge_assets.work import Work
 
 Doubles = npt.NDArray[np.float64]
@@ -95,7 +95,7 @@ class OpenTensor:
             InputError: if something was.
         """
         if not self._state.is_same(FileState.of(os.fstat(self._file.fileno()))):
-            raise InputError(f"{self.path}: changed while it was read; run the command again when it is written")
+            raise changed_while_read(self.path)
 
 
 def _read_matrix(descriptor: int, matrix: Matrix) -> StoredMatrix:

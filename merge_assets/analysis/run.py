@@ -29,7 +29,8 @@ from merge_assets.analysis.spectra import singular_values
 from merge_assets.analysis.storage import Spectra, identity
 from merge_assets.analysis.tables import make_row
 from merge_assets.checkpoint import Checkpoint
-from merge_assets.errors import AnalysisError, InputError
+from merge_assets.errors import AnalysisError
+from merge_assets.filestate import not_as_digested
 from merge_assets.work import UNATTENDED, Work
 
 _POLL_SECONDS = 0.1
@@ -159,12 +160,7 @@ class _Job:
             if len(known) < len(matrices) and not hashed:
                 hashed = source.nbytes
                 if (found := self._digest(tensor)) != digest:
-                    raise InputError(
-                        f"{tensor.path}: tensor {source.name!r} is not what it was when it was digested: its digest was "
-                        f"{digest[:16]} and is {found[:16]} now: if somebody wrote the file, run the command again when it is "
-                        "written; if nobody did, it is damaged: fetch it again or, if it is a version of the store, run "
-                        "`merge-assets store verify`"
-                    )
+                    raise not_as_digested(f"{tensor.path}: tensor {source.name!r}", digest, found)
             found_now = []
             for matrix in matrices:
                 if self.stopped.is_set():

@@ -153,6 +153,7 @@ def analyse(
 def _changes(before: Artifact, after: Analysis) -> tuple[str, ...]:
     """What computing an analysis again changed: figures, then the versions that the two were computed with."""
     from merge_assets.analysis.layers import TABLE
+    from merge_assets.evaluation.circumstances import differing_versions
 
     was, now = (
         {row["tensor"]: row for row in json.loads(text)["weights"]}
@@ -161,9 +162,4 @@ def _changes(before: Artifact, after: Analysis) -> tuple[str, ...]:
     changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     versions = before.manifest.described(AnalysisDetails).versions
     figures = (f"figures of {len(changed)} of {len(now)} weights: {', '.join(changed[:3])}",) if changed else ()
-    made = [
-        f"{package} {versions.get(package, 'unknown')} and {after.versions.get(package, 'unknown')}"
-        for package in dict.fromkeys([*versions, *after.versions])
-        if versions.get(package) != after.versions.get(package)
-    ]
-    return (*figures, *made)
+    return (*figures, *differing_versions(versions, after.versions))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,7 +135,9 @@ def score(
         results=TaskResults(workspace.cache / "evaluations"),
         title=identity.title,
         fingerprint=item.fingerprint,
-        unchanged=look_through(item, workspace.settings.verify_inputs, models.local.digested_states, work.silent()),
+        guard=partial(
+            look_through, item, workspace.settings.verify_inputs, models.local.digested_states, work.silent()
+        ),
         device=workspace.settings.device,
         refresh=refresh,
         limits=Limits.of(workspace.settings),

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from merge_assets.errors import EngineError, InputError
-from merge_assets.filestate import FileState, settled
+from merge_assets.errors import EngineError
+from merge_assets.filestate import FileState, changed_while_read, settled
 from merge_assets.plan import OutputTensor, Plan, Shard, TensorInput
 
 COPY_CHUNK = 8 << 20
@@ -81,10 +81,7 @@ class InputFiles:
         """
         state = self._states.get(path)
         if state is not None and not state.is_same(FileState.of(os.fstat(self.descriptor(path)))):
-            raise InputError(
-                f"{path}: changed while it was read; nothing of it is used, and nothing is published: run the command again "
-                "when it is written"
-            )
+            raise changed_while_read(path)
 
     def read_into(self, path: str, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with the bytes at ``offset``.

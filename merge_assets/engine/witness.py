@@ -13,7 +13,7 @@ from typing import Literal
 
 from merge_assets.digests import BLOCK, Hasher, block_count, root
 from merge_assets.engine.files import InputFiles
-from merge_assets.errors import InputError
+from merge_assets.filestate import not_as_digested
 from merge_assets.plan import OutputTensor, Plan, TensorInput
 from merge_assets.plan.inputs import is_digest
 
@@ -158,12 +158,7 @@ class Witness:
         """
         if digest != item.digest:
             path, _ = self._place(item)
-            raise InputError(
-                f"{path}: tensor {item.header.name!r} is not what it was when it was digested: its digest was "
-                f"{item.digest[:16]} and is {digest[:16]} now; nothing of it is used, and nothing is published: if somebody "
-                "wrote the file, run the command again when it is written; if nobody did, it is damaged: fetch it again or, if "
-                "it is a version of the store, run `merge-assets store verify`"
-            )
+            raise not_as_digested(f"{path}: tensor {item.header.name!r}", item.digest, digest)
 
     def _looks_at(self, item: TensorInput) -> bool:
         """Whether the bytes of a stored input are to be hashed."""

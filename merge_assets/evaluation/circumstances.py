@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from merge_assets.evaluation.scores import Scores, TaskScore, format_value
 
@@ -36,6 +36,12 @@ def changes(before: Scores, after: Scores) -> tuple[str, ...]:
     return (*values, *differences(before, after))
 
 
+def differing_versions(one: Mapping[str, str], other: Mapping[str, str]) -> Iterator[str]:
+    """The packages that two things were not made with alike, for people: ``torch 2.6.0 and 2.7.0``."""
+    for package in dict.fromkeys([*one, *other]):
+        yield from _pair(package, one.get(package, ""), other.get(package, ""))
+
+
 def _unseen(old: TaskScore, new: TaskScore) -> str:
     """Said where a change is too small for the digits that are shown."""
     same = format_value(old.value, new.is_fraction) == new.text
@@ -43,8 +49,7 @@ def _unseen(old: TaskScore, new: TaskScore) -> str:
 
 
 def _differing(a: TaskScore, b: TaskScore) -> Iterator[str]:
-    for package in dict.fromkeys([*a.made.versions, *b.made.versions]):
-        yield from _pair(package, a.made.versions.get(package, ""), b.made.versions.get(package, ""))
+    yield from differing_versions(a.made.versions, b.made.versions)
     yield from _pair("device", a.made.device, b.made.device)
     yield from _pair("dtype", a.made.dtype, b.made.dtype)
     for task in dict.fromkeys([*a.made.data, *b.made.data]):

@@ -102,7 +102,7 @@ def evaluate_suite(
     results: TaskResults,
     title: str | None = None,
     fingerprint: str | None = None,
-    unchanged: Callable[[], None] | None = None,
+    guard: Callable[[], Callable[[], None]] | None = None,
     device: str = "auto",
     dtype: str | None = None,
     batch_size: int | str | None = None,
@@ -119,7 +119,8 @@ def evaluate_suite(
         results: where finished tasks are committed and found again.
         title: name of the model in the scores; the directory's name if None.
         fingerprint: the checkpoint's fingerprint; computed from its bytes if None.
-        unchanged: with a fingerprint, raises if the checkpoint is not that any more; called before a result is kept.
+        guard: with a fingerprint, looks whether the checkpoint is that, before it is loaded; what it returns raises if the
+            checkpoint is not that any more, and is called before a result is kept.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
         dtype: dtype in which the weights are loaded; overrides the suite's.
         batch_size: sequences per forward pass or "auto"; overrides the suite's.
@@ -137,7 +138,8 @@ def evaluate_suite(
     if fingerprint is None:
         digest = digest_checkpoint(open_checkpoint(model_dir), work=work)
         fingerprint = digest.fingerprint
-        unchanged = partial(check_unchanged, {str(model_dir / name): state for name, state in digest.states.items()})
+        states = {str(model_dir / name): state for name, state in digest.states.items()}
+        guard = partial(partial, check_unchanged, states)
     keys = result_keys(suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit)
     unique = list(dict.fromkeys(keys))
     committed = {key: stored for key in unique if (stored := results.find(key)) is not None}
@@ -153,6 +155,7 @@ def evaluate_suite(
 
     if missing:
         require("lm_eval", "torch", "transformers")
+        unchanged = guard() if guard is not None else None
         evaluator = _Evaluator(model_dir, suite, device=device, limits=limits)
         evaluator.fetch(missing, work)
         with ModelWorker(HARNESS, limits) as worker:

@@ -10,7 +10,6 @@ from typing import Literal
 
 from merge_assets.digests import Hasher
 from merge_assets.errors import StoreError
-from merge_assets.store.building import hash_range
 from merge_assets.store.fetching import CHUNK
 from merge_assets.store.manifest import Piece
 from merge_assets.store.place import Place
@@ -90,8 +89,6 @@ def sample(pieces: Sequence[Piece]) -> list[Piece]:
 
 def _digest(place: Place, origin: Origin) -> str:
     piece = origin.piece
-    if place.tree is not None:
-        return hash_range(place.tree.locate(origin.path), piece.begin, piece.end)
     for _ in range(_LOOKS):
         hasher = Hasher()
         for begin in range(piece.begin, piece.end, CHUNK):

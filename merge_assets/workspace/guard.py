@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from merge_assets.checkpoint import digest_checkpoint, open_any
+from merge_assets.engine.witness import VerifyInputs
 from merge_assets.errors import InputError
-from merge_assets.filestate import FileState, check_unchanged
+from merge_assets.filestate import FileState, check_unchanged, not_as_digested
 from merge_assets.plan import PlanInput
 from merge_assets.work import UNATTENDED, Work
 
 
 def look_through(
     item: PlanInput,
-    verify: Literal["full", "stat", "off"],
+    verify: VerifyInputs,
     digested: Mapping[str, FileState],
     work: Work = UNATTENDED,
 ) -> Callable[[], None]:
@@ -55,11 +55,7 @@ def _looked_through(directory: Path, item: PlanInput, work: Work) -> dict[str, F
     wrong = [name for name, digest in small.items() if files[name] != digest]
     wrong += [name for name, digest in (item.tensor_digests or {}).items() if found.tensors.get(name) != digest]
     if wrong or checkpoint.tensors != item.checkpoint.tensors:
-        raise InputError(
-            f"{directory}: {wrong[0] if wrong else 'a header'} is not what it was when it was digested; nothing is written "
-            "down: if somebody wrote it, run the command again when it is written; if nobody did, it is damaged: fetch it "
-            "again or, if it is a version of the store, run `merge-assets store verify`"
-        )
+        raise not_as_digested(f"{directory}: {wrong[0] if wrong else 'a header'}")
     return {str(directory / name): state for name, state in found.states.items()}
 
 

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,12 +20,13 @@ from merge_assets.api.housekeeping import inventory, verify, verify_relatives
 from merge_assets.api.repair import MadeAgain, RepairPlan, plan_repair, repair
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
 from merge_assets.errors import Stopped, StoreError
-from merge_assets.evaluation.results import ResultKey, TaskResult, TaskResults
+from merge_assets.evaluation.results import TaskResult, TaskResults
 from merge_assets.records import Details, Input
 from merge_assets.settings import Settings
 from merge_assets.store import Artifact, PlannedFile, PlannedPiece
 from merge_assets.store.collect import Name
 from merge_assets.store.names import MANIFEST
+from tests.evaluation.test_results import KEY, result
 from tests.store_support import made_from, write_files
 from tests.synthetic import read_tensors, write_llama
 
@@ -354,23 +354,7 @@ def test_finished_tasks_of_models_in_doubt_are_forgotten(project: Path) -> None:
 
 
 def finished_task(model: str) -> TaskResult:
-    key = ResultKey(
-        evaluation="1",
-        model=model,
-        task="t",
-        task_digest="d",
-        shots=0,
-        limit=None,
-        seed=0,
-        dtype="auto",
-        batch_size=1,
-        lm_eval="1",
-        revision=None,
-    )
-    empty: dict[str, Any] = {
-        name: {} for name in ("metrics", "higher_is_better", "shots", "samples", "task_versions", "seeds", "versions")
-    }
-    return TaskResult(key=key, **empty, device="cpu", model_dtype="x", command=[], seconds=0, created="now")
+    return result(KEY.model_copy(update={"model": model}))
 
 
 # -- what versions were made from, looked at again -----------------------------------------------------------------------

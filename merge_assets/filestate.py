@@ -57,8 +57,8 @@ def not_as_digested(what: str, was: str = "", found: str = "") -> InputError:
     digests = f": its digest was {was[:16]} and is {found[:16]} now" if was else ""
     return InputError(
         f"{what} is not what it was when it was digested{digests}; nothing of it is used, and nothing is published: if "
-        "somebody wrote the file, run the command again when it is written; if nobody did, it is damaged: fetch it again or, if it is "
-        "a version of the store, run `merge-assets store verify`"
+        "somebody wrote the file, run the command again when it is written; if nobody did, it is damaged: fetch it "
+        "again or, if it is a version of the store, run `merge-assets store verify`"
     )
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from merge_assets.digests import digest_of
 from merge_assets.records import Details
 from merge_assets.store import ArtifactStore
 from merge_assets.store.manifest import FileEntry, Piece, new_manifest
@@ -44,7 +45,7 @@ def publish(store: ArtifactStore, version: int, keys: Sequence[str]) -> None:
     """A version whose tensors have one byte each."""
     line, name = f"variants/recipe-{version}", key_of(str(version))
     data = bytes(len(keys) + 1)
-    digest = hashlib.sha256(b"\0").hexdigest()
+    digest = digest_of(b"\0")
     pieces = [Piece("", 0, 1, digest)]
     pieces += [Piece(f"model.layers.{n}.weight", n + 1, n + 2, digest, key) for n, key in enumerate(keys)]
     files = {"model.safetensors": FileEntry(size=len(data), pieces=tuple(pieces))}

@@ -15,7 +15,7 @@ from pathlib import Path
 from merge_assets.checkpoint.checkpoint import Checkpoint
 from merge_assets.checkpoint.files import fingerprint_files
 from merge_assets.checkpoint.tensors import TensorHeader
-from merge_assets.digests import DIGEST, Hasher
+from merge_assets.digests import DIGEST, PATTERN, Hasher
 from merge_assets.errors import CheckpointError
 from merge_assets.filestate import FileState, settled
 from merge_assets.regular import open_regular
@@ -25,7 +25,7 @@ from merge_assets.work import UNATTENDED, Work
 BLOCK = 8 * 1024 * 1024
 """Bytes read at a time; whether to stop is asked once per block."""
 
-_HEX = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(rf"[0-9a-f]{{64}}|{PATTERN}")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _read_entry(entry: Path, count: int) -> list[str] | None:
         fields = unseal(entry.read_bytes())
         if fields is not None and (fields.get("of"), fields.get("tensors")) == (entry.stem, DIGEST):
             digests = fields.get("digests")
-            if isinstance(digests, list) and len(digests) == count and all(_HEX.fullmatch(str(d)) for d in digests):
+            if isinstance(digests, list) and len(digests) == count and all(_DIGEST.fullmatch(str(d)) for d in digests):
                 return digests
     return None
 

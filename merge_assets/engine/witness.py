@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from typing import Literal
 
-from merge_assets.digests import BLOCK, Hasher, block_count, root
+from merge_assets.digests import BLOCK, Hasher, block_count, quick_root, root
 from merge_assets.engine.files import InputFiles
 from merge_assets.filestate import not_as_digested
 from merge_assets.plan import OutputTensor, Plan, TensorInput
@@ -47,7 +47,7 @@ class Sweep:
         if self._hasher is None:
             if offset % BLOCK:
                 return
-            self._hasher = Hasher(offset // BLOCK)
+            self._hasher = Hasher(offset // BLOCK, quick=True)
         seen = self._hasher.at - offset
         if 0 <= seen < len(memory):
             self._hasher.update(memory[seen:])
@@ -66,12 +66,12 @@ class Evidence:
 
     Args:
         wanted: the inputs.
-        first: number of the block of the output tensor that the job begins with; ``None`` where nobody asks what was written.
+        written: takes what is written; ``None`` where nobody asks.
     """
 
-    def __init__(self, wanted: Iterable[Key], first: int | None) -> None:
+    def __init__(self, wanted: Iterable[Key], written: Hasher | None) -> None:
         self.sweeps = {key: Sweep() for key in wanted}
-        self.written = None if first is None else Hasher(first)
+        self.written = written
 
     def saw(self, item: TensorInput, offset: int, memory: memoryview) -> None:
         """Bytes of a stored input were read, from an offset in the tensor on."""
@@ -107,8 +107,8 @@ class Witness:
     def begin(self, tensor: OutputTensor, offset: int) -> Evidence:
         """For a job that writes an output tensor from an offset on (bytes, whole blocks)."""
         copied = tensor.is_copy and self._looks_at(tensor.inputs[0])
-        first = offset // BLOCK if self._outputs or copied else None
-        return Evidence(() if tensor.is_copy else self._wanted(tensor), first)
+        written = Hasher(offset // BLOCK, quick=not self._outputs) if self._outputs or copied else None
+        return Evidence(() if tensor.is_copy else self._wanted(tensor), written)
 
     def finish(self, tensor: OutputTensor, evidence: Evidence) -> None:
         """A job of an output tensor is done."""
@@ -134,31 +134,35 @@ class Witness:
             seen, written = self._seen.pop(tensor.name, {}), self._written.pop(tensor.name, None)
         if not tensor.elements:
             written = {}
-        digest = None if written is None else root([written[number] for number in range(block_count(tensor.nbytes))])
+        found: str | None = None
+        if written is not None:
+            found = (root if self._outputs else quick_root)([written[k] for k in range(block_count(tensor.nbytes))])
+        digest = found if self._outputs else None
         if tensor.is_copy:
-            if digest is not None and self._looks_at(tensor.inputs[0]):
-                self._compare(tensor.inputs[0], digest)
+            if found is not None and self._looks_at(tensor.inputs[0]):
+                self._compare(tensor.inputs[0], found)
             return digest
         wanted, in_one_sweep = self._wanted(tensor), _in_one_sweep(tensor)
         for key, item in wanted.items():
             leaves, blocks = seen.get(key, {}), range(block_count(item.header.nbytes))
             in_one_sweep = in_one_sweep and len(leaves) == len(blocks)
             self._complete(item, leaves)
-            self._compare(item, root([leaves[number] for number in blocks]))
+            self._compare(item, quick_root([leaves[number] for number in blocks]))
         if self._verify != "off" and not (in_one_sweep and all(key_of(item) in wanted for item in tensor.files())):
             for item in tensor.files():
                 self._inputs.check_unchanged(self._place(item)[0])
         return digest
 
-    def _compare(self, item: TensorInput, digest: str) -> None:
-        """See that bytes of a stored input which were read, or copied, have the digest that the plan says.
+    def _compare(self, item: TensorInput, found: str) -> None:
+        """See that bytes of a stored input which were read, or copied, have the digest that the plan says, or its second half.
 
         Raises:
             InputError: if they have another.
         """
-        if digest != item.digest:
+        wanted = item.digest[-len(found) :]
+        if found != wanted:
             path, _ = self._place(item)
-            raise not_as_digested(f"{path}: tensor {item.header.name!r}", item.digest, digest)
+            raise not_as_digested(f"{path}: tensor {item.header.name!r}", wanted, found)
 
     def _looks_at(self, item: TensorInput) -> bool:
         """Whether the bytes of a stored input are to be hashed."""
@@ -179,7 +183,7 @@ class Witness:
             memory = memory or memoryview(bytearray(BLOCK))
             block = memory[: min(BLOCK, size - number * BLOCK)]
             self._inputs.read_into(path, block, begin + number * BLOCK)
-            hasher = Hasher(number)
+            hasher = Hasher(number, quick=True)
             hasher.update(block)
             hasher.finish()
             leaves.update(hasher.leaves)

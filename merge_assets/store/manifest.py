@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, field_validator, model_validator
 
-from merge_assets.digests import DIGEST
+from merge_assets.digests import DIGEST, PATTERN
 from merge_assets.errors import StoreError
 from merge_assets.provenance import provenance
 from merge_assets.records import Details, Input, Provenance, Record, RecordFile, parsed
@@ -28,7 +28,7 @@ _D = TypeVar("_D", bound=Details)
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-_PIECE = re.compile(r"(\d+)-(\d+) ([0-9a-f]{64}) ([0-9a-f]{64}|-) (.*)", re.DOTALL)
+_PIECE = re.compile(r"(\d+)-(\d+) (" + PATTERN + r") ([0-9a-f]{64}|-) (.*)", re.DOTALL)
 
 
 class Piece(NamedTuple):
@@ -111,7 +111,7 @@ class Manifest(RecordFile):
     inputs: tuple[Input, ...] = Field(description="what was read")
     details: dict[str, Any] = Field(description="of the kind of version; see `described`")
     provenance: Provenance
-    pieces: Literal["blake3-1MiB"] = Field(DIGEST, description="what digests of pieces are")
+    pieces: Literal["blake3-xxh3-1MiB"] = Field(DIGEST, description="what digests of pieces are")
 
     @field_validator("files")
     @classmethod

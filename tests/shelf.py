@@ -81,6 +81,16 @@ class Shelf(Place, Objects, Parts):
         for path in paths:
             self._board.files.pop(path, None)
 
+    def replace(self, path: str, before: bytes | None, after: bytes | None) -> bool:
+        with self._board.lock:
+            if self.read(path) != before:
+                return False
+            if after is None:
+                self.remove([path])
+            else:
+                self._board.put(path, after)
+        return True
+
     def create(self, path: str, data: bytes) -> None:
         with self._board.lock:
             if path in self._board.files:

@@ -14,7 +14,7 @@ from merge_assets.identity import analysis_line
 from merge_assets.plan.model import digest_of
 from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
-from merge_assets.store import Artifact
+from merge_assets.store import Artifact, Turn
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.results import analysis_key
@@ -32,7 +32,7 @@ class Analysed:
 
     Attributes:
         artifact: the committed version.
-        reused: whether it was there already.
+        reused: whether it was there already, or another process made it meanwhile.
         changes: what computing it again changed, a sentence each; ``None`` if none was there, or it was not asked for.
     """
 
@@ -113,31 +113,28 @@ def analyse(
     line = analysis_line(identity)
     wanted = tuple(sorted(modules)) if modules is not None else None
     key = analysis_key(item.fingerprint, wanted)
-    found = workspace.store.reuse(line, key)
-    if found is not None and not refresh:
-        return Analysed(found, reused=True)
-    from merge_assets.analysis.run import analyse as run
+    found = workspace.store.reuse(line, key) if refresh else None
+    inputs = [models.used(str(reference), item.fingerprint)]
 
-    earlier = workspace.store.current(line)
-    analysis = run(
-        item.checkpoint,
-        modules=modules,
-        workers=workspace.settings.threads,
-        work=work,
-        previous=earlier.directory(workspace.cache / "artifacts") if earlier and not refresh else None,
-        digests=item.tensor_digests,
-        title=identity.title,
-    )
-    changed = None if found is None else _changes(found, analysis)
-    with workspace.store.draft(line, started) as draft:
-        analysis.write(draft.directory)
-        artifact = draft.commit(
-            digest_of([key, analysis.digest]),
-            key=key,
-            inputs=[models.used(str(reference), item.fingerprint)],
-            details=AnalysisDetails(
+    def make(turn: Turn) -> Analysed:
+        from merge_assets.analysis.run import analyse as run
+
+        earlier = workspace.store.current(line)
+        analysis = run(
+            item.checkpoint,
+            modules=modules,
+            workers=workspace.settings.threads,
+            work=turn.work,
+            previous=earlier.directory(workspace.cache / "artifacts") if earlier and not refresh else None,
+            digests=item.tensor_digests,
+            title=identity.title,
+        )
+        changed = None if found is None else _changes(found, analysis)
+        with workspace.store.draft(line, started, turn=turn) as draft:
+            analysis.write(draft.directory)
+            details = AnalysisDetails(
                 model=identity.title,
-                fingerprint=item.fingerprint,
+                fingerprint=item.fingerprint or "",
                 modules=wanted,
                 weights=len(analysis.rows),
                 infinite=sum(bool(row["infinite"]) for row in analysis.rows),
@@ -145,9 +142,15 @@ def analyse(
                 bytes_read=analysis.bytes_read,
                 spectra_reused=analysis.reused,
                 versions=analysis.versions,
-            ),
-        )
-    return Analysed(artifact, reused=False, changes=changed)
+            )
+            artifact = draft.commit(digest_of([key, analysis.digest]), key=key, inputs=inputs, details=details)
+        return Analysed(artifact, reused=False, changes=changed)
+
+    def find() -> Analysed | None:
+        there = None if refresh else workspace.store.reuse(line, key)
+        return None if there is None else Analysed(there, reused=True)
+
+    return workspace.store.once(line, key, find, make, task=f"analysing {identity.title}", work=work)[0]
 
 
 def _changes(before: Artifact, after: Analysis) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
 from merge_assets.records import BuildReport, Check, StoredBuildReport, VariantDetails
 from merge_assets.reference import ModelReference
-from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece
+from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece, Turn
 from merge_assets.variant.checks import check_variant, count_nonfinite
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
@@ -39,7 +39,7 @@ class Built:
 
     Attributes:
         artifact: the committed version.
-        reused: whether it was there already, so that nothing was computed.
+        reused: whether it was there already, or another process made it meanwhile, so that nothing was computed.
         confirmed: whether it was there already, and computing it again gave the same bytes.
         plan: what it was built from.
         checks: outcomes of the checks made when it was built, as the recipe judges them now.
@@ -86,21 +86,23 @@ def build(
     inputs = fetched_inputs(workspace, models, recipe, commits, work)
     made = planned(workspace, models, recipe, inputs, None, work)
     line = variant_line(recipe.name)
-    found = workspace.store.reuse(line, made.key)
-    if found is not None and force:
+    artifact, ours = workspace.store.once(
+        line,
+        made.key,
+        lambda: workspace.store.reuse(line, made.key),
+        lambda turn: _written(workspace, models, recipe, made, line, started, turn, force=force),
+        task=f"building {line}",
+        work=work,
+    )
+    if force and not ours:
         with workspace.store.trial(line, work=work.silent()) as draft:
             _compute(workspace, models, recipe, made, draft, {}, work)
             computed = draft.describe({}, work.silent())
-        require_equal(workspace.store, found, computed, [shard.file for shard in made.shards], work)
-    artifact = found
-    if artifact is None:
-        origins = {} if force else _origins(workspace, made, line, work)
-        artifact = _written(workspace, models, recipe, made, line, started, origins, work)
+        require_equal(workspace.store, artifact, computed, [shard.file for shard in made.shards], work)
     basis = Basis(_code(workspace, recipe), {m.reference: m.fingerprint or "" for m in _read(made)})
     if basis != made_from(artifact.manifest):  # of the first that came out as these bytes
         workspace.store.remember(line, basis_key(basis), artifact.version)
-    there = found is not None
-    return _built(artifact, made, recipe, reused=there and not force, confirmed=there and force)
+    return _built(artifact, made, recipe, reused=not ours and not force, confirmed=not ours and force)
 
 
 def _code(workspace: Workspace, recipe: Recipe) -> str:
@@ -129,13 +131,16 @@ def _written(
     made: Plan,
     line: str,
     started: datetime,
-    origins: Mapping[str, Origin],
-    work: Work,
+    turn: Turn,
+    *,
+    force: bool,
 ) -> Artifact:
-    store, stored = workspace.store, workspace.stored
+    store, stored, work = workspace.store, workspace.stored, turn.work
     require("torch", "transformers")  # the checks, which come last, need both
+    origins = {} if force else _origins(workspace, made, line, work)
     fetched = stored.fetched
-    with store.build(line, made.key, started, verify=workspace.settings.verify_inputs != "off", work=work) as draft:
+    verify = workspace.settings.verify_inputs != "off"
+    with store.build(line, made.key, started, verify=verify, turn=turn, work=work) as draft:
         report = _compute(workspace, models, recipe, made, draft, origins, work)
         origins = {name: origin for name, origin in origins.items() if name in draft.building.reused}
         known = stored.nonfinite(made)

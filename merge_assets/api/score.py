@@ -14,7 +14,7 @@ from merge_assets.identity import scores_line, variant_line
 from merge_assets.model_worker import Limits
 from merge_assets.records import ScoresDetails
 from merge_assets.reference import ModelReference
-from merge_assets.store import Artifact
+from merge_assets.store import Artifact, Turn
 from merge_assets.variant.card import CARD, with_scores
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
@@ -32,7 +32,7 @@ class Scored:
 
     Attributes:
         artifact: the committed version.
-        reused: whether it was there already.
+        reused: whether it was there already, or another process made it meanwhile.
         scores: the scores.
         evaluated: tasks that were run now.
         changes: what measuring again changed, a sentence each; ``None`` if nothing was there before, or it was not asked for.
@@ -125,37 +125,51 @@ def score(
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
     key = scores_key(wanted, item.fingerprint)
-    found = workspace.store.reuse(line, key)
-    before = None if found is None else Scores.from_json(found.read_bytes(SCORES_FILE))
-    if found is not None and before is not None and not refresh:
-        return Scored(found, True, before, ())
-    evaluation = evaluate_suite(
-        Path(item.checkpoint.location),
-        wanted,
-        results=TaskResults(workspace.cache / "evaluations"),
-        title=identity.title,
-        fingerprint=item.fingerprint,
-        guard=partial(
-            look_through, item, workspace.settings.verify_inputs, models.local.digested_states, work.silent()
-        ),
-        device=workspace.settings.device,
-        refresh=refresh,
-        limits=Limits.of(workspace.settings),
-        work=work,
-    )
+
+    def stored() -> Scored | None:
+        found = workspace.store.reuse(line, key)
+        return None if found is None else Scored(found, True, Scores.from_json(found.read_bytes(SCORES_FILE)), ())
+
+    before = stored() if refresh else None
+    inputs = [models.used(str(reference), item.fingerprint)]
     variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None
-    with workspace.store.draft(line, started) as draft:
-        evaluation.write(draft.directory)
-        if variant is not None:  # which is as it is for ever, its card too
-            known = scores_of(workspace, KnownScores(workspace.store), variant)
-            rows = card_rows([*(one for one in known if one.suite != suite), evaluation.scores])
-            card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
-            (draft.directory / CARD).write_text(card, encoding="utf-8")
-        artifact = draft.commit(
-            evaluation.scores.digest,
-            key=key,
-            inputs=[models.used(str(reference), item.fingerprint)],
-            details=ScoresDetails(model=identity.title, suite=suite, headline=evaluation.scores.headline),
+
+    def make(turn: Turn) -> Scored:
+        evaluation = evaluate_suite(
+            Path(item.checkpoint.location),
+            wanted,
+            results=TaskResults(workspace.cache / "evaluations"),
+            title=identity.title,
+            fingerprint=item.fingerprint,
+            guard=partial(
+                look_through, item, workspace.settings.verify_inputs, models.local.digested_states, turn.work.silent()
+            ),
+            device=workspace.settings.device,
+            refresh=refresh,
+            limits=Limits.of(workspace.settings),
+            work=turn.work,
         )
-    changed = None if before is None else changes(before, evaluation.scores)
-    return Scored(artifact, False, evaluation.scores, evaluation.evaluated, changed)
+        with workspace.store.draft(line, started, turn=turn) as draft:
+            evaluation.write(draft.directory)
+            if variant is not None:  # which is as it is for ever, its card too
+                known = scores_of(workspace, KnownScores(workspace.store), variant)
+                rows = card_rows([*(one for one in known if one.suite != suite), evaluation.scores])
+                card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
+                (draft.directory / CARD).write_text(card, encoding="utf-8")
+            artifact = draft.commit(
+                evaluation.scores.digest,
+                key=key,
+                inputs=inputs,
+                details=ScoresDetails(model=identity.title, suite=suite, headline=evaluation.scores.headline),
+            )
+        changed = None if before is None else changes(before.scores, evaluation.scores)
+        return Scored(artifact, False, evaluation.scores, evaluation.evaluated, changed)
+
+    return workspace.store.once(
+        line,
+        key,
+        lambda: None if refresh else stored(),
+        make,
+        task=f"evaluating {identity.title} on {suite}",
+        work=work,
+    )[0]

@@ -115,7 +115,9 @@ def progress_bar(label: str, *, is_bytes: bool = True) -> Iterator[Work]:
             return
         shown = now
         bar.start()
-        bar.update(task, completed=done, total=total, description=escape(label if is_bytes else f"{label}: {what}"))
+        # Nothing done of nothing: it waits, and says for whom.
+        told = label if is_bytes and total else f"{label}: {what}"
+        bar.update(task, completed=done, total=total or None, description=escape(told))
 
     try:
         yield Work(report)

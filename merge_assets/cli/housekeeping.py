@@ -23,6 +23,7 @@ from merge_assets.cli.store_text import (
     listing,
     mappings,
     print_damaged,
+    print_leases,
     print_plan,
     print_unfinished,
     remedies,
@@ -72,6 +73,7 @@ def list_store(names: Sequence[str], *, as_json: bool) -> None:
                     escape(shown_inputs(manifest.fingerprints)),
                 )
         print_table(rows)
+    print_leases(found)
     print_unfinished(found)
     shown = [stored for line in lines for stored in found.versions[line]]
     size, taken = sum(one.taken for one in shown), found.occupied(entry for one in shown for entry in one.files)

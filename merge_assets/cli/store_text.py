@@ -52,6 +52,12 @@ def print_plan(plan: RemovalPlan, *, title: str, needs: Mapping[tuple[str, str],
         print_fact("remove", f"{litter.what}{size}{uploads}", style="red")
 
 
+def print_leases(found: Inventory) -> None:
+    """Who works on what at this moment."""
+    for _, holder in found.leases:
+        print_fact("at work", holder.shown, style="green")
+
+
 def print_unfinished(found: Inventory) -> None:
     """What is being built, or was left behind."""
     if not found.unfinished and not found.uploads:
@@ -119,6 +125,10 @@ def listing(found: Inventory, lines: Iterable[str], pinned: Mapping[tuple[str, s
         "url": found.place.url(""),
         "lines": shown_lines,
         "unfinished": unfinished,
+        "leases": [
+            {"line": line, **one.model_dump(mode="json", include={"host", "pid", "since", "task"})}
+            for line, one in found.leases
+        ],
         "uploads": [{"path": one.path, "begun": one.begun.isoformat()} for one in found.uploads],
         "damaged": list(found.damaged),
         "versions": len(shown),

@@ -29,10 +29,16 @@ LONGEST_RETRY_SECONDS = 600.0
 
 
 class _Latest:
-    """The last progress report of the work; written by its threads, read by the waiting one."""
+    """The last progress report of the work; written by its threads, read by the waiting one.
+
+    Attributes:
+        value: what was reported.
+        waiting: what was shown of it last, where it waits.
+    """
 
     def __init__(self) -> None:
         self.value: tuple[int, int, str] | None = None
+        self.waiting = ""
 
     def __call__(self, done: int, total: int, label: str) -> None:
         self.value = (done, total, label)
@@ -99,6 +105,11 @@ def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest
         return
     done, total, label = latest.value
     label = printable(label)
+    if not total:  # it waits, and says once for whom
+        if label and label != latest.waiting:
+            context.log.info(label)
+        latest.waiting = label
+        return
     percent = round(100 * done / total, 2) if total else 0.0
     metadata: dict[str, float | str] = {"percent": percent, "seconds": round(seconds, 1)}
     if label:

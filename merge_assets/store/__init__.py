@@ -3,6 +3,7 @@
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.cache import TensorCache
 from merge_assets.store.draft import BuildDraft, Draft
+from merge_assets.store.lease import Turn
 from merge_assets.store.manifest import FileEntry, Manifest, Piece
 from merge_assets.store.planned import Origin, PlannedFile, PlannedPiece
 from merge_assets.store.reuse import Verify
@@ -20,5 +21,6 @@ __all__ = [
     "PlannedFile",
     "PlannedPiece",
     "TensorCache",
+    "Turn",
     "Verify",
 ]

@@ -70,12 +70,12 @@ class AnnouncedVersions(Publishing):
                 self._settle_build(self._place.parts, folder, manifest)
 
     def building(
-        self, folder: Path, line: str, key: str, work: Work, *, verify: bool
+        self, folder: Path, line: str, key: str, work: Work, *, verify: bool, alone: bool
     ) -> tuple[Building, Callable[..., Manifest]]:
         if self._place.parts is None:
             return Building(folder, None, work), partial(self.publish, folder)
         ours = OwnBuild(folder)
-        sent = Sent.find(self._place, self._place.parts, line, key, ours.read())
+        sent = Sent.find(self._place, self._place.parts, line, key, ours.read(), alone=alone)
         ours.write(sent.build)
         building = SentBuilding(folder, self._place, self._place.parts, sent, work)
         return building, partial(self._publish_sent, building)

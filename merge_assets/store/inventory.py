@@ -14,8 +14,9 @@ from typing import TypeVar
 from merge_assets.errors import StoreError
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.drafts import KEPT, Drafts
+from merge_assets.store.lease import Holder, holder_of
 from merge_assets.store.manifest import Manifest
-from merge_assets.store.names import BUILDS, CLAIM, CURRENT, KEYS, MANIFEST, check_line, is_version
+from merge_assets.store.names import BUILDS, CLAIM, CURRENT, KEYS, LEASES, MANIFEST, check_line, is_version
 from merge_assets.store.place import Listed, Place, Upload
 from merge_assets.store.place.workbench import DRAFTS
 from merge_assets.store.sent import DEAD, PROGRESS, Progress
@@ -29,6 +30,7 @@ _READERS = 16
 _BUILD = re.compile(rf"(.+?)/{BUILDS}/([^/]+)/(.+)")
 _ATTEMPT = re.compile(r"(.+)/(attempt-[0-9a-f]{8})/.+")
 _KEY = re.compile(rf"(.+)/{KEYS}/([^/]+)\.json")
+_LEASE = re.compile(rf"(.+)/{LEASES}/([^/]+)\.json")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Inventory:
         damaged: folders whose manifest is there and cannot be read, and ``current.json`` files that cannot.
         unfinished: what is being built, or was left behind by builders.
         keys: line and key -> their file, for keys that no version of the line has itself.
+        leases: who works on which line.
         leftovers: files that nobody reads, such as the progress of a build that is finished.
         uploads: in parts, which belong to nothing else that is here.
     """
@@ -116,6 +119,7 @@ class Inventory:
     damaged: Sequence[str]
     unfinished: Sequence[Unfinished]
     keys: Mapping[tuple[str, str], Listed]
+    leases: Sequence[tuple[str, Holder]]
     leftovers: Sequence[Listed]
     uploads: Sequence[Upload]
 
@@ -167,6 +171,8 @@ def survey(store: ArtifactStore) -> Inventory:
         changed = files[f"{line}/{version}/{MANIFEST}"].changed
         versions[line].append(StoredVersion(Artifact(line, version, manifest, place), changed, own))
     known = {(manifest.line, manifest.key) for manifest in manifests.values()}
+    young = [(line, entry) for line, entry in sorter.leases if now - entry.changed <= DEAD]
+    holders = _each(lambda lease: (lease[0], holder_of(place.read(lease[1].path))), young)
     return Inventory(
         place=place,
         now=now,
@@ -178,7 +184,8 @@ def survey(store: ArtifactStore) -> Inventory:
         damaged=sorted([*damaged, *(path for path in unread if place.read(path) is not None)]),
         unfinished=[*sorter.unfinished(place, now), *_drafts(place)],
         keys={name: entry for name, entry in sorter.keys.items() if name not in known},
-        leftovers=sorter.leftovers,
+        leases=[(line, one) for line, one in holders if one is not None and not one.is_dead()],
+        leftovers=[*sorter.leftovers, *(entry for line, entry in sorter.leases if (line, entry) not in young)],
         uploads=sorter.uploads,
     )
 
@@ -225,6 +232,7 @@ class _Sorter:
         self.own: dict[tuple[str, str], list[Listed]] = defaultdict(list)
         self.pointers: set[str] = set()
         self.keys: dict[tuple[str, str], Listed] = {}
+        self.leases: list[tuple[str, Listed]] = []
         self.leftovers: list[Listed] = []
         self.uploads: list[Upload] = []
         self._loose: dict[str, Listed] = {}
@@ -250,6 +258,8 @@ class _Sorter:
             self.pointers.add(line)
         elif (match := _KEY.fullmatch(path)) and _is_line(match[1]) and is_version(match[2]):
             self.keys[match[1], match[2]] = entry
+        elif (match := _LEASE.fullmatch(path)) and _is_line(match[1]):
+            self.leases.append((match[1], entry))
         elif self._remote:
             self._loose[path] = entry
 

@@ -16,11 +16,12 @@ CLAIM = "claim.json"
 KEYS = "keys"
 BUILDS = "builds"
 INDEX = "index.txt"
+LEASES = "leases"
 STORE = "store.json"
 
 _LINE_PART = re.compile(r"[\w@+=(][\w@+=(),.~ -]*")
 _VERSION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
-_RESERVED = frozenset({MANIFEST, CURRENT, CLAIM, KEYS, BUILDS, INDEX})
+_RESERVED = frozenset({MANIFEST, CURRENT, CLAIM, KEYS, BUILDS, INDEX, LEASES})
 _LONGEST_PART = 200
 
 

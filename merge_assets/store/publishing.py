@@ -44,11 +44,12 @@ class Publishing(abc.ABC):
 
     @abc.abstractmethod
     def building(
-        self, folder: Path, line: str, key: str, work: Work, *, verify: bool
+        self, folder: Path, line: str, key: str, work: Work, *, verify: bool, alone: bool
     ) -> tuple[Building, Callable[..., Manifest]]:
         """Files of pieces in a draft, and what publishes the draft with its manifest.
 
-        ``verify`` asks to hash what is taken from other versions, where it comes by here.
+        ``verify`` asks to hash what is taken from other versions, where it comes by here; ``alone`` says that nobody else
+        works on a version of this key.
         """
 
     @abc.abstractmethod

@@ -55,7 +55,7 @@ class RenamedVersions(Publishing):
             pass
 
     def building(
-        self, folder: Path, line: str, key: str, work: Work, *, verify: bool
+        self, folder: Path, line: str, key: str, work: Work, *, verify: bool, alone: bool
     ) -> tuple[Building, Callable[..., Manifest]]:
         return Building(folder, self._tree.locate, work, verify=verify), partial(self.publish, folder)
 

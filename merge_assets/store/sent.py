@@ -152,7 +152,7 @@ class Sent:
         self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
 
     @classmethod
-    def find(cls, place: Place, parts: Parts, line: str, key: str, ours: str | None) -> Sent:
+    def find(cls, place: Place, parts: Parts, line: str, key: str, ours: str | None, *, alone: bool) -> Sent:
         """The progress of a build of this key whose builder is dead, or a fresh one.
 
         Args:
@@ -161,6 +161,7 @@ class Sent:
             line: where the version will belong.
             key: of the version's inputs.
             ours: a build whose builder is known to be dead, however young its progress is.
+            alone: whether the builders of all are known to be dead, or to stop.
         """
         prefix = key[:16]
         found = {
@@ -170,7 +171,9 @@ class Sent:
         }
         now = place.now() if found else None
         dead = [
-            build for build, changed in found.items() if build == ours or (now is not None and now - changed > DEAD)
+            build
+            for build, changed in found.items()
+            if alone or build == ours or (now is not None and now - changed > DEAD)
         ]
         for build in sorted(dead, key=lambda build: (build != ours, found[build])):
             sent = cls(place, parts, line, build, key)

@@ -6,6 +6,7 @@ Layout below the root, whatever it lies on::
     <line>/<version>/manifest.json    written last; without it the version does not exist
     <line>/keys/<key>.json            which version was built from these inputs
     <line>/current.json               which version was committed last
+    <line>/leases/<key>.json          who is making a version from these inputs, while somebody is
     <kind>/index.txt                  which version has which tensors; made again when it is lost
 """
 
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from merge_assets.errors import StoreError
 from merge_assets.records import Details, Input
@@ -30,11 +31,13 @@ from merge_assets.store.building import Building
 from merge_assets.store.draft import BuildDraft, Draft
 from merge_assets.store.format import StoreFormat
 from merge_assets.store.index import find_origins
+from merge_assets.store.lease import Turn, once
 from merge_assets.store.manifest import Manifest, files_path, new_manifest
 from merge_assets.store.names import (
     CLAIM,
     CURRENT,
     KEYS,
+    LEASES,
     MANIFEST,
     check_key,
     check_line,
@@ -52,6 +55,7 @@ from merge_assets.store.transfer import run_batch, what_is_wrong
 from merge_assets.store.versions import Pointer, read_manifest, read_pointer, size_problems
 from merge_assets.work import UNATTENDED, Work
 
+_T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
 _READERS = 8
 _HASHERS = min(4, os.cpu_count() or 1)
@@ -148,6 +152,34 @@ class ArtifactStore:
             self._point(line, key, found.version)
         return found
 
+    def once(
+        self,
+        line: str,
+        key: str,
+        find: Callable[[], _T | None],
+        make: Callable[[Turn], _T],
+        *,
+        task: str,
+        work: Work = UNATTENDED,
+    ) -> tuple[_T, bool]:
+        """Have one of all who want to make a version make it, in whatever process and on whatever machine; the others wait.
+
+        Args:
+            line: where the version will belong.
+            key: digest of its inputs.
+            find: looks whether it is there; asked before any waiting, and again after it.
+            make: makes it, giving the :class:`Turn` to :meth:`build` or :meth:`draft`. What it was doing is left as by a stop,
+                and waited for, when this process was paused for so long that another has taken over.
+            task: what is made, as in "building variants/slerp-7b"; told to those who wait.
+            work: told for whom is waited, with nothing done of nothing; asked throughout.
+
+        Returns:
+            What was found or made, and whether it was made here.
+        """
+        path = f"{check_line(line)}/{LEASES}/{check_key(key)}.json"
+        self._format.write()
+        return once(self._place, path, task, find, make, work)
+
     def remember(self, line: str, key: str, version: str) -> None:
         """Let :meth:`find` find a committed version under one more key."""
         self._place.write({f"{line}/{KEYS}/{check_key(key)}.json": Pointer(version=check_version(version)).sealed()})
@@ -184,7 +216,7 @@ class ArtifactStore:
         self._place.write({f"{line}/{CURRENT}": Pointer(version=version).sealed()})
 
     @contextlib.contextmanager
-    def draft(self, line: str, started: datetime | None = None) -> Iterator[Draft]:
+    def draft(self, line: str, started: datetime | None = None, *, turn: Turn | None = None) -> Iterator[Draft]:
         """A local folder in which to write a new version; it vanishes unless committed.
 
         Drafts left behind by processes that died are removed first.
@@ -192,6 +224,7 @@ class ArtifactStore:
         Args:
             line: where it will belong.
             started: when the work began that is written down here; now if nothing was done before.
+            turn: of :meth:`once`; nothing is committed when it was lost.
         """
         check_line(line)
         self._format.write()
@@ -200,7 +233,7 @@ class ArtifactStore:
                 line,
                 folder,
                 started or datetime.now(UTC),
-                partial(self._commit, publish=partial(self.publishing.publish, folder)),
+                partial(self._commit, turn=turn, publish=partial(self.publishing.publish, folder)),
             )
             try:
                 yield draft
@@ -209,7 +242,14 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def build(
-        self, line: str, key: str, started: datetime | None = None, *, verify: bool = True, work: Work = UNATTENDED
+        self,
+        line: str,
+        key: str,
+        started: datetime | None = None,
+        *,
+        verify: bool = True,
+        turn: Turn | None = None,
+        work: Work = UNATTENDED,
     ) -> Iterator[BuildDraft]:
         """A version of pieces, which goes on where an earlier attempt at the same was killed or stopped.
 
@@ -218,6 +258,8 @@ class ArtifactStore:
             key: digest of the inputs; equal keys mean equal files.
             started: when the work began; now if nothing was done before.
             verify: whether what is taken from other versions is hashed where it lies then.
+            turn: of :meth:`once`: whatever an earlier builder has left is gone on with at once, as nobody else may work on
+                it, and nothing is committed when the turn was lost.
             work: asked throughout.
 
         Raises:
@@ -226,10 +268,9 @@ class ArtifactStore:
         check_line(line)
         self._format.write()
         with self.publishing.kept_draft(_draft_name(line, check_key(key))) as folder:
-            building, publish = self.publishing.building(folder, line, key, work, verify=verify)
-            draft = BuildDraft(
-                line, folder, started or datetime.now(UTC), partial(self._commit, publish=publish), building
-            )
+            building, publish = self.publishing.building(folder, line, key, work, verify=verify, alone=turn is not None)
+            commit = partial(self._commit, turn=turn, publish=publish)
+            draft = BuildDraft(line, folder, started or datetime.now(UTC), commit, building)
             try:
                 yield draft
             except BaseException as error:
@@ -308,6 +349,7 @@ class ArtifactStore:
         digests: Mapping[str, str],
         work: Work,
         publish: Callable[..., Manifest],
+        turn: Turn | None,
     ) -> Artifact:
         check_version(version)
         check_key(key)
@@ -316,6 +358,8 @@ class ArtifactStore:
         manifest = new_manifest(
             draft.line, version, key=key, files=files, inputs=inputs, details=details, started=draft.started
         )
+        if turn is not None:
+            turn.confirm()
         published = publish(manifest, work=work)
         self._point(draft.line, key, version)
         return Artifact(draft.line, version, published, self._place)

@@ -13,8 +13,10 @@ import pytest
 from merge_assets import api
 from merge_assets.errors import StoreError
 from merge_assets.settings import Settings
+from merge_assets.store import ArtifactStore
 from merge_assets.store.place import Objects, Parts, Place, Watch
 from merge_assets.work import UNATTENDED
+from tests.s3.rgw import Rgw
 from tests.store_places import Lot, place, s3_endpoint
 from tests.synthetic import read_tensors, write_llama
 
@@ -102,6 +104,52 @@ def test_what_was_removed_is_gone_and_may_be_removed_again(there: Place, place: 
     for _ in range(2):
         there.remove(["a/b", "never/there"])
     assert place.files() == {"a/c"}
+
+
+def test_a_file_is_replaced_only_as_what_it_was_seen_to_be(there: Place, place: Lot) -> None:
+    assert not there.replace("a/b", b"never there", b"x") and place.files() == set()
+    assert there.replace("a/b", None, b"one") and place.read("a/b") == b"one"
+    assert not there.replace("a/b", None, b"other")
+    assert not there.replace("a/b", b"other", b"two") and place.read("a/b") == b"one"
+    assert there.replace("a/b", b"one", b"two") and place.read("a/b") == b"two"
+    assert not there.replace("a/b", b"one", None) and place.read("a/b") == b"two"
+    assert there.replace("a/b", b"two", None) and place.files() == set()
+    assert not there.replace("a/b", b"two", b"three")
+
+
+def test_of_six_who_replace_the_same_at_once_one_succeeds(there: Place, place: Lot) -> None:
+    replaced_by_one_of_six(there, place.read)
+
+
+def replaced_by_one_of_six(there: Place, read: Callable[[str], bytes]) -> None:
+    before: bytes | None = None
+    for turn in range(4):
+        done = race(there, before, turn)
+        assert done == [read("a/b")]
+        (before,) = done
+
+
+def race(there: Place, before: bytes | None, turn: int) -> list[bytes]:
+    """What those wrote who replaced ``a/b``."""
+    ready, done = threading.Barrier(6), []
+
+    def replace(number: int) -> None:
+        mine = b"%d of turn %d" % (number, turn)
+        ready.wait()
+        if there.replace("a/b", before, mine):
+            done.append(mine)
+
+    threads = [threading.Thread(target=replace, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return done
+
+
+def test_of_six_who_replace_the_same_at_once_on_a_real_server_one_succeeds(rgw: Rgw, bucket: str) -> None:
+    there = ArtifactStore(f"s3://{bucket}", rgw.options()).place
+    replaced_by_one_of_six(there, lambda path: rgw.client().get_object(Bucket=bucket, Key=path)["Body"].read())
 
 
 def test_versions_come_into_being_by_something_that_every_place_has(there: Place) -> None:

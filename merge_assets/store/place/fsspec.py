@@ -103,6 +103,28 @@ class FsspecPlace(Place, Objects):
 
         self._attempts.write(path, create if self.exclusive else check_and_write)
 
+    def replace(self, path: str, before: bytes | None, after: bytes | None) -> bool:
+        if before is None:
+            try:
+                self.create(path, after or b"")
+            except FileExistsError:
+                return self.read(path) == after  # the answer to an earlier attempt may have got lost
+            return True
+        if self.read(path) != before:
+            return False
+        if after is None:
+            self.remove([path])
+            return True
+        return self._write_over(path, before, after)
+
+    def _write_over(self, path: str, before: bytes, after: bytes) -> bool:
+        """Write a file that was ``before`` a moment ago, if it still is."""
+        with _CREATE:
+            if self.read(path) != before:
+                return False
+            self.write({path: after})
+        return True
+
     def send(self, source: Path, path: str, watch: Watch) -> None:
         def put() -> None:
             watch.value = 0

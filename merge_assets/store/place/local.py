@@ -97,6 +97,19 @@ class LocalPlace(Place, Tree):
             with writing(self._root / path):
                 (self._root / path).unlink(missing_ok=True)
 
+    def replace(self, path: str, before: bytes | None, after: bytes | None) -> bool:
+        target = self._root / path
+        with writing(target), self.workbench.lock():
+            if self.read(path) != before:
+                return False
+            if after is not None:
+                self.workbench.write_file(target, after)
+                return True
+            target.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds something else
+                target.parent.rmdir()
+        return True
+
     def locate(self, path: str) -> Path:
         return self._root / path
 

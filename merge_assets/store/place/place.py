@@ -88,6 +88,17 @@ class Place(abc.ABC):
     def remove(self, paths: Iterable[str]) -> None:
         """Remove files, those that are gone already included."""
 
+    @abc.abstractmethod
+    def replace(self, path: str, before: bytes | None, after: bytes | None) -> bool:
+        """Write a small file, or remove it, if it is what it is said to be; ``None`` is no file.
+
+        Of several who see the same and write at once, one succeeds, wherever the place can do that (:attr:`Objects.exclusive`).
+        Of two who remove and write, both may. What is written has to differ from all that others write.
+
+        Returns:
+            Whether it was done.
+        """
+
     def now(self) -> datetime:
         """The time by the clock that :meth:`listed` goes by."""
         return datetime.now(UTC)

@@ -19,6 +19,7 @@ from merge_assets.store.place.fsspec import FsspecPlace
 from merge_assets.store.place.place import Parts, Upload
 
 _READ_AHEAD = 4 << 20
+_CHANGED = ("PreconditionFailed", "412")
 
 
 class S3Place(FsspecPlace, Parts):
@@ -51,11 +52,29 @@ class S3Place(FsspecPlace, Parts):
             try:
                 self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             except OSError as error:  # s3fs has no error of its own for this answer
-                if _code(error) in ("PreconditionFailed", "412"):
+                if _code(error) in _CHANGED:
                     raise FileExistsError(path) from None
                 raise
 
         self._attempts.must("written", path, put)
+
+    def _write_over(self, path: str, before: bytes, after: bytes) -> bool:
+        bucket, key = self._split(path)
+        tag = self.tag(path)
+        if tag is None or self.read(path) != before:
+            return False
+
+        def put() -> bool:
+            try:
+                # Some servers know a tag only without its quotes.
+                self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=after, IfMatch=tag)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) or _code(error) in _CHANGED:
+                    return False
+                raise
+            return True
+
+        return self._attempts.call("written", path, put) or self.read(path) == after
 
     def copy(self, source: str, target: str) -> None:
         try:

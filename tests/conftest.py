@@ -6,6 +6,7 @@ import hypothesis
 import hypothesis.database
 
 from tests.browser import chromium  # noqa: F401  (fixture)
+from tests.postgres import postgres  # noqa: F401  (fixture: URL of an empty database)
 from tests.s3.rgw import bucket, rgw  # noqa: F401  (fixtures: an S3 server for the session, a fresh bucket)
 from tests.tiers import pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401  (hooks)
 

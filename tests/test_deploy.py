@@ -12,13 +12,11 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import tomllib
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from dagster._core.workspace.config_schema import process_workspace_config
 
 from merge_assets.settings import Settings
 from tests import needs
+from tests.postgres import free_port
 
 PROJECT = Path(__file__).parents[1]
 DEPLOY = PROJECT / "deploy"
@@ -125,7 +124,8 @@ def test_there_is_exactly_one_daemon_and_it_and_the_webserver_wait_for_the_other
     for service in services().values():
         for other, condition in service.get("depends_on", {}).items():
             assert condition == {"condition": "service_healthy"} and "healthcheck" in services()[other]
-    assert set(daemons[0]["depends_on"]) == set(services()["webserver"]["depends_on"]) == {"postgres", "code"}
+    assert set(services()["webserver"]["depends_on"]) == {"postgres", "code"}
+    assert set(daemons[0]["depends_on"]) == {"postgres", "code", "webserver"}  # which sets the limits of pools
 
 
 def test_volumes_are_declared_and_mounted_folders_exist() -> None:
@@ -308,59 +308,6 @@ def test_webserver_and_daemon_find_the_code_server() -> None:
 
 
 # The commands, for real, on a Postgres of this machine
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def postgres_programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
-@pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an empty database; the server refuses to run as root, so root runs it as the user that Debian made."""
-    programs = postgres_programs()
-    if programs is None:
-        needs.refuse("no Postgres on this machine; apt-get install --no-install-recommends postgresql")
-    as_user: list[str | Path] = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    folder = Path(f"/tmp/merge-assets-postgres-{os.getpid()}")
-    port = free_port()
-    subprocess.run([*as_user, "mkdir", "-m", "700", folder], check=True)
-    try:
-        make: list[str | Path] = [
-            programs / "initdb",
-            "--auth=trust",
-            "--username=dagster",
-            "--no-sync",
-            "-D",
-            folder / "data",
-        ]
-        subprocess.run([*as_user, *make], check=True, capture_output=True)
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-        control: list[str | Path] = [*as_user, programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
-        subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
-        try:
-            create: list[str | Path] = [
-                programs / "createdb",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(port),
-                "-U",
-                "dagster",
-                "dagster",
-            ]
-            subprocess.run(create, check=True)
-            yield f"postgresql+psycopg2://dagster@127.0.0.1:{port}/dagster"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import dagster as dg
 import yaml
 
 from merge_assets.errors import SettingsError
+from merge_assets.pipeline.gpu import fix_limit
 from merge_assets.settings import Settings
 
 VARIABLE = "DAGSTER_HOME"
@@ -49,7 +50,7 @@ def prepare_home(settings: Settings) -> Path:
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    """The Dagster instance of :func:`prepare_home`.
+    """The Dagster instance of :func:`prepare_home`, its pool limited as its settings say.
 
     Raises:
         SettingsError: if the home cannot be used, or its settings are wrong.
@@ -57,7 +58,9 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     home = prepare_home(settings)
     try:
         # The variable stops only the sending; without this override Dagster would still write it down and say so.
-        return dg.DagsterInstance.local_temp(str(home), overrides={"telemetry": {"enabled": False}})
+        instance = dg.DagsterInstance.local_temp(str(home), overrides={"telemetry": {"enabled": False}})
+        fix_limit(instance)
+        return instance
     except Exception as error:  # settings of Dagster name any class, which raises what it likes
         raise SettingsError(f"{home / CONFIG}: the Dagster instance cannot be opened: {error}") from None
 

@@ -8,6 +8,7 @@ from merge_assets.checkpoint import fingerprint_files
 from merge_assets.errors import DamageError, NotReproducedError
 from merge_assets.records import VariantDetails
 from merge_assets.store import Artifact, ArtifactStore, FileEntry
+from merge_assets.store.names import short_name
 from merge_assets.work import Work
 
 _SHOWN = 5
@@ -31,7 +32,7 @@ def require_equal(
     """
     differences = _differences(stored.manifest.files, computed, shards)
     damage = store.verify(stored, work=work)
-    name = f"{stored.line}@{stored.version[:12]}"
+    name = short_name((stored.line, stored.version))
     if not differences and not damage:
         return
     removal = f"`merge-assets store rm '{name}' --force --yes` and build again to have what is computed now"

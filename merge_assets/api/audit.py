@@ -10,10 +10,12 @@ from typing import Literal
 
 from merge_assets.api.housekeeping import verify
 from merge_assets.checkpoint import digest_checkpoint
+from merge_assets.checkpoint.files import ADAPTER_CONFIG, CONFIG
 from merge_assets.errors import MergeAssetsError
 from merge_assets.records import Input
 from merge_assets.reference import ModelReference
 from merge_assets.store.inventory import Inventory, StoredVersion
+from merge_assets.store.names import short_name
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
@@ -122,7 +124,7 @@ class Auditor:
         return next((one for one in versions if one.artifact.version == item.fingerprint), None)
 
     def _in_store(self, held: StoredVersion) -> tuple[State, str]:
-        name = f"{held.artifact.line}@{held.artifact.version[:12]}"
+        name = short_name(held.name)
         if self._read_versions and (problem := self._problem(held.name)):
             return "damaged", f"{name}: {problem}"
         return "same", name if self._found.is_current(held) else f"{name}, which is not current any more"
@@ -143,10 +145,13 @@ class Auditor:
         wanted = ModelReference(ModelReference.parse(item.name).path, item.revision)
         if not (wanted.looks_like_hub_id and wanted.is_commit):
             return None
-        found = try_to_load_from_cache(
-            wanted.path, "config.json", cache_dir=self._workspace.settings.hub_cache, revision=wanted.revision
-        )
-        return Path(found).parent if isinstance(found, str) else None
+        for name in (CONFIG, ADAPTER_CONFIG):  # of a model, of an adapter
+            found = try_to_load_from_cache(
+                wanted.path, name, cache_dir=self._workspace.settings.hub_cache, revision=wanted.revision
+            )
+            if isinstance(found, str):
+                return Path(found).parent
+        return None
 
 
 def _where(item: Input) -> str:

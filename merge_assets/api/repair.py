@@ -24,7 +24,7 @@ from merge_assets.records import AnalysisDetails, MirrorDetails, ScoresDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store.collect import Done, Litter, Name, RemovalPlan, carry_out, describe, plan_removal
 from merge_assets.store.inventory import Inventory, StoredVersion, survey
-from merge_assets.store.names import CURRENT
+from merge_assets.store.names import CURRENT, short_names
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
@@ -182,7 +182,7 @@ class _Judge:
         steps = []
         for name in (*sorted(self._wrong.keys() - sources.keys()), *sources):
             stored, above = versions.get(name), sources.get(name, ())
-            why = self._wrong.get(name) or f"made from {_listed(above)}, perhaps when the bytes were wrong already"
+            why = self._wrong.get(name) or f"made from {short_names(above)}, perhaps when the bytes were wrong already"
             self._lost[name] = self._why_lost(stored, above)
             current = self._found.pointers.get(name[0]) == name[1]
             steps.append(Step(name, stored, why, above, self._lost[name], current and self._has_maker(name, stored)))
@@ -203,13 +203,13 @@ class _Judge:
         if not self._found.is_current(stored):
             return "it is an older version of its line"
         if lost := [name for name in above if self._lost.get(name) and name[0] != line]:
-            return f"{_listed(lost)}, which it was made from, cannot be made again"
+            return f"{short_names(lost)}, which it was made from, cannot be made again"
         if line.startswith("variants/") and (reason := self._why_not_built(stored)):
             return reason
         for item in stored.artifact.manifest.inputs if is_audited(stored) else ():
             if (held := self._auditor.held(item)) is not None:
                 if item.kind == "recipe" and not self._found.is_current(held):
-                    return f"{_listed([held.name])}, which it was made from, is not current any more"
+                    return f"{short_names([held.name])}, which it was made from, is not current any more"
                 continue
             if (f"variants/{item.name}", item.fingerprint) in self._wrong:  # its manifest cannot be read
                 continue
@@ -297,7 +297,3 @@ def _forget_results(fingerprints: Collection[str], workspace: Workspace) -> None
 
 def _named(folder: str) -> str:
     return "@".join(folder.rsplit("/", 1))
-
-
-def _listed(names: Collection[Name]) -> str:
-    return ", ".join(f"{line}@{version[:12]}" for line, version in names)

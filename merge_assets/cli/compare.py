@@ -11,7 +11,8 @@ from rich.table import Table
 from merge_assets.api.compare import Compared, Comparison, ScoreChange, compare
 from merge_assets.cli.console import console, print_fact, print_json, print_table, table
 from merge_assets.cli.opened import opened
-from merge_assets.cli.store_text import short_name, shown_input
+from merge_assets.cli.store_text import shown_input
+from merge_assets.store.names import short_name
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _SHOWN = 12
@@ -25,18 +26,20 @@ def run_diff(a: str, b: str | None, *, as_json: bool) -> None:
         print_json(_as_json(found))
         return
     out = console()
-    out.print(f"[bold]{escape(short_name(found.a))}[/] → [bold]{escape(short_name(found.b))}[/]", highlight=False)
+    out.print(
+        f"[bold]{escape(short_name(found.a.name))}[/] → [bold]{escape(short_name(found.b.name))}[/]", highlight=False
+    )
     for name, lines in found.recipe.items():
         out.print(f"\n[bold]{escape(name)}[/]")
         for line in lines:
             out.print(line, style=_COLOURS.get(line[:1]), markup=False, highlight=False, soft_wrap=True)
     if found.facts:
-        rows = table("", short_name(found.a), short_name(found.b), title="Records")
+        rows = table("", short_name(found.a.name), short_name(found.b.name), title="Records")
         for name, pair in found.facts.items():
             rows.add_row(escape(name), *(escape("" if value is None else str(value)) for value in pair))
         print_table(rows)
     if found.inputs:
-        rows = table("made from", short_name(found.a), short_name(found.b), title="Inputs")
+        rows = table("made from", short_name(found.a.name), short_name(found.b.name), title="Inputs")
         for name, inputs in found.inputs.items():
             rows.add_row(escape(name), *(escape(shown_input(item)) if item else "[dim]not[/]" for item in inputs))
         print_table(rows)

@@ -27,12 +27,10 @@ from merge_assets.cli.store_text import (
     print_plan,
     print_unfinished,
     remedies,
-    short_name,
     shown_figures,
     shown_input,
     shown_inputs,
     shown_marks,
-    shown_names,
     unreadable,
     verification,
 )
@@ -41,6 +39,7 @@ from merge_assets.plan.describe import geometry_summary, human_bytes
 from merge_assets.shown import without_credentials
 from merge_assets.store.collect import RemovalPlan, lifecycle_rule
 from merge_assets.store.inventory import Inventory, StoredVersion
+from merge_assets.store.names import short_name, short_names
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -93,7 +92,10 @@ def show_version(name: str, *, as_json: bool) -> None:
     uses = api.uses(workspace, found, stored)
     manifest = stored.artifact.manifest
     made = manifest.provenance
-    users = {"current": [short_name(one) for one in uses.current], "others": [short_name(one) for one in uses.others]}
+    users = {
+        "current": [short_name(one.name) for one in uses.current],
+        "others": [short_name(one.name) for one in uses.others],
+    }
     stale = out_of_date(workspace, stored.artifact)
     if as_json:
         fields = json.loads(manifest.encode()) | {"url": stored.artifact.url, "size": stored.size, "stale": stale}
@@ -169,7 +171,7 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
     if damaged:
         print_damaged(found)
     for one in below:
-        print_fact("in doubt", f"{short_name(one.stored)}: made from {shown_names(one.sources)}", style="yellow")
+        print_fact("in doubt", f"{short_name(one.stored.name)}: made from {short_names(one.sources)}", style="yellow")
     for remedy in remedies(problems, wrong):
         print_fact("what to do", remedy)
     how = "a sample of " if sampled else ""
@@ -216,11 +218,9 @@ def remove_versions(names: Sequence[str], *, force: bool, yes: bool, as_json: bo
     with _looking(workspace):
         plan, needs = api.remove(workspace, names, force=force)
     if needs and not force:
-        (line, version), why = next(iter(needs.items()))
+        name, why = next(iter(needs.items()))
         more = f" (and {counted(len(needs) - 1, 'other version')})" if len(needs) > 1 else ""
-        raise StoreError(
-            f"{line}@{version[:SHORT]}{more} is needed: {'; '.join(why)}. Remove that first, or add --force"
-        )
+        raise StoreError(f"{short_name(name)}{more} is needed: {'; '.join(why)}. Remove that first, or add --force")
     if not as_json:
         print_plan(plan, title="rm", needs=needs)
         for line, successor in (plan.currents or {}).items():
@@ -266,7 +266,8 @@ def _carry_out(workspace: Workspace, plan: RemovalPlan, *, yes: bool, as_json: b
     out = console()
     if spared:
         print_fact(
-            "spared", f"{', '.join(short_name(one) for one in spared)}: taken up by a build or removed in the meantime"
+            "spared",
+            f"{', '.join(short_name(one.name) for one in spared)}: taken up by a build or removed in the meantime",
         )
     what = [counted(len(doomed), "version")] if doomed else []
     what += [counted(len(litter), "leftover")] if litter else []

@@ -12,8 +12,9 @@ from merge_assets.api.housekeeping import choose, inventory
 from merge_assets.api.repair import MadeAgain, RepairPlan, Step, plan_repair, repair
 from merge_assets.cli.console import console, print_fact, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
-from merge_assets.cli.store_text import SHORT, counted, short_name, shown_names
+from merge_assets.cli.store_text import SHORT, counted
 from merge_assets.errors import StoreError
+from merge_assets.store.names import short_name
 
 _STYLES = {"same": "green", "changed": "yellow", "gone": "yellow", "damaged": "bold red", "elsewhere": "dim"}
 
@@ -33,7 +34,7 @@ def repair_versions(names: Sequence[str], *, sampled: bool, lost: bool, yes: boo
         step = plan.lost[0]
         more = f" (and {len(plan.lost) - 1} more)" if len(plan.lost) > 1 else ""
         raise StoreError(
-            f"{shown_names([step.name])}{more} cannot be made again as it was: {step.lost}. Nothing was removed; add "
+            f"{short_name(step.name)}{more} cannot be made again as it was: {step.lost}. Nothing was removed; add "
             "--lost to remove it with the rest"
         )
     made: list[MadeAgain] = []
@@ -58,7 +59,7 @@ def _print_plan(plan: RepairPlan) -> None:
         return
     rows = table("version", "", "why", "again", title="repair, in this order")
     for step in plan.steps:
-        rows.add_row(escape(shown_names([step.name])), "[red]remove[/]", escape(step.why), escape(_again(step)))
+        rows.add_row(escape(short_name(step.name)), "[red]remove[/]", escape(step.why), escape(_again(step)))
     print_table(rows)
     for one in plan.removal.litter:
         print_fact("remove", one.what, style="red")
@@ -76,7 +77,7 @@ def _print_made(one: MadeAgain) -> None:
         return
     version = one.now or ""
     same = "as it was" if version == one.before else f"other than before, which was {one.before[:SHORT]}"
-    print_fact("made", f"{one.line}@{version[:SHORT]}: {same}", style="green")
+    print_fact("made", f"{short_name((one.line, version))}: {same}", style="green")
 
 
 def _print_end(plan: RepairPlan, made: Sequence[MadeAgain], *, yes: bool, lost: bool) -> None:
@@ -132,7 +133,7 @@ def audit_versions(names: Sequence[str], *, as_json: bool) -> int:
         rows = table("version", "made from", "fingerprint", "now", "")
         for one in states:
             state = f"[{_STYLES[one.state]}]{one.state}[/]"
-            name = escape(short_name(one.stored))
+            name = escape(short_name(one.stored.name))
             rows.add_row(name, escape(one.input.name), one.input.fingerprint[:SHORT], state, escape(one.what))
         print_table(rows)
     counts = [f"{number} {state}" for state in _STYLES if (number := sum(one.state == state for one in states))]

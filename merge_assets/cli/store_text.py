@@ -15,7 +15,7 @@ from merge_assets.plan.describe import human_bytes
 from merge_assets.records import Input
 from merge_assets.store.collect import RemovalPlan, describe
 from merge_assets.store.inventory import Inventory, StoredVersion
-from merge_assets.store.names import CURRENT, MANIFEST
+from merge_assets.store.names import CURRENT, MANIFEST, short_name
 
 SHORT = 12
 """Digits of a version that are shown."""
@@ -146,7 +146,7 @@ def unreadable(damaged: Iterable[str]) -> list[tuple[str, str]]:
 def remedies(problems: Iterable[Problem], wrong: Sequence[tuple[str, str]]) -> list[str]:
     """What to do about what is wrong in a store."""
     strange = [f"remove {problem.where}" for problem in problems if not problem.is_damage]
-    names = " ".join(f"'{line}@{version[:SHORT]}'" for line, version in wrong)
+    names = " ".join(f"'{short_name(name)}'" for name in wrong)
     again = "removes this and what is in doubt, and makes it again; without --yes, it says so only"
     return [*dict.fromkeys(strange), *([f"merge-assets store repair {names} --yes: {again}"] if wrong else [])]
 
@@ -182,20 +182,10 @@ def _named(stored: StoredVersion) -> dict[str, Any]:
     return {"line": stored.artifact.line, "version": stored.artifact.version}
 
 
-def shown_names(names: Iterable[tuple[str, str]]) -> str:
-    """Lines and versions, cut short."""
-    return ", ".join(f"{line}@{version[:SHORT]}" for line, version in names)
-
-
 def shown_marks(found: Inventory, stored: StoredVersion, pinned: Mapping[tuple[str, str], str]) -> str:
     """Whether a version is current and pinned."""
     marks = ["[green]current[/]"] if found.is_current(stored) else []
     return " ".join([*marks, *(["[cyan]pinned[/]"] if stored.name in pinned else [])])
-
-
-def short_name(stored: StoredVersion) -> str:
-    """Line and version, cut short."""
-    return f"{stored.artifact.line}@{stored.artifact.version[:SHORT]}"
 
 
 def shown_inputs(inputs: Mapping[str, str]) -> str:

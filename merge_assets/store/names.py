@@ -7,8 +7,10 @@ checked before it is joined to a path or an object key.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from merge_assets.errors import StoreError
+from merge_assets.freshness import short
 
 MANIFEST = "manifest.json"
 CURRENT = "current.json"
@@ -76,6 +78,16 @@ def check_file(name: str) -> str:
     if parts[0] in (MANIFEST, CLAIM):
         raise StoreError(f"{name!r} is a name that the store uses itself: call the file something else")
     return name
+
+
+def short_name(name: tuple[str, str]) -> str:
+    """Line and version for people: as much of the version as is shown."""
+    return f"{name[0]}@{short(name[1])}"
+
+
+def short_names(names: Iterable[tuple[str, str]]) -> str:
+    """Several of them, in one text."""
+    return ", ".join(map(short_name, names))
 
 
 def _check_plain(text: str, what: str) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from merge_assets import api
+from merge_assets.api.audit import audit
 from merge_assets.recipe import load_recipe
 from merge_assets.reference import ModelReference
+from merge_assets.store.inventory import survey
 from tests import needs
 from tests.adapter_support import (
     GPT2_CASES,
@@ -168,6 +171,35 @@ def test_a_build_is_made_again_when_the_adapters_bytes_change(llama: Path, plain
     assert changed == {
         f"model.layers.{layer}.self_attn.{module}.weight" for layer in range(3) for module in ("q_proj", "v_proj")
     }
+
+
+def test_an_audit_reads_adapters_again(llama: Path, plain: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(plain, copy)
+    (tmp_path / "recipes").mkdir()
+    for name, adapter in (("local", str(copy)), ("far", "acme/lora")):
+        (tmp_path / f"recipes/{name}.yaml").write_text(passthrough(f"{llama}+{adapter}") + "evaluate: []\n")
+
+    def states() -> dict[str, str]:
+        found = survey(workspace.store)
+        audited = audit(workspace, found, found.everything)
+        return {one.input.name: one.state for one in audited if one.input.name in (str(copy), "acme/lora")}
+
+    with HubServer() as server:
+        server.commit("acme/lora", folder_files(plain))
+        workspace = workspace_of(tmp_path, hub_endpoint=server.url, hub_cache=tmp_path / "hub")
+        for name in ("local", "far"):
+            api.build(workspace, workspace.recipe(name))
+    assert states() == {str(copy): "same", "acme/lora": "same"}
+    edit_tensors(copy, lambda tensors: {name: 2 * tensor for name, tensor in tensors.items()})
+    (cached,) = (tmp_path / "hub").rglob("snapshots/*/adapter_model.safetensors")
+    data = bytearray(cached.read_bytes())
+    data[-1] ^= 1
+    cached.resolve().write_bytes(data)
+    assert states() == {str(copy): "changed", "acme/lora": "changed"}
+    shutil.rmtree(copy)
+    shutil.rmtree(tmp_path / "hub")
+    assert states() == {str(copy): "gone", "acme/lora": "elsewhere"}
 
 
 # -- on the Hub, and in the pipeline -----------------------------------------------------------------------------------

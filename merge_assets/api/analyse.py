@@ -34,11 +34,13 @@ class Analysed:
         artifact: the committed version.
         reused: whether it was there already.
         changes: what computing it again changed, a sentence each; ``None`` if none was there, or it was not asked for.
+        details: what was found now and what that took, of a version that was there already as well; ``None`` if reused.
     """
 
     artifact: Artifact
     reused: bool
     changes: tuple[str, ...] | None = None
+    details: AnalysisDetails | None = None
 
 
 def snr(
@@ -129,25 +131,26 @@ def analyse(
         title=identity.title,
     )
     changed = None if found is None else _changes(found, analysis)
+    details = AnalysisDetails(
+        model=identity.title,
+        fingerprint=item.fingerprint,
+        modules=wanted,
+        weights=len(analysis.rows),
+        infinite=sum(bool(row["infinite"]) for row in analysis.rows),
+        seconds=analysis.seconds,
+        bytes_read=analysis.bytes_read,
+        spectra_reused=analysis.reused,
+        versions=analysis.versions,
+    )
     with workspace.store.draft(line, started) as draft:
         analysis.write(draft.directory)
         artifact = draft.commit(
             digest_of([key, analysis.digest]),
             key=key,
             inputs=[models.used(str(reference), item.fingerprint)],
-            details=AnalysisDetails(
-                model=identity.title,
-                fingerprint=item.fingerprint,
-                modules=wanted,
-                weights=len(analysis.rows),
-                infinite=sum(bool(row["infinite"]) for row in analysis.rows),
-                seconds=analysis.seconds,
-                bytes_read=analysis.bytes_read,
-                spectra_reused=analysis.reused,
-                versions=analysis.versions,
-            ),
+            details=details,
         )
-    return Analysed(artifact, reused=False, changes=changed)
+    return Analysed(artifact, reused=False, changes=changed, details=details)
 
 
 def _changes(before: Artifact, after: Analysis) -> tuple[str, ...]:

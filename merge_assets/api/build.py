@@ -43,14 +43,14 @@ class Built:
         confirmed: whether it was there already, and computing it again gave the same bytes.
         plan: what it was built from.
         checks: outcomes of the checks made when it was built, as the recipe judges them now.
-        report: what the build did; of the original build if reused.
+        report: what this build did, of a version that was there already as well; ``None`` if reused.
     """
 
     artifact: Artifact
     reused: bool
     plan: Plan
     checks: tuple[Check, ...]
-    report: StoredBuildReport
+    report: StoredBuildReport | None
     confirmed: bool = False
 
 
@@ -87,20 +87,23 @@ def build(
     made = planned(workspace, models, recipe, inputs, None, work)
     line = variant_line(recipe.name)
     found = workspace.store.reuse(line, made.key)
+    report = None
     if found is not None and force:
         with workspace.store.trial(line, work=work.silent()) as draft:
-            _compute(workspace, models, recipe, made, draft, {}, work)
+            did = _compute(workspace, models, recipe, made, draft, {}, work)
+            report = _reported(did, made, {}, draft.building, 0)
             computed = draft.describe({}, work.silent())
         require_equal(workspace.store, found, computed, [shard.file for shard in made.shards], work)
     artifact = found
     if artifact is None:
         origins = {} if force else _origins(workspace, made, line, work)
-        artifact = _written(workspace, models, recipe, made, line, started, origins, work)
+        artifact, report = _written(workspace, models, recipe, made, line, started, origins, work)
     basis = Basis(_code(workspace, recipe), {m.reference: m.fingerprint or "" for m in _read(made)})
     if basis != made_from(artifact.manifest):  # of the first that came out as these bytes
         workspace.store.remember(line, basis_key(basis), artifact.version)
+    checks = tuple(_judged(check, recipe) for check in artifact.manifest.described(VariantDetails).checks)
     there = found is not None
-    return _built(artifact, made, recipe, reused=there and not force, confirmed=there and force)
+    return Built(artifact, there and not force, made, checks, report, confirmed=there and force)
 
 
 def _code(workspace: Workspace, recipe: Recipe) -> str:
@@ -131,7 +134,7 @@ def _written(
     started: datetime,
     origins: Mapping[str, Origin],
     work: Work,
-) -> Artifact:
+) -> tuple[Artifact, StoredBuildReport]:
     store, stored = workspace.store, workspace.stored
     require("torch", "transformers")  # the checks, which come last, need both
     fetched = stored.fetched
@@ -152,7 +155,8 @@ def _written(
         )
         digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
         shards = [shard.file for shard in made.shards]
-        return draft.commit(
+        reported = _reported(report, made, origins, draft.building, stored.fetched - fetched)
+        artifact = draft.commit(
             fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
             key=made.key,
             inputs=[models.used(m.reference, m.fingerprint or "") for m in _read(made)],
@@ -166,10 +170,11 @@ def _written(
                 nonfinite=bad,
                 geometry=dict(report.geometry) | {n: o.geometry for n, o in origins.items() if o.geometry},
                 checks=tuple(outcomes),
-                report=_reported(report, made, origins, draft.building, stored.fetched - fetched),
+                report=reported,
             ),
             work=work.silent(),
         )
+        return artifact, reported
 
 
 def _compute(
@@ -259,12 +264,6 @@ def _reported(
         bytes_fetched=tally.fetched + fetched,
         bytes_sent=tally.sent,
     )
-
-
-def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool = False, confirmed: bool = False) -> Built:
-    details = artifact.manifest.described(VariantDetails)
-    checks = tuple(_judged(check, recipe) for check in details.checks)
-    return Built(artifact, reused, made, checks, details.report, confirmed)
 
 
 def _judged(check: Check, recipe: Recipe) -> Check:

@@ -34,11 +34,13 @@ class Analysed:
         artifact: the committed version.
         reused: whether it was there already, or another process made it meanwhile.
         changes: what computing it again changed, a sentence each; ``None`` if none was there, or it was not asked for.
+        details: what was found now and what that took, of a version that was there already as well; ``None`` if reused.
     """
 
     artifact: Artifact
     reused: bool
     changes: tuple[str, ...] | None = None
+    details: AnalysisDetails | None = None
 
 
 def snr(
@@ -144,7 +146,7 @@ def analyse(
                 versions=analysis.versions,
             )
             artifact = draft.commit(digest_of([key, analysis.digest]), key=key, inputs=inputs, details=details)
-        return Analysed(artifact, reused=False, changes=changed)
+        return Analysed(artifact, reused=False, changes=changed, details=details)
 
     def find() -> Analysed | None:
         there = None if refresh else workspace.store.reuse(line, key)

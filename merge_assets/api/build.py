@@ -43,14 +43,14 @@ class Built:
         confirmed: whether it was there already, and computing it again gave the same bytes.
         plan: what it was built from.
         checks: outcomes of the checks made when it was built, as the recipe judges them now.
-        report: what the build did; of the original build if reused.
+        report: what this build did, of a version that was there already as well; ``None`` if reused.
     """
 
     artifact: Artifact
     reused: bool
     plan: Plan
     checks: tuple[Check, ...]
-    report: StoredBuildReport
+    report: StoredBuildReport | None
     confirmed: bool = False
 
 
@@ -86,23 +86,30 @@ def build(
     inputs = fetched_inputs(workspace, models, recipe, commits, work)
     made = planned(workspace, models, recipe, inputs, None, work)
     line = variant_line(recipe.name)
-    artifact, ours = workspace.store.once(
+    (artifact, report), ours = workspace.store.once(
         line,
         made.key,
-        lambda: workspace.store.reuse(line, made.key),
+        lambda: _found(workspace, line, made.key),
         lambda turn: _written(workspace, models, recipe, made, line, started, turn, force=force),
         task=f"building {line}",
         work=work,
     )
     if force and not ours:
         with workspace.store.trial(line, work=work.silent()) as draft:
-            _compute(workspace, models, recipe, made, draft, {}, work)
+            did = _compute(workspace, models, recipe, made, draft, {}, work)
+            report = _reported(did, made, {}, draft.building, 0)
             computed = draft.describe({}, work.silent())
         require_equal(workspace.store, artifact, computed, [shard.file for shard in made.shards], work)
     basis = Basis(_code(workspace, recipe), {m.reference: m.fingerprint or "" for m in _read(made)})
     if basis != made_from(artifact.manifest):  # of the first that came out as these bytes
         workspace.store.remember(line, basis_key(basis), artifact.version)
-    return _built(artifact, made, recipe, reused=not ours and not force, confirmed=not ours and force)
+    checks = tuple(_judged(check, recipe) for check in artifact.manifest.described(VariantDetails).checks)
+    return Built(artifact, not ours and not force, made, checks, report, confirmed=not ours and force)
+
+
+def _found(workspace: Workspace, line: str, key: str) -> tuple[Artifact, None] | None:
+    artifact = workspace.store.reuse(line, key)
+    return None if artifact is None else (artifact, None)
 
 
 def _code(workspace: Workspace, recipe: Recipe) -> str:
@@ -134,7 +141,7 @@ def _written(
     turn: Turn,
     *,
     force: bool,
-) -> Artifact:
+) -> tuple[Artifact, StoredBuildReport]:
     store, stored, work = workspace.store, workspace.stored, turn.work
     require("torch", "transformers")  # the checks, which come last, need both
     origins = {} if force else _origins(workspace, made, line, work)
@@ -157,7 +164,8 @@ def _written(
         )
         digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
         shards = [shard.file for shard in made.shards]
-        return draft.commit(
+        reported = _reported(report, made, origins, draft.building, stored.fetched - fetched)
+        artifact = draft.commit(
             fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
             key=made.key,
             inputs=[models.used(m.reference, m.fingerprint or "") for m in _read(made)],
@@ -171,10 +179,11 @@ def _written(
                 nonfinite=bad,
                 geometry=dict(report.geometry) | {n: o.geometry for n, o in origins.items() if o.geometry},
                 checks=tuple(outcomes),
-                report=_reported(report, made, origins, draft.building, stored.fetched - fetched),
+                report=reported,
             ),
             work=work.silent(),
         )
+        return artifact, reported
 
 
 def _compute(
@@ -264,12 +273,6 @@ def _reported(
         bytes_fetched=tally.fetched + fetched,
         bytes_sent=tally.sent,
     )
-
-
-def _built(artifact: Artifact, made: Plan, recipe: Recipe, *, reused: bool = False, confirmed: bool = False) -> Built:
-    details = artifact.manifest.described(VariantDetails)
-    checks = tuple(_judged(check, recipe) for check in details.checks)
-    return Built(artifact, reused, made, checks, details.report, confirmed)
 
 
 def _judged(check: Check, recipe: Recipe) -> Check:

@@ -9,7 +9,7 @@ from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import AnalysisNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
-from merge_assets.pipeline.render import analysis_metadata
+from merge_assets.pipeline.results import analysis_metadata
 from merge_assets.pipeline.steps import is_refreshed, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace

@@ -15,7 +15,7 @@ from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.hub_access import build_hub_checks
 from merge_assets.pipeline.hub_polling import build_hub_sensor
 from merge_assets.pipeline.keys import group_name, stand_ins
-from merge_assets.pipeline.render import observation_metadata
+from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.versions import observation_event, recorded
 from merge_assets.work import Work
 from merge_assets.workspace import Workspace

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 OBSERVED = "observed"
 BUILT = "built"
+RESUMED = "built, resumed"
+"""Built, with what an earlier attempt had finished of it."""
 REUSED = "reused from the store"
 CONFIRMED = "computed again, equal"
 MEASURED = "measured again"

@@ -18,9 +18,9 @@ from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.home import open_instance
 from merge_assets.pipeline.keys import op_names
 from merge_assets.pipeline.outcome import FAILED, OBSERVED, SKIPPED, UP_TO_DATE, WAITING, Ending, Outcome
-from merge_assets.pipeline.render import observation_metadata
+from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, MEASUREMENTS
+from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.selection import reasons_to_build, select
-from merge_assets.pipeline.steps import AGAIN_TAG, EVERYTHING, MEASUREMENTS
 from merge_assets.pipeline.versions import recorded, report_observation, topological
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.workspace import Workspace

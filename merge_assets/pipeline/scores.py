@@ -12,7 +12,9 @@ from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
-from merge_assets.pipeline.render import code_references, one_sentence, scores_metadata
+from merge_assets.pipeline.progress import TASKS
+from merge_assets.pipeline.render import code_references, one_sentence
+from merge_assets.pipeline.results import scores_metadata
 from merge_assets.pipeline.steps import is_refreshed, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
@@ -64,7 +66,7 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
                 refresh=is_refreshed(context),
                 work=work,
             ),
-            unit="thousandths of tasks",
+            unit=TASKS,
         )
         inputs.report_moved(context, scored.artifact.manifest.fingerprints)
         return dg.MaterializeResult(

@@ -7,6 +7,8 @@ from typing import Any
 import dagster as dg
 from dagster import Any as AnyValue
 
+from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, reason, with_reason
+
 StepFunction = Callable[[dg.AssetExecutionContext], dg.MaterializeResult[None]]
 
 # The same for every step: making them anew for each costs Dagster as much as all the rest.
@@ -14,14 +16,6 @@ _DEPENDENCY = dg.In(dg.Nothing)
 _ASSET = dg.Out(dg.Nothing)
 _CHECK = dg.Out(AnyValue)
 _SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
-
-
-AGAIN_TAG = "merge_assets/again"
-"""Tag of a run: what of it is made again although the store has it, :data:`EVERYTHING` or :data:`MEASUREMENTS`."""
-
-EVERYTHING = "everything"
-MEASUREMENTS = "measurements"
-"""Analyses and scores."""
 
 
 def is_forced(context: dg.AssetExecutionContext) -> bool:
@@ -42,7 +36,7 @@ def single_asset(
     pool: str | None = None,
     op_tags: Mapping[str, Any] | None = None,
 ) -> Callable[[StepFunction], dg.AssetsDefinition]:
-    """Decorator: the asset of ``spec``, made by a function that returns its ``MaterializeResult``.
+    """Decorator: the asset of ``spec``, made by a function that returns its ``MaterializeResult``, to which the step adds why.
 
     The same as ``dg.multi_asset(specs=[spec], …)`` without what that works out for functions of any shape, which takes
     half the time that the definitions of a thousand recipes take.
@@ -58,14 +52,19 @@ def single_asset(
     outputs = {check.name: check for check in checks}
 
     def decorate(function: StepFunction) -> dg.AssetsDefinition:
-        function.__signature__ = _SIGNATURE  # type: ignore[attr-defined]  # asked for fifteen times
+        def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+            why = reason(context.instance, context.run.tags, spec)
+            made = function(context)
+            return made._replace(metadata=with_reason(made.metadata or {}, why))
+
+        step.__signature__ = _SIGNATURE  # type: ignore[attr-defined]  # asked for fifteen times
         op = dg.op(
             name=name,
             ins=dict.fromkeys(inputs, _DEPENDENCY),
             out={"result": _ASSET, **dict.fromkeys(outputs, _CHECK)},
             pool=pool,
             tags=op_tags,
-        )(function)
+        )(step)
         return dg.AssetsDefinition(
             keys_by_input_name=inputs,
             keys_by_output_name={"result": spec.key},

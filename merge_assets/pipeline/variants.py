@@ -13,7 +13,8 @@ from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import VariantNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
-from merge_assets.pipeline.render import check_metadata, code_references, recipe_description, variant_metadata
+from merge_assets.pipeline.render import check_metadata, code_references, recipe_description
+from merge_assets.pipeline.results import variant_metadata
 from merge_assets.pipeline.steps import is_forced, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace

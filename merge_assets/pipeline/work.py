@@ -14,6 +14,7 @@ import dagster as dg
 
 from merge_assets.errors import MergeAssetsError, Stopped, printable
 from merge_assets.extras import not_installed
+from merge_assets.pipeline.progress import BYTES, Pace
 from merge_assets.work import Work
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def run_work(
     key: dg.AssetKey,
     do: Callable[[Work], T],
     *,
-    unit: str = "bytes",
+    unit: str = BYTES,
     every: float = EVENT_SECONDS,
 ) -> T:
     """Run ``do`` in a thread and return its result.
@@ -58,7 +59,7 @@ def run_work(
         context: of the op; receives one observation and one log line per ``every`` seconds.
         key: the asset that the work makes; the observations draw the curve ``percent`` on its page.
         do: gets the :class:`Work` that this run is; has to stop soon after it is asked to, leaving nothing half-written.
-        unit: what it reports; ``bytes`` adds a rate in GiB/s.
+        unit: what it reports, of :mod:`merge_assets.pipeline.progress`.
         every: seconds between two reports.
 
     Raises:
@@ -81,45 +82,53 @@ def run_work(
             finished.set()
 
     thread = threading.Thread(target=target, name="work", daemon=True)
-    started = time.monotonic()
+    started, pace = time.monotonic(), Pace(unit)
     try:
         thread.start()
         due = started + every
         while not finished.wait(POLL_SECONDS):
             if time.monotonic() >= due:
                 due = time.monotonic() + every
-                _report(context, key, latest, time.monotonic() - started, unit)
-    except BaseException:
+                _report(context, key, latest, time.monotonic() - started, pace)
+    except BaseException as problem:
         # A cancellation may come while the thread starts. One that has not begun yet will find that it need not.
         stop.set()
         if begun.is_set():
             finished.wait(STOP_SECONDS)
+        if isinstance(problem, dg.DagsterExecutionInterruptedError):
+            # Of the same class: by it Dagster knows that no other step may begin.
+            raise dg.DagsterExecutionInterruptedError(_stopped(context)) from None
         raise
     if error:
         _raise(context, error[0])
     return result[0]
 
 
-def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest, seconds: float, unit: str) -> None:
+def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest, seconds: float, pace: Pace) -> None:
     if latest.value is None:
         return
-    done, total, label = latest.value
-    label = printable(label)
-    if not total:  # it waits, and says once for whom
+    if not latest.value[1]:  # it waits, and says once for whom
+        label = printable(latest.value[2])
         if label and label != latest.waiting:
             context.log.info(label)
         latest.waiting = label
         return
-    percent = round(100 * done / total, 2) if total else 0.0
-    metadata: dict[str, float | str] = {"percent": percent, "seconds": round(seconds, 1)}
-    if label:
-        metadata["now"] = label
-    rate = ""
-    if unit == "bytes":
-        metadata["gib_per_s"] = round(done / 2**30 / max(seconds, 1e-9), 3)
-        rate = f", {metadata['gib_per_s']} GiB/s"
-    context.log.info(f"{percent:.0f} % of {total:,} {unit}{rate} {label}".rstrip())
+    now = pace.at(seconds, *latest.value)
+    metadata: dict[str, float | str] = {"progress": now.words, "percent": now.percent, "seconds": round(seconds, 1)}
+    if now.doing:
+        metadata["now"] = now.doing
+    if now.gib_per_s is not None:
+        metadata["gib_per_s"] = now.gib_per_s
+    context.log.info(f"{now.words}: {now.doing}" if now.doing else now.words)
     context.log_event(dg.AssetObservation(asset_key=key, metadata=metadata))
+
+
+def _stopped(context: dg.AssetExecutionContext) -> str:
+    """That a step was stopped, by what, and what that costs."""
+    run = context.instance.get_run_by_id(context.run_id)
+    cancelled = run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+    by = "because its run was cancelled" if cancelled else "by a signal to its process, such as Ctrl-C"
+    return f"stopped {by}; what was finished is kept, and the next run goes on with it"
 
 
 def _raise(context: dg.AssetExecutionContext, error: BaseException) -> None:

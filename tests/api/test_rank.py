@@ -21,7 +21,7 @@ from merge_assets.cli.housekeeping import show_version
 from merge_assets.cli.show import show_leaderboard, show_recipes
 from merge_assets.evaluation.leaderboard import Delta, LeaderboardEntry
 from merge_assets.pipeline.graph import build_graph
-from merge_assets.pipeline.render import leaderboard_metadata, scores_metadata
+from merge_assets.pipeline.results import leaderboard_metadata, scores_metadata
 from merge_assets.pipeline.scores import parents_of
 from merge_assets.settings import Settings
 from merge_assets.workspace.results import variant_code
@@ -324,7 +324,7 @@ def page(_: Any) -> str:
 
 
 def dagster_leaderboard(_: Any) -> str:
-    return str(leaderboard_metadata(api.rank(api.Workspace.open()), "")["out_of_date"])
+    return str(leaderboard_metadata(api.rank(api.Workspace.open()), "").get("out_of_date"))
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,7 @@ def test_dagster_says_what_scores_are_of_and_what_they_are_not_compared_with(roo
     (node,) = (node for node in build_graph(space).scores if node.model.title == "mean")
     metadata = scores_metadata(scored, parents_of(space, node, scored.artifact), "why")
     assert metadata["version"] == version
-    assert "| Δ a |" in metadata["scores"].md_str
+    assert "Δ a" in [column.name for column in metadata["scores"].schema.columns]
     assert metadata["no_difference"].startswith("not compared with b: no scores of the version it was made from, ")
     assert metadata["out_of_date"] == "why"
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 import dagster as dg
-import pandas
 
 from merge_assets.pipeline.render import (
     MAX_PICTURE_BYTES,
     MAX_ROWS,
-    _ranking,
     check_metadata,
     code,
     one_sentence,
@@ -50,40 +48,3 @@ def test_one_sentence() -> None:
 
 def test_figures_of_a_check_are_plain() -> None:
     assert check_metadata({"n": 1, "names": ["a"]}) == {"n": 1, "names": "['a']"}
-
-
-def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_parent() -> None:
-    frame = pandas.DataFrame(
-        {
-            "rank": pandas.array([1, None], dtype="Int64"),
-            "model": ["mean", "base"],
-            "method": ["linear", None],
-            "kind": ["variant", "base"],
-            "layers": pandas.array([16, None], dtype="Int64"),
-            "demo": pandas.array([0.2625, None], dtype="Float64"),
-            "demo delta": pandas.array([-0.004, None], dtype="Float64"),
-            "demo/task:acc": [0.1, 0.2],
-            "demo/task:acc delta": [0.1, 0.2],
-            "stale": pandas.array(["mean has other bytes", None], dtype="string"),
-        }
-    )
-    assert _ranking(frame) == [
-        {
-            "rank": 1,
-            "model": "mean",
-            "method": "linear",
-            "layers": 16,
-            "demo": "26.2",
-            "demo Δ": "-0.4",
-            "out of date": "mean has other bytes",
-        },
-        {
-            "rank": "",
-            "model": "base",
-            "method": "base",
-            "layers": "",
-            "demo": "",
-            "demo Δ": "",
-            "out of date": "",
-        },
-    ]

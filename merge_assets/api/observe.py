@@ -49,8 +49,7 @@ def observe(workspace: Workspace, reference: ModelReference, *, work: Work = UNA
         raise CheckpointError(f"{reference} is a recipe, not a base checkpoint")
     if identity.kind == "hub":
         return observe_revision(workspace.hub, workspace.hub.resolve(reference))
-    directory = workspace.names.local_path(reference)
-    assert directory is not None
+    directory = workspace.names.folder(reference)
     local = Models(workspace).local
     checkpoint = local.open_any(directory)
     return _observation(checkpoint, local.digest(checkpoint, work).fingerprint, None)

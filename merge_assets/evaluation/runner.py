@@ -161,6 +161,7 @@ def evaluate_suite(
         with ModelWorker(HARNESS, limits) as worker:
             evaluator.begin(worker, missing[0], work)
             for key in missing:
+                suite.require_unchanged(key.task)
                 done = _STEPS * len(found)
                 number = unique.index(key) + 1
 

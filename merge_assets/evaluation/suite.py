@@ -13,7 +13,7 @@ import os
 import re
 import reprlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,15 +30,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
+from merge_assets.evaluation.suite_files import SuiteText, read_suite, read_texts
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
 from merge_assets.regular import is_folder
 from merge_assets.shown import without_credentials
-from merge_assets.yamlfile import parse_documents, read_text
+from merge_assets.yamlfile import parse_documents
 
 _MAX_PROBLEMS = 5
 _MAX_READ = 50
 _MAX_TASKS = 1000
-_SUFFIXES = (".yaml", ".yml")
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 
@@ -154,8 +154,7 @@ class Suite(BaseModel):
         """
         if name not in self._task_digests:
             local = self.local_task(name)
-            shipped = hashlib.sha256(f"lm-eval task {name}".encode()).hexdigest()
-            self._task_digests[name] = local.digest if local else shipped
+            self._task_digests[name] = local.digest if local else _shipped(name)
         return self._task_digests[name]
 
     def require_unchanged(self, name: str) -> None:
@@ -164,11 +163,16 @@ class Suite(BaseModel):
         Raises:
             EvaluationError: if they are not any more.
         """
-        now = TaskFolder(self.tasks_dir).find(name) if self.tasks_dir is not None else None
-        if now is not None and now.digest != self.task_digest(name):
-            raise EvaluationError(
-                f"{self.file}: the files of {name} changed while it was evaluated; nothing was recorded, evaluate it again"
-            )
+        now = (
+            TaskFolder(self.tasks_dir).find(name) if self.tasks_dir is not None and is_folder(self.tasks_dir) else None
+        )
+        shipped = self.task_digest(name) == _shipped(name)
+        if shipped if now is None else now.digest == self.task_digest(name):
+            return
+        raise EvaluationError(
+            f"{self.file}: the files of {name} are not what they were when its evaluation was planned; "
+            "nothing was recorded, evaluate it again"
+        )
 
     @property
     def is_local(self) -> bool:
@@ -185,6 +189,11 @@ class Suite(BaseModel):
         return self._digest
 
 
+def _shipped(name: str) -> str:
+    """Digest of a task that ships with lm-eval."""
+    return hashlib.sha256(f"lm-eval task {name}".encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class BrokenSuite:
     """A suite file that cannot be used; ``name`` is the file's stem."""
@@ -199,11 +208,15 @@ class Suites(dict[str, Suite]):
 
     Attributes:
         broken: one entry per unusable file.
+        texts: what they were read from.
     """
 
-    def __init__(self, suites: Iterable[Suite] = (), broken: Iterable[BrokenSuite] = ()) -> None:
+    def __init__(
+        self, suites: Iterable[Suite] = (), broken: Iterable[BrokenSuite] = (), texts: Iterable[SuiteText] = ()
+    ) -> None:
         super().__init__((suite.name, suite) for suite in sorted(suites, key=lambda suite: suite.name))
         self.broken = list(broken)
+        self.texts = tuple(texts)
 
     def require(self, name: str) -> Suite:
         """The suite of that name.
@@ -227,15 +240,7 @@ def load_suite(path: Path) -> Suite:
     Raises:
         EvaluationError: the file is missing, too large, not YAML, or not a suite.
     """
-    data = _read_yaml(path)
-    data.setdefault("name", path.stem)
-    try:
-        suite = Suite.model_validate({**data, "file": Path(os.path.realpath(path))})
-    except ValidationError as error:
-        raise EvaluationError(_explain(path, error)) from None
-    if suite.tasks_dir is not None and not is_folder(suite.tasks_dir):
-        raise EvaluationError(f"{path}: include_path: {suite.include_path!r} is not a folder beside the suite file")
-    return suite
+    return _suite(read_suite(path))
 
 
 def load_suites(folders: Sequence[Path]) -> Suites:
@@ -244,11 +249,18 @@ def load_suites(folders: Sequence[Path]) -> Suites:
     Files whose name starts with ``_`` or ``.`` are skipped. Two files with one suite name are both broken. So is what cannot be
     read: whatever reading a suite raises is an error of that suite alone.
     """
+    return suites_of(read_texts(folders))
+
+
+def suites_of(texts: Iterable[SuiteText]) -> Suites:
+    """The suites of files that were read, now or when a run was planned."""
     loaded: dict[str, list[Suite]] = {}
     broken: list[BrokenSuite] = []
-    for path in _files(folders, broken):
+    read: list[SuiteText] = []
+    for text in texts:
+        path = text.file
         try:
-            suite = load_suite(path)
+            suite = _suite(text)
             _ = suite.digest
         except EvaluationError as error:
             broken.append(BrokenSuite(path.stem, path, error))
@@ -258,40 +270,40 @@ def load_suites(folders: Sequence[Path]) -> Suites:
             broken.append(_broken(path, f"cannot be read ({in_one_line(error)})"))
         else:
             loaded.setdefault(suite.name, []).append(suite)
+            text = replace(text, task_digests=dict(suite._task_digests))
+        read.append(text)
     for name, suites in loaded.items():
         if len(suites) > 1:
             files = ", ".join(str(suite.file) for suite in suites)
             message = f"the name {name!r} is used by {files}; rename all but one"
             broken += [BrokenSuite(name, s.file, EvaluationError(f"{s.file}: name: {message}")) for s in suites]
-    return Suites((suites[0] for suites in loaded.values() if len(suites) == 1), broken)
+    return Suites((suites[0] for suites in loaded.values() if len(suites) == 1), broken, read)
 
 
-def _files(folders: Sequence[Path], broken: list[BrokenSuite]) -> list[Path]:
-    """The files that should be suites, sorted; folders and files that cannot be used are added to ``broken``."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        if not is_folder(folder):
-            continue
-        try:
-            names = [path.name for path in folder.iterdir()]
-        except OSError as error:
-            broken.append(_broken(folder, f"cannot be listed: {error.strerror or error}"))
-            continue
-        for path in (folder / name for name in names if name.endswith(_SUFFIXES) and not name.startswith(("_", "."))):
-            if not path.name.isprintable():
-                broken.append(_broken(path, "its name cannot be shown (not UTF-8, or control characters); rename it"))
-            elif not is_folder(path) and (not path.is_symlink() or os.path.realpath(path) not in found):
-                found[os.path.realpath(path)] = path
-    return sorted(found.values())
+def _suite(text: SuiteText) -> Suite:
+    if text.problem is not None:
+        raise EvaluationError(text.problem)
+    path = text.file
+    data = _parse(text.text, path)
+    data.setdefault("name", path.stem)
+    try:
+        suite = Suite.model_validate({**data, "file": text.real})
+    except ValidationError as error:
+        raise EvaluationError(_explain(path, error)) from None
+    if text.task_digests is not None:
+        suite._task_digests.update(text.task_digests)
+    elif suite.tasks_dir is not None and not is_folder(suite.tasks_dir):
+        raise EvaluationError(f"{path}: include_path: {suite.include_path!r} is not a folder beside the suite file")
+    return suite
 
 
 def _broken(path: Path, message: str) -> BrokenSuite:
     return BrokenSuite(path.stem, path, EvaluationError(f"{path}: {message}"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
-        documents = parse_documents(read_text(path), path)
+        documents = parse_documents(text, path)
     except RecipeError as error:
         raise EvaluationError(str(error)) from None
     data = documents[0].data if len(documents) == 1 else None

@@ -1,5 +1,7 @@
 """From a workspace to Dagster definitions."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from merge_assets.pipeline.analyses import build_analysis
@@ -7,6 +9,7 @@ from merge_assets.pipeline.automation import automation_sensor, backstop, recipe
 from merge_assets.pipeline.bases import build_base_sensors, build_bases
 from merge_assets.pipeline.broken import build_broken, refuse_when_validating
 from merge_assets.pipeline.executor import choose_executor
+from merge_assets.pipeline.gone import build_gone
 from merge_assets.pipeline.graph import Graph, build_graph
 from merge_assets.pipeline.keys import LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
@@ -17,12 +20,15 @@ from merge_assets.workspace import Workspace
 BUILD_JOB = "build"
 
 
-def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.Definitions:
+def build_definitions(
+    workspace: Workspace, graph: Graph | None = None, gone: Sequence[dg.AssetKey] = ()
+) -> dg.Definitions:
     """Everything that Dagster shows and runs for a workspace.
 
     Args:
         workspace: opened settings, recipes and suites.
         graph: the workspace's graph, if it is there already.
+        gone: assets that were there lately and are not any more.
 
     Raises:
         RecipeError: if a recipe is broken while definitions are being validated.
@@ -30,13 +36,7 @@ def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.De
     """
     graph = graph or build_graph(workspace)
     refuse_when_validating(graph.broken)
-    names = op_names(
-        [
-            *(node.key for node in graph.analyses),
-            *(node.model.key for node in graph.variants),
-            *(node.key for node in graph.scores),
-        ]
-    )
+    names = op_names(graph.built_keys())
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [*build_bases(workspace, graph.bases)]
     assets += [build_analysis(workspace, node, names[node.key]) for node in graph.analyses]
     assets += [build_variant(workspace, node, names[node.model.key]) for node in graph.variants]
@@ -44,17 +44,18 @@ def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.De
     automated = graph.automated_keys()
     scores = [node.key for node in graph.scores]
     assets += build_leaderboard(workspace, scores, automated=any(node.automated for node in graph.scores))
+    assets += build_gone(gone, names)
     broken_specs, broken_checks, broken_sensors = build_broken(graph.broken)
     if automated and scores:
         automated.append(LEADERBOARD)
-    nightly, nightly_jobs = backstop(automated)
-    crons, cron_jobs = recipe_schedules(scheduled_selections(graph))
+    nightly, nightly_jobs = backstop(automated, gone)
+    crons, cron_jobs = recipe_schedules(scheduled_selections(graph), gone)
     jobs = [*nightly_jobs, *cron_jobs]
     if names:
         jobs.append(
             dg.define_asset_job(
                 BUILD_JOB,
-                selection=dg.AssetSelection.assets(*names, *([LEADERBOARD] if scores else [])),
+                selection=dg.AssetSelection.assets(*names, *([LEADERBOARD] if scores else []), *gone),
                 description="Everything that can be built; `merge-assets build` runs a part of it.",
             )
         )

@@ -94,13 +94,20 @@ def automation_sensor() -> dg.AutomationConditionSensorDefinition:
     )
 
 
-def backstop(keys: list[dg.AssetKey]) -> "tuple[list[dg.ScheduleDefinition], list[AssetJob]]":
-    """A nightly run of what is stale or missing among ``keys``."""
+def backstop(
+    keys: list[dg.AssetKey], gone: Sequence[dg.AssetKey] = ()
+) -> "tuple[list[dg.ScheduleDefinition], list[AssetJob]]":
+    """A nightly run of what is stale or missing among ``keys``.
+
+    Args:
+        keys: what automation may build.
+        gone: what it might; its runs can be repeated.
+    """
     if not keys:
         return [], []
     job = dg.define_asset_job(
         BACKSTOP_JOB,
-        selection=dg.AssetSelection.assets(*keys),
+        selection=dg.AssetSelection.assets(*keys, *gone),
         description="Everything that automation may build; the nightly schedule picks what is stale or missing.",
         run_tags={"trigger": "nightly"},
     )
@@ -162,6 +169,7 @@ def _passed(instance: dg.DagsterInstance, graph: "AssetGraph", key: dg.AssetKey)
 
 def recipe_schedules(
     selections: dict[str, list[dg.AssetKey]],
+    gone: Sequence[dg.AssetKey] = (),
 ) -> "tuple[list[dg.ScheduleDefinition], list[AssetJob]]":
     """One schedule per distinct cron string, all on one job.
 
@@ -169,13 +177,14 @@ def recipe_schedules(
 
     Args:
         selections: assets to run, by cron string.
+        gone: assets that were there lately; runs of them can be repeated.
     """
     if not selections:
         return [], []
     every = sorted({key for keys in selections.values() for key in keys})
     job = dg.define_asset_job(
         SCHEDULED_JOB,
-        selection=dg.AssetSelection.assets(*every),
+        selection=dg.AssetSelection.assets(*every, *gone),
         description="Variants whose recipes have a schedule, with their scores and the leaderboard.",
         run_tags={"trigger": "schedule"},
     )

@@ -7,6 +7,7 @@ import dagster as dg
 
 from merge_assets.errors import SettingsError
 from merge_assets.pipeline.in_process import in_process_executor
+from merge_assets.pipeline.retries import Retrying
 from merge_assets.settings import Settings
 
 PRELOAD_MODULE = "merge_assets.pipeline.preload"
@@ -51,8 +52,20 @@ def _local_executor() -> dg.ExecutorDefinition:
     start_method: dict[str, object] = {"spawn": {}}
     if "forkserver" in multiprocessing.get_all_start_methods():
         start_method = {"forkserver": {"preload_modules": [PRELOAD_MODULE]}}
-    return dg.multiprocess_executor.configured(
+    plain = dg.multiprocess_executor.configured(
         {"max_concurrent": steps_at_once(), "start_method": start_method}, name="local"
+    )
+    create = plain.executor_creation_fn
+    assert create is not None
+
+    def local(context: dg.InitExecutorContext) -> dg.Executor:
+        return Retrying(create(context))
+
+    return dg.ExecutorDefinition(
+        name=plain.name,
+        config_schema=plain.config_schema,  # type: ignore[arg-type]  # which the constructor takes as well
+        requirements=dg.multiple_process_executor_requirements(),
+        executor_creation_fn=local,
     )
 
 

@@ -140,6 +140,14 @@ class Graph:
     broken: tuple[BrokenNode, ...]
     folded: Mapping[str, tuple[str, ...]]
 
+    def built_keys(self) -> list[dg.AssetKey]:
+        """What can be built, the leaderboard excluded."""
+        return [
+            *(node.key for node in self.analyses),
+            *(node.model.key for node in self.variants),
+            *(node.key for node in self.scores),
+        ]
+
     def automated_keys(self) -> list[dg.AssetKey]:
         """What automation may build, the leaderboard excluded."""
         nodes: list[dg.AssetKey] = [node.key for node in self.analyses if node.model.automated]

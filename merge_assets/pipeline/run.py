@@ -187,9 +187,7 @@ def _execute(
 
 
 def _step_keys(keys: list[dg.AssetKey]) -> dict[str, str]:
-    graph = location.graph()
-    every = [*(n.key for n in graph.analyses), *(n.model.key for n in graph.variants), *(n.key for n in graph.scores)]
-    names = op_names(every)
+    names = op_names(location.graph().built_keys())
     return {key.to_user_string(): names.get(key, "__".join(key.path)) for key in keys}
 
 

@@ -7,25 +7,19 @@ be built.
 
 from __future__ import annotations
 
-import os
-import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from merge_assets.errors import RecipeError, in_one_line
-from merge_assets.recipe.load import BrokenRecipe, read_file
+from merge_assets.recipe.files import RecipeText, read_texts
+from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.recipe.schema import Recipe
 from merge_assets.recipe.unbuilt import check_built
 from merge_assets.reference import ModelReference
-from merge_assets.regular import is_folder
-
-SUFFIXES = (".yaml", ".yml")
-MAX_FOLDERS = 32
-"""Levels of folders below a folder of recipes."""
 
 MAX_GENERATIONS = 300
 """Recipes in a row that are each made of the one before."""
@@ -38,40 +32,30 @@ class RecipeBook:
     Attributes:
         recipes: usable recipes; every recipe that one of them names is usable too.
         broken: the others, with their errors, sorted by file and name.
+        texts: what they were read from.
     """
 
     recipes: Mapping[str, Recipe]
     broken: list[BrokenRecipe] = field(default_factory=list)
+    texts: tuple[RecipeText, ...] = ()
 
     @classmethod
     def load(cls, folders: Iterable[Path | str]) -> RecipeBook:
-        """Read every ``*.yaml`` and ``*.yml`` under ``folders``.
+        """Read every recipe under ``folders``; see :func:`read_texts`."""
+        return cls.of(read_texts(folders))
 
-        Files and folders whose name starts with ``_`` or ``.`` are skipped. A folder that does not exist or cannot be
-        listed is listed as broken, and so is what is no file, cannot be read, or has a name that cannot be shown.
-        """
+    @classmethod
+    def of(cls, texts: Iterable[RecipeText]) -> RecipeBook:
+        """The book of the recipes of files that were read, now or when a run was planned."""
+        texts = tuple(texts)
         found: list[Recipe] = []
         broken: list[BrokenRecipe] = []
-        seen: set[str] = set()
-        for folder in map(Path, folders):
-            if not is_folder(folder):
-                error = RecipeError(
-                    "the folder of recipes does not exist; create it or change the setting recipes", file=folder
-                )
-                broken.append(BrokenRecipe(folder.name, folder, error))
-                continue
-            listed = list(_files(folder))
-            broken += [entry for entry in listed if isinstance(entry, BrokenRecipe)]
-            # A file that is reached by a link, too, is called as it is called itself.
-            for file in sorted((entry for entry in listed if isinstance(entry, Path)), key=Path.is_symlink):
-                if (real := os.path.realpath(file)) in seen:
-                    continue
-                seen.add(real)
-                for entry in _read(file):
-                    if isinstance(entry, Recipe):
-                        found.append(entry)
-                    else:
-                        broken.append(entry)
+        for text in texts:
+            for entry in _read(text):
+                if isinstance(entry, Recipe):
+                    found.append(entry)
+                else:
+                    broken.append(entry)
         recipes, twins = _split_twins(found)
         recipes, unbuilt = _split_unbuilt(recipes)
         recipes, cyclic = _split_cycles(recipes)
@@ -79,7 +63,7 @@ class RecipeBook:
         broken += [*twins, *unbuilt, *cyclic, *late]
         recipes, orphans = _split_orphans(recipes, broken)
         everything = sorted([*broken, *orphans], key=lambda entry: (str(entry.file), entry.name))
-        return cls(dict(sorted(recipes.items())), everything)
+        return cls(dict(sorted(recipes.items())), everything, texts)
 
     def resolve(self, reference: ModelReference) -> Recipe | None:
         """The recipe that ``reference`` names, or ``None``. A reference with a revision never names a recipe."""
@@ -204,48 +188,16 @@ def not_stored(name: str, consumers: Sequence[str]) -> str:
     )
 
 
-def _files(top: Path) -> Iterator[Path | BrokenRecipe]:
-    """The files of recipes below a folder, in order, and what cannot be looked into; links to folders are not followed."""
-    waiting = [(top, 0)]
-    while waiting:
-        folder, depth = waiting.pop()
-        try:
-            if depth > MAX_FOLDERS:
-                raise RecipeError(f"lies more than {MAX_FOLDERS} folders deep; move it up", file=folder)
-            with os.scandir(folder) as listed:
-                entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in listed)
-        except OSError as error:
-            yield _no_recipe(folder, f"cannot be listed: {error.strerror or error}")
-            continue
-        except RecipeError as error:
-            yield BrokenRecipe(folder.name, folder, error)
-            continue
-        below: list[tuple[Path, int]] = []
-        for name, opens in entries:
-            wanted = opens or (name.endswith(SUFFIXES) and not is_folder(folder / name))
-            if name.startswith(("_", ".")) or not wanted:
-                continue
-            if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
-                yield _no_recipe(
-                    folder / name, "its name cannot be shown (not UTF-8, or control characters); rename it"
-                )
-            elif opens:
-                below.append((folder / name, depth + 1))
-            else:
-                yield folder / name
-        waiting += reversed(below)
-
-
-def _no_recipe(path: Path, message: str) -> BrokenRecipe:
-    return BrokenRecipe(path.stem, path, RecipeError(message, file=path))
-
-
-def _read(file: Path) -> list[Recipe | BrokenRecipe]:
+def _read(text: RecipeText) -> list[Recipe | BrokenRecipe]:
     """What a file holds; whatever reading it raises is an error of this file alone."""
+    if text.problem is not None:
+        return [BrokenRecipe(text.name, text.file, RecipeError(text.problem))]
     try:
-        return read_file(file)
+        return read_recipes(text.text, text.file, text.name)
     except Exception as error:
-        return [_no_recipe(file, f"cannot be read ({in_one_line(error)})")]
+        return [
+            BrokenRecipe(text.name, text.file, RecipeError(f"cannot be read ({in_one_line(error)})", file=text.file))
+        ]
 
 
 def _named(recipe: Recipe) -> dict[str, str]:

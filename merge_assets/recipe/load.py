@@ -84,12 +84,14 @@ def read_recipes(text: str, path: Path, name: str) -> list[Recipe | BrokenRecipe
     except RecipeError as error:
         return [BrokenRecipe(name, path, error)]
     entries = [
-        _read(document, index, path, name, alone=len(documents) == 1) for index, document in enumerate(documents)
+        _read(document, index, path, name, text, alone=len(documents) == 1) for index, document in enumerate(documents)
     ]
     return _without_twins(entries, path)
 
 
-def _read(document: Document, index: int, path: Path, default: str, *, alone: bool) -> Recipe | BrokenRecipe:
+def _read(
+    document: Document, index: int, path: Path, default: str, whole: str, *, alone: bool
+) -> Recipe | BrokenRecipe:
     name = default
     try:
         data = document.data
@@ -108,7 +110,7 @@ def _read(document: Document, index: int, path: Path, default: str, *, alone: bo
         for key in HIDDEN_KEYS & content.keys():
             raise RecipeError("unknown key", file=f"{path}:{document.lines[(key,)]}", key=key)
         text = without_credentials(document.text)  # it is shown, and kept beside the variant
-        source = RecipeSource(file=path, document=document.index, line=document.line, text=text)
+        source = RecipeSource(file=path, document=document.index, line=document.line, text=text, whole=whole)
         try:
             return Recipe.model_validate({"name": default, **content, "source": source})
         except ValidationError as error:

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool, StrictInt, model_validator
 
-from merge_assets.errors import RecipeError
 from merge_assets.recipe.fields import (
     Cron,
     Dtype,
@@ -36,7 +35,7 @@ from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Device
-from merge_assets.yamlfile import Document, parse_documents, read_text, spell
+from merge_assets.yamlfile import Document, parse_documents, spell
 
 BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers")
 TEMPLATES = ("depth_upscale", "prune_layers")
@@ -60,14 +59,12 @@ class RecipeSource(RecipeMapping):
     document: int = Field(description="index of the document in its file, from 0")
     line: int = Field(description="1-based line of the document's first key")
     text: str = Field(description="the document's own YAML, comments included")
+    whole: str = Field(description="the file as it was read", exclude=True, repr=False)
 
     def at(self, key: str) -> str:
         """``file:line`` of a key path such as ``slices[0].sources[1]``; the closest known line if it has none."""
-        try:
-            documents = _documents_again(read_text(self.file), self.file)
-            document = next(found for found in documents if found.index == self.document)
-        except (RecipeError, StopIteration):  # the file has changed since it was read
-            return f"{self.file}:{self.line}"
+        documents = _documents_again(self.whole, self.file)
+        document = next(found for found in documents if found.index == self.document)
         spelled = {spell(path): path for path in document.lines}
         while key and key not in spelled:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]

@@ -74,8 +74,7 @@ class Models:
             artifact = self._variant(recipe) if recipe.materialize else None
             return self._of_artifact(reference, artifact) if artifact else self._of_plan(recipe, with_digests)
         if self._names.identify(reference).kind == "local":
-            directory = self._names.local_path(reference)
-            assert directory is not None
+            directory = self._names.folder(reference)
             return self._known(reference, self.local.open(directory), with_digests)
         mirrored = self._on_hub.mirror_of(reference)
         return self._of_artifact(reference, mirrored) if mirrored else self._on_hub.headers(reference)
@@ -103,7 +102,7 @@ class Models:
         identity = self._names.identify(reference)
         if identity.kind == "recipe":
             raise CheckpointError(f"{reference}: is a recipe, which makes a model; after the + stands an adapter")
-        return self._names.local_path(reference) if identity.kind == "local" else None
+        return self._names.folder(reference) if identity.kind == "local" else None
 
     def fetch(
         self,
@@ -155,8 +154,7 @@ class Models:
                 )
             return self._of_artifact(reference, artifact, local=local)
         if self._names.identify(reference).kind == "local":
-            directory = self._names.local_path(reference)
-            assert directory is not None
+            directory = self._names.folder(reference)
         elif self._store.in_bucket:
             mirrored = self._on_hub.mirrored(reference, commit, work)
             return self._of_artifact(reference, mirrored, local=local)

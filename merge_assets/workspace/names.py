@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +30,28 @@ class Names:
     no name changes while a process works with it.
     """
 
-    def __init__(self, settings: Settings, book: RecipeBook) -> None:
+    def __init__(
+        self, settings: Settings, book: RecipeBook, planned: Mapping[ModelReference, ModelIdentity] | None = None
+    ) -> None:
+        """
+        Args:
+            settings: say where paths start.
+            book: recipes come before folders.
+            planned: what references were found to name when a run was planned, and name for it.
+        """
         self.settings = settings
         self.book = book
+        self._planned = planned or {}
+
+    def identities(self) -> dict[ModelReference, ModelIdentity]:
+        """What every reference of the book names that is no recipe; those that name nothing are left out."""
+        found = {}
+        for reference in sorted(self._mentioned, key=str):
+            with suppress(CheckpointError):
+                identity = self.identify(reference)
+                if identity.kind != "recipe":
+                    found[reference] = identity
+        return found
 
     def uses_hub(self, reference: ModelReference) -> bool:
         """Whether a model or its adapter is a repository on the Hub."""
@@ -56,6 +76,8 @@ class Names:
         """
         if self.book.resolve(reference) is not None:
             return ModelIdentity("recipe", (reference.path,), reference.path, reference)
+        if reference in self._planned:
+            return self._planned[reference]
         directory = self.local_path(reference)
         if directory is not None:
             return ModelIdentity("local", self._local_parts(directory), self._local_title(directory), reference)
@@ -96,6 +118,17 @@ class Names:
         if problem:
             raise CheckpointError(f"{reference}: cannot be looked up ({problem}); let this user into its folders")
         return None
+
+    def folder(self, reference: ModelReference) -> Path:
+        """The directory of a reference that was identified as a local one.
+
+        Raises:
+            CheckpointError: if it went meanwhile.
+        """
+        directory = self.local_path(reference)
+        if directory is None:
+            raise CheckpointError(f"{reference}: the folder is not there any more")
+        return directory
 
     def _local_parts(self, directory: Path) -> tuple[str, ...]:
         """The path, inside the project or from the root of the file system on; never that of another model.

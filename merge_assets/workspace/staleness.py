@@ -69,8 +69,7 @@ class Staleness:
             return self.models.headers(reference).fingerprint if self._thorough else None
         if self._workspace.settings.allow_pickle and not self._thorough:  # opening a folder may convert it first
             return None
-        directory = self._workspace.names.local_path(reference)
-        assert directory is not None
+        directory = self._workspace.names.folder(reference)
         checkpoint = self.models.local.open_any(directory)
         if self._thorough:
             return self.models.local.digest(checkpoint, self._work).fingerprint

@@ -17,6 +17,7 @@ from merge_assets.workspace.names import Names
 if TYPE_CHECKING:
     from merge_assets.evaluation.suite import Suites
     from merge_assets.hub import Hub
+    from merge_assets.workspace.snapshot import Snapshot
 
 
 def open_store(settings: Settings) -> ArtifactStore:
@@ -30,22 +31,41 @@ class Workspace:
     Opening reads recipe and suite files and nothing else: no weights, no network, no torch.
     """
 
-    def __init__(self, settings: Settings, book: RecipeBook, store: ArtifactStore) -> None:
+    def __init__(
+        self, settings: Settings, book: RecipeBook, store: ArtifactStore, planned: Snapshot | None = None
+    ) -> None:
         self.settings = settings
         self.book = book
         self.store = store
-        self.names = Names(settings, book)
+        self.names = Names(settings, book, {model.reference: model for model in planned.models} if planned else None)
+        self._planned = planned
 
     @classmethod
-    def open(cls, settings: Settings | None = None) -> Workspace:
+    def open(cls, settings: Settings | None = None, planned: Snapshot | None = None) -> Workspace:
+        """Open a project.
+
+        Args:
+            settings: default: those around the working directory.
+            planned: take recipes, suites and what models are called from here, not from the folders.
+        """
         settings = settings or load_settings()
-        return cls(settings, RecipeBook.load(settings.recipes), open_store(settings))
+        if planned is None:
+            return cls(settings, RecipeBook.load(settings.recipes), open_store(settings))
+        settings = planned.applied_to(settings)
+        return cls(settings, RecipeBook.of(planned.recipes), open_store(settings), planned)
 
     @cached_property
     def suites(self) -> Suites:
-        from merge_assets.evaluation.suite import load_suites
+        from merge_assets.evaluation.suite import load_suites, suites_of
 
-        return load_suites(self.settings.suites)
+        return suites_of(self._planned.suites) if self._planned else load_suites(self.settings.suites)
+
+    def snapshot(self) -> Snapshot:
+        """What this workspace was opened with, for other processes to open the same."""
+        from merge_assets.workspace.snapshot import Snapshot
+
+        models = tuple(self.names.identities().values())
+        return self._planned or Snapshot.of(self.settings, self.book.texts, self.suites.texts, models)
 
     @cached_property
     def hub(self) -> Hub:

@@ -345,8 +345,10 @@ def test_a_key_path_is_found_in_the_file(tmp_path):
     assert recipe.source.at("models[7].model") == f"{file}:3"
     assert recipe.source.at("") == f"{file}:2"
     assert recipe.source.at("nothing") == f"{file}:2"
+    file.write_text("# other\n\n\nmerge_method: linear\n")
+    assert recipe.source.at("models[1]") == f"{file}:5", "the line in the file as it was read"
     file.unlink()
-    assert recipe.source.at("models[1]") == f"{file}:2"
+    assert recipe.source.at("models[1]") == f"{file}:5"
 
 
 def test_recipes_cannot_be_changed(tmp_path):

@@ -90,7 +90,7 @@ class Writer:
         shutil.copyfile(self.shard, other)
         with other.open("r+b") as file:
             file.seek(-8, os.SEEK_END)
-            file.write(self.random.randbytes(4) + b"\0\0\0\x3f")
+            file.write(self.random.randbytes(2) + b"\x80\x3f" + b"\0\0\0\x3f")  # numbers
         other.replace(self.shard)
 
     def truncate(self, *, restore: bool) -> None:

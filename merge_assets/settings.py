@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic import field_validator as validates
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from merge_assets.alert_settings import Alerts
 from merge_assets.errors import SettingsError
 from merge_assets.regular import read_regular
 from merge_assets.shown import HIDDEN, without_credentials
@@ -42,6 +43,7 @@ MIN_TOKEN = 16
 """Characters of the UI's token; what is shorter can be guessed."""
 
 _LARGEST_FILE = 1 << 20
+_ALERTS = "alerts_"
 
 # Only these store options are known not to be secret; s3fs, adlfs and gcsfs name their secrets in many ways.
 _OPEN_OPTIONS = frozenset(
@@ -161,6 +163,10 @@ class Settings(BaseSettings):
     ui_hosts: Names = Field(default=[], description="names of the UI's server, as in a browser, without the port")
     ui_read_only: bool = Field(default=False, description="whether the UI refuses whatever changes something")
 
+    alerts: Annotated[Alerts, NoDecode] = Field(
+        default=Alerts(), repr=False, description="whom to tell that a person is needed"
+    )
+
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @validates("root")
@@ -233,6 +239,10 @@ class Settings(BaseSettings):
             return value.human_readable(decimal=True)
         if isinstance(value, list):
             return ", ".join(map(str, value)) or "-"
+        if isinstance(value, Alerts):
+            return (
+                json.dumps(value.model_dump(mode="json", exclude_defaults=True), sort_keys=True) if value.any else "-"
+            )
         if isinstance(value, dict):
             return json.dumps(_hide(value), sort_keys=True) if value else "-"
         text = self.store_url if name == "store" else str(value)
@@ -257,7 +267,13 @@ def load_settings(config_file: Path | None = None) -> Settings:
         origins |= dict.fromkeys(from_file, str(file))
         if "root" in from_file:
             values["root"] = file.parent / _expanded(str(from_file["root"]))
-    from_environment = _read_environment(os.environ)
+    from_environment: dict[str, Any] = dict(_read_environment(os.environ))
+    if alerts := {key: from_environment.pop(key) for key in sorted(from_environment) if key.startswith(_ALERTS)}:
+        told = values.get("alerts", {})
+        named = {key.removeprefix(_ALERTS): value for key, value in alerts.items()}
+        if "email_to" in named:
+            named["email_to"] = _split_list(named["email_to"])
+        from_environment["alerts"] = {**told, **named} if isinstance(told, dict) else told
     values |= from_environment
     origins |= {name: PREFIX + name.upper() for name in from_environment}
     try:
@@ -309,7 +325,8 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
             continue
         name = variable.removeprefix(PREFIX).lower()
-        if name not in Settings.model_fields:
+        known = name in Settings.model_fields or name.removeprefix(_ALERTS) in Alerts.model_fields
+        if not known or name == "alerts":
             raise SettingsError(f"{variable}: unknown setting{_close(name, PREFIX)}")
         if text:
             found[name] = text

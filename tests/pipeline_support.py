@@ -8,7 +8,8 @@ bytes that does not change any result.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from merge_assets.pipeline import analyses, scores, variants
 from merge_assets.pipeline import leaderboard as leaderboard_module
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
+from merge_assets.pipeline.reconciler import read
 from merge_assets.records import Details
 from merge_assets.settings import Settings
 from merge_assets.workspace import Workspace
@@ -104,6 +106,7 @@ class FakeApi:
 
     calls: list[str] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
+    crashing: set[str] = field(default_factory=set)
     failing_checks: set[str] = field(default_factory=set)
     during: Callable[[str], None] = lambda name: None
     results: dict[str, str] = field(default_factory=dict)
@@ -166,6 +169,8 @@ class FakeApi:
         self.during(name)
         if name in self.failing:
             raise CheckpointError(f"{name} fails as asked")
+        if name in self.crashing:
+            raise OSError(f"{name} crashes as asked")
 
 
 @pytest.fixture
@@ -189,6 +194,17 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+@contextmanager
+def moved(seconds: float) -> Iterator[None]:
+    """The reconciler's clock goes ahead of the world's."""
+    real = read.time
+    read.time = SimpleNamespace(time=lambda: real.time() + seconds)
+    try:
+        yield
+    finally:
+        read.time = real
+
+
 class Daemon:
     """What the Dagster daemon does, tick by tick: sensors, automation, runs."""
 
@@ -196,7 +212,9 @@ class Daemon:
         self.project = project
         self.settings = settings
         self.instance = dg.DagsterInstance.ephemeral()
-        self.cursor: Any = None
+        self.cursor: str | None = None
+        self.said = ""
+        self.later = 0.0
         self.definitions = project.definitions(**settings)
 
     @classmethod
@@ -230,40 +248,49 @@ class Daemon:
             self.instance.report_runless_asset_event(event)
         return sorted(event.asset_key.to_user_string() for event in result.asset_events)
 
-    def request(self) -> list[dg.AssetKey]:
-        """One tick of the automation sensor; the keys it requests."""
-        result = dg.evaluate_automation_conditions(self.definitions, instance=self.instance, cursor=self.cursor)
+    def request(self) -> list[dg.RunRequest]:
+        """One tick of the automation sensor; the runs it asks for."""
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.definitions.get_repository_def()
+        )
+        with moved(self.later):
+            result = self.definitions.get_sensor_def("automation")(context)
         self.cursor = result.cursor
-        keys = [spec.key for spec in self.definitions.resolve_all_asset_specs()]
-        return sorted(key for key in keys if result.get_num_requested(key))
+        self.said = result.skip_reason.skip_message if result.skip_reason else ""
+        return list(result.run_requests or [])
 
-    def run(self, keys: Iterable[dg.AssetKey]) -> bool:
+    def run(self, keys: Iterable[dg.AssetKey], tags: Mapping[str, str] | None = None) -> bool:
         """Run assets; whether all succeeded."""
         job = self.definitions.resolve_job_def("build")
         result = job.execute_in_process(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             instance=self.instance,
             asset_selection=list(keys),
+            tags=dict(tags or {}),
             raise_on_error=False,
         )
         return result.success
 
-    def tick(self) -> list[str]:
-        """One tick of the automation sensor and the run that it asks for; the keys it requests."""
-        requested = self.request()
-        if requested:
-            self.run(requested)
-        return [key.to_user_string() for key in requested]
+    def queue(self, request: dg.RunRequest, tags: Mapping[str, str] | None = None) -> dg.DagsterRun:
+        """A run that is asked for, and has not begun."""
+        job = self.definitions.resolve_job_def("build")
+        return self.instance.create_run_for_job(
+            job,
+            asset_selection=frozenset(request.asset_selection or []),
+            tags={**request.tags, **(tags or {})},
+            status=dg.DagsterRunStatus.NOT_STARTED,
+        )
 
-    def night(self) -> list[str]:
-        """The nightly schedule and the run that it asks for; the keys it requests."""
-        context = dg.build_schedule_context(repository_def=self.definitions.get_repository_def())
-        context._instance_ref, context._instance = True, self.instance  # one in memory cannot be handed over otherwise
-        schedules = [each for each in self.definitions.schedules or [] if each.name == "nightly"]
-        requests = [one for each in schedules for one in each.evaluate_tick(context).run_requests or []]
+    def tick(self) -> list[str]:
+        """One tick of the automation sensor and the runs that it asks for; the keys it requests."""
+        requests = self.request()
         for request in requests:
-            self.run(request.asset_selection)
-        return [key.to_user_string() for request in requests for key in request.asset_selection]
+            self.run(request.asset_selection or [], request.tags)
+        return [key.to_user_string() for request in requests for key in request.asset_selection or []]
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass for the sensor."""
+        self.later += seconds
 
     def settle(self) -> list[str]:
         """Ticks until nothing is requested; all keys that were, in order."""

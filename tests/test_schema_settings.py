@@ -18,6 +18,7 @@ from merge_assets import api
 from merge_assets.engine.memory import Room
 from merge_assets.errors import MergeAssetsError
 from merge_assets.identity import variant_line
+from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.executor import choose_executor
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.reference import ModelReference
@@ -150,6 +151,10 @@ def gate(workspace: api.Workspace) -> object:
         return serve.guarded(lambda *_: None, *served[0])
 
 
+def sensors(workspace: api.Workspace) -> object:
+    return sorted(sensor.name for sensor in build_definitions(workspace).sensors or [])
+
+
 def reading(workspace: api.Workspace) -> object:
     """Pieces that are read before they are reused."""
     recipe = workspace.recipe("mix")
@@ -228,6 +233,7 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "model_memory": (checking, {}, {"model_memory": "1GB"}),
     "allow_unconfined": (checking, {}, {"allow_unconfined": True}),
     "allow_pickle": (pickles, {}, {"allow_pickle": True}),
+    "alerts": (sensors, {}, {"alerts": {"email_to": ["team@example.org"]}}),
 }
 
 

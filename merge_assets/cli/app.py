@@ -207,6 +207,18 @@ def build(
 
 
 @app.command(rich_help_panel="Pipeline")
+def status(json: JsonOption = False) -> None:
+    """Show what is running, waiting, failing, cancelled or late, why, and when it is tried again; changes nothing.
+
+    Ends with code 1 if a person is needed: something fails that will fail again, a check or a recipe is wrong, or nothing
+    would make what is to be made.
+    """
+    from merge_assets.cli.status import show_status
+
+    raise typer.Exit(show_status(as_json=json))
+
+
+@app.command(rich_help_panel="Pipeline")
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="RECIPE, RECIPE@VERSION, or any LINE[@VERSION] of `store ls`.")],
     b: Annotated[

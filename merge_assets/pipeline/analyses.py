@@ -5,7 +5,6 @@ import hashlib
 import dagster as dg
 
 from merge_assets.analysis.layers import ANALYSIS_VERSION, TABLE
-from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import AnalysisNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
@@ -27,7 +26,6 @@ def analysis_spec(node: AnalysisNode) -> dg.AssetSpec:
         tags={"automation": "on" if node.model.automated else "off"},
         description=f"Signal-to-noise ratio of {modules} in every layer of {node.model.title}.\n\n"
         "From the singular values of each weight. A recipe chooses by it which layers to remove.",
-        automation_condition=rebuild_on_change() if node.model.automated else None,
     )
 
 

@@ -4,20 +4,19 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from merge_assets.pipeline.alerts.sensor import build_alerts
 from merge_assets.pipeline.analyses import build_analysis
-from merge_assets.pipeline.automation import automation_sensor, backstop, recipe_schedules
+from merge_assets.pipeline.automation import Reconciler, automation_sensor, recipe_schedules
 from merge_assets.pipeline.bases import build_base_sensors, build_bases
 from merge_assets.pipeline.broken import build_broken, refuse_when_validating
 from merge_assets.pipeline.executor import choose_executor
 from merge_assets.pipeline.gone import build_gone
 from merge_assets.pipeline.graph import Graph, build_graph
-from merge_assets.pipeline.keys import LEADERBOARD, op_names
+from merge_assets.pipeline.keys import BUILD_JOB, LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
 from merge_assets.pipeline.scores import build_scores
 from merge_assets.pipeline.variants import build_variant
 from merge_assets.workspace import Workspace
-
-BUILD_JOB = "build"
 
 
 def build_definitions(
@@ -41,16 +40,12 @@ def build_definitions(
     assets += [build_analysis(workspace, node, names[node.key]) for node in graph.analyses]
     assets += [build_variant(workspace, node, names[node.model.key]) for node in graph.variants]
     assets += [build_scores(workspace, node, names[node.key]) for node in graph.scores]
-    automated = graph.automated_keys()
     scores = [node.key for node in graph.scores]
-    assets += build_leaderboard(workspace, scores, automated=any(node.automated for node in graph.scores))
+    assets += build_leaderboard(workspace, scores)
     assets += build_gone(gone, names)
     broken_specs, broken_checks, broken_sensors = build_broken(graph.broken)
-    if automated and scores:
-        automated.append(LEADERBOARD)
-    nightly, nightly_jobs = backstop(automated, gone)
-    crons, cron_jobs = recipe_schedules(scheduled_selections(graph), gone)
-    jobs = [*nightly_jobs, *cron_jobs]
+    reconciler = Reconciler(workspace, graph)
+    crons, jobs = recipe_schedules(scheduled_selections(graph), reconciler, gone)
     if names:
         jobs.append(
             dg.define_asset_job(
@@ -63,8 +58,13 @@ def build_definitions(
         assets=[*assets, *broken_specs],
         asset_checks=broken_checks,
         jobs=jobs,
-        schedules=[*nightly, *crons],
-        sensors=[automation_sensor(), *build_base_sensors(workspace, graph.bases), *broken_sensors],
+        schedules=crons,
+        sensors=[
+            automation_sensor(reconciler),
+            *build_base_sensors(workspace, graph.bases),
+            *broken_sensors,
+            *build_alerts(workspace, reconciler),
+        ],
         executor=choose_executor(workspace.settings),
     )
 

@@ -1,7 +1,7 @@
-"""What rebuilds assets without a hand.
+"""What makes assets without a hand: one sensor that looks at what there should be, and one schedule per cron of the recipes.
 
-One rebuild condition for every built asset; one sensor that evaluates it; a nightly back-stop for what the condition
-cannot see (it reacts to changes, so a failed run uses its change up); one schedule per distinct cron of the recipes.
+The sensor is level-triggered: it asks what is out of date, not what changed, so that nothing that happens while nobody looks is
+lost. What it decides and why is in :mod:`merge_assets.pipeline.reconciler`.
 """
 
 import functools
@@ -9,166 +9,106 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.storage.tags import MAX_RETRIES_TAG, PRIORITY_TAG
 
+from merge_assets.pipeline.graph import Graph
 from merge_assets.pipeline.keys import LEADERBOARD, job_suffix
-from merge_assets.pipeline.versions import recorded_all, stale_reason, topological
+from merge_assets.pipeline.process import PROCESS_TAG, is_gone
+from merge_assets.pipeline.reconciler import words
+from merge_assets.pipeline.reconciler.decide import Decision, decide, requests
+from merge_assets.pipeline.reconciler.facts import AUTOMATION, Facts
+from merge_assets.pipeline.reconciler.learn import asked_for, learn
+from merge_assets.pipeline.reconciler.memory import Memory
+from merge_assets.pipeline.reconciler.plan import Plan, plan_of
+from merge_assets.pipeline.reconciler.read import REASON_TAG, TRIGGER_TAG, Reader
+from merge_assets.pipeline.steps import FOLLOW_TAG
+from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
 
 AUTOMATION_SENSOR = "automation"
-BACKSTOP_JOB = "rebuild_stale"
 SCHEDULED_JOB = "scheduled_recipes"
 # Together with the look at the Hub, a new revision is answered within a minute.
 INTERVAL_SECONDS = 30
+PRIORITY = "-10"
+"""Of the runs of automation; those of people have 0 and start first."""
 
 
-@functools.cache
-def rebuild_on_change() -> dg.AutomationCondition[dg.AssetKey]:
-    """Build what is new, edited, or has an input whose bytes changed; never twice, never after a failed check.
+class Reconciler:
+    """Looks at a workspace and an instance, and says what is to be done; what it takes for it is made at the first look."""
 
-    An asset waits for inputs that are missing, requested or in progress, so that each is built once, after them.
-    """
-    ac = dg.AutomationCondition
-    return (
-        _pending()
-        & ~ac.any_deps_match(ac.missing() | ac.will_be_requested()).with_label("input_missing_or_requested")
-        & ~ac.any_deps_in_progress()
-        & ~ac.in_progress()
-        & ac.all_deps_blocking_checks_passed()
-    ).with_label("rebuild_on_change")
+    def __init__(self, workspace: Workspace, graph: Graph) -> None:
+        self._workspace = workspace
+        self.graph = graph
 
+    @functools.cached_property
+    def plan(self) -> Plan:
+        return plan_of(self._workspace, self.graph)
 
-@functools.cache
-def collect_on_change() -> dg.AutomationCondition[dg.AssetKey]:
-    """The same for an asset that collects what is there, as the leaderboard does: missing inputs do not hold it up."""
-    ac = dg.AutomationCondition
-    return (
-        _pending()
-        & ac.any_deps_match(~ac.missing()).with_label("any_input_there")
-        & ~ac.any_deps_match(ac.will_be_requested()).with_label("input_requested")
-        & ~ac.any_deps_in_progress()
-        & ~ac.in_progress()
-    ).with_label("collect_on_change")
+    @functools.cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.plan)
+
+    def look(self, instance: dg.DagsterInstance, memory: Memory) -> tuple[Facts, Memory, tuple[Decision, ...]]:
+        """The facts, what is remembered with them, and what is decided."""
+        facts = self._reader.facts(instance, memory)
+        learned = learn(memory, facts)
+        return facts, learned, decide(facts, learned)
 
 
-def _pending() -> dg.AutomationCondition[dg.AssetKey]:
-    """An absence that neither a request nor a run of others has ended, or a change that no request has answered.
+def automation_sensor(reconciler: Reconciler) -> dg.SensorDefinition:
+    """Asks for what is missing or out of date."""
+    keys = [*reconciler.graph.automated_keys(), *([LEADERBOARD] if reconciler.graph.scores else [])]
 
-    ``since(newly_requested)`` rather than ``since_last_handled``: a revision that arrives during a long run must not be
-    forgotten when that run ends. ``newly_requested`` is true one tick after the request, so a change seen in that tick
-    is newer than the request; the last line keeps it, which the one before would drop.
-
-    Dagster remembers ``since`` by the shape of its operands: the three must differ in it, hence ``missing`` outside.
-    """
-    ac = dg.AutomationCondition
-    requested, changed = ac.newly_requested(), _changed()
-    absent = ac.missing() & (ac.initial_evaluation().with_label("new_recipe") | ac.newly_missing())
-    return (
-        (absent.since(requested) & ac.missing())
-        | changed.since(requested)
-        | (changed & requested).since(requested & ~changed)
-    )
-
-
-def _changed() -> dg.AutomationCondition[dg.AssetKey]:
-    """What a run of both has changed (the nightly one, or `merge-assets build`) that run has answered."""
-    ac = dg.AutomationCondition
-    bytes_changed = ac.any_deps_match(ac.data_version_changed() & ~ac.executed_with_root_target())
-    return bytes_changed.with_label("input_bytes_changed") | ac.code_version_changed().with_label("recipe_edited")
-
-
-def automation_sensor() -> dg.AutomationConditionSensorDefinition:
-    """Evaluates the conditions of all assets.
-
-    ``AssetSelection.all()`` alone leaves out observable assets, and with them the changes of base checkpoints.
-    """
-    return dg.AutomationConditionSensorDefinition(
-        AUTOMATION_SENSOR,
-        target=dg.AssetSelection.all(include_sources=True),
+    @dg.sensor(
+        name=AUTOMATION_SENSOR,
+        asset_selection=dg.AssetSelection.assets(*keys),
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=INTERVAL_SECONDS,
-        run_tags={"trigger": "automation"},
-        description="Requests every asset that is new, edited, or has an input whose bytes changed.",
+        description="Asks for every asset that is missing or out of date and can be made now; says why, and why not.",
     )
+    def automation(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return tick(reconciler, context)
+
+    return automation
 
 
-def backstop(
-    keys: list[dg.AssetKey], gone: Sequence[dg.AssetKey] = ()
-) -> "tuple[list[dg.ScheduleDefinition], list[AssetJob]]":
-    """A nightly run of what is stale or missing among ``keys``.
-
-    Args:
-        keys: what automation may build.
-        gone: what it might; its runs can be repeated.
-    """
-    if not keys:
-        return [], []
-    job = dg.define_asset_job(
-        BACKSTOP_JOB,
-        selection=dg.AssetSelection.assets(*keys, *gone),
-        description="Everything that automation may build; the nightly schedule picks what is stale or missing.",
-        run_tags={"trigger": "nightly"},
+def tick(reconciler: Reconciler, context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """One look: the runs that are asked for, or why there are none."""
+    instance = context.instance
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        if is_gone(run.tags.get(PROCESS_TAG, "")):
+            instance.report_run_failed(run, "the process of this run was killed")
+    facts, memory, decisions = reconciler.look(instance, Memory.decode(context.cursor))
+    wanted = requests(decisions)
+    memory = asked_for(memory, facts, frozenset(each.key for batch in wanted.values() for each in batch))
+    said = words.lines(decisions)
+    if memory.told != (told := words.digest(said)):  # each tick with a log is a file for ever
+        for line in said:
+            context.log.info(line)
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                asset_selection=[dg.AssetKey.from_user_string(each.key) for each in batch],
+                tags={
+                    TRIGGER_TAG: AUTOMATION,
+                    REASON_TAG: words.reason_of_run(batch),
+                    FOLLOW_TAG: "true",
+                    PRIORITY_TAG: PRIORITY,
+                    MAX_RETRIES_TAG: "0",  # what failed is asked for again by the next looks
+                },
+            )
+            for batch in wanted.values()
+        ],
+        skip_reason=None if wanted else dg.SkipReason(words.summary(decisions)),
+        cursor=memory.saying(told).encode(),
     )
-
-    @dg.schedule(
-        name="nightly",
-        cron_schedule="0 3 * * *",
-        job=job,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Rebuilds what is still stale or missing, for instance after a failed run.",
-    )
-    def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        wanted = neglected(context.instance, context.repository_def.asset_graph, keys)
-        return dg.RunRequest(asset_selection=wanted) if wanted else dg.SkipReason("nothing is stale or missing")
-
-    return [nightly], [job]
-
-
-def neglected(instance: dg.DagsterInstance, graph: "AssetGraph", keys: Sequence[dg.AssetKey]) -> list[dg.AssetKey]:
-    """What is stale or missing among ``keys`` and can be built in one run, with all that follows from it.
-
-    Dagster's own ``stale_assets_only`` goes one layer down per run, and takes what no input is there for: a checkpoint
-    that was never observed, or a variant that failed a check.
-    """
-    specs = topological(graph.get(key).to_asset_spec() for key in keys)
-    known = recorded_all(instance, {*keys, *(dep.asset_key for spec in specs for dep in spec.deps)})
-    running = dg.RunsFilter(
-        statuses=[
-            dg.DagsterRunStatus.QUEUED,
-            dg.DagsterRunStatus.NOT_STARTED,
-            dg.DagsterRunStatus.STARTING,
-            dg.DagsterRunStatus.STARTED,
-        ]
-    )
-    busy = {key for run in instance.get_runs(running) for key in run.asset_selection or ()}
-    chosen: dict[dg.AssetKey, None] = {}
-    for spec in specs:
-        deps = {dep.asset_key for dep in spec.deps}
-        if not deps & chosen.keys() and stale_reason(spec, known) is None:
-            continue
-        if busy & {spec.key, *deps}:
-            continue
-        ready = [dep in chosen or (known[dep] is not None and _passed(instance, graph, dep)) for dep in deps]
-        if any(ready) if spec.key == LEADERBOARD else all(ready):
-            chosen[spec.key] = None
-    return list(chosen)
-
-
-def _passed(instance: dg.DagsterInstance, graph: "AssetGraph", key: dg.AssetKey) -> bool:
-    """Whether no blocking check of an asset failed when it was evaluated last."""
-    for check in graph.get(key).check_keys:
-        record = instance.get_latest_asset_check_evaluation_record(check) if graph.get(check).blocking else None
-        event = record.event if record is not None else None
-        evaluation = event.asset_check_evaluation if event is not None else None
-        if evaluation is not None and not evaluation.passed:
-            return False
-    return True
 
 
 def recipe_schedules(
     selections: dict[str, list[dg.AssetKey]],
+    reconciler: Reconciler,
     gone: Sequence[dg.AssetKey] = (),
 ) -> "tuple[list[dg.ScheduleDefinition], list[AssetJob]]":
     """One schedule per distinct cron string, all on one job.
@@ -177,6 +117,7 @@ def recipe_schedules(
 
     Args:
         selections: assets to run, by cron string.
+        reconciler: knows which of them are up to date or under way.
         gone: assets that were there lately; runs of them can be repeated.
     """
     if not selections:
@@ -186,20 +127,31 @@ def recipe_schedules(
         SCHEDULED_JOB,
         selection=dg.AssetSelection.assets(*every, *gone),
         description="Variants whose recipes have a schedule, with their scores and the leaderboard.",
-        run_tags={"trigger": "schedule"},
+        run_tags={TRIGGER_TAG: "schedule"},
     )
-    return [_recipe_schedule(cron, keys, job) for cron, keys in sorted(selections.items())], [job]
+    return [_recipe_schedule(cron, keys, job, reconciler) for cron, keys in sorted(selections.items())], [job]
 
 
-def _recipe_schedule(cron: str, keys: list[dg.AssetKey], job: "AssetJob") -> dg.ScheduleDefinition:
+def _recipe_schedule(
+    cron: str, keys: list[dg.AssetKey], job: "AssetJob", reconciler: Reconciler
+) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"recipes_{job_suffix(cron)}",
         cron_schedule=cron,
         job=job,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Rebuilds and evaluates the recipes with `schedule: {cron!r}`.",
+        description=f"Makes the recipes with `schedule: {cron!r}`, as far as they are out of date and not under way.",
     )
-    def run_recipes() -> dg.RunRequest:
-        return dg.RunRequest(asset_selection=keys)
+    def run_recipes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        _, _, decisions = reconciler.look(context.instance, Memory())
+        names = {key.to_user_string() for key in keys}
+        wanted: set[str] = set()
+        for asset, each in zip(reconciler.plan.assets, decisions, strict=True):
+            idle = each.key in names and each.state not in ("running", "queued")
+            if idle and (each.stale or wanted & set(asset.inputs)):
+                wanted.add(each.key)
+        if not wanted:
+            return dg.SkipReason("all of it is up to date or under way")
+        return dg.RunRequest(asset_selection=[key for key in keys if key.to_user_string() in wanted])
 
     return run_recipes

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import dagster as dg
 
 LEADERBOARD = dg.AssetKey(["leaderboard"])
+BUILD_JOB = "build"
+"""Job of everything that can be built."""
 
 _CRON_WORDS = re.compile(r"[^A-Za-z0-9]+")
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from merge_assets.pipeline.automation import collect_on_change
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.outcome import CONFIRMED
 from merge_assets.pipeline.results import leaderboard_metadata
@@ -17,7 +16,7 @@ LEADERBOARD_VERSION = "1"
 MARKDOWN_FILE = "leaderboard.md"
 
 
-def leaderboard_spec(scores: Sequence[dg.AssetKey], *, automated: bool) -> dg.AssetSpec:
+def leaderboard_spec(scores: Sequence[dg.AssetKey]) -> dg.AssetSpec:
     """The leaderboard as Dagster shows it."""
     return dg.AssetSpec(
         LEADERBOARD,
@@ -28,18 +27,15 @@ def leaderboard_spec(scores: Sequence[dg.AssetKey], *, automated: bool) -> dg.As
         kinds={"table"},
         description="All models on all suites, with the difference to each parent.\n\n"
         "The artifact holds the table as Parquet, Markdown and one self-contained HTML page.",
-        automation_condition=collect_on_change() if automated else None,
     )
 
 
-def build_leaderboard(
-    workspace: Workspace, scores: Sequence[dg.AssetKey], *, automated: bool
-) -> list[dg.AssetsDefinition]:
+def build_leaderboard(workspace: Workspace, scores: Sequence[dg.AssetKey]) -> list[dg.AssetsDefinition]:
     """The leaderboard asset; none if nothing is evaluated."""
     if not scores:
         return []
 
-    @single_asset(leaderboard_spec(scores, automated=automated), "leaderboard")
+    @single_asset(leaderboard_spec(scores), "leaderboard")
     def leaderboard(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 import dagster as dg
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 
-from merge_assets.pipeline.assemble import BUILD_JOB, build_definitions
+from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.gone import remember
 from merge_assets.pipeline.graph import Graph, build_graph
+from merge_assets.pipeline.keys import BUILD_JOB
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.snapshot import Snapshot
 

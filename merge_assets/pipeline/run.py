@@ -18,6 +18,7 @@ from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.home import open_instance
 from merge_assets.pipeline.keys import op_names
 from merge_assets.pipeline.outcome import FAILED, OBSERVED, SKIPPED, UP_TO_DATE, WAITING, Ending, Outcome
+from merge_assets.pipeline.process import PROCESS_TAG, this_process
 from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, MEASUREMENTS
 from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.selection import reasons_to_build, select
@@ -176,7 +177,7 @@ def _execute(
             dg.reconstructable(location.build_job),
             instance=instance,
             asset_selection=[spec.key for spec in specs],
-            tags={RUN_TAG: tag, "trigger": "merge-assets build", **tags},
+            tags={RUN_TAG: tag, PROCESS_TAG: this_process(), "trigger": "merge-assets build", **tags},
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )

@@ -8,7 +8,6 @@ from merge_assets.evaluation.results import EVALUATION_VERSION
 from merge_assets.evaluation.suite import Suite
 from merge_assets.identity import variant_line
 from merge_assets.pipeline import gpu
-from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
@@ -39,7 +38,6 @@ def scores_spec(node: ScoresNode, suite: Suite) -> dg.AssetSpec:
         description=f"Scores of {node.model.title} on the suite {suite.name}.\n\n"
         f"{one_sentence(suite.description)}\n\n{tasks}",
         metadata={"dagster/code_references": code_references(suite.file, 1)},
-        automation_condition=rebuild_on_change() if node.automated else None,
     )
 
 

@@ -1,20 +1,21 @@
 """One asset made by one step."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 from dagster import Any as AnyValue
 
-from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, reason, with_reason
+from merge_assets.pipeline.reasons import AGAIN_TAG, ASKED, EVERYTHING, reason, with_reason
 
 StepFunction = Callable[[dg.AssetExecutionContext], dg.MaterializeResult[None]]
 
 # The same for every step: making them anew for each costs Dagster as much as all the rest.
 _DEPENDENCY = dg.In(dg.Nothing)
-_ASSET = dg.Out(dg.Nothing)
-_CHECK = dg.Out(AnyValue)
+# Not required: what was asked for only because its input was, and that input came out as it was, is left alone.
+_ASSET = dg.Out(dg.Nothing, is_required=False)
+_CHECK = dg.Out(AnyValue, is_required=False)
 _SIGNATURE = inspect.Signature([inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)])
 
 
@@ -26,6 +27,15 @@ def is_forced(context: dg.AssetExecutionContext) -> bool:
 def is_refreshed(context: dg.AssetExecutionContext) -> bool:
     """Whether analyses and scores are measured again in this run."""
     return AGAIN_TAG in context.run.tags
+
+
+FOLLOW_TAG = "merge_assets/follow"
+"""Tag of a run that was asked for by nobody: assets of it whose inputs came out as they were are left alone."""
+
+
+def _follows(context: dg.AssetExecutionContext) -> bool:
+    """Whether nobody asked for what this run makes; one that a person runs again has its tags, and a parent."""
+    return FOLLOW_TAG in context.run.tags and context.run.parent_run_id is None
 
 
 def single_asset(
@@ -52,10 +62,13 @@ def single_asset(
     outputs = {check.name: check for check in checks}
 
     def decorate(function: StepFunction) -> dg.AssetsDefinition:
-        def step(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        def step(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
             why = reason(context.instance, context.run.tags, spec)
+            if why == ASKED and _follows(context):
+                context.log.info("its inputs came out as they were: nothing to do")
+                return
             made = function(context)
-            return made._replace(metadata=with_reason(made.metadata or {}, why))
+            yield made._replace(metadata=with_reason(made.metadata or {}, why))
 
         step.__signature__ = _SIGNATURE  # type: ignore[attr-defined]  # asked for fifteen times
         op = dg.op(

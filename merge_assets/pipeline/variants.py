@@ -9,7 +9,6 @@ import dagster as dg
 
 from merge_assets.errors import printable
 from merge_assets.pipeline import gpu
-from merge_assets.pipeline.automation import rebuild_on_change
 from merge_assets.pipeline.graph import VariantNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
@@ -45,7 +44,6 @@ def variant_spec(node: VariantNode) -> dg.AssetSpec:
             "recipe_file": recipe.source.file.name,
             "dagster/code_references": code_references(recipe.source.file, recipe.source.line),
         },
-        automation_condition=rebuild_on_change() if node.model.automated else None,
     )
 
 

@@ -4,7 +4,7 @@ Read from the tags of the last events only, so that one query answers for a thou
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
@@ -33,6 +33,8 @@ class Recorded:
         inputs: data version of each input that was used, by key in user form (``base/org/name``).
         revision: Hub commit of an observed base checkpoint.
         outcome: for a built asset, whether it was computed or found in the store.
+        run_id: of the run that recorded it; empty for what was recorded outside any.
+        at: when, in seconds since 1970.
     """
 
     data_version: str
@@ -40,6 +42,8 @@ class Recorded:
     inputs: Mapping[str, str]
     revision: str | None = None
     outcome: str | None = None
+    run_id: str = field(default="", compare=False)
+    at: float = field(default=0.0, compare=False)
 
 
 def recorded(instance: dg.DagsterInstance, key: dg.AssetKey) -> Recorded | None:
@@ -74,6 +78,8 @@ def _read(entry: dg.EventLogEntry) -> Recorded | None:
         },
         revision=_text(event, "revision"),
         outcome=_text(event, "outcome"),
+        run_id=entry.run_id,
+        at=entry.timestamp,
     )
 
 
@@ -110,15 +116,26 @@ def stale_reason(spec: dg.AssetSpec, known: Mapping[dg.AssetKey, Recorded | None
         spec: the asset as it is defined now.
         known: what is recorded for the asset and its inputs.
     """
-    own = known.get(spec.key)
     inputs = {
         key.to_user_string(): upstream.data_version if (upstream := known.get(key)) is not None else None
         for key in sorted({dep.asset_key for dep in spec.deps})
     }
+    return basis_reason(spec.key.path[0], known.get(spec.key), spec.code_version, inputs)
+
+
+def basis_reason(kind: str, own: Recorded | None, code: str | None, inputs: Mapping[str, str | None]) -> str | None:
+    """The same, of plain data.
+
+    Args:
+        kind: first part of the asset's key.
+        own: what is recorded for the asset.
+        code: its code version as it is defined now.
+        inputs: data versions of its inputs that are recorded now, by key in user form.
+    """
     return freshness.stale_reason(
         None if own is None else Basis(own.code_version, own.inputs),
-        Basis(spec.code_version, inputs),
-        _CODE_CHANGED.get(spec.key.path[0], "its definition changed"),
+        Basis(code, inputs),
+        _CODE_CHANGED.get(kind, "its definition changed"),
     )
 
 

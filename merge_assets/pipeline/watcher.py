@@ -139,7 +139,7 @@ class Watcher:
                 self.reasons[self.open[step]] = str(changes.value)
         elif event.event_type == _EVENT.STEP_UP_FOR_RETRY:
             pause = event.step_retry_data.seconds_to_wait or 0
-            reason = _reason(event.step_retry_data.error) or "the step failed"
+            reason = reason_of(event.step_retry_data.error) or "the step failed"
             self.tell(Outcome(self.open[step], WAITING, message=f"{reason}; tried again in {pause:.0f} s"))
         elif event.event_type == _EVENT.STEP_SUCCESS:
             self._close(step, entry.timestamp, self.states.get(step, BUILT), None)
@@ -173,7 +173,7 @@ class Watcher:
         if step in self.crashes:
             killed = "; if nobody killed it, memory ran out" if "SIGKILL" in self.crashes[step] else ""
             return f"its process {self.crashes[step]}{killed}"
-        return _reason(data.error) or "the step failed"
+        return reason_of(data.error) or "the step failed"
 
 
 def _ending(event: dg.DagsterEvent) -> tuple[str, str]:
@@ -181,10 +181,10 @@ def _ending(event: dg.DagsterEvent) -> tuple[str, str]:
     data = event.job_failure_data if event.event_specific_data is not None else None
     if data is not None and data.failure_reason is not None and data.failure_reason.value == "UNEXPECTED_TERMINATION":
         return STOPPED, "by a signal"
-    return FAILED, _reason(data.error if data is not None else None) or event.message or "no reason is recorded"
+    return FAILED, reason_of(data.error if data is not None else None) or event.message or "no reason is recorded"
 
 
-def _reason(error: "SerializableErrorInfo | None") -> str:
+def reason_of(error: "SerializableErrorInfo | None") -> str:
     """The message of the error that began it, without the errors that it led to and without traces."""
     while error is not None and error.cause is not None:
         error = error.cause

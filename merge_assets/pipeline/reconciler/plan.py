@@ -1,0 +1,65 @@
+"""What a code location defines, as the reconciler looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import dagster as dg
+
+from merge_assets.pipeline.analyses import analysis_spec
+from merge_assets.pipeline.graph import Graph
+from merge_assets.pipeline.keys import LEADERBOARD, op_names
+from merge_assets.pipeline.leaderboard import leaderboard_spec
+from merge_assets.pipeline.reconciler.facts import Asset
+from merge_assets.pipeline.scores import scores_spec
+from merge_assets.pipeline.variants import CHECKS, variant_spec
+from merge_assets.pipeline.versions import topological
+from merge_assets.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to make.
+
+    Attributes:
+        assets: all that can be built, in topological order.
+        bases: keys of the base checkpoints.
+        steps: the asset that each step makes.
+        checks: blocking checks.
+    """
+
+    assets: tuple[Asset, ...]
+    bases: tuple[str, ...]
+    steps: Mapping[str, str]
+    checks: tuple[dg.AssetCheckKey, ...]
+
+
+def plan_of(workspace: Workspace, graph: Graph) -> Plan:
+    """The plan of a workspace, without its Dagster definitions."""
+    specs = [analysis_spec(node) for node in graph.analyses]
+    specs += [variant_spec(node) for node in graph.variants]
+    specs += [scores_spec(node, workspace.suites[node.suite]) for node in graph.scores]
+    names = op_names([spec.key for spec in specs])
+    automated = set(graph.automated_keys())
+    if any(node.automated for node in graph.scores):
+        automated.add(LEADERBOARD)
+    if graph.scores:
+        specs.append(leaderboard_spec([node.key for node in graph.scores]))
+    steps = {name: key.to_user_string() for key, name in names.items()}
+    return Plan(
+        assets=tuple(_asset(spec, automated=spec.key in automated) for spec in topological(specs)),
+        bases=tuple(node.key.to_user_string() for node in graph.bases),
+        steps={**steps, LEADERBOARD.path[0]: LEADERBOARD.to_user_string()},
+        checks=tuple(dg.AssetCheckKey(node.model.key, name) for node in graph.variants for name in CHECKS),
+    )
+
+
+def _asset(spec: dg.AssetSpec, *, automated: bool) -> Asset:
+    return Asset(
+        key=spec.key.to_user_string(),
+        inputs=tuple(sorted({dep.asset_key.to_user_string() for dep in spec.deps})),
+        code=spec.code_version,
+        automated=automated,
+        collects=spec.key == LEADERBOARD,
+    )

@@ -1,0 +1,228 @@
+"""What goes on in a project, what does not and why, and whether a person is needed: what `merge-assets status` shows.
+
+It reads the Dagster home and changes nothing, not even what the reconciler remembers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from merge_assets.pipeline.automation import AUTOMATION_SENSOR, Reconciler
+from merge_assets.pipeline.graph import BrokenNode, Graph
+from merge_assets.pipeline.home import CONFIG, VARIABLE, open_instance
+from merge_assets.pipeline.hub_access import CHECK as HUB_CHECK
+from merge_assets.pipeline.reconciler.decide import Decision
+from merge_assets.pipeline.reconciler.facts import Facts
+from merge_assets.pipeline.reconciler.memory import Memory
+from merge_assets.pipeline.reconciler.words import QUIET
+from merge_assets.settings import Settings
+from merge_assets.workspace import Workspace
+
+if TYPE_CHECKING:
+    from dagster._core.scheduler.instigation import InstigatorState
+
+SENSOR_DAEMON = "SENSOR"
+_SHOWN = ("failed", "refused", "cancelled", "running", "queued", "requested", "waiting")
+"""States in the order in which they are shown."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One asset of which there is something to say.
+
+    Attributes:
+        key: of the asset.
+        state: what :mod:`merge_assets.pipeline.reconciler.decide` says, or ``late``.
+        reason: in words.
+        run: that makes it, or that failed last.
+        trigger: who asked for that run.
+        since: seconds since 1970 at which its step or its run began.
+        percent: of its step.
+        now: what its step is at.
+        tries: how often it was tried in vain.
+        next_try: seconds since 1970 at which it is tried again.
+        needs_person: whether it stays like this unless somebody looks.
+    """
+
+    key: str
+    state: str
+    reason: str
+    run: str | None = None
+    trigger: str | None = None
+    since: float | None = None
+    percent: float | None = None
+    now: str | None = None
+    tries: int | None = None
+    next_try: float | None = None
+    needs_person: bool = False
+
+
+@dataclass(frozen=True)
+class Status:
+    """Of a whole project.
+
+    Attributes:
+        at: when it was read, in seconds since 1970.
+        lines: all assets that are not simply up to date, what failed first.
+        current: how many assets are up to date.
+        by_hand: how many are out of date and not built by automation.
+        broken: recipes and suites that cannot be used.
+        automation: ``running``, or why nothing is made by itself.
+    """
+
+    at: float
+    lines: tuple[Line, ...]
+    current: int
+    by_hand: int
+    broken: tuple[BrokenNode, ...]
+    automation: str
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether there is something to be made by itself, and nothing that would make it."""
+        moving = ("requested", "waiting", "queued")
+        return self.automation != "running" and any(line.state in moving for line in self.lines)
+
+    @property
+    def needs_person(self) -> bool:
+        return bool(self.broken) or self.stands_still or any(line.needs_person for line in self.lines)
+
+
+def read_status(workspace: Workspace, graph: Graph) -> Status:
+    """The status of a project now.
+
+    Raises:
+        SettingsError: if its Dagster home cannot be used.
+    """
+    reconciler = Reconciler(workspace, graph)
+    instance = open_instance(workspace.settings) if home_of(workspace.settings).exists() else None
+    if instance is None:  # nothing was ever run
+        with dg.DagsterInstance.ephemeral() as empty:
+            return status_of(empty, graph, reconciler)
+    with instance:
+        return status_of(instance, graph, reconciler)
+
+
+def home_of(settings: Settings) -> Path:
+    """The settings of the Dagster home, which may not be there yet."""
+    given = os.environ.get(VARIABLE)
+    return (Path.cwd() / Path(given).expanduser() if given else settings.path("var/dagster")) / CONFIG
+
+
+def status_of(instance: dg.DagsterInstance, graph: Graph, reconciler: Reconciler) -> Status:
+    """The same, of an instance that is open already."""
+    sensor = _sensor(instance)
+    data = sensor.instigator_data if sensor is not None else None
+    memory = Memory.decode(getattr(data, "cursor", None))
+    facts, _, decisions = reconciler.look(instance, memory)
+    lines = [_line(each, facts) for each in decisions if each.state not in QUIET]
+    lines += _unreadable(instance, graph)
+    lines.sort(key=lambda line: (_SHOWN.index(line.state), line.key))
+    return Status(
+        at=facts.now,
+        lines=tuple(_with_progress(instance, lines)),
+        current=sum(each.state == "current" for each in decisions),
+        by_hand=sum(each.state == "by hand" for each in decisions),
+        broken=graph.broken,
+        automation=_automation(instance, sensor),
+    )
+
+
+def _line(decision: Decision, facts: Facts) -> Line:
+    attempt, run = decision.attempt, decision.run
+    step = run.steps.get(decision.key) if run is not None else None
+    return Line(
+        key=decision.key,
+        state=decision.state,
+        reason=decision.reason,
+        run=run.id if run is not None else attempt.run_id if attempt is not None else None,
+        trigger=run.trigger if run is not None else None,
+        since=step.started if step is not None else run.since if run is not None else None,
+        tries=attempt.count if attempt is not None else None,
+        next_try=attempt.next_at if attempt is not None and decision.state == "failed" else None,
+        needs_person=decision.state == "refused"
+        or (decision.state == "failed" and attempt is not None and attempt.needs_person),
+    )
+
+
+def _unreadable(instance: dg.DagsterInstance, graph: Graph) -> list[Line]:
+    """Base checkpoints that cannot be read."""
+    checks = [dg.AssetCheckKey(node.key, HUB_CHECK) for node in graph.bases if node.automated and node.kind == "hub"]
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks) if checks else {}
+    lines = []
+    for check, execution in found.items():
+        event = execution.event.asset_check_evaluation if execution.event else None
+        if event is not None and not event.passed:
+            reason = event.description or "it cannot be read"
+            lines.append(Line(check.asset_key.to_user_string(), "refused", reason, needs_person=True))
+    return lines
+
+
+def _with_progress(instance: dg.DagsterInstance, lines: Iterable[Line]) -> list[Line]:
+    """Lines of running steps with what their work said last."""
+    told: dict[tuple[str, str], dict[str, object]] = {}
+    lines = list(lines)
+    for run_id in {line.run for line in lines if line.state == "running" and line.run}:
+        # The newest; each step that works says something every few seconds.
+        page = instance.get_records_for_run(
+            run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION, limit=200, ascending=False
+        )
+        for record in page.records:
+            event = record.event_log_entry.asset_observation
+            if event is not None:
+                metadata = {name: value.value for name, value in event.metadata.items()}
+                told.setdefault((run_id, event.asset_key.to_user_string()), metadata)
+    return [_progressed(line, told.get((line.run or "", line.key), {})) for line in lines]
+
+
+def _progressed(line: Line, told: dict[str, object]) -> Line:
+    percent, now = told.get("percent"), told.get("now")
+    if line.state != "running":
+        return line
+    return replace(
+        line,
+        percent=float(percent) if isinstance(percent, (int, float)) else None,
+        now=str(now) if now is not None else None,
+    )
+
+
+def _sensor(instance: dg.DagsterInstance) -> InstigatorState | None:
+    if instance.is_ephemeral:
+        return None
+    states = [state for state in instance.all_instigator_state() if state.instigator_name == AUTOMATION_SENSOR]
+    return max(states, key=_last_tick, default=None)
+
+
+def _last_tick(state: InstigatorState) -> float:
+    return float(getattr(state.instigator_data, "last_tick_timestamp", None) or 0.0)
+
+
+def _automation(instance: dg.DagsterInstance, sensor: InstigatorState | None) -> str:
+    daemons = {} if instance.is_ephemeral else instance.get_daemon_statuses([SENSOR_DAEMON])
+    if not daemons or not all(status.healthy for status in daemons.values()):
+        return "the daemon does not run; `merge-assets ui` starts it"
+    if sensor is not None and not sensor.is_running:
+        return f"the sensor {AUTOMATION_SENSOR} is switched off in the UI"
+    if sensor is not None and (ticks := instance.get_ticks(sensor.instigator_origin_id, sensor.selector_id, limit=1)):
+        error = ticks[0].error
+        if error is not None:
+            return f"the sensor {AUTOMATION_SENSOR} fails: {error.message.strip().splitlines()[-1]}"
+    return "running"
+
+
+def ago(at: float | None, now: float | None = None) -> str:
+    """How long ago, or in how long, in two digits or so."""
+    if at is None:
+        return ""
+    seconds = abs((time.time() if now is None else now) - at)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -17,7 +17,7 @@ LONGEST_OUTAGE_PAUSE = 600.0
 
 
 @dataclass
-class Turn:
+class Polled:
     """What is remembered of one reference.
 
     Attributes:
@@ -48,7 +48,7 @@ class Agenda:
         since: when the first of them was.
     """
 
-    turns: dict[str, Turn] = field(default_factory=dict)
+    turns: dict[str, Polled] = field(default_factory=dict)
     wait: int = 0
     failures: int = 0
     since: int = 0
@@ -60,21 +60,21 @@ class Agenda:
         try:
             content = json.loads(cursor or "{}")
             turns = {
-                name: Turn(shown=turn) if isinstance(turn, str) else Turn(**turn)
+                name: Polled(shown=turn) if isinstance(turn, str) else Polled(**turn)
                 for name, turn in content.pop("turns", {}).items()
             }
             agenda = cls(turns, **content)
         except (ValueError, TypeError, AttributeError):
             pass  # of another version
         wanted = dict.fromkeys(references)
-        new = {name: Turn() for name in sorted(wanted.keys() - agenda.turns.keys())}
+        new = {name: Polled() for name in sorted(wanted.keys() - agenda.turns.keys())}
         agenda.turns = new | {name: turn for name, turn in agenda.turns.items() if name in wanted}
         return agenda
 
     def dump(self) -> str:
         """The cursor. Of a turn without a problem there is only what its page shows."""
         turns = {
-            name: turn.shown if turn == Turn(shown=turn.shown) else {k: v for k, v in asdict(turn).items() if v}
+            name: turn.shown if turn == Polled(shown=turn.shown) else {k: v for k, v in asdict(turn).items() if v}
             for name, turn in self.turns.items()
         }
         return json.dumps({**asdict(self), "turns": turns}, separators=(",", ":"))
@@ -83,7 +83,7 @@ class Agenda:
         """The references that may be asked, those first that were asked longest ago."""
         return [name for name, turn in self.turns.items() if now >= turn.wait] if now >= self.wait else []
 
-    def asked(self, name: str) -> Turn:
+    def asked(self, name: str) -> Polled:
         """The turn of a reference that is last in the order from now on."""
         turn = self.turns[name] = self.turns.pop(name)
         return turn
@@ -95,7 +95,7 @@ class Agenda:
             for other in self.turns.values():
                 if other.passing:
                     other.wait = 0
-        self.turns[name] = Turn(shown=turn.shown)
+        self.turns[name] = Polled(shown=turn.shown)
 
     def refused(self, name: str, now: float, problem: str, *, passing: bool) -> None:
         """A reference cannot be read; it is asked again after a pause that grows up to an hour."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,7 +167,7 @@ def _unreadable(instance: dg.DagsterInstance, graph: Graph) -> list[Line]:
 
 def _with_progress(instance: dg.DagsterInstance, lines: Iterable[Line]) -> list[Line]:
     """Lines of running steps with what their work said last."""
-    told: dict[tuple[str, str], dict[str, object]] = {}
+    told: dict[tuple[str, str], Mapping[str, object]] = {}
     lines = list(lines)
     for run_id in {line.run for line in lines if line.state == "running" and line.run}:
         # The newest; each step that works says something every few seconds.
@@ -182,7 +182,7 @@ def _with_progress(instance: dg.DagsterInstance, lines: Iterable[Line]) -> list[
     return [_progressed(line, told.get((line.run or "", line.key), {})) for line in lines]
 
 
-def _progressed(line: Line, told: dict[str, object]) -> Line:
+def _progressed(line: Line, told: Mapping[str, object]) -> Line:
     percent, now = told.get("percent"), told.get("now")
     if line.state != "running":
         return line

@@ -87,7 +87,7 @@ class Site:
         (root / "merge-assets.toml").write_text("default_suites = []\nautomate = []\n")
         (root / "definitions.py").write_text(DEFINITIONS)
         config = (REPOSITORY / "dagster.yaml").read_text()
-        (self.home / "dagster.yaml").write_text(config.replace("max_concurrent_runs: 2", "max_concurrent_runs: 1"))
+        (self.home / "dagster.yaml").write_text(re.sub(r"max_concurrent_runs: \d+", "max_concurrent_runs: 1", config))
         self.instance = dg.DagsterInstance.from_config(str(self.home))
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MERGE_ASSETS_", "DAGSTER_"))}
         with (root / "log").open("w") as log:

@@ -2,8 +2,8 @@
 
     python benchmarks/reconciler.py [RECIPES] [LOOKS]
 
-Every asset is recorded in a Dagster home of SQLite files, with as much metadata as real ones have. Three states are looked at: all is up
-to date; one base checkpoint changed; everything fails. The target is 5 s a look, and no growth.
+Every asset is recorded in a Dagster home of SQLite files, with as much metadata as real ones have. All is up to date, then one
+base checkpoint changes. The target is 5 s a look, and no growth.
 """
 
 from __future__ import annotations

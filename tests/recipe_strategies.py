@@ -124,6 +124,7 @@ _extras = {
     "evaluate": st.lists(st.sampled_from(["demo", "open-llm-leaderboard-v1"]), max_size=2),
     "publish": mapping({"repo_id": st.just("me/mine")}, {"private": st.booleans()}),
     "schedule": st.just("0 3 * * *"),
+    "freshness": st.sampled_from(["7d", "12h"]),
     "device": st.just("cpu"),
     "name": st.just("given"),
 }

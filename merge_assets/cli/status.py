@@ -25,6 +25,8 @@ def show_status(*, as_json: bool) -> int:
         for line in status.lines:
             style = _STYLES.get(line.state)
             state = f"[{style}]{line.state}[/]" if style else line.state
+            if line.late:
+                state += f" [{_STYLES['late']}]late[/]"
             listed.add_row(escape(printable(line.key)), state, escape(printable(_why(line))), *_when(line, status.at))
         print_table(listed)
     for node in status.broken:
@@ -36,8 +38,7 @@ def show_status(*, as_json: bool) -> int:
 
 def _why(line: Line) -> str:
     if line.state in ("running", "queued"):
-        percent = "" if line.percent is None else f"{line.percent:.0f} % "
-        return f"{percent}{line.now or ''}".strip() or f"for {line.trigger}"
+        return line.now or f"{line.trigger} asked for it"
     tries = f" (tried {line.tries} times)" if line.tries and line.tries > 1 else ""
     return line.reason + tries
 

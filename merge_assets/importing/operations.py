@@ -13,6 +13,7 @@ from merge_assets.yamlfile import parse_documents
 
 OPERATIONAL = {
     "schedule": "null",
+    "freshness": "null",
     "publish": "null",
     "evaluate": "null",
     "device": "auto",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,6 @@ from merge_assets.pipeline.graph import BrokenNode, Graph
 from merge_assets.pipeline.home import CONFIG, VARIABLE, open_instance
 from merge_assets.pipeline.hub_access import CHECK as HUB_CHECK
 from merge_assets.pipeline.reconciler.decide import Decision
-from merge_assets.pipeline.reconciler.facts import Facts
 from merge_assets.pipeline.reconciler.memory import Memory
 from merge_assets.pipeline.reconciler.words import QUIET
 from merge_assets.settings import Settings
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorState
 
 SENSOR_DAEMON = "SENSOR"
-_SHOWN = ("failed", "refused", "cancelled", "running", "queued", "requested", "waiting")
+_SHOWN = ("failed", "refused", "cancelled", "running", "queued", "requested", "waiting", "current", "by hand")
 """States in the order in which they are shown."""
 
 
@@ -39,15 +38,16 @@ class Line:
 
     Attributes:
         key: of the asset.
-        state: what :mod:`merge_assets.pipeline.reconciler.decide` says, or ``late``.
+        state: what :mod:`merge_assets.pipeline.reconciler.decide` says.
         reason: in words.
         run: that makes it, or that failed last.
         trigger: who asked for that run.
         since: seconds since 1970 at which its step or its run began.
         percent: of its step.
-        now: what its step is at.
+        now: how far its step is and what it is at, in words.
         tries: how often it was tried in vain.
         next_try: seconds since 1970 at which it is tried again.
+        late: whether it should have been made, or looked at again, by now.
         needs_person: whether it stays like this unless somebody looks.
     """
 
@@ -61,6 +61,7 @@ class Line:
     now: str | None = None
     tries: int | None = None
     next_try: float | None = None
+    late: bool = False
     needs_person: bool = False
 
 
@@ -122,7 +123,8 @@ def status_of(instance: dg.DagsterInstance, graph: Graph, reconciler: Reconciler
     data = sensor.instigator_data if sensor is not None else None
     memory = Memory.decode(getattr(data, "cursor", None))
     facts, _, decisions = reconciler.look(instance, memory)
-    lines = [_line(each, facts) for each in decisions if each.state not in QUIET]
+    late = {asset.key for asset in facts.assets if facts.is_late(asset)}
+    lines = [_line(each, late) for each in decisions if each.state not in QUIET or each.key in late]
     lines += _unreadable(instance, graph)
     lines.sort(key=lambda line: (_SHOWN.index(line.state), line.key))
     return Status(
@@ -135,7 +137,7 @@ def status_of(instance: dg.DagsterInstance, graph: Graph, reconciler: Reconciler
     )
 
 
-def _line(decision: Decision, facts: Facts) -> Line:
+def _line(decision: Decision, late: Collection[str]) -> Line:
     attempt, run = decision.attempt, decision.run
     step = run.steps.get(decision.key) if run is not None else None
     return Line(
@@ -147,7 +149,9 @@ def _line(decision: Decision, facts: Facts) -> Line:
         since=step.started if step is not None else run.since if run is not None else None,
         tries=attempt.count if attempt is not None else None,
         next_try=attempt.next_at if attempt is not None and decision.state == "failed" else None,
+        late=decision.key in late,
         needs_person=decision.state == "refused"
+        or decision.key in late
         or (decision.state == "failed" and attempt is not None and attempt.needs_person),
     )
 
@@ -183,13 +187,12 @@ def _with_progress(instance: dg.DagsterInstance, lines: Iterable[Line]) -> list[
 
 
 def _progressed(line: Line, told: Mapping[str, object]) -> Line:
-    percent, now = told.get("percent"), told.get("now")
     if line.state != "running":
         return line
+    percent = told.get("percent")
+    words = [str(told[name]) for name in ("progress", "now") if name in told]
     return replace(
-        line,
-        percent=float(percent) if isinstance(percent, (int, float)) else None,
-        now=str(now) if now is not None else None,
+        line, percent=float(percent) if isinstance(percent, (int, float)) else None, now=": ".join(words) or None
     )
 
 

@@ -1,13 +1,16 @@
 """One asset made by one step."""
 
 import inspect
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 from dagster import Any as AnyValue
 
+from merge_assets.pipeline.lateness import fresh_seconds, is_due
 from merge_assets.pipeline.reasons import AGAIN_TAG, ASKED, EVERYTHING, reason, with_reason
+from merge_assets.pipeline.versions import recorded
 
 StepFunction = Callable[[dg.AssetExecutionContext], dg.MaterializeResult[None]]
 
@@ -38,6 +41,13 @@ def _follows(context: dg.AssetExecutionContext) -> bool:
     return FOLLOW_TAG in context.run.tags and context.run.parent_run_id is None
 
 
+def _is_due(context: dg.AssetExecutionContext, spec: dg.AssetSpec) -> bool:
+    """Whether it is time to look whether the asset is still the same."""
+    fresh = fresh_seconds(spec)
+    known = recorded(context.instance, spec.key) if fresh is not None else None
+    return known is not None and is_due(fresh, known.at, time.time())
+
+
 def single_asset(
     spec: dg.AssetSpec,
     name: str,
@@ -64,7 +74,7 @@ def single_asset(
     def decorate(function: StepFunction) -> dg.AssetsDefinition:
         def step(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
             why = reason(context.instance, context.run.tags, spec)
-            if why == ASKED and _follows(context):
+            if why == ASKED and _follows(context) and not _is_due(context, spec):
                 context.log.info("its inputs came out as they were: nothing to do")
                 return
             made = function(context)

@@ -12,6 +12,7 @@ from merge_assets.pipeline import gpu
 from merge_assets.pipeline.graph import VariantNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
+from merge_assets.pipeline.lateness import freshness_policy
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description
 from merge_assets.pipeline.results import variant_metadata
 from merge_assets.pipeline.steps import is_forced, single_asset
@@ -37,6 +38,7 @@ def variant_spec(node: VariantNode) -> dg.AssetSpec:
         kinds={"safetensors"},
         tags={**recipe.tags, "method": tag_value(recipe.merge_method), "automation": _switch(node.model.automated)},
         owners=list(recipe.owners) or None,
+        freshness_policy=freshness_policy(recipe),
         description=recipe_description(recipe, node.folded),
         metadata={
             **({"folds_in": ", ".join(inner.name for inner in node.folded)} if node.folded else {}),

@@ -16,6 +16,9 @@ DATA_VERSION_TAG = "dagster/data_version"
 CODE_VERSION_TAG = "dagster/code_version"
 INPUT_TAG_PREFIX = "dagster/input_data_version/"
 
+_KEYS_OF_A_QUERY = 1000
+"""SQLite takes a bounded number of them."""
+
 _CODE_CHANGED = {
     "variants": "the recipe, its method or the numerics version changed",
     "scores": "the suite, lm-eval or the evaluation version changed",
@@ -53,13 +56,21 @@ def recorded(instance: dg.DagsterInstance, key: dg.AssetKey) -> Recorded | None:
 
 
 def recorded_all(instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey]) -> dict[dg.AssetKey, Recorded | None]:
-    """The same for many assets, with one query for all that were built."""
+    """The same for many assets, with a query for each thousand that are built, and one for each base checkpoint."""
     wanted = list(keys)
-    built = {
-        record.asset_entry.asset_key: record.asset_entry.last_materialization
-        for record in instance.get_asset_records(wanted)
-    }
-    return {key: _read(entry) if (entry := built.get(key)) else recorded(instance, key) for key in wanted}
+    built: dict[dg.AssetKey, dg.EventLogEntry | None] = {}
+    for start in range(0, len(wanted), _KEYS_OF_A_QUERY):
+        for record in instance.get_asset_records(wanted[start : start + _KEYS_OF_A_QUERY]):
+            built[record.asset_entry.asset_key] = record.asset_entry.last_materialization
+    return {key: _read(entry) if (entry := built.get(key)) else _observed(instance, key) for key in wanted}
+
+
+def _observed(instance: dg.DagsterInstance, key: dg.AssetKey) -> Recorded | None:
+    """What was observed of a base checkpoint. Of what is built, observations tell progress, and no versions."""
+    if key.path[0] != "base":
+        return None
+    record = instance.get_latest_data_version_record(key, is_source=True)
+    return None if record is None else _read(record.event_log_entry)
 
 
 def _read(entry: dg.EventLogEntry) -> Recorded | None:

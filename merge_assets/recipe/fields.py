@@ -143,6 +143,24 @@ def _is_cron_part(part: str, low: int, high: int, words: tuple[str, ...]) -> boo
     return all(low <= bound <= high for bound in bounds) and bounds == sorted(bounds)
 
 
+def check_duration(text: str) -> str:
+    """A time such as ``12h`` or ``7d``, of a minute to ten years."""
+    if not _DURATION.fullmatch(text) or not 60 <= seconds_of(text) <= _LONGEST_SECONDS:
+        raise ValueError(f"{text!r} is no time from 1min to 3650d; write for example 12h, 7d or 2w")
+    return text
+
+
+def seconds_of(duration: str) -> int:
+    """Seconds of a checked duration."""
+    number = duration.rstrip("minhdw")
+    return int(number) * _UNITS[duration.removeprefix(number)]
+
+
+_DURATION = re.compile(r"[1-9][0-9]{0,6}(min|h|d|w)")
+_UNITS = {"min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LONGEST_SECONDS = 3650 * 86_400
+
+
 def check_range(layers: tuple[int, int]) -> tuple[int, int]:
     """A half-open layer range that holds one layer or more."""
     start, end = layers
@@ -182,5 +200,6 @@ Group = Annotated[str, AfterValidator(matching(_GROUP, "letters, digits and _, l
 TagKey = Annotated[str, AfterValidator(matching(_TAG_KEY, "letters, digits and . _ -, at most 63"))]
 TagValue = Annotated[str, AfterValidator(matching(_TAG_VALUE, "letters, digits and . _ -, at most 63"))]
 Owner = Annotated[str, AfterValidator(matching(_OWNER, "an e-mail address or team:NAME, at most 200"))]
+Duration = Annotated[str, AfterValidator(check_duration), WithJsonSchema({"format": "time such as 12h or 7d"})]
 Cron = Annotated[str, AfterValidator(check_cron), WithJsonSchema({"format": "cron line"})]
 HubId = Annotated[str, AfterValidator(matching(_HUB_ID, "a repository on the Hub is OWNER/NAME"))]

@@ -18,6 +18,7 @@ from pydantic import Field, StrictBool, StrictInt, model_validator
 from merge_assets.recipe.fields import (
     Cron,
     Dtype,
+    Duration,
     Filled,
     Group,
     HubId,
@@ -42,13 +43,18 @@ TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
-        "materialize",
+        *("materialize", "freshness"),
     }
 )
 MAX_MODELS = 256
 """Models that one recipe names."""
 
-NEEDS_STORED = {"evaluate": "evaluate", "publish": "publish", "schedule": "build on a schedule"}
+NEEDS_STORED = {
+    "evaluate": "evaluate",
+    "publish": "publish",
+    "schedule": "build on a schedule",
+    "freshness": "keep fresh",
+}
 """Keys of what is done with a stored variant -> what they do."""
 
 
@@ -181,6 +187,10 @@ class Recipe(RecipeMapping):
         default=None, description="push the variant to the Hub; not built yet: an error of the plan"
     )
     schedule: Cron | None = Field(default=None, description="cron line for rebuild and evaluation")
+    freshness: Duration | None = Field(
+        default=None,
+        description="longest time between two looks whether the variant is still the same; else it is late",
+    )
     device: Device = Field(
         default="auto", description="where the merge is computed; `auto`: as the setting `device` says"
     )

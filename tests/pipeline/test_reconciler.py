@@ -461,3 +461,24 @@ def test_whatever_happens_all_is_made_in_the_end_and_nothing_twice_at_once(world
             excused.add(asset.key)
     assert world.stale() <= excused | ({BOARD} if set(states) & cancelled else set())
     assert world.rest() == []
+
+
+# -- freshness
+
+
+def test_what_was_not_looked_at_for_long_is_asked_for_alone_and_late_if_nobody_did() -> None:
+    world = chain()
+    world.assets[0] = replace(world.assets[0], fresh=1000.0)
+    world.rest()
+    assert world.look() == []
+    world.now += 800
+    assert world.look() == ["variants/mean"], "what follows has nothing to do"
+    world.work()
+    assert world.look() == [] and not world.facts().is_late(world.assets[0])
+    world.now += 800
+    assert world.look() == ["variants/mean"]
+    world.work(fails={"variants/mean": SOFT})
+    assert world.look() == []
+    assert world.decisions()["variants/mean"].state == "failed"
+    world.now += 300
+    assert world.facts().is_late(world.assets[0])

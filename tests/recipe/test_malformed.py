@@ -284,6 +284,8 @@ MALFORMED = {
         "so there is nothing to build on a schedule",
     ),
     "materialize is text": (MINIMAL + "    materialize: 'no'\n", 6, "materialize", "'no' is not true or false"),
+    "freshness": (MINIMAL + "    freshness: weekly\n", 6, "freshness", "write for example 12h, 7d or 2w"),
+    "freshness of a second": (MINIMAL + "    freshness: 0d\n", 6, "freshness", "no time from 1min to 3650d"),
     "schedule out of range": (MINIMAL + "    schedule: 0 25 * * *\n", 6, "schedule", "'25' is not a hour (0 to 23"),
     "document is a list": ("- a\n- b", 1, "", "a recipe is a mapping"),
     "document is text": ("just words", 1, "", "a recipe is a mapping"),

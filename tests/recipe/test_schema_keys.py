@@ -90,6 +90,7 @@ def shown(text: str, folder: Path) -> object:
             s.group_name,
             dict(s.tags),
             list(s.owners),
+            str(s.freshness_policy),
             sorted(str(d.asset_key) for d in s.deps),
         ]
         for s in definitions.resolve_all_asset_specs()
@@ -183,6 +184,7 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.evaluate": Example(shown, PASS, f"{PASS}evaluate: [long]"),
     "Recipe.publish": Example(refused, PASS, f"{PASS}publish: {{repo_id: me/mine}}"),
     "Recipe.schedule": Example(shown, PASS, f"{PASS}schedule: '0 5 * * *'"),
+    "Recipe.freshness": Example(shown, PASS, f"{PASS}freshness: 7d"),
     "Recipe.device": Example(merged, f"{TWO}device: cpu", f"{TWO}device: cuda"),
     "Recipe.materialize": Example(shown, PASS, f"{PASS}materialize: false"),
     "Recipe.allow_nonfinite": Example(

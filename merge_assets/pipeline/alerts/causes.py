@@ -17,7 +17,7 @@ class Cause:
     """One thing that is wrong.
 
     Attributes:
-        state: ``failed``, ``refused``, ``late``, ``broken`` or ``unreadable``.
+        state: ``failed``, ``refused``, ``late`` or ``broken``.
         reason: what is wrong, in words.
         keys: all assets, recipes or suites that it is wrong with.
         run: of which more can be read in the UI, if there is one.
@@ -51,7 +51,8 @@ def causes(status: Status) -> list[Cause]:
     found: dict[tuple[str, str], tuple[list[str], str | None]] = {}
     for line in status.lines:
         if line.needs_person:
-            keys, _ = found.setdefault((line.state, _without_key(line.reason, line.key)), ([], line.run))
+            state = "late" if line.late and line.state not in ("failed", "refused") else line.state
+            keys, _ = found.setdefault((state, _without_key(line.reason, line.key)), ([], line.run))
             keys.append(line.key)
     for node in status.broken:
         found.setdefault(("broken", node.message), ([], None))[0].append(node.name)

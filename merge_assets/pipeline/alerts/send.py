@@ -67,7 +67,7 @@ def _post(alerts: Alerts, address: SecretStr | None, content: dict[str, object])
 
 
 def _title(project: str, cause: Cause) -> str:
-    return printable(f"[{project}] {cause.title}")
+    return printable(" ".join(f"[{project}] {cause.title}".split()))
 
 
 def _as_object(project: str, cause: Cause) -> dict[str, object]:
@@ -88,7 +88,7 @@ def _for_slack(project: str, cause: Cause) -> str:
 
 
 def _body(cause: Cause) -> str:
-    return "\n".join(printable(line) for line in cause.text.split("\n"))
+    return "\n".join(printable(line) for line in cause.text.splitlines())
 
 
 def _mail(alerts: Alerts, project: str, cause: Cause) -> None:

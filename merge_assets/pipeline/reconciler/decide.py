@@ -46,6 +46,7 @@ class Decision:
         run: that it is in.
         attempt: the last one that made nothing of what is wanted now.
         batch: number of the run in which it is asked for now.
+        confirms: it is asked for only to look whether it is still the same.
         soon: it may soon be another, for what is under way: what is made of it waits.
     """
 
@@ -57,6 +58,7 @@ class Decision:
     attempt: Attempt | None = None
     batch: int | None = None
     soon: bool = False
+    confirms: bool = False
 
 
 def decide(facts: Facts, memory: Memory) -> tuple[Decision, ...]:
@@ -94,14 +96,19 @@ def _decide(
     asset: Asset, facts: Facts, memory: Memory, busy: Mapping[str, Run], found: Mapping[str, Decision]
 ) -> Decision:
     reason = facts.stale(asset)
-    above = next((key for key in asset.inputs if key in found and found[key].state == "requested"), None)
+    above = next((key for key in asset.inputs if key in found and _is_rebuilt(found[key])), None)
     attempt = memory.attempts.get(asset.key)
     if attempt is not None and attempt.wanted != facts.wanted(asset):
         attempt = None
-    why = reason or (f"{above} is rebuilt" if above else "")
+    due = (
+        "nobody looked for long whether it is still the same"
+        if not reason and not above and facts.is_due(asset)
+        else ""
+    )
+    why = reason or (f"{above} is rebuilt" if above else due)
 
     def so(state: State, text: str, *, run: Run | None = None, soon: bool = False) -> Decision:
-        return Decision(asset.key, state, text, bool(reason), run, attempt, soon=soon)
+        return Decision(asset.key, state, text, bool(reason), run, attempt, soon=soon, confirms=bool(due))
 
     if run := busy.get(asset.key):
         return so("running" if asset.key in run.steps else "queued", f"in a run that {run.trigger} asked for", run=run)
@@ -113,7 +120,7 @@ def _decide(
         return so("current", "up to date", soon=moving is not None)
     if attempt is not None and attempt.problem is None:
         return so("cancelled", "a person cancelled it; it is made when an input changes or a person asks")
-    if attempt is not None and attempt.problem is not None and reason:
+    if attempt is not None and attempt.problem is not None and (reason or due):
         later = attempt.next_at is not None and attempt.next_at > facts.now
         if later or not asset.automated:
             return so("failed", attempt.problem.message)
@@ -127,6 +134,10 @@ def _decide(
             "waiting", f"{moving} is being made" if moving in busy else f"{moving} may soon be another", soon=True
         )
     return so("requested", why)
+
+
+def _is_rebuilt(decision: Decision) -> bool:
+    return decision.state == "requested" and not decision.confirms
 
 
 def _missing(key: str, facts: Facts, found: Mapping[str, Decision]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from merge_assets.pipeline.lateness import is_due
 from merge_assets.pipeline.versions import Recorded, basis_reason
 
 AUTOMATION = "automation"
@@ -27,6 +28,7 @@ class Asset:
         code: says how it is made.
         automated: automation may build it.
         collects: it is made of those inputs that are there, as the leaderboard is.
+        fresh: seconds after which it is late if nobody has looked whether it is still the same.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Asset:
     code: str | None
     automated: bool = True
     collects: bool = False
+    fresh: float | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,16 @@ class Facts:
         """Why an asset is out of date with respect to its direct inputs; ``None`` if it is not."""
         inputs = {key: record.data_version if (record := self.records.get(key)) else None for key in asset.inputs}
         return basis_reason(asset.key.partition("/")[0], self.records.get(asset.key), asset.code, inputs)
+
+    def is_due(self, asset: Asset) -> bool:
+        """Whether an asset that is there is to be looked at again, although nothing has changed."""
+        record = self.records.get(asset.key)
+        return record is not None and is_due(asset.fresh, record.at, self.now)
+
+    def is_late(self, asset: Asset) -> bool:
+        """Whether that should have happened by now."""
+        record = self.records.get(asset.key)
+        return record is not None and asset.fresh is not None and self.now - record.at > asset.fresh
 
     def wanted(self, asset: Asset) -> Wanted:
         """What an asset would be made from now."""

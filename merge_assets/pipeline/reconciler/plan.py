@@ -10,6 +10,7 @@ import dagster as dg
 from merge_assets.pipeline.analyses import analysis_spec
 from merge_assets.pipeline.graph import Graph
 from merge_assets.pipeline.keys import LEADERBOARD, op_names
+from merge_assets.pipeline.lateness import fresh_seconds
 from merge_assets.pipeline.leaderboard import leaderboard_spec
 from merge_assets.pipeline.reconciler.facts import Asset
 from merge_assets.pipeline.scores import scores_spec
@@ -62,4 +63,5 @@ def _asset(spec: dg.AssetSpec, *, automated: bool) -> Asset:
         code=spec.code_version,
         automated=automated,
         collects=spec.key == LEADERBOARD,
+        fresh=fresh_seconds(spec),
     )

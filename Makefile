@@ -15,7 +15,7 @@ export DO_NOT_TRACK = 1
 # Images of containers like to set it; every process that the tests start would compile the project once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-s3 gpu-check fuzz strangers mutants clean
+.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-start bench-s3 gpu-check fuzz strangers mutants chaos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -70,6 +70,9 @@ bench-definitions: install ## Time loading the definitions of 1000 recipes, and 
 	$(BIN)/python benchmarks/definitions_load.py
 	$(BIN)/python -m benchmarks.diamond
 
+bench-start: install-dev servers ## Time how long a run of 300 assets takes to its first step, on Postgres.
+	$(BIN)/python -m benchmarks.run_start $(ARGS)
+
 bench-s3: install-dev servers ## Time builds into S3 beside a plain copy, and incremental rebuilds; ARGS="--only throughput".
 	$(BIN)/python -m benchmarks.object_store $(ARGS)
 
@@ -85,6 +88,9 @@ strangers: install-dev ## Take in every hostile checkpoint; ARGS="--only tokeniz
 
 mutants: install-dev ## Change the code in 300 places and see whether a test notices; ARGS="--only plan/resolver".
 	$(BIN)/python -m tests.mutants.run $(ARGS)
+
+chaos: install-dev servers ## An hour of edits, kills and outages, then an audit; ARGS="--minutes 5 --recipes 10 --seed 2".
+	$(BIN)/python -m tests.faults.chaos $(ARGS)
 
 clean: ## Remove what was built, not the packages.
 	rm -rf var .pytest_cache .mypy_cache .ruff_cache .hypothesis

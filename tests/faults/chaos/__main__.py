@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -57,6 +58,9 @@ def main() -> None:
         "--folder", type=Path, help="where the folder is made; default: the system's for temporary files"
     )
     options = parser.parse_args()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=options.folder))
     with Run(folder, options) as run:
         run.prepare()

@@ -46,6 +46,9 @@ DECK = {
 }
 """How often each action comes in a round; a round is shuffled, then the next one begins."""
 
+SERVICES = {"ui", "daemon", "code", "code server"}
+"""What is killed only when all of it is up."""
+
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -85,15 +88,29 @@ class Chaos:
         self.kills: list[tuple[float, str]] = []
         self.outages: list[tuple[float, float]] = []
         self.counts: dict[str, int] = {}
-        self.is_down = False
+        self.is_down = self.is_up = False
 
     def act(self) -> None:
-        """The next action of the deck."""
-        if not self.deck:
-            self.deck = [name for name, times in DECK.items() for _ in range(times)]
-            self.rng.shuffle(self.deck)
-        name = self.deck.pop()
+        """The next action of the deck that there is something to do it to; those before it wait for the next time."""
+        passed: list[str] = []
+        self.is_up = self._answers()
+        while True:
+            if not self.deck:
+                self.deck = [name for name, times in DECK.items() for _ in range(times)]
+                self.rng.shuffle(self.deck)
+            name = self.deck.pop()
+            if what := self._try(name):
+                break
+            passed.append(name)
+        self.deck += reversed(passed)
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.tell(name, what)
+
+    def _try(self, name: str) -> str:
+        """What was done; nothing if there was nothing to do it to."""
         verb, _, rest = name.partition(" ")
+        if rest:
+            return self._kill(verb, rest)
         actions: Mapping[str, Callable[[], str]] = {
             "edit": self._edit,
             "half-saved": self._half_saved,
@@ -106,9 +123,7 @@ class Chaos:
             "cancel": self._cancel,
             "build": self._build,
         }
-        what = self._kill(verb, rest) if rest else actions[name]()
-        self.counts[name] = self.counts.get(name, 0) + bool(what)
-        self.tell(name, what or "nothing to do it to")
+        return actions[name]()
 
     def go_on(self) -> None:
         """What was begun by an action and is due: the other half of a file, the end of an outage."""
@@ -202,22 +217,32 @@ class Chaos:
 
     def _cancel(self) -> str:
         runs = self.instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED))
-        if not runs:
+        if not (runs and self.is_up):
             return ""
         run = self.rng.choice(sorted(runs, key=lambda each: each.run_id))
-        query = "mutation($id: String!) {terminateRun(runId: $id) {__typename}}"
-        body = json.dumps({"query": query, "variables": {"id": run.run_id}}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.services.port}/graphql", body, {"Content-Type": "application/json"}
-        )
         try:
-            answer = urllib.request.urlopen(request, timeout=20).read().decode()
+            answer = self._ask("mutation($id: String!) {terminateRun(runId: $id) {__typename}}", id=run.run_id)
         except OSError as error:
-            return f"{run.run_id}: not asked, {error}"
+            answer = str(error)
         names = {key.path[-1] for key in run.asset_selection or ()}
         for recipe in self.project.recipes:
             recipe.cancelled |= recipe.name in names
         return f"{run.run_id}: {answer[:200]}"
+
+    def _answers(self) -> bool:
+        """Whether the UI is up: what has not come up yet is left alone, or nothing ever would."""
+        try:
+            return "version" in self._ask("{version}")
+        except OSError:
+            return False
+
+    def _ask(self, query: str, **variables: str) -> str:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.services.port}/graphql", body, {"Content-Type": "application/json"}
+        )
+        answer: bytes = urllib.request.urlopen(request, timeout=20).read()
+        return answer.decode()
 
     def _build(self) -> str:
         self.builds = [build for build in self.builds if build.poll() is None]
@@ -232,6 +257,8 @@ class Chaos:
     # -- bad luck
 
     def _kill(self, how: str, role: str) -> str:
+        if role in SERVICES and not self.is_up:
+            return ""
         found = [process for process in self.census.look() if process.role == role]
         if not found:
             return ""

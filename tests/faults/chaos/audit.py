@@ -16,6 +16,8 @@ import dagster as dg
 
 from merge_assets.identity import analysis_line, scores_line, variant_line
 from merge_assets.pipeline.graph import Graph, build_graph
+from merge_assets.pipeline.keys import LEADERBOARD
+from merge_assets.pipeline.outcome import REUSED
 from merge_assets.pipeline.versions import DATA_VERSION_TAG
 from merge_assets.settings import load_settings
 from merge_assets.store import ArtifactStore
@@ -244,7 +246,7 @@ def behind(instance: dg.DagsterInstance, root: Path) -> list[str]:
         event = (entry.asset_materialization or entry.asset_observation) if entry is not None else None
         versions[key] = (event.tags or {}) if event is not None else {}
     found = []
-    for key in lines_of(workspace, graph):
+    for key in [*lines_of(workspace, graph), *([LEADERBOARD] if graph.scores else [])]:
         own = versions[key]
         inputs = {dep.asset_key: versions.get(dep.asset_key, {}).get(DATA_VERSION_TAG) for dep in specs[key].deps}
         same = all(
@@ -265,5 +267,5 @@ def reused_runs(instance: dg.DagsterInstance) -> tuple[int, int, dict[str, int]]
             made = entry.asset_materialization
             outcome = made.metadata.get("outcome") if made is not None else None
             outcomes[run_id][str(getattr(outcome, "value", None))] += 1
-    idle = sum(1 for counts in outcomes.values() if set(counts) == {"reused from the store"})
+    idle = sum(1 for counts in outcomes.values() if set(counts) == {REUSED})
     return len(records), idle, dict(sum(outcomes.values(), Counter()))

@@ -212,6 +212,7 @@ class VariantDetails(Details):
         checks: what was found right after it was built.
         report: what the build did.
         code: key of what says how it is made: its recipe, those folded into it, the version of the engine's numerics.
+        code_models: the models whose Python code it carries, as the recipe names them.
     """
 
     recipe: str
@@ -222,6 +223,7 @@ class VariantDetails(Details):
     checks: tuple[Check, ...]
     report: StoredBuildReport
     code: str | None = None
+    code_models: tuple[str, ...] = ()
 
 
 class MirrorReport(Record):

@@ -1,8 +1,9 @@
-"""A Hugging Face Hub on loopback: what huggingface_hub asks for to read models, and counters of what it was sent.
+"""A Hugging Face Hub on loopback: what reads models and data sets asks for, and counters of what it was sent.
 
-Routes, with M = ``/api/models/{repo}``:
+Routes, with M = ``/api/models/{repo}``, or ``/api/datasets/{repo}`` for a data set, called ``datasets/{repo}`` here:
 
 * ``GET M`` and ``GET M/revision/{rev}``, with ``?blobs=true`` for sizes and digests, ``?expand=sha`` for the commit alone;
+* ``GET M/tree/{rev}/{path}`` and ``POST M/paths-info/{rev}``, by which data sets are listed;
 * ``HEAD`` and ``GET /{repo}/resolve/{rev}/{path}`` with ``ETag``, ``X-Repo-Commit`` and ``Range``.
 
 Errors carry ``X-Error-Code``: RepoNotFound, RevisionNotFound, EntryNotFound (404) and GatedRepo (403). Weights
@@ -22,11 +23,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_MODEL = re.compile(r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)(?:/revision/(?P<revision>.+))?")
-_FILE = re.compile(r"/(?P<repo>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_REPO = r"(?P<repo>(?:datasets/)?[\w.-]+/[\w.-]+)"
+_MODEL = re.compile(rf"/api/(?:models/)?{_REPO}(?:/revision/(?P<revision>.+))?")
+_TREE = re.compile(rf"/api/(?:models/)?{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?")
+_PATHS = re.compile(rf"/api/(?:models/)?{_REPO}/paths-info/(?P<revision>[^/]+)")
+_FILE = re.compile(rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 
@@ -139,7 +144,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             url = urlsplit(self.path)
             path = unquote(url.path)
             model, file = _MODEL.fullmatch(path), _FILE.fullmatch(path)
-            match = model or file
+            tree, paths = _TREE.fullmatch(path), _PATHS.fullmatch(path)
+            match = tree or paths or model or file
+            asked = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if hub.down:
                 hub.served.append(Served(self.command, url.path, 0, 0))
                 self.close_connection = True
@@ -151,13 +158,15 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self._send(200, said, {"Content-Type": "application/json"})
             elif new := hub.renamed.get(match["repo"]):
                 self._send(307, b"", {"Location": self.path.replace(match["repo"], new, 1)})
+            elif tree or paths:
+                self._list(match, parse_qs(asked.decode()).get("paths") if paths else None)
             elif model:
                 query = parse_qs(url.query)
                 self._model(model, blobs="blobs" in query, brief=query.get("expand") == ["sha"])
             elif file:
                 self._file(file)
 
-        do_HEAD = do_GET
+        do_HEAD = do_POST = do_GET
 
         def _model(self, match: re.Match[str], *, blobs: bool, brief: bool) -> None:
             found = self._find(match)
@@ -170,6 +179,32 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             if not brief:
                 info |= {"modelId": match["repo"], "siblings": siblings}
             self._send(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
+
+        def _list(self, match: re.Match[str], paths: list[str] | None) -> None:
+            """What lies in a folder, or what some paths are."""
+            found = self._find(match)
+            if found is None:
+                return
+            repository, commit = found
+            if repository.gated and not self._bears(repository.token):
+                self._error(403, "GatedRepo")
+                return
+            files = repository.commits[commit]
+            folders = {str(folder): b"" for name in files for folder in PurePath(name).parents if folder.name}
+            names = paths or [
+                name for name in (*folders, *files) if PurePath(name).parent == PurePath(match["path"] or "")
+            ]
+            entries = [
+                {"type": "directory", "path": name, "oid": "0" * 40, "size": 0}
+                if name in folders
+                else {"type": "file", "path": name, "oid": _blob_id(files[name]), "size": len(files[name])}
+                for name in sorted(names)
+                if name in folders or name in files
+            ]
+            if paths is None and not entries:
+                self._error(404, "EntryNotFound")
+                return
+            self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
         def _file(self, match: re.Match[str]) -> None:
             found = self._find(match)

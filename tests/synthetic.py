@@ -110,3 +110,11 @@ def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
     return {
         name: tensor for file in sorted(directory.glob("*.safetensors")) for name, tensor in load_file(file).items()
     }
+
+
+def write_project(root: Path) -> Path:
+    """Models ``a``, ``b`` and ``c`` of one shape, and a folder for recipes."""
+    for seed, name in enumerate("abc"):
+        write_llama(root / name, seed=seed)
+    (root / "recipes").mkdir()
+    return root

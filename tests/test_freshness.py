@@ -153,7 +153,7 @@ def on_the_page_of_what_is_made_of_it(space: api.Workspace) -> dict[str, str | N
 
 def on_its_card(space: api.Workspace) -> dict[str, str | None]:
     variant = space.store.current(variant_line("mean"))
-    known = scores_of(space, KnownScores(space.store), variant) if variant else []
+    known = scores_of(space, KnownScores(space), variant) if variant else []
     return {scores.fingerprint: None for scores in known}
 
 
@@ -212,7 +212,7 @@ def test_adapters_are_no_parents_and_a_model_with_two_of_them_is_one(space: api.
     keep(space, variant_line("second"), OLD, VARIANT, RECIPE, inputs)
     variant = space.store.get(variant_line("second"), OLD)
     assert variant is not None
-    parents = joined.parents_of(space, KnownScores(space.store), variant, [])
+    parents = joined.parents_of(space, KnownScores(space), variant, [])
     assert [(parent.model, parent.fingerprint) for parent in parents] == [("a", OLD), ("mean", NEW)]
 
 

@@ -55,6 +55,10 @@ SUITE_BESIDE = {
     "description": ("description: words", "description: others"),
     "include_path": ("include_path: tasks", "include_path: same"),  # the same files
     "headline": ("headline: average", ""),  # there is one word for it
+    "trust_remote_code": (
+        "name: mine",
+        "name: mine\ntrust_remote_code: [org/model]",
+    ),  # of one model, in whose key it is
 }
 TASK_CHANGES = {
     "task": ("task: own", "task: other"),
@@ -115,7 +119,8 @@ def test_scores_have_the_key_of_the_model_lm_eval_and_our_evaluation(
 ) -> None:
     mine = suite(tmp_path)
     keys = {scores_key(mine, HEX), scores_key(mine, OTHER), scores_key(mine, HEX, lm_eval="0.0.1")}
-    assert len(keys) == 3
+    keys.add(scores_key(mine, HEX, trust_remote_code=True))
+    assert len(keys) == 4
     monkeypatch.setattr("merge_assets.evaluation.runner.EVALUATION_VERSION", "another")
     assert scores_key(mine, HEX) not in keys
 
@@ -137,6 +142,7 @@ SCORES: Mapping[str, object] = {
     "headline_stderr": 0.5,
     "seed": 1,
     "versions": {"lm_eval": "0.5"},
+    "trust_remote_code": True,
     "format": 3,
 }
 ROW: Mapping[str, object] = {

@@ -18,6 +18,7 @@ from merge_assets.freshness import Basis
 from merge_assets.identity import variant_line
 from merge_assets.model_worker import Limits
 from merge_assets.plan import Plan
+from merge_assets.plan.code import code_models, trusted_in
 from merge_assets.plan.model import PlannedModel
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.book import not_stored
@@ -159,6 +160,7 @@ def _written(
             bad,
             here=not store.in_bucket,
             agreement=_known_agreement(store.current(line), draft),
+            trusted=trusted_in(workspace.book, recipe),
             limits=Limits.of(workspace.settings),
             work=work,
         )
@@ -172,6 +174,7 @@ def _written(
             details=VariantDetails(
                 recipe=recipe.name,
                 code=_code(workspace, recipe),
+                code_models=code_models(made),
                 method=made.method,
                 methods=made.methods,
                 layers=made.layer_count,
@@ -213,7 +216,7 @@ def _compute(
         landing=draft.building,
         verify=workspace.settings.verify_inputs,
     )
-    write_surroundings(made, recipe, draft.directory, read_file=workspace.stored.read)
+    write_surroundings(made, recipe, draft.directory, workspace.stored.read, trusted=trusted_in(workspace.book, recipe))
     return report
 
 

@@ -84,7 +84,7 @@ def scores_of_folder(workspace: Workspace, name: str, folder: Path, work: Work) 
         folder: a variant.
         work: asked while it is read.
     """
-    known = KnownScores(workspace.store)
+    known = KnownScores(workspace)
     for variant in reversed(workspace.store.versions(variant_line(name))):
         scores = scores_of(workspace, known, variant)
         if scores and _is_written(variant, folder, work):

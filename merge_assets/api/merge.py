@@ -10,6 +10,7 @@ from merge_assets.api.plan import device_of, fetched_inputs, plan_of_headers, pl
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.errors import EngineError
 from merge_assets.extras import require
+from merge_assets.plan.code import trusted_in
 from merge_assets.recipe import Recipe
 from merge_assets.records import BuildReport
 from merge_assets.variant.card import CARD, with_scores
@@ -78,7 +79,7 @@ def merge(
                 inputs=workspace.stored.inputs(models.local.digested_states),
                 verify=workspace.settings.verify_inputs,
             )
-            write_surroundings(made, recipe, staging, workspace.stored.read)
+            write_surroundings(made, recipe, staging, workspace.stored.read, trusted_in(workspace.book, recipe))
             _add_scores(workspace, recipe, staging, work)
             publish(staging, target)
     except OSError as error:

@@ -88,7 +88,7 @@ class _Shelf:
 
     def __init__(self, workspace: Workspace, work: Work) -> None:
         self._workspace = workspace
-        self._known = KnownScores(workspace.store)
+        self._known = KnownScores(workspace)
         self._staleness = Staleness(workspace, thorough=True, work=work)
 
     def entry(self, reference: ModelReference, recipe: Recipe | None) -> LeaderboardEntry | None:

@@ -20,8 +20,10 @@ from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.guard import look_through
 from merge_assets.workspace.results import SCORES_FILE, KnownScores, scores_key
+from merge_assets.workspace.trust import trusts, trusts_folder
 
 if TYPE_CHECKING:
+    from merge_assets.evaluation.data import DataHub
     from merge_assets.evaluation.runner import Evaluation
     from merge_assets.evaluation.scores import Scores
 
@@ -75,14 +77,17 @@ def evaluate(
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
 
+    wanted = workspace.suites.require(suite)
     evaluation = evaluate_suite(
         Path(model_dir),
-        workspace.suites.require(suite),
+        wanted,
         results=TaskResults(workspace.cache / "evaluations"),
         device=device or workspace.settings.device,
         limit=limit,
         batch_size=batch_size,
         refresh=refresh,
+        trust_remote_code=trusts_folder(workspace, wanted, Path(model_dir)),
+        hub=_data_hub(workspace),
         limits=Limits.of(workspace.settings),
         work=work,
     )
@@ -124,7 +129,8 @@ def score(
     item = models.fetch(reference, commit=commit, work=work.silent())
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
-    key = scores_key(wanted, item.fingerprint)
+    trust = trusts(workspace, wanted, reference, item.fingerprint)
+    key = scores_key(wanted, item.fingerprint, trust_remote_code=trust)
 
     def stored() -> Scored | None:
         found = workspace.store.reuse(line, key)
@@ -146,13 +152,15 @@ def score(
             ),
             device=workspace.settings.device,
             refresh=refresh,
+            trust_remote_code=trust,
+            hub=_data_hub(workspace),
             limits=Limits.of(workspace.settings),
             work=turn.work,
         )
         with workspace.store.draft(line, started, turn=turn) as draft:
             evaluation.write(draft.directory)
             if variant is not None:  # which is as it is for ever, its card too
-                known = scores_of(workspace, KnownScores(workspace.store), variant)
+                known = scores_of(workspace, KnownScores(workspace), variant)
                 rows = card_rows([*(one for one in known if one.suite != suite), evaluation.scores])
                 card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
                 (draft.directory / CARD).write_text(card, encoding="utf-8")
@@ -173,3 +181,10 @@ def score(
         task=f"evaluating {identity.title} on {suite}",
         work=work,
     )[0]
+
+
+def _data_hub(workspace: Workspace) -> DataHub:
+    from merge_assets.evaluation.data import DataHub
+
+    token = workspace.settings.hub_token
+    return DataHub(workspace.settings.hub_endpoint, token.get_secret_value() if token else None)

@@ -46,6 +46,9 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_p
 SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
 """Files that make a text encoder into a sentence-transformers model."""
 
+CODE_FILES = ("*.py",)
+"""Code that a config may name (``auto_map``)."""
+
 _MODULE_FOLDER = re.compile(r"\d+_\w+")
 
 
@@ -66,7 +69,7 @@ def carried_files(checkpoint: Checkpoint) -> list[str]:
     Tokenizer, generation config, processors, and the Python files of a config that names its own code
     (``auto_map``). Never weights, ``config.json`` or the model card: those describe this checkpoint only.
     """
-    patterns = (*TOKENIZER_FILES, GENERATION_CONFIG, *PROCESSOR_FILES, *(("*.py",) if _has_code(checkpoint) else ()))
+    patterns = (*TOKENIZER_FILES, GENERATION_CONFIG, *PROCESSOR_FILES, *(CODE_FILES if _has_code(checkpoint) else ()))
     return sorted({*matching(checkpoint.files, patterns), *sentence_files(checkpoint.files)})
 
 
@@ -108,7 +111,7 @@ def fingerprint_files(names: Iterable[str], weight_files: Iterable[str]) -> list
     """
     names, weight_files = tuple(names), set(weight_files)
     indices = [stem + INDEX_SUFFIX for stem in STEMS]
-    described = matching(names, (*indices, CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES))
+    described = matching(names, (*indices, CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, *CODE_FILES))
     adapter = [ADAPTER_CONFIG] if ADAPTER_WEIGHTS in weight_files else []
     return sorted({*described, *sentence_files(names), *adapter, *weight_files})
 
@@ -116,7 +119,7 @@ def fingerprint_files(names: Iterable[str], weight_files: Iterable[str]) -> list
 def needed_files(names: Iterable[str], weight_files: Iterable[str]) -> list[str]:
     """The files to fetch for a checkpoint that can be merged and evaluated, sorted."""
     names = tuple(names)
-    extra = matching(names, (*PROCESSOR_FILES, "*.py"))
+    extra = matching(names, PROCESSOR_FILES)
     return sorted({*fingerprint_files(names, weight_files), *extra})
 
 

@@ -17,6 +17,7 @@ from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_l
 from merge_assets.freshness import short
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, check_alone
+from merge_assets.plan.code import code_summary, trusted_in
 from merge_assets.plan.describe import (
     difference_summary,
     dropped_tensors,
@@ -118,6 +119,8 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
         facts["folds in"] = ", ".join(folded)
     if vocabulary := vocabulary_summary(plan):
         facts["vocabulary"] = vocabulary
+    if code := code_summary(plan, trusted_in(workspace.book, recipe)):
+        facts["code"] = code
     for label, value in facts.items():
         print_fact(label, value)
     for sentence in dropped_tensors(plan):

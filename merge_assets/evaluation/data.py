@@ -5,9 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+from merge_assets.errors import EvaluationError
+
+Fetched = tuple[str, dict[str, list[str]]]
+"""How a data set was asked for, and the files in which each of its splits lies."""
 
 _COMMIT = re.compile("(?<![0-9a-f])[0-9a-f]{40}(?![0-9a-f])")
 _HASHES = ("doc_id", "doc_hash", "prompt_hash", "target_hash")
@@ -44,24 +51,111 @@ def revision_of(dataset: object) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+@dataclass(frozen=True)
+class DataHub:
+    """The Hub that data sets are fetched from.
+
+    Attributes:
+        endpoint: its URL; ``None`` leaves it to the environment.
+        token: for data sets that are not open; ``None`` leaves it to the environment.
+    """
+
+    endpoint: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def use(self) -> None:
+        """Have this process ask this Hub, from now on."""
+        import datasets
+        from huggingface_hub import constants
+
+        if self.endpoint is not None:
+            constants.ENDPOINT = datasets.config.HF_ENDPOINT = self.endpoint.rstrip("/")
+            constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+        if self.token is not None:
+            os.environ["HF_TOKEN"] = self.token
+
+
 @contextlib.contextmanager
-def pinned(revision: str | None) -> Iterator[None]:
-    """Data sets of the Hub are loaded at this commit, whatever a task's own file says."""
-    if revision is None:
-        yield
-        return
+def fetching(revision: str | None) -> Iterator[list[Fetched]]:
+    """Data sets are loaded, those of the Hub at this commit if there is one; where they came to lie is in the list."""
     import datasets
 
-    load = datasets.load_dataset
+    load, kept = datasets.load_dataset, []
 
-    def load_pinned(*arguments: Any, **options: Any) -> Any:
-        return load(*arguments, **{**options, "revision": revision})
+    def fetch(*arguments: Any, **options: Any) -> Any:
+        loaded = _at(revision, load, arguments, options)
+        if (files := _files(loaded)) is not None:
+            kept.append((_call(arguments, options), files))
+        return loaded
 
-    datasets.load_dataset = load_pinned
+    with _loading(fetch):
+        yield kept
+
+
+@contextlib.contextmanager
+def reading(revision: str | None, fetched: Iterable[Sequence[Any]]) -> Iterator[None]:
+    """Data sets are those that were fetched. Without a network, the library would take whatever commit it saw last, also
+    where another is asked for.
+
+    Args:
+        revision: at which data sets of the Hub have to be.
+        fetched: what :func:`fetching` found.
+    """
+    import datasets
+
+    load, known = datasets.load_dataset, {str(call): files for call, files in fetched}
+
+    def read(*arguments: Any, **options: Any) -> Any:
+        files = known.get(_call(arguments, options))
+        return _at(revision, load, arguments, options) if files is None else _read(files)
+
+    with _loading(read):
+        yield
+
+
+@contextlib.contextmanager
+def _loading(load: Callable[..., Any]) -> Iterator[None]:
+    import datasets
+
+    before = datasets.load_dataset
+    datasets.load_dataset = load
     try:
         yield
     finally:
-        datasets.load_dataset = load
+        datasets.load_dataset = before
+
+
+def _at(revision: str | None, load: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What is loaded, which has to be of the commit."""
+    loaded = load(*arguments, **(options if revision is None else {**options, "revision": revision}))
+    found = revision_of(loaded)
+    if revision is not None and found not in (None, revision):
+        raise EvaluationError(f"the data are there at commit {found}, and the suite pins {revision}")
+    return loaded
+
+
+def _call(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> str:
+    return json.dumps([arguments, options], sort_keys=True, default=str)
+
+
+def _files(loaded: object) -> dict[str, list[str]] | None:
+    """The files of every split; of one alone under no name. ``None`` if they do not lie in files."""
+    splits = loaded if isinstance(loaded, Mapping) else {"": loaded}
+    found = {
+        str(name): [str(file["filename"]) for file in getattr(split, "cache_files", None) or ()]
+        for name, split in splits.items()
+    }
+    return found if found and all(found.values()) else None
+
+
+def _read(files: Mapping[str, Sequence[str]]) -> Any:
+    import datasets
+
+    splits = {
+        name: datasets.concatenate_datasets([datasets.Dataset.from_file(file, split=name or None) for file in each])
+        for name, each in files.items()
+    }
+    return splits[""] if "" in splits else datasets.DatasetDict(splits)
 
 
 def _digest(rows: Sequence[Mapping[str, Any]]) -> str:

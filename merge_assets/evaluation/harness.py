@@ -15,7 +15,7 @@ import logging
 import math
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,63 +28,25 @@ import transformers
 from lm_eval.tasks import TaskManager
 
 from merge_assets.errors import EvaluationError, MergeAssetsError
-from merge_assets.evaluation.data import data_of, pinned, revisions_of
+from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of
+from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
 from merge_assets.evaluation.suite import Suite
 from merge_assets.model_worker import Desk, reason
+from merge_assets.model_worker.code import run_code_of
 from merge_assets.model_worker.generation import fix_generation
 
 _PYTHON_SEED = 0
 """lm-eval's default seed of Python's random, which few-shot sampling does not use."""
 
-_TELL_SECONDS = 0.1
-
-
-class _Meter:
-    """Counts requests and tells of them, ten times a second at most; also that something is done between two of them."""
-
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._next = 0.0
-        self.done, self.total, self.what = 0, 0, ""
-
-    def begin(self, total: int, what: str) -> None:
-        self.done, self.total, self.what = 0, total, what
-        self._tell()
-
-    def check(self) -> None:
-        """A sign of life."""
-        if time.monotonic() >= self._next:
-            self._tell()
-
-    def advance(self, count: int) -> None:
-        self.done += count
-        if time.monotonic() >= self._next or self.done >= self.total:
-            self._tell()
-
-    def _tell(self) -> None:
-        self._next = time.monotonic() + _TELL_SECONDS
-        self._desk.report(self.done, max(self.total, self.done), self.what)
-
-    def add_partial(self, kind: str, request: object, answer: object) -> None:
-        """lm-eval's cache hook: called once per answered request."""
-        if kind != "loglikelihood_rolling":
-            self.advance(1)
-
-    def prompts(self, items: Iterable[Any], **_: object) -> Iterator[Any]:
-        """Stands in for tqdm around the building of prompts, which may take minutes."""
-        for item in items:
-            self.check()
-            yield item
-
 
 class _WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
-    """lm-eval's model with a :class:`_Meter`."""
+    """lm-eval's model with a :class:`Meter`."""
 
-    meter: _Meter | None = None
+    meter: Meter | None = None
     _windows: int | None = None
 
-    def attach(self, meter: _Meter) -> None:
+    def attach(self, meter: Meter) -> None:
         self.meter = meter
         self.set_cache_hook(meter)
 
@@ -152,6 +114,7 @@ def begin(
     device: str,
     dtype: str,
     batch_size: int | str,
+    code: str | None,
 ) -> None:
     """Take what is to be evaluated, and on what.
 
@@ -162,26 +125,39 @@ def begin(
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: dtype of the loaded weights; "auto" is the checkpoint's own.
         batch_size: sequences per forward pass, or "auto".
+        code: an empty folder for the checkpoint's own code, if that may be run.
     """
     _be_quiet()
+    if code is not None:
+        run_code_of(Path(model_dir), code)
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
-    desk.held["harness"] = Harness(desk, Path(model_dir), read, device=device, dtype=dtype, batch_size=batch_size)
+    desk.held["harness"] = Harness(
+        desk, Path(model_dir), read, device=device, dtype=dtype, batch_size=batch_size, trust=code is not None
+    )
 
 
-def fetch(desk: Desk, *, suite: Mapping[str, Any], suite_file: str, task: str, revision: str | None) -> None:
-    """Bring the data of a task into the caches, by making the task, at a commit where the suite names one. The one verb that is
-    asked of a process with a network: it knows no checkpoint."""
+def fetch(
+    desk: Desk, *, suite: Mapping[str, Any], suite_file: str, task: str, revision: str | None, hub: Mapping[str, Any]
+) -> list[Fetched]:
+    """Bring the data of a task into the caches, by making the task, at a commit where the suite names one, and tell what they
+    are. The one verb that is asked of a process with a network: it knows no checkpoint."""
     _be_quiet()
+    DataHub(**hub).use()
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
-    manager = _manager(read, defaults=_ships(read, task), metadata={})
+    defaults = _ships(read, task)
+    if defaults not in desk.held:
+        desk.held[defaults] = _manager(read, defaults=defaults, metadata={})
+    manager = desk.held[defaults]
     if task in manager.task_index:  # what there is not, the worker will say
-        with pinned(revision):
+        with fetching(revision) as fetched:
             manager.load([task])
+        return fetched
+    return []
 
 
-def prepare(desk: Desk, *, key: Mapping[str, Any]) -> None:
-    """Load a task with its data, and check that it can be what the suite says."""
-    desk.held["harness"].prepare(ResultKey.model_validate(key))
+def prepare(desk: Desk, *, key: Mapping[str, Any], fetched: Sequence[Sequence[Any]]) -> None:
+    """Load a task with its data, those that were fetched, and check that it can be what the suite says."""
+    desk.held["harness"].prepare(ResultKey.model_validate(key), fetched)
 
 
 def load(desk: Desk) -> None:
@@ -197,7 +173,7 @@ def run(desk: Desk, *, key: Mapping[str, Any]) -> Any:
 def _ships(suite: Suite, task: str) -> bool:
     """Whether lm-eval's own tasks are needed. Indexing its 15,000 files takes tens of seconds; local suites do without."""
     local = suite.local_task(task)
-    return not (local and local.local)
+    return not (local and local.own)
 
 
 def _manager(suite: Suite, *, defaults: bool, metadata: dict[str, str]) -> TaskManager:
@@ -212,9 +188,10 @@ class Harness:
     """
 
     def __init__(
-        self, desk: Desk, model_dir: Path, suite: Suite, *, device: str, dtype: str, batch_size: int | str
+        self, desk: Desk, model_dir: Path, suite: Suite, *, device: str, dtype: str, batch_size: int | str, trust: bool
     ) -> None:
-        self._meter = _Meter(desk)
+        self._trust = trust
+        self._meter = Meter(desk)
         self._desk = desk
         self._model_dir = model_dir
         self._suite = suite
@@ -226,9 +203,9 @@ class Harness:
         self._tasks: tuple[TaskManager, list[Any]] | None = None
         lm_eval.api.task.tqdm = self._meter.prompts
 
-    def prepare(self, key: ResultKey) -> None:
+    def prepare(self, key: ResultKey, fetched: Sequence[Sequence[Any]]) -> None:
         """Load one task."""
-        with self._failing(key), pinned(key.revision):
+        with self._failing(key), reading(key.revision, fetched):
             self._tasks = self._load(key)
 
     def load(self) -> None:
@@ -237,7 +214,7 @@ class Harness:
             return
         try:
             config = transformers.AutoConfig.from_pretrained(
-                self._model_dir, local_files_only=True, trust_remote_code=False
+                self._model_dir, local_files_only=True, trust_remote_code=self._trust
             )
             # The library's own choice: what the config says may be code of the Hub.
             config._attn_implementation = None
@@ -246,7 +223,7 @@ class Harness:
                 device=self._device,
                 dtype=self._dtype,
                 batch_size=self._batch_size,
-                trust_remote_code=False,
+                trust_remote_code=self._trust,
                 config=config,
             )
             fix_generation(lm.model)
@@ -262,7 +239,7 @@ class Harness:
         manager, tasks = self._tasks
         self._meter.begin(0, "requests")
         started = time.monotonic()
-        with self._failing(key), pinned(key.revision):
+        with self._failing(key):
             output = lm_eval.evaluator.simple_evaluate(
                 model=self._lm,
                 tasks=tasks,
@@ -304,7 +281,8 @@ class Harness:
         """The task or group object, with its data, checked against the suite's settings."""
         where = self._suite.where(key.task)
         defaults = _ships(self._suite, key.task)
-        if key.revision and not defaults:
+        local = self._suite.local_task(key.task)
+        if key.revision and local is not None and local.local:
             raise EvaluationError(
                 f"{where}.revision: the data of {key.task} are local files, which its digest covers; remove this key"
             )
@@ -353,7 +331,14 @@ class Harness:
         )
 
     def _command(self, key: ResultKey) -> list[str]:
-        command = ["lm_eval", "--model", "hf", "--model_args", f"pretrained={self._model_dir},dtype={self._dtype}"]
+        trust = ",trust_remote_code=True" if self._trust else ""
+        command = [
+            "lm_eval",
+            "--model",
+            "hf",
+            "--model_args",
+            f"pretrained={self._model_dir},dtype={self._dtype}{trust}",
+        ]
         if self._suite.tasks_dir:
             command += ["--include_path", str(self._suite.tasks_dir)]
         command += ["--tasks", key.task, "--device", str(self._device), "--batch_size", str(key.batch_size)]

@@ -74,6 +74,8 @@ class ResultKey(BaseModel):
         batch_size: sequences per forward pass. Padding changes the last digits of a log-likelihood.
         lm_eval: version of lm-eval.
         revision: commit of the data set that the suite pins. That which a task's own file pins is in its digest.
+        trust_remote_code: whether code that comes with the checkpoint was run where it asks for that; its fingerprint covers
+            the code.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -89,6 +91,7 @@ class ResultKey(BaseModel):
     batch_size: int | str
     lm_eval: str
     revision: str | None
+    trust_remote_code: bool
 
     @property
     def digest(self) -> str:

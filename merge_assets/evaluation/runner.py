@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
 from merge_assets.errors import EvaluationError, ModelWorkerError, in_one_line
+from merge_assets.evaluation.data import DataHub
 from merge_assets.evaluation.results import EVALUATION_VERSION, ResultKey, StoredResult, TaskResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
 from merge_assets.evaluation.suite import Suite
 from merge_assets.extras import require
 from merge_assets.filestate import check_unchanged
-from merge_assets.model_worker import Limit, Limits, ModelWorker
+from merge_assets.model_worker import Limit, Limits, ModelWorker, code_folder
 from merge_assets.work import UNATTENDED, Work
 
 HARNESS = "merge_assets.evaluation.harness"
 """The verbs that are asked here."""
 
 _DEFAULT = Limits()
+_HUB = DataHub()
 _STEPS = 1000
 """Progress is reported in thousandths of a task."""
 
@@ -60,6 +62,7 @@ def result_keys(
     batch_size: int | str | None = None,
     limit: int | float | None = None,
     lm_eval: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[ResultKey, ...]:
     """The key of each task's result, in the suite's order; imports neither torch nor lm-eval.
 
@@ -70,6 +73,7 @@ def result_keys(
         batch_size: overrides the suite's.
         limit: caps the documents of every task, whatever the suite says; for a quick look.
         lm_eval: version of lm-eval; default: the one that is installed.
+        trust_remote_code: whether code that comes with the checkpoint is run where it asks for that.
     """
     version = lm_eval or importlib.metadata.version("lm_eval")
     return tuple(
@@ -85,6 +89,7 @@ def result_keys(
             batch_size=batch_size or suite.batch_size or 1,
             lm_eval=version,
             revision=entry.revision,
+            trust_remote_code=trust_remote_code,
         )
         for entry in suite.tasks
     )
@@ -108,6 +113,8 @@ def evaluate_suite(
     batch_size: int | str | None = None,
     limit: int | float | None = None,
     refresh: bool = False,
+    trust_remote_code: bool = False,
+    hub: DataHub = _HUB,
     limits: Limits = _DEFAULT,
     work: Work = UNATTENDED,
 ) -> Evaluation:
@@ -126,6 +133,9 @@ def evaluate_suite(
         batch_size: sequences per forward pass or "auto"; overrides the suite's.
         limit: caps the documents of every task; for a quick look.
         refresh: evaluate every task, and put what comes out in the place of what is committed.
+        trust_remote_code: whether code that comes with the checkpoint is run where it asks for that, in the process that loads
+            it, which has no network.
+        hub: from which data of tasks are fetched.
         limits: of the process that loads the checkpoint.
         work: told thousandths of a task done, the total, and the task at work with its requests; asked several times a second.
 
@@ -140,7 +150,9 @@ def evaluate_suite(
         fingerprint = digest.fingerprint
         states = {str(model_dir / name): state for name, state in digest.states.items()}
         guard = partial(partial, check_unchanged, states)
-    keys = result_keys(suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit)
+    keys = result_keys(
+        suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit, trust_remote_code=trust_remote_code
+    )
     unique = list(dict.fromkeys(keys))
     committed = {key: stored for key in unique if (stored := results.find(key)) is not None}
     found = {} if refresh else dict(committed)
@@ -156,10 +168,10 @@ def evaluate_suite(
     if missing:
         require("lm_eval", "torch", "transformers")
         unchanged = guard() if guard is not None else None
-        evaluator = _Evaluator(model_dir, suite, device=device, limits=limits)
+        evaluator = _Evaluator(model_dir, suite, device=device, hub=hub, limits=limits)
         evaluator.fetch(missing, work)
-        with ModelWorker(HARNESS, limits) as worker:
-            evaluator.begin(worker, missing[0], work)
+        with ModelWorker(HARNESS, limits) as worker, code_folder(trust_remote_code) as code:
+            evaluator.begin(worker, missing[0], code, work)
             for key in missing:
                 suite.require_unchanged(key.task)
                 done = _STEPS * len(found)
@@ -185,12 +197,14 @@ def evaluate_suite(
 class _Evaluator:
     """What is asked of the model worker to evaluate a checkpoint. Its errors are those of :func:`evaluate_suite`."""
 
-    def __init__(self, model_dir: Path, suite: Suite, *, device: str, limits: Limits) -> None:
+    def __init__(self, model_dir: Path, suite: Suite, *, device: str, hub: DataHub, limits: Limits) -> None:
         self._model_dir = str(model_dir.resolve())
         self._suite = suite
         self._described = {"suite": suite.model_dump(mode="json"), "suite_file": str(suite.file)}
         self._device = device
         self._limits = limits
+        self._hub = hub
+        self._fetched: dict[str, Any] = {}
         self._unfetched: dict[str, str] = {}
 
     def fetch(self, keys: Sequence[ResultKey], work: Work) -> None:
@@ -202,9 +216,9 @@ class _Evaluator:
         with ModelWorker(HARNESS, self._limits, offline=False) as worker:
             for key in wanted:
                 try:
-                    worker.ask(
+                    self._fetched[key.task] = worker.ask(
                         "fetch",
-                        {**self._described, "task": key.task, "revision": key.revision},
+                        {**self._described, "task": key.task, "revision": key.revision, "hub": asdict(self._hub)},
                         limit=None,
                         work=work.silent(),
                         doing=f"fetching the data of {key.task}",
@@ -212,8 +226,8 @@ class _Evaluator:
                 except ModelWorkerError as error:  # of no matter where they are in the caches already
                     self._unfetched[key.task] = str(error)
 
-    def begin(self, worker: ModelWorker, key: ResultKey, work: Work) -> None:
-        options = {"device": self._device, "dtype": key.dtype, "batch_size": key.batch_size}
+    def begin(self, worker: ModelWorker, key: ResultKey, code: str | None, work: Work) -> None:
+        options = {"device": self._device, "dtype": key.dtype, "batch_size": key.batch_size, "code": code}
         self._ask(worker, "begin", {"model_dir": self._model_dir, **self._described, **options}, key, work)
 
     def run(
@@ -223,10 +237,11 @@ class _Evaluator:
         samples: dict[str, list[dict[str, Any]]] = {}
         asked = {"key": key.model_dump(mode="json")}
         try:
-            self._ask(worker, "prepare", asked, key, work)
-        except EvaluationError as error:
-            if key.task in self._unfetched:
-                error.args = (f"{error} (its data were not fetched: {self._unfetched[key.task]})",)
+            self._ask(worker, "prepare", {**asked, "fetched": self._fetched.get(key.task, [])}, key, work)
+        except EvaluationError:
+            if key.task in self._unfetched:  # without them it could only fail, and this is why
+                where, why = self._suite.where(key.task), self._unfetched[key.task]
+                raise EvaluationError(f"{where}: the data of {key.task} cannot be fetched: {why}") from None
             raise
         self._ask(worker, "load", {}, key, work, "load")
         try:

@@ -94,6 +94,7 @@ class Scores(RecordFile):
         headline_stderr: standard error of ``headline``, tasks taken as independent; None when a row has none.
         seed: seed of numpy, torch and the few-shot sampler.
         versions: of lm_eval, transformers, torch and datasets; several where tasks were measured with several.
+        trust_remote_code: whether code that comes with the checkpoint was run where it asks for that.
     """
 
     model: str
@@ -105,6 +106,7 @@ class Scores(RecordFile):
     headline_stderr: float | None
     seed: int
     versions: dict[str, str]
+    trust_remote_code: bool = False
 
     @property
     def digest(self) -> str:
@@ -197,6 +199,7 @@ def collect_scores(suite: Suite, results: Sequence[TaskResult], *, model: str, f
         headline_stderr=math.sqrt(math.fsum(e * e for e in errors)) / len(errors) if complete else None,
         seed=suite.seed,
         versions=_versions(results),
+        trust_remote_code=any(result.key.trust_remote_code for result in results),
     )
 
 

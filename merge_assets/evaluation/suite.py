@@ -24,6 +24,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -32,6 +33,7 @@ from pydantic_core import ErrorDetails
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
 from merge_assets.evaluation.suite_files import SuiteText, read_suite, read_texts
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
+from merge_assets.reference import ModelReference
 from merge_assets.regular import is_folder
 from merge_assets.shown import without_credentials
 from merge_assets.yamlfile import parse_documents
@@ -108,10 +110,25 @@ class Suite(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype in which weights are loaded; auto is the checkpoint's own, slow on CPUs for bfloat16"
     )
+    trust_remote_code: tuple[ModelReference, ...] = Field(
+        (), strict=False, description="models whose code is run when they are evaluated, without a network"
+    )
 
     _folder: TaskFolder | None = PrivateAttr(None)
     _digest: str | None = PrivateAttr(None)
     _task_digests: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @field_validator("trust_remote_code", mode="before")
+    @classmethod
+    def _references(cls, models: object) -> object:
+        """From text; what is none is left to pydantic to say."""
+        if not isinstance(models, list | tuple):
+            return models
+        return [ModelReference.parse(model) if isinstance(model, str) else model for model in models]
+
+    @field_serializer("trust_remote_code")
+    def _texts(self, models: tuple[ModelReference, ...]) -> list[str]:
+        return [str(model) for model in models]
 
     @model_validator(mode="after")
     def _each_once(self) -> Suite:
@@ -181,9 +198,13 @@ class Suite(BaseModel):
 
     @property
     def digest(self) -> str:
-        """sha256 of all that determines scores, computed once: content without name and description, task files."""
+        """sha256 of all that determines scores, computed once: content without name and description, task files.
+
+        Whose code is run is in the key of each result: it concerns one model and no other.
+        """
         if self._digest is None:
-            content = self.model_dump(mode="json", exclude={"file", "name", "description", "include_path"})
+            beside = {"file", "name", "description", "include_path", "trust_remote_code"}
+            content = self.model_dump(mode="json", exclude=beside)
             content["digests"] = {entry.task: self.task_digest(entry.task) for entry in self.tasks}
             self._digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return self._digest

@@ -47,12 +47,14 @@ class LocalTask:
         name: the name lm-eval knows it by.
         files: every file whose bytes can change its result, sorted.
         local: whether all of its data lies in local files, so that no Hub is asked for it.
+        own: whether the folder defines all that it is made of, so that lm-eval's own tasks need not be indexed.
         digest: sha256 over the names and bytes of ``files``.
     """
 
     name: str
     files: tuple[Path, ...]
     local: bool
+    own: bool
     digest: str
 
 
@@ -90,8 +92,10 @@ class TaskFolder:
         if name not in self._configs and name not in self._tags:
             return None
         files: set[Path] = set()
-        local = self._collect(name, files, set())
-        return LocalTask(name, tuple(sorted(files)), local, self._digest(name, files))
+        seen: set[str] = set()
+        local = self._collect(name, files, seen)
+        own = local or seen <= {*self._configs, *self._tags}
+        return LocalTask(name, tuple(sorted(files)), local, own, self._digest(name, files))
 
     def _index(self, path: Path) -> None:
         chain: list[Path] = []
@@ -139,6 +143,7 @@ class TaskFolder:
             return all(found)
         if isinstance(name, str) and (name in self._configs or name in self._tags):
             return self._collect(name, files, seen)
+        seen.add(str(name))  # it may add to a task of lm-eval
         return self._collect_data(member, chain, files)
 
     def _collect_data(self, config: Mapping[str, Any], chain: tuple[Path, ...], files: set[Path]) -> bool:

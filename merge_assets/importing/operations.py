@@ -19,6 +19,7 @@ OPERATIONAL = {
     "device": "auto",
     "allow_nonfinite": "false",
     "owners": "[]",
+    "trust_remote_code": "[]",
 }
 """Keys of the top level that say what is done with a variant and by whom -> their defaults in YAML."""
 

@@ -6,8 +6,9 @@ what JSON can hold. Another verb is another function.
 """
 
 from merge_assets.model_worker.client import Limit, ModelWorker, ask
-from merge_assets.model_worker.desk import Desk, reason
+from merge_assets.model_worker.code import code_folder
+from merge_assets.model_worker.desk import FOREIGN, Desk, reason
 from merge_assets.model_worker.limits import Limits
 from merge_assets.model_worker.nursery import prepare
 
-__all__ = ["Desk", "Limit", "Limits", "ModelWorker", "ask", "prepare", "reason"]
+__all__ = ["FOREIGN", "Desk", "Limit", "Limits", "ModelWorker", "ask", "code_folder", "prepare", "reason"]

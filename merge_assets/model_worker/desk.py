@@ -15,7 +15,10 @@ from merge_assets.model_worker.frames import Frames, send
 READY = {"ready": True}
 """What is said before the first answer: the time that importing takes is nobody's fault."""
 
-FOREIGN = "it needs code that comes with the checkpoint, which is not executed"
+FOREIGN = (
+    "it needs code that comes with the checkpoint, which is not executed unless trust_remote_code, of the recipe or the suite, "
+    "names the model"
+)
 
 _PIECE = 1 << 16
 
@@ -30,7 +33,7 @@ class Desk:
     """
 
     channel: socket.socket
-    held: dict[str, Any] = field(default_factory=dict)
+    held: dict[Any, Any] = field(default_factory=dict)
 
     def report(self, done: int, total: int, label: str) -> None:
         """Tell how far it is; also a sign of life."""
@@ -59,7 +62,7 @@ def refuse(channel: socket.socket, error: Exception) -> None:
 def reason(error: BaseException) -> str:
     """Why a library gave up, in one line."""
     text = in_one_line(error) if isinstance(error, Exception) else printable(f"{type(error).__name__}: {error}"[:300])
-    # Libraries advise to run the code. Nobody has read it, and there is no key for it here.
+    # Libraries advise to run the code, and name a key of their own for it.
     return FOREIGN if "trust_remote_code" in str(error) else text
 
 

@@ -67,7 +67,10 @@ def recipe_description(recipe: Recipe, folded: Sequence[Recipe] = ()) -> str:
     """Description of a variant: one sentence, then the recipe's own text and that of the recipes folded into it."""
     models = ", ".join(str(reference) for reference in recipe.references())
     sentence = one_sentence(recipe.description) or one_sentence(f"Merge of {models} by {recipe.merge_method}.")
-    parts = [sentence, fenced(recipe.source.text.strip(), "yaml")]
+    parts = [sentence]
+    if trusted := sorted({str(model) for one in (recipe, *folded) for model in one.trust_remote_code}):
+        parts.append(f"May run code of {printable(', '.join(trusted))} (`trust_remote_code`), without a network.")
+    parts.append(fenced(recipe.source.text.strip(), "yaml"))
     if folded:
         parts.append(f"Folds in: {', '.join(inner.name for inner in folded)}.")
     for inner in folded[:MAX_FOLDED]:

@@ -5,7 +5,7 @@ work that was spared counts as nothing; everything else is text or a table.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from merge_assets.errors import printable
 from merge_assets.pipeline.outcome import BUILT, CONFIRMED, MEASURED, RESUMED, REUSED
 from merge_assets.pipeline.pictures import bar, layer_picture, snr_picture
 from merge_assets.pipeline.render import Metadata, code, picture, table
+from merge_assets.plan.code import code_summary
 from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
@@ -48,7 +49,7 @@ def observation_metadata(observation: "Observation") -> Metadata:
     return metadata
 
 
-def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
+def variant_metadata(recipe: Recipe, built: "Built", trusted: Collection[str] = ()) -> Metadata:
     """A merged variant: what making it took now, and what it is made of."""
     report = built.report
     if built.confirmed:
@@ -59,6 +60,8 @@ def variant_metadata(recipe: Recipe, built: "Built") -> Metadata:
         outcome = RESUMED if report.tensors_resumed else BUILT
     metadata: Metadata = {"outcome": outcome, "work": _since(built.artifact) if report is None else _work(report)}
     metadata |= artifact_metadata(built.artifact) | plan_metadata(built.plan)
+    if code_said := code_summary(built.plan, trusted):
+        metadata["trust_remote_code"] = code_said
     if report is None:
         metadata |= {"tensors_computed": 0, "read_mib": 0.0, "written_mib": 0.0, "merge_seconds": 0.0}
     else:
@@ -183,6 +186,8 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
     metadata["evaluation_seconds"] = round(spent, 1)
     metadata["version"] = scores.fingerprint
     metadata["versions"] = table([{"package": name, "version": version} for name, version in scores.versions.items()])
+    if scores.trust_remote_code:
+        metadata["trust_remote_code"] = "code that comes with the checkpoint may have been run, without a network"
     return metadata | artifact_metadata(scored.artifact)
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from merge_assets.errors import printable
 from merge_assets.evaluation.results import EVALUATION_VERSION
 from merge_assets.evaluation.suite import Suite
 from merge_assets.identity import variant_line
@@ -19,24 +20,33 @@ from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import KnownScores, lm_eval_version
 from merge_assets.workspace.staleness import Staleness
+from merge_assets.workspace.trust import may_trust
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Parent
     from merge_assets.store import Artifact
 
 
-def scores_spec(node: ScoresNode, suite: Suite) -> dg.AssetSpec:
-    """The scores of one model as Dagster shows them."""
+def scores_spec(node: ScoresNode, suite: Suite, trusted: str = "") -> dg.AssetSpec:
+    """The scores of one model as Dagster shows them.
+
+    Args:
+        node: which.
+        suite: its suite.
+        trusted: the models whose code may be run for it.
+    """
     tasks = "\n".join(f"- `{task.task}`: {task.metric}" for task in suite.tasks)
     return dg.AssetSpec(
         node.key,
         deps=[node.model.key],
-        code_version=f"{suite.digest[:16]}-evaluation-{EVALUATION_VERSION}-lm-eval-{lm_eval_version()}",
+        code_version=f"{suite.digest[:16]}-evaluation-{EVALUATION_VERSION}-lm-eval-{lm_eval_version()}"
+        + (f"-code-of-{trusted}" if trusted else ""),
         group_name=group_name("scores", suite.name),
         kinds={"lm_eval"},
         tags={"suite": tag_value(suite.name), "automation": "on" if node.automated else "off"},
         description=f"Scores of {node.model.title} on the suite {suite.name}.\n\n"
-        f"{one_sentence(suite.description)}\n\n{tasks}",
+        f"{one_sentence(suite.description)}\n\n{tasks}"
+        + (f"\n\nMay run code of {trusted} (`trust_remote_code`), without a network." if trusted else ""),
         metadata={"dagster/code_references": code_references(suite.file, 1)},
     )
 
@@ -44,11 +54,14 @@ def scores_spec(node: ScoresNode, suite: Suite) -> dg.AssetSpec:
 def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.AssetsDefinition:
     """The asset that evaluates one model on one suite."""
     suite = workspace.suites[node.suite]
+    trusted = printable(", ".join(may_trust(workspace, suite, node.model.reference)))
     device = workspace.settings.device
     # Base checkpoints first: their scores are what those of the variants are compared with.
     priority = {} if node.model.kind == "recipe" else {"dagster/priority": "1"}
 
-    @single_asset(scores_spec(node, suite), op_name, pool=gpu.pool(device), op_tags={**gpu.op_tags(device), **priority})
+    @single_asset(
+        scores_spec(node, suite, trusted), op_name, pool=gpu.pool(device), op_tags={**gpu.op_tags(device), **priority}
+    )
     def scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
@@ -90,7 +103,7 @@ def parents_of(workspace: Workspace, node: ScoresNode, scores: "Artifact") -> "l
 
     if node.model.kind != "recipe":
         return []
-    known, suite = KnownScores(workspace.store), workspace.suites[node.suite]
+    known, suite = KnownScores(workspace), workspace.suites[node.suite]
     line = variant_line(node.model.parts[0])
     versions = (workspace.store.get(line, version) for version in scores.manifest.fingerprints.values())
     found = (joined.parents_of(workspace, known, variant, [suite]) for variant in versions if variant is not None)

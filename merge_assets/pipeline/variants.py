@@ -17,6 +17,7 @@ from merge_assets.pipeline.render import check_metadata, code_references, recipe
 from merge_assets.pipeline.results import variant_metadata
 from merge_assets.pipeline.steps import is_forced, single_asset
 from merge_assets.pipeline.work import run_work
+from merge_assets.plan.code import trusted_in
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import variant_code
 
@@ -77,7 +78,7 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
         return dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(built.artifact.version),
-            metadata=variant_metadata(node.recipe, built),
+            metadata=variant_metadata(node.recipe, built, trusted_in(workspace.book, node.recipe)),
             check_results=[
                 dg.AssetCheckResult(
                     asset_key=key,

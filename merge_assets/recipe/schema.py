@@ -43,7 +43,7 @@ TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
-        *("materialize", "freshness"),
+        *("materialize", "freshness", "trust_remote_code"),
     }
 )
 MAX_MODELS = 256
@@ -200,6 +200,9 @@ class Recipe(RecipeMapping):
     allow_nonfinite: StrictBool = Field(
         default=False, description="accept NaN and infinite elements in the output; they are still reported"
     )
+    trust_remote_code: tuple[Reference, ...] = Field(
+        default=(), description="models of this recipe whose code is run when the variant is loaded, without a network"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
@@ -223,6 +226,10 @@ class Recipe(RecipeMapping):
                     raise Misfit(f"neither union nor base, and {error}", path) from None
         if (count := len(self.references())) > MAX_MODELS:
             raise Misfit(f"{count} models are named; at most {MAX_MODELS} are merged at once", (bodies[0],))
+        for index, reference in enumerate(self.trust_remote_code):
+            if reference not in self.references():
+                named = ", ".join(map(str, self.references()))
+                raise Misfit(f"{reference} is no model of this recipe; it names {named}", ("trust_remote_code", index))
         for key, purpose in NEEDS_STORED.items() if not self.materialize else ():
             if getattr(self, key):
                 raise Misfit(

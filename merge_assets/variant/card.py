@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from merge_assets.markup import escape_markdown, render
 from merge_assets.plan import Plan
+from merge_assets.plan.code import code_files, code_models, is_trusted
 from merge_assets.plan.describe import format_figure, human_bytes, layer_map, vocabulary_summary
 from merge_assets.plan.model import PlannedModel
 from merge_assets.recipe import Recipe
@@ -21,7 +22,7 @@ _PATH = re.compile(r"(?:(?<=file://)|(?<![\w.:/~\\-]))(?:~[\w.-]*)?/(?:[\w.\\-]+
 """The absolute path of a file or folder, as people write them into comments."""
 
 
-def model_card(plan: Plan, recipe: Recipe) -> str:
+def model_card(plan: Plan, recipe: Recipe, trusted: Collection[str] = ()) -> str:
     """The card as Markdown with its front matter. It is published: folders of this machine are called by their names alone.
 
     Its scores are not known before the variant is written.
@@ -29,6 +30,7 @@ def model_card(plan: Plan, recipe: Recipe) -> str:
     Args:
         plan: what was built.
         recipe: its recipe.
+        trusted: models whose code may be run.
     """
     # Imported here since it takes a tenth of a second.
     from huggingface_hub import ModelCardData
@@ -49,6 +51,9 @@ def model_card(plan: Plan, recipe: Recipe) -> str:
         size=human_bytes(plan.bytes_to_write),
         layers=layer_map(plan),
         vocabulary=vocabulary_summary(plan),
+        code_files=code_files(plan),
+        code_models=code_models(plan),
+        trusted=is_trusted(code_models(plan), trusted),
         figure=format_figure,
     )
     return _without_paths(text, {part.path for one in _references(plan, recipe) for part in (one, one.lora) if part})

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from merge_assets.checkpoint import Checkpoint, nonfinite_elements, open_checkpoint
 from merge_assets.errors import CheckpointError, ModelWorkerError, printable
-from merge_assets.model_worker import Limits, ModelWorker
+from merge_assets.model_worker import FOREIGN, Limits, ModelWorker, code_folder
 from merge_assets.plan import Plan
+from merge_assets.plan.code import code_models, is_trusted
 from merge_assets.records import Check
 from merge_assets.variant.agreement import DEFAULT, LOADING, describe, loading_report
 from merge_assets.work import UNATTENDED, Work
@@ -33,6 +34,7 @@ def check_variant(
     *,
     here: bool = True,
     agreement: Check | None = None,
+    trusted: Collection[str] = (),
     limits: Limits = DEFAULT,
     work: Work = UNATTENDED,
 ) -> list[Check]:
@@ -44,6 +46,7 @@ def check_variant(
         nonfinite: NaN and infinite elements by tensor, where there are any; see :func:`count_nonfinite`.
         here: whether the folder holds the weights, not just the headers of their files.
         agreement: what ``config_agrees`` found of the same config, names and shapes before.
+        trusted: models whose code may be run.
         limits: of the processes in which it is loaded.
         work: asked several times a second.
 
@@ -53,7 +56,7 @@ def check_variant(
     outcomes = [_finite(plan, nonfinite)]
     outcomes.append(agreement or _config_agrees(directory, plan, limits, work))
     work.check("checking the variant")
-    outcomes.append(_loads_and_generates(directory, limits, work) if here else _NOT_HERE)
+    outcomes.append(_loads_and_generates(directory, code_models(plan), trusted, limits, work) if here else _NOT_HERE)
     return outcomes
 
 
@@ -126,27 +129,35 @@ def _is_beyond(name: str, checkpoint: Checkpoint) -> bool:
     return any(stack.split_tail(name) is not None for stack in checkpoint.stacks)
 
 
-def _loads_and_generates(directory: Path, limits: Limits, work: Work) -> Check:
-    """Load the variant in the model worker, and generate if it is a language model."""
+def _loads_and_generates(
+    directory: Path, needed: Sequence[str], trusted: Collection[str], limits: Limits, work: Work
+) -> Check:
+    """Load the variant in the model worker, and generate if it is a language model; with its code, if that may be run."""
+    trust = is_trusted(needed, trusted)
+    by = f", by code of {', '.join(needed)}" if trust else ""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
     most = limits.bytes_of_memory()
     if most is not None and weights > most * 0.9:
         return _trial(True, "not tried: the weights need more memory than is free here", {"tried": False})
     folder = {"directory": str(directory)}
     try:
-        with ModelWorker(LOADING, limits) as worker:
-            said = worker.ask("trial", folder, limit="load", work=work.silent())
+        with ModelWorker(LOADING, limits) as worker, code_folder(trust) as code:
+            said = worker.ask("trial", folder | {"code": code}, limit="load", work=work.silent())
             if said is None:
-                return _trial(True, "not tried: transformers does not know the model type", {"tried": False})
+                why = "transformers does not know the model type"
+                why += f"; {FOREIGN}" if needed and not trust else ""
+                return _trial(True, f"not tried: {why}", {"tried": False})
             if wrong := said["wrong"]:
                 return _trial(False, f"loading reports {json.dumps(wrong)[:300]}", wrong)
             if not said["generates"]:
-                return _trial(True, "transformers loads it without missing or unexpected keys", {"text": ""})
+                return _trial(True, f"transformers loads it without missing or unexpected keys{by}", {"text": ""})
             text = worker.ask("generated", folder, limit="answer", work=work.silent())
     except ModelWorkerError as error:
         return _trial(False, f"transformers cannot load it and generate: {error}", {})
     return _trial(
-        True, "transformers loads it without missing or unexpected keys and generates", {"text": printable(str(text))}
+        True,
+        f"transformers loads it without missing or unexpected keys and generates{by}",
+        {"text": printable(str(text))},
     )
 
 

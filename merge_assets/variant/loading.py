@@ -18,12 +18,16 @@ from transformers.utils import logging
 
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.model_worker import Desk
+from merge_assets.model_worker.code import run_code_of
 from merge_assets.model_worker.generation import fix_generation
 
 _MOST = 10_000
 """Layers or experts of a part of a model; more would keep the library building for hours."""
 
 _NEW_TOKENS = 8
+
+_AUTO = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM", "AutoModel")
+"""What the classes of a checkpoint's own code are listed as, the one that generates first."""
 
 logging.set_verbosity(CRITICAL)
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -81,23 +85,34 @@ def roles(desk: Desk, *, config: str, key: Sequence[str], count: int) -> dict[st
     return dict(_lists(level, count)) if level is not None else {}
 
 
-def trial(desk: Desk, *, directory: str) -> dict[str, Any] | None:
+def trial(desk: Desk, *, directory: str, code: str | None) -> dict[str, Any] | None:
     """Load a variant.
+
+    Args:
+        directory: its folder.
+        code: an empty folder for the code that it carries, if that may be run.
 
     Returns:
         Names by what is wrong with them as ``wrong``, and whether it ``generates`` text. ``None`` where transformers does not
         know the model.
     """
     folder = Path(directory)
-    known = _model_of(json.loads((folder / "config.json").read_text()))
-    if known is None:
-        return None
+    config = json.loads((folder / "config.json").read_text())
+    kind = None if code is None else _own_kind(config)
+    if code is not None:
+        run_code_of(folder, code)
+    if kind is None:
+        known = _model_of(config)
+        if known is None:
+            return None
+        kind = known[0]
+    desk.held["trust"] = code is not None
     # Without a word on attention the library takes its own choice; the config's may be code of the Hub.
-    model, report = known[0].from_pretrained(
+    model, report = kind.from_pretrained(
         folder,
         dtype="auto",
         attn_implementation=None,
-        trust_remote_code=False,
+        trust_remote_code=desk.held["trust"],
         local_files_only=True,
         output_loading_info=True,
     )
@@ -119,7 +134,7 @@ def generated(desk: Desk, *, directory: str) -> str:
         with torch.inference_mode():
             model.generate(input_ids=torch.ones(1, 1, dtype=torch.int64), max_new_tokens=_NEW_TOKENS, do_sample=False)
         return ""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=desk.held["trust"], local_files_only=True)
     prompt = tokenizer("The", return_tensors="pt")
     with torch.inference_mode():
         output = model.generate(
@@ -129,6 +144,14 @@ def generated(desk: Desk, *, directory: str) -> str:
             do_sample=False,
         )
     return str(tokenizer.decode(output[0], skip_special_tokens=True))
+
+
+def _own_kind(config: Mapping[str, Any]) -> Any:
+    """The library's class for models of code of their own that a ``config.json`` asks for; ``None`` if it asks for none."""
+    names = config.get("auto_map")
+    if not isinstance(names, Mapping):
+        return None
+    return next((getattr(transformers, name) for name in _AUTO if name in names), None)
 
 
 def _model_of(config: Mapping[str, Any]) -> tuple[Any, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from merge_assets.errors import EngineError, InputError
@@ -25,6 +25,7 @@ def write_surroundings(
     recipe: Recipe,
     directory: Path,
     read_file: Callable[[str, str], bytes] = read_local,
+    trusted: Collection[str] = (),
 ) -> None:
     """Write all files of a variant but its weight shards.
 
@@ -33,6 +34,7 @@ def write_surroundings(
         recipe: its recipe.
         directory: the variant's folder.
         read_file: gives a small file of a model, by the model's location and the file's name.
+        trusted: models whose code may be run, for the card.
 
     Raises:
         EngineError: if a file of the donor is gone or a file cannot be written.
@@ -63,7 +65,7 @@ def write_surroundings(
         _write(directory / "recipe.yaml", recipe.source.text)
         _write(directory / "mergekit_config.yml", plan.mergekit_config)
         _write(directory / "plan.json", plan.to_json())
-        _write(directory / CARD, model_card(plan, recipe))
+        _write(directory / CARD, model_card(plan, recipe, trusted))
     except OSError as error:
         raise EngineError(f"{error.filename or directory}: {error.strerror}") from error
 

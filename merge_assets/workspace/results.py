@@ -17,10 +17,12 @@ from merge_assets.recipe import Recipe
 from merge_assets.records import AnalysisDetails, VariantDetails
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.manifest import Manifest
+from merge_assets.workspace.trust import trusts
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite import Suite
+    from merge_assets.workspace.workspace import Workspace
 
 SCORES_FILE = "scores.json"
 
@@ -28,17 +30,18 @@ _CARRIES = "passthrough"
 """The method of parts of a model that a recipe does not name, whatever its own is."""
 
 
-def scores_key(suite: Suite, fingerprint: str, *, lm_eval: str | None = None) -> str:
+def scores_key(suite: Suite, fingerprint: str, *, lm_eval: str | None = None, trust_remote_code: bool = False) -> str:
     """Key of a model's scores on a suite: of what the suite says, and of the result of every task.
 
     Args:
         suite: the suite.
         fingerprint: of the model.
         lm_eval: version of lm-eval; default: the one that is installed.
+        trust_remote_code: whether the model's own code may be run.
     """
     from merge_assets.evaluation.runner import result_keys
 
-    keys = result_keys(suite, fingerprint, lm_eval=lm_eval)
+    keys = result_keys(suite, fingerprint, lm_eval=lm_eval, trust_remote_code=trust_remote_code)
     return digest_of({"suite": suite.digest, "results": [key.digest for key in keys]})
 
 
@@ -104,11 +107,13 @@ def basis_key(basis: Basis) -> str:
 class KnownScores:
     """The scores of a store as one verb finds them, by the bytes that they are of; each line is read once.
 
-    Scores of another text of the suite count as none: their numbers are of something else.
+    Scores of another text of the suite count as none: their numbers are of something else. So do those that a model's own code
+    made or did not make, where a recipe or the suite says otherwise by now.
     """
 
-    def __init__(self, store: ArtifactStore) -> None:
-        self._store = store
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._store = workspace.store
         self._current: dict[str, Artifact | None] = {}
         self._versions: dict[str, list[Artifact]] = {}
         self._read: dict[tuple[str, str], Scores] = {}
@@ -122,7 +127,7 @@ class KnownScores:
                 for artifact in self._latest_first(line)
                 if fingerprint in artifact.manifest.fingerprints.values()
                 and (scores := self._scores(artifact)).fingerprint == fingerprint
-                and _is_of(artifact, scores, suite)
+                and self._is_of(artifact, scores, suite, model)
             ),
             None,
         )
@@ -131,7 +136,7 @@ class KnownScores:
         """All scores of a model on a suite with when they were made, whatever bytes they are of; the latest first."""
         for artifact in self._latest_first(scores_line(model, suite.name)):
             scores = self._scores(artifact)
-            if _is_of(artifact, scores, suite):
+            if self._is_of(artifact, scores, suite, model):
                 yield artifact.manifest.created, scores
 
     def _latest_first(self, line: str) -> Iterator[Artifact]:
@@ -154,9 +159,10 @@ class KnownScores:
             self._read[name] = Scores.from_json(artifact.read_bytes(SCORES_FILE))
         return self._read[name]
 
-
-def _is_of(artifact: Artifact, scores: Scores, suite: Suite) -> bool:
-    """Whether the suite, as it is now, measures the same."""
-    # Where nothing can be evaluated, what was evaluated elsewhere is not out of date for that.
-    now = scores_key(suite, scores.fingerprint, lm_eval=lm_eval_version() or scores.versions.get("lm_eval", "none"))
-    return stale_reason(Basis(artifact.manifest.key, {}), Basis(now, {})) is None
+    def _is_of(self, artifact: Artifact, scores: Scores, suite: Suite, model: ModelIdentity) -> bool:
+        """Whether the suite, as it is now, measures the same."""
+        # Where nothing can be evaluated, what was evaluated elsewhere is not out of date for that.
+        lm_eval = lm_eval_version() or scores.versions.get("lm_eval", "none")
+        trust = trusts(self._workspace, suite, model.reference, scores.fingerprint)
+        now = scores_key(suite, scores.fingerprint, lm_eval=lm_eval, trust_remote_code=trust)
+        return stale_reason(Basis(artifact.manifest.key, {}), Basis(now, {})) is None

@@ -86,7 +86,7 @@ def score(root: Path, **options: Any) -> api.Scored:
 def is_current(root: Path, scored: api.Scored) -> bool:
     space = api.Workspace.open(Settings(root=root))
     model, suite = space.names.identify(ModelReference("m")), space.suites["mine"]
-    return next((scores for _, scores in KnownScores(space.store).latest(model, suite)), None) == scored.scores
+    return next((scores for _, scores in KnownScores(space).latest(model, suite)), None) == scored.scores
 
 
 def test_other_data_on_the_hub_are_observed_when_it_is_measured_again(root: Path, hub: DataHub) -> None:

@@ -16,7 +16,7 @@ from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
 from merge_assets.errors import CheckpointError, InputError
 from merge_assets.settings import Settings
 from merge_assets.work import Work
-from tests.synthetic import read_tensors, write_llama
+from tests.synthetic import read_tensors, write_project
 
 SLERP = "merge_method: slerp\nmodels: [{model: b}]\nbase_model: a\nparameters: {t: 0.25}\n"
 LINEAR = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
@@ -25,10 +25,7 @@ CHILD = "merge_method: linear\nmodels: [{model: parent}, {model: b}]\nparameters
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for seed, name in enumerate("abc"):
-        write_llama(tmp_path / name, seed=seed)
-    (tmp_path / "recipes").mkdir()
-    return tmp_path
+    return write_project(tmp_path)
 
 
 def build(root: Path, name: str, text: str | None = None, work: Work | None = None, **settings: object) -> api.Built:

@@ -245,7 +245,10 @@ def test_what_a_derived_checkpoint_takes_over(tmp_path: Path) -> None:
 def test_files_in_subfolders_are_other_models() -> None:
     """A Hub listing names them, a local one does not; a fingerprint may not tell the two apart."""
     names = ["config.json", "onnx/config.json", "onnx/spiece.model", "spiece.model", "model.safetensors"]
-    assert fingerprint_files(names, ["model.safetensors"]) == ["config.json", "model.safetensors", "spiece.model"]
+    names += ["modeling_own.py", "onnx/modeling_own.py"]
+    assert fingerprint_files(names, ["model.safetensors"]) == [
+        *("config.json", "model.safetensors", "modeling_own.py", "spiece.model")
+    ]
 
 
 def test_code_is_taken_over_where_the_config_names_it(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from merge_assets.evaluation.circumstances import changes, differences, row_differences
-from merge_assets.evaluation.data import data_of, pinned, revision_of
+from merge_assets.evaluation.data import data_of, fetching, revision_of
 from merge_assets.evaluation.results import Circumstances
 from merge_assets.evaluation.scores import Scores, TaskScore
 from tests.leaderboard_support import row, scores
@@ -124,7 +124,7 @@ def test_pinned_data_are_loaded_at_their_commit(monkeypatch: pytest.MonkeyPatch)
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(datasets, "load_dataset", lambda **options: asked.append(options))
     for revision in (None, COMMIT):
-        with pinned(revision):
+        with fetching(revision):
             datasets.load_dataset(path="org/name", revision="main")
     datasets.load_dataset(path="org/name")
     assert [options.get("revision") for options in asked] == ["main", COMMIT, None]

@@ -28,6 +28,7 @@ KEY = ResultKey(
     batch_size=8,
     lm_eval="0.4",
     revision=None,
+    trust_remote_code=False,
 )
 
 
@@ -76,6 +77,7 @@ CHANGES: list[dict[str, object]] = [
     {"batch_size": "auto"},
     {"lm_eval": "0.5"},
     {"revision": "a" * 40},
+    {"trust_remote_code": True},
 ]
 
 

@@ -167,6 +167,18 @@ def test_a_task_without_local_data_is_not_local(tmp_path: Path, source: str) -> 
     found = TaskFolder(tmp_path).find("remote")
     assert found is not None
     assert not found.local
+    assert found.own, "lm-eval's own tasks are not needed for it"
+
+
+@pytest.mark.parametrize("member", ["arc_easy", "{task: arc_easy, num_fewshot: 3}", "{task: [remote, arc_easy]}"])
+def test_a_group_with_a_task_of_lm_eval_is_not_the_folders_own(tmp_path: Path, member: str) -> None:
+    write(tmp_path, "task: remote\ndataset_path: allenai/ai2_arc\n", "remote.yaml")
+    for name, members in (("mine", "remote"), ("mixed", f"remote, {member}")):
+        write(tmp_path, f"group: {name}\ntask: [{members}]\n", f"{name}.yaml")
+    mine, mixed = (TaskFolder(tmp_path).find(name) for name in ("mine", "mixed"))
+    assert mine is not None
+    assert mixed is not None
+    assert (mine.own, mixed.own) == (True, False)
 
 
 def test_unreadable_task_files_are_named(tmp_path: Path) -> None:

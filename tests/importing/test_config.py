@@ -471,9 +471,11 @@ evaluate: [demo]
 
 
 def test_what_only_the_author_operates_is_left_out() -> None:
-    found = imported(OPERATED + LINEAR + "publish:\n  repo_id: me/x\nallow_nonfinite: true", keep=())
+    found = imported(
+        OPERATED + LINEAR + "publish:\n  repo_id: me/x\nallow_nonfinite: true\ntrust_remote_code: [org/a]", keep=()
+    )
     assert found.text == "name: x\n\n# nightly\n" + LINEAR
-    assert found.dropped == ("schedule", "publish", "evaluate", "allow_nonfinite", "owners")
+    assert found.dropped == ("schedule", "publish", "evaluate", "allow_nonfinite", "owners", "trust_remote_code")
     assert found.repairs == ()
     recipe = found.recipes[0]
     assert (recipe.schedule, recipe.publish, recipe.evaluate, recipe.owners) == (None, None, None, ())

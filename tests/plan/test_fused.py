@@ -20,7 +20,7 @@ from merge_assets.plan.difference import difference
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.workspace import Models
-from tests.synthetic import llama_shapes, write_llama
+from tests.synthetic import llama_shapes, write_llama, write_project
 
 SLERP = "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.25}\n"
 MEAN = "merge_method: linear\nmodels: [{model: inner}, {model: c}]\nparameters: {weight: 1}\n"
@@ -37,10 +37,7 @@ MLP = "model.layers.{}.mlp.up_proj.weight"
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for seed, name in enumerate("abc"):
-        write_llama(tmp_path / name, seed=seed)
-    (tmp_path / "recipes").mkdir()
-    return tmp_path
+    return write_project(tmp_path)
 
 
 def workspace(root: Path, **recipes: str) -> api.Workspace:

@@ -247,6 +247,7 @@ def test_prune_layers_forms(tmp_path, written, remove):
         "device: cpu",
         "materialize: false",
         "allow_nonfinite: false",
+        "trust_remote_code: [org/a]",
         "seed: 0",
         "x-note: {free: [1, 2]}",
         "parameters: {}",

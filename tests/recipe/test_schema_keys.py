@@ -190,6 +190,7 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.allow_nonfinite": Example(
         merged, *(f"{TWO.replace('B', 'NAN')}device: cpu{more}" for more in ("", "\nallow_nonfinite: true"))
     ),
+    "Recipe.trust_remote_code": Example(shown, PASS, f"{PASS}trust_remote_code: [A]"),
     "ModelEntry.model": Example(planned, PASS, PASS.replace("A", "B")),
     "ModelEntry.parameters": Example(planned, PASS, PASS.replace("A", "A, parameters: {scale: 2}")),
     "Source.model": Example(planned, *(f"{SLICES}[{{sources: [{{model: {m}}}]}}]" for m in "AB")),

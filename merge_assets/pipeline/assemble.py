@@ -7,6 +7,7 @@ from merge_assets.pipeline.automation import automation_sensor, backstop, recipe
 from merge_assets.pipeline.bases import build_base_sensors, build_bases
 from merge_assets.pipeline.broken import build_broken, refuse_when_validating
 from merge_assets.pipeline.executor import choose_executor
+from merge_assets.pipeline.gone import gone_sensor
 from merge_assets.pipeline.graph import Graph, build_graph
 from merge_assets.pipeline.keys import LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
@@ -58,12 +59,19 @@ def build_definitions(workspace: Workspace, graph: Graph | None = None) -> dg.De
                 description="Everything that can be built; `merge-assets build` runs a part of it.",
             )
         )
+    defined = {*names, *(base.key for base in graph.bases), *(each.key for each in graph.broken)}
+    defined |= {LEADERBOARD} if scores else set()
     return dg.Definitions(
         assets=[*assets, *broken_specs],
         asset_checks=broken_checks,
         jobs=jobs,
         schedules=[*nightly, *crons],
-        sensors=[automation_sensor(), *build_base_sensors(workspace, graph.bases), *broken_sensors],
+        sensors=[
+            automation_sensor(),
+            *build_base_sensors(workspace, graph.bases),
+            *broken_sensors,
+            gone_sensor(defined),
+        ],
         executor=choose_executor(workspace.settings),
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from merge_assets.pipeline.keys import LEADERBOARD, job_suffix
+from merge_assets.pipeline.keys import LEADERBOARD, schedule_names
 from merge_assets.pipeline.versions import recorded_all, stale_reason, topological
 
 if TYPE_CHECKING:
@@ -179,16 +179,21 @@ def recipe_schedules(
         description="Variants whose recipes have a schedule, with their scores and the leaderboard.",
         run_tags={"trigger": "schedule"},
     )
-    return [_recipe_schedule(cron, keys, job) for cron, keys in sorted(selections.items())], [job]
+    names = schedule_names({cron: _recipes(keys) for cron, keys in selections.items()})
+    return [_recipe_schedule(names[cron], cron, keys, job) for cron, keys in sorted(selections.items())], [job]
 
 
-def _recipe_schedule(cron: str, keys: list[dg.AssetKey], job: "AssetJob") -> dg.ScheduleDefinition:
+def _recipes(keys: Sequence[dg.AssetKey]) -> list[str]:
+    return [key.path[1] for key in keys if key.path[0] == "variants"]
+
+
+def _recipe_schedule(name: str, cron: str, keys: list[dg.AssetKey], job: "AssetJob") -> dg.ScheduleDefinition:
     @dg.schedule(
-        name=f"recipes_{job_suffix(cron)}",
+        name=name,
         cron_schedule=cron,
         job=job,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Rebuilds and evaluates the recipes with `schedule: {cron!r}`.",
+        description=f"Rebuilds and evaluates {', '.join(_recipes(keys))}, whose recipes have `schedule: {cron!r}`.",
     )
     def run_recipes() -> dg.RunRequest:
         return dg.RunRequest(asset_selection=keys)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import dagster as dg
 
-from merge_assets.errors import MergeAssetsError, Stopped
+from merge_assets.errors import MergeAssetsError, Stopped, printable
 from merge_assets.extras import not_installed
 from merge_assets.pipeline.progress import BYTES, Pace
 from merge_assets.work import Work
@@ -30,10 +30,16 @@ LONGEST_RETRY_SECONDS = 600.0
 
 
 class _Latest:
-    """The last progress report of the work; written by its threads, read by the waiting one."""
+    """The last progress report of the work; written by its threads, read by the waiting one.
+
+    Attributes:
+        value: what was reported.
+        waiting: what was shown of it last, where it waits.
+    """
 
     def __init__(self) -> None:
         self.value: tuple[int, int, str] | None = None
+        self.waiting = ""
 
     def __call__(self, done: int, total: int, label: str) -> None:
         self.value = (done, total, label)
@@ -101,7 +107,14 @@ def run_work(
 def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest, seconds: float, pace: Pace) -> None:
     if latest.value is None:
         return
-    now = pace.at(seconds, *latest.value)
+    done, total, label = latest.value
+    label = printable(label)
+    if not total:  # it waits, and says once for whom
+        if label and label != latest.waiting:
+            context.log.info(label)
+        latest.waiting = label
+        return
+    now = pace.at(seconds, done, total, label)
     metadata: dict[str, float | str] = {"progress": now.words, "percent": now.percent, "seconds": round(seconds, 1)}
     if now.doing:
         metadata["now"] = now.doing

@@ -193,17 +193,22 @@ def build(
         bool,
         typer.Option("--refresh", help="Measure analyses and scores again, and put what comes out in their place."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be made, and why. Nothing is built or recorded.")
+    ] = False,
     json: JsonOption = False,
     allow_pickle: PickleOption = False,
 ) -> None:
     """Bring recipes up to date through Dagster: observe, analyse, merge, evaluate, rank.
 
-    What is up to date is left alone, and said so. The runs are in the UI afterwards. Ends with code 1 if a step failed;
+    What is up to date is left alone, and said so. What runs is shown with how far it is; --json prints one document at the
+    end. The runs are in the UI afterwards. Ends with code 1 if a step failed, or in a dry run if something could not be made;
     a variant that is computed again and comes out otherwise than it is stored is such a failure.
     """
     from merge_assets.cli.pipeline import run_build
 
-    raise typer.Exit(run_build(selection or [], with_scores=not only, force=force, refresh=refresh, as_json=json))
+    made = run_build(selection or [], with_scores=not only, force=force, refresh=refresh, dry_run=dry_run, as_json=json)
+    raise typer.Exit(made)
 
 
 @app.command(rich_help_panel="Pipeline")

@@ -5,32 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
 
+from merge_assets.cli.building import STYLES, BuildDisplay
 from merge_assets.cli.console import console, err, print_json
 from merge_assets.cli.show import show_leaderboard
 from merge_assets.errors import Stopped
 from merge_assets.extras import require
 from merge_assets.pipeline import outcome as words
 from merge_assets.pipeline.home import missing_settings, prepare_home
-from merge_assets.pipeline.run import materialise
+from merge_assets.pipeline.run import Materialised, materialise
 from merge_assets.settings import Settings, load_settings
 from merge_assets.workspace import open_store
-
-_STYLES = {
-    words.BUILT: "green",
-    words.OBSERVED: "green",
-    words.REUSED: "cyan",
-    words.CONFIRMED: "green",
-    words.MEASURED: "green",
-    words.UP_TO_DATE: "dim",
-    words.FAILED: "bold red",
-    words.SKIPPED: "yellow",
-    words.WAITING: "yellow",
-}
 
 
 def run_build(
@@ -39,31 +29,48 @@ def run_build(
     with_scores: bool = True,
     force: bool = False,
     refresh: bool = False,
+    dry_run: bool = False,
     as_json: bool = False,
 ) -> int:
     """Bring recipes up to date and print what became of every asset; 1 if something failed.
 
+    Args:
+        names: recipes; none means those that automation may build.
+        with_scores: also evaluate and rank.
+        force: make everything selected again.
+        refresh: measure analyses and scores again.
+        dry_run: only say what would be made and why; 1 if something could not.
+        as_json: one document at the end instead of lines.
+
     Raises:
         Stopped: after all was printed, if a signal ended it.
     """
-    _open_home(load_settings())
+    if not dry_run:
+        _open_home(load_settings())
     began = time.perf_counter()
-    report = None if as_json else _print_outcome
-    made = materialise(list(names), with_scores=with_scores, force=force, refresh=refresh, report=report)
+    display = None if as_json else BuildDisplay(console())
+    with display or nullcontext():
+        made = materialise(
+            list(names), with_scores=with_scores, force=force, refresh=refresh, dry_run=dry_run, report=display
+        )
     if as_json:
-        print_json({"failed": made.failed} | asdict(made))
-        if made.ending is not None and made.ending.state == words.STOPPED:
-            raise Stopped
-        return int(made.failed)
-    counts = [f"{made.count(state)} {state}" for state in _STYLES if made.count(state)]
-    console().print(f"{', '.join(counts)} in {time.perf_counter() - began:.0f} s")
-    if made.run_id is None and not made.failed:
-        console().print("[green]Nothing to do: everything is up to date.[/]")
+        print_json({"failed": made.failed, "dry_run": dry_run} | asdict(made))
+    else:
+        _print_summary(made, time.perf_counter() - began, dry_run=dry_run)
     if made.ending is not None and made.ending.state == words.STOPPED:
         raise Stopped
-    if made.ending is not None:
+    if made.ending is not None and not as_json:
         _print_ending(made.ending)
     return int(made.failed)
+
+
+def _print_summary(made: Materialised, seconds: float, *, dry_run: bool) -> None:
+    counts = [f"{made.count(state)} {state}" for state in STYLES if made.count(state)]
+    console().print(f"{', '.join(counts)} in {seconds:.0f} s")
+    if made.run_id is None and not made.failed and not made.count(words.WOULD):
+        console().print("[green]Nothing to do: everything is up to date.[/]")
+    elif dry_run:
+        console().print("This was a dry run: nothing was made.")
 
 
 def _open_home(settings: Settings) -> None:
@@ -74,23 +81,11 @@ def _open_home(settings: Settings) -> None:
 
 
 def _print_ending(ending: words.Ending) -> None:
-    lines = [f"[{_STYLES[words.FAILED]}]the run {ending.run_id} {words.HOW[ending.state]}[/]: {escape(ending.reason)}"]
+    lines = [f"[{STYLES[words.FAILED]}]the run {ending.run_id} {words.HOW[ending.state]}[/]: {escape(ending.reason)}"]
     if ending.keys:
         lines.append(f"not made because of it: {escape(', '.join(ending.keys))}")
     lines.append("its whole log is in the UI (merge-assets ui, Runs); the next build goes on with what is finished")
     console().print("\n".join(lines), soft_wrap=True, highlight=False)
-
-
-def _print_outcome(outcome: words.Outcome, known: int, total: int) -> None:
-    style = _STYLES[outcome.state]
-    seconds = f" {outcome.seconds:.1f} s" if outcome.seconds else ""
-    message = f"  [dim]{escape(outcome.message)}[/]" if outcome.message else ""
-    width = len(str(total))
-    console().print(
-        f"[{known:>{width}}/{total}] [{style}]{outcome.state:<21}[/] {escape(outcome.key)}{seconds}{message}",
-        soft_wrap=True,
-        highlight=False,
-    )
 
 
 def run_demo() -> int:

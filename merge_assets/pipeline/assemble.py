@@ -11,6 +11,7 @@ from merge_assets.pipeline.bases import build_base_sensors, build_bases
 from merge_assets.pipeline.broken import build_broken, refuse_when_validating
 from merge_assets.pipeline.executor import choose_executor
 from merge_assets.pipeline.gone import build_gone
+from merge_assets.pipeline.gone_sensor import gone_sensor
 from merge_assets.pipeline.graph import Graph, build_graph
 from merge_assets.pipeline.keys import BUILD_JOB, LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
@@ -54,6 +55,8 @@ def build_definitions(
                 description="Everything that can be built; `merge-assets build` runs a part of it.",
             )
         )
+    defined = {*names, *(base.key for base in graph.bases), *(each.key for each in graph.broken)}
+    defined |= {LEADERBOARD} if scores else set()
     return dg.Definitions(
         assets=[*assets, *broken_specs],
         asset_checks=broken_checks,
@@ -64,6 +67,7 @@ def build_definitions(
             *build_base_sensors(workspace, graph.bases),
             *broken_sensors,
             *build_alerts(workspace, reconciler),
+            gone_sensor(defined),
         ],
         executor=choose_executor(workspace.settings),
     )

@@ -12,15 +12,16 @@ import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PRIORITY_TAG
 
 from merge_assets.pipeline.graph import Graph
-from merge_assets.pipeline.keys import LEADERBOARD, job_suffix
+from merge_assets.pipeline.keys import LEADERBOARD, schedule_names
 from merge_assets.pipeline.process import PROCESS_TAG, is_gone
+from merge_assets.pipeline.reasons import REASON_TAG, reason_of_run
 from merge_assets.pipeline.reconciler import words
 from merge_assets.pipeline.reconciler.decide import Decision, decide, requests
 from merge_assets.pipeline.reconciler.facts import AUTOMATION, Facts
 from merge_assets.pipeline.reconciler.learn import asked_for, learn
 from merge_assets.pipeline.reconciler.memory import Memory
 from merge_assets.pipeline.reconciler.plan import Plan, plan_of
-from merge_assets.pipeline.reconciler.read import REASON_TAG, TRIGGER_TAG, Reader
+from merge_assets.pipeline.reconciler.read import TRIGGER_TAG, Reader
 from merge_assets.pipeline.steps import FOLLOW_TAG
 from merge_assets.workspace import Workspace
 
@@ -93,7 +94,7 @@ def tick(reconciler: Reconciler, context: dg.SensorEvaluationContext) -> dg.Sens
                 asset_selection=[dg.AssetKey.from_user_string(each.key) for each in batch],
                 tags={
                     TRIGGER_TAG: AUTOMATION,
-                    REASON_TAG: words.reason_of_run(batch),
+                    REASON_TAG: reason_of_run({each.key: each.reason for each in batch}),
                     FOLLOW_TAG: "true",
                     PRIORITY_TAG: PRIORITY,
                     MAX_RETRIES_TAG: "0",  # what failed is asked for again by the next looks
@@ -129,18 +130,26 @@ def recipe_schedules(
         description="Variants whose recipes have a schedule, with their scores and the leaderboard.",
         run_tags={TRIGGER_TAG: "schedule"},
     )
-    return [_recipe_schedule(cron, keys, job, reconciler) for cron, keys in sorted(selections.items())], [job]
+    names = schedule_names({cron: _recipes(keys) for cron, keys in selections.items()})
+    return [_recipe_schedule(names[cron], cron, keys, job, reconciler) for cron, keys in sorted(selections.items())], [
+        job
+    ]
+
+
+def _recipes(keys: Sequence[dg.AssetKey]) -> list[str]:
+    return [key.path[1] for key in keys if key.path[0] == "variants"]
 
 
 def _recipe_schedule(
-    cron: str, keys: list[dg.AssetKey], job: "AssetJob", reconciler: Reconciler
+    name: str, cron: str, keys: list[dg.AssetKey], job: "AssetJob", reconciler: Reconciler
 ) -> dg.ScheduleDefinition:
     @dg.schedule(
-        name=f"recipes_{job_suffix(cron)}",
+        name=name,
         cron_schedule=cron,
         job=job,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Makes the recipes with `schedule: {cron!r}`, as far as they are out of date and not under way.",
+        description=f"Makes {', '.join(_recipes(keys))}, whose recipes have `schedule: {cron!r}`, as far as they are out of "
+        "date and not under way.",
     )
     def run_recipes(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         _, _, decisions = reconciler.look(context.instance, Memory())

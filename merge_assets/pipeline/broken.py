@@ -11,11 +11,12 @@ import dagster as dg
 from merge_assets.errors import RecipeError
 from merge_assets.pipeline.checks import build_checks
 from merge_assets.pipeline.graph import BrokenNode
-from merge_assets.pipeline.render import fenced
+from merge_assets.pipeline.render import fenced, one_sentence
 from merge_assets.plan.model import digest_of
 
 CHECK = "recipe_is_valid"
 SENSOR_SECONDS = 300
+_LONGEST_HEADLINE = 300
 
 
 def refuse_when_validating(nodes: Sequence[BrokenNode]) -> None:
@@ -35,7 +36,7 @@ def broken_spec(node: BrokenNode) -> dg.AssetSpec:
         group_name="broken",
         kinds={"yaml"},
         tags={"state": "broken"},
-        description=f"The recipe {node.name} is broken and builds nothing.\n\n{fenced(node.message)}",
+        description=f"{_headline(node)}\n\n{fenced(node.message)}",
         metadata={
             "error_kind": node.kind,
             "dagster/code_references": dg.CodeReferencesMetadataValue(
@@ -43,6 +44,13 @@ def broken_spec(node: BrokenNode) -> dg.AssetSpec:
             ),
         },
     )
+
+
+def _headline(node: BrokenNode) -> str:
+    """That it is broken and why, in the one line that the catalogue shows."""
+    why = " ".join(node.message.split()).replace(str(node.file), node.file.name).replace("`", "'")
+    shown = why if len(why) <= _LONGEST_HEADLINE else f"{why[:_LONGEST_HEADLINE]} …"
+    return one_sentence(f"BROKEN, nothing is built of {node.name}: {shown}")
 
 
 def build_broken(

@@ -14,6 +14,8 @@ LEADERBOARD = dg.AssetKey(["leaderboard"])
 BUILD_JOB = "build"
 """Job of everything that can be built."""
 
+_NAMED = 3
+_LONGEST_SCHEDULE = 100
 _CRON_WORDS = re.compile(r"[^A-Za-z0-9]+")
 
 
@@ -57,6 +59,24 @@ def job_suffix(text: str) -> str:
     """A readable, collision-free suffix for a job or schedule name, for instance of a cron string."""
     words = _CRON_WORDS.sub("_", text).strip("_")
     return f"{words}_{_short_digest(text)}" if words else _short_digest(text)
+
+
+def schedule_names(recipes: Mapping[str, Sequence[str]]) -> Mapping[str, str]:
+    """A name for the schedule of each cron line, made of the names of its recipes.
+
+    Args:
+        recipes: names of recipes by cron line; a recipe has one schedule.
+    """
+    plain = {}
+    for cron, names in recipes.items():
+        few, more = sorted(names)[:_NAMED], len(names) - _NAMED
+        text = "_".join(["recipes", *few, *([f"and_{more}_more"] if more > 0 else [])])
+        plain[cron] = re.sub(r"[^A-Za-z0-9_]", "_", text)
+    taken = list(plain.values())
+    return {
+        cron: name if taken.count(name) == 1 and len(name) <= _LONGEST_SCHEDULE else f"recipes_{job_suffix(cron)}"
+        for cron, name in plain.items()
+    }
 
 
 def op_names(keys: Iterable[dg.AssetKey]) -> Mapping[dg.AssetKey, str]:

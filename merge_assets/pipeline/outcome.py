@@ -12,6 +12,10 @@ MEASURED = "measured again"
 UP_TO_DATE = "up to date"
 FAILED = "failed"
 SKIPPED = "skipped"
+WOULD = "would be made"
+"""In a dry run."""
+RUNNING = "running"
+"""No end yet; told when its step begins, and with how far it is."""
 WAITING = "waiting"
 """No end yet: its step is tried again after a while."""
 
@@ -30,7 +34,7 @@ class Outcome:
         key: path of the asset key joined with ``/``.
         state: one of the constants of this module.
         seconds: wall time of its step; 0 without one.
-        message: why it was built, or why it failed.
+        message: why it was built, why it failed, or how far it is.
     """
 
     key: str

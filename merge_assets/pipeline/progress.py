@@ -3,7 +3,6 @@
 from collections import deque
 from dataclasses import dataclass
 
-from merge_assets.errors import printable
 from merge_assets.plan.describe import human_bytes
 
 BYTES = "bytes"
@@ -63,7 +62,7 @@ class Pace:
             done=_amount(done, total, self.unit),
             gib_per_s=round(rate / 2**30, 3) if self.unit == BYTES else None,
             left=(total - done) / rate if rate > 0 and total >= done else None,
-            doing=printable(doing),
+            doing=doing,
         )
 
 

@@ -171,9 +171,9 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
     metadata = _measured(scored.artifact, scored.reused, scored.changes)
     spent = math.fsum(row.seconds for row in scores.tasks if not scored.reused and row.task in scored.evaluated)
     if not scored.reused:
-        ran = f"{', '.join(scored.evaluated)} evaluated in {spent:.0f} s" if scored.evaluated else "nothing evaluated"
-        kept = len({row.task for row in scores.tasks} - set(scored.evaluated))
-        metadata["work"] = f"{ran}; {kept} tasks had results of these bytes already" if kept else ran
+        tasks = len({row.task for row in scores.tasks})
+        known = "" if len(scored.evaluated) == tasks else "; of the others there were results of these bytes"
+        metadata["work"] = f"{len(scored.evaluated)} of {tasks} tasks evaluated, in {spent:.0f} s{known}"
     if stale is not None:
         metadata["out_of_date"] = stale
     metadata["scores"] = table(_score_rows(scores, [theirs for parent in parents for theirs in parent.scores]))
@@ -283,16 +283,21 @@ def _measured(artifact: "Artifact", reused: bool, changes: Sequence[str] | None)
 
 
 def _score_rows(scores: "Scores", parents: "Sequence[Scores]") -> list[Metadata]:
-    """One row a task and one for the average, with bars for what is a share."""
+    """One row a task and one for the average, with bars for what is a share; what is wanted most comes first."""
     shown = scores.shown(parents)
     rows = [
-        dict(zip(shown.heads, cells, strict=True)) | {"0 to 100 %": bar(row.value) if row.is_fraction else ""}
+        _score_row(dict(zip(shown.heads, cells, strict=True)), row.value if row.is_fraction else None)
         for row, cells in zip(scores.tasks, shown.rows, strict=True)
     ]
     if scores.headline is not None:
         cells = ["average", "", "", "", *shown.average]
-        rows.append(dict(zip(shown.heads, cells, strict=True)) | {"0 to 100 %": bar(scores.headline)})
+        rows.append(_score_row(dict(zip(shown.heads, cells, strict=True)), scores.headline))
     return rows
+
+
+def _score_row(cells: dict[str, str], share: float | None) -> Metadata:
+    drawn = {"0 to 100 %": "" if share is None else bar(share)}
+    return {"task": cells.pop("task"), "value": cells.pop("value")} | drawn | cells
 
 
 def _dropped(plan: Plan) -> list[Metadata]:

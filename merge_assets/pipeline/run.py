@@ -4,10 +4,13 @@ Base checkpoints are observed first, because a variant built from an unobserved 
 is observed. What is up to date is left alone.
 """
 
+import getpass
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 
@@ -15,14 +18,24 @@ from merge_assets.errors import MergeAssetsError
 from merge_assets.pipeline import location
 from merge_assets.pipeline.executor import require_launcher
 from merge_assets.pipeline.graph import ModelNode
-from merge_assets.pipeline.home import open_instance
+from merge_assets.pipeline.home import CONFIG, VARIABLE, open_instance
 from merge_assets.pipeline.keys import op_names
-from merge_assets.pipeline.outcome import FAILED, OBSERVED, SKIPPED, UP_TO_DATE, WAITING, Ending, Outcome
+from merge_assets.pipeline.outcome import (
+    FAILED,
+    OBSERVED,
+    RUNNING,
+    SKIPPED,
+    UP_TO_DATE,
+    WAITING,
+    WOULD,
+    Ending,
+    Outcome,
+)
 from merge_assets.pipeline.process import PROCESS_TAG, this_process
-from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, MEASUREMENTS
+from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, MEASUREMENTS, REASON_TAG, reason_of_run
 from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.selection import reasons_to_build, select
-from merge_assets.pipeline.versions import recorded, report_observation, topological
+from merge_assets.pipeline.versions import Recorded, recorded, report_observation, topological
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.workspace import Workspace
 
@@ -53,7 +66,7 @@ class Materialised:
 
 
 Report = Callable[[Outcome, int, int], None]
-"""Called with an outcome, how many are known and how many there will be; also with those that are ``WAITING``."""
+"""Called with an outcome, how many are known and how many there will be; also with ``RUNNING`` and ``WAITING`` ones."""
 
 
 def materialise(
@@ -63,6 +76,7 @@ def materialise(
     with_scores: bool = True,
     force: bool = False,
     refresh: bool = False,
+    dry_run: bool = False,
     report: Report | None = None,
 ) -> Materialised:
     """Bring recipes of the project around the working directory up to date, with all that they need.
@@ -74,6 +88,7 @@ def materialise(
         force: make every selected asset again: variants are computed and compared with what is stored, analyses and scores
             measured again.
         refresh: measure the selected analyses and scores again, and look whether what is made of them is still the same.
+        dry_run: only say what would be made; nothing is recorded. Digests that are taken for it are kept.
         report: see :data:`Report`.
 
     Raises:
@@ -83,26 +98,29 @@ def materialise(
     workspace, graph = location.workspace(), location.graph()
     selection = select(graph, names, with_scores=with_scores)
     definitions = location.definitions()
-    instance = instance or open_instance(workspace.settings)
+    instance = instance or _instance(workspace, dry_run=dry_run)
     require_launcher(workspace.settings, instance)
     outcomes: list[Outcome] = []
     total = len(selection.keys) + len(selection.bases)
 
     def tell(outcome: Outcome) -> None:
-        if outcome.state != WAITING:
+        if outcome.state not in (RUNNING, WAITING):
             outcomes.append(outcome)
         if report is not None:
             report(outcome, len(outcomes), total)
 
     unreadable = set()
+    seen: dict[dg.AssetKey, Recorded] = {}
     for base in selection.bases:
-        outcome = _observe(workspace, instance, base)
+        outcome, now = _observe(workspace, instance, base, dry_run=dry_run)
         tell(outcome)
+        if now is not None:
+            seen[base.key] = now
         if outcome.state == FAILED:
             unreadable.add(base.key)
     specs = topological(spec for spec in definitions.resolve_all_asset_specs() if spec.key in selection.keys)
     inputs = {dep.asset_key for spec in specs for dep in spec.deps}
-    known = {key: recorded(instance, key) for key in selection.keys | inputs}
+    known = {key: seen.get(key) or recorded(instance, key) for key in selection.keys | inputs}
     reasons = reasons_to_build(workspace, graph, specs, known)
     tags: dict[str, str] = {}
     if force or refresh:
@@ -117,7 +135,10 @@ def materialise(
             wanted.append(spec)
         else:
             tell(Outcome(spec.key.to_user_string(), UP_TO_DATE))
-    if not wanted:
+    if dry_run:
+        for spec in wanted:
+            tell(Outcome(spec.key.to_user_string(), WOULD, message=reasons[spec.key]))
+    if dry_run or not wanted:
         return Materialised(None, tuple(outcomes))
     run_id, ending = _execute(instance, wanted, reasons, tags, tell)
     return Materialised(run_id, tuple(outcomes), ending)
@@ -137,7 +158,18 @@ def _again(
     return found
 
 
-def _observe(workspace: Workspace, instance: dg.DagsterInstance, base: ModelNode) -> Outcome:
+def _instance(workspace: Workspace, *, dry_run: bool) -> dg.DagsterInstance:
+    """The configured instance; where nothing may be written and nothing was yet, one that remembers nothing."""
+    home = Path(os.environ.get(VARIABLE) or workspace.settings.path("var/dagster"))
+    if dry_run and not (home / CONFIG).exists():
+        return dg.DagsterInstance.ephemeral()
+    return open_instance(workspace.settings)
+
+
+def _observe(
+    workspace: Workspace, instance: dg.DagsterInstance, base: ModelNode, *, dry_run: bool
+) -> tuple[Outcome, Recorded | None]:
+    """What became of a base checkpoint, and what is recorded of it, or would be."""
     from merge_assets import api
 
     name = base.key.to_user_string()
@@ -145,13 +177,15 @@ def _observe(workspace: Workspace, instance: dg.DagsterInstance, base: ModelNode
     try:
         observation = api.observe(workspace, base.reference)
     except MergeAssetsError as error:
-        return Outcome(name, FAILED, time.monotonic() - started, str(error))
+        return Outcome(name, FAILED, time.monotonic() - started, str(error)), None
     known = recorded(instance, base.key)
     changed = known is None or known.data_version != observation.fingerprint
-    if changed or known is None or known.revision != observation.revision:
+    if not dry_run and (changed or known is None or known.revision != observation.revision):
         report_observation(instance, base.key, observation.fingerprint, observation_metadata(observation))
     message = "first seen" if known is None else "changed" if changed else ""
-    return Outcome(name, OBSERVED if changed else UP_TO_DATE, time.monotonic() - started, message)
+    state = OBSERVED if changed else UP_TO_DATE
+    now = Recorded(observation.fingerprint, None, {}, observation.revision)
+    return Outcome(name, state, time.monotonic() - started, message), now
 
 
 def _execute(
@@ -177,7 +211,14 @@ def _execute(
             dg.reconstructable(location.build_job),
             instance=instance,
             asset_selection=[spec.key for spec in specs],
-            tags={RUN_TAG: tag, PROCESS_TAG: this_process(), "trigger": "merge-assets build", **tags},
+            tags={
+                RUN_TAG: tag,
+                PROCESS_TAG: this_process(),
+                "trigger": "merge-assets build",
+                "user": _user(),
+                REASON_TAG: reason_of_run({spec.key.to_user_string(): reasons[spec.key] for spec in specs}),
+                **tags,
+            },
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
@@ -185,6 +226,14 @@ def _execute(
         ending = watcher.finish()
     with result:
         return result.run_id, ending
+
+
+def _user() -> str:
+    """Who builds; the UI shows the tag ``user`` as who has launched a run."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # of a user id without a name
+        return str(os.getuid())
 
 
 def _step_keys(keys: list[dg.AssetKey]) -> dict[str, str]:

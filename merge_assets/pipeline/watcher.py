@@ -15,6 +15,7 @@ from merge_assets.pipeline.outcome import (
     CANCELLED,
     FAILED,
     HOW,
+    RUNNING,
     SKIPPED,
     STOPPED,
     WAITING,
@@ -25,7 +26,8 @@ from merge_assets.pipeline.outcome import (
 if TYPE_CHECKING:
     from dagster_shared.error import SerializableErrorInfo
 
-RUN_TAG = "merge_assets/build"
+RUN_TAG = ".dagster/merge_assets_build"
+"""Not shown in the UI, as its prefix says."""
 POLL_SECONDS = 0.5
 
 _EVENT = dg.DagsterEventType
@@ -46,7 +48,8 @@ class Watcher:
         steps: key of the step of every asset, in build order, by the asset's name.
         inputs: names of what every asset is made of.
         reasons: why every asset is built.
-        tell: called with the outcome of every asset, and with one that is ``WAITING`` whenever its step has to be tried again.
+        tell: called with the outcome of every asset; before, with one that is ``RUNNING`` when its step begins and when it
+            tells how far it is, and with one that is ``WAITING`` whenever its step has to be tried again.
     """
 
     def __init__(
@@ -126,14 +129,21 @@ class Watcher:
             self._take_of_run(event)
         elif step not in self.open:
             return
-        elif event.event_type in (_EVENT.STEP_WORKER_STARTED, _EVENT.STEP_START):
+        elif event.event_type in (_EVENT.STEP_WORKER_STARTED, _EVENT.STEP_START, _EVENT.STEP_RESTARTED):
+            if event.event_type == _EVENT.STEP_RESTARTED or step not in self.started:
+                self.tell(Outcome(self.open[step], RUNNING, message=self.reasons.get(self.open[step], "")))
             self.started[step] = entry.timestamp
+        elif event.event_type == _EVENT.ASSET_OBSERVATION:
+            said = event.asset_observation_data.asset_observation.metadata.get("progress")
+            if said is not None:
+                seconds = entry.timestamp - self.started.get(step, entry.timestamp)
+                self.tell(Outcome(self.open[step], RUNNING, seconds, str(said.value)))
         elif event.event_type == _EVENT.ENGINE_EVENT:
             if found := _CRASH.search(event.message or ""):
                 self.crashes[step] = found[0]
         elif event.event_type == _EVENT.ASSET_MATERIALIZATION and entry.asset_materialization:
-            said = entry.asset_materialization.metadata
-            outcome, changes = said.get("outcome"), said.get("changes")
+            metadata = entry.asset_materialization.metadata
+            outcome, changes = metadata.get("outcome"), metadata.get("changes")
             self.states[step] = BUILT if outcome is None else str(outcome.value)
             if changes is not None:
                 self.reasons[self.open[step]] = str(changes.value)
@@ -191,7 +201,7 @@ def reason_of(error: "SerializableErrorInfo | None") -> str:
     if error is None:
         return ""
     if error.cls_name == "DagsterExecutionInterruptedError":
-        return "stopped"
+        return _short(error.message).partition(": ")[2] or "stopped"
     if error.cls_name == "DagsterSubprocessError":
         # The errors of the processes are in its message only, as text. Of those that were killed their steps tell.
         texts = [_first_cause(text) for text in re.split(r"^In process \d+: ", error.message, flags=re.MULTILINE)[1:]]

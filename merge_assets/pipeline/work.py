@@ -107,13 +107,14 @@ def run_work(
 def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest, seconds: float, pace: Pace) -> None:
     if latest.value is None:
         return
-    if not latest.value[1]:  # it waits, and says once for whom
-        label = printable(latest.value[2])
+    done, total, label = latest.value
+    label = printable(label)
+    if not total:  # it waits, and says once for whom
         if label and label != latest.waiting:
             context.log.info(label)
         latest.waiting = label
         return
-    now = pace.at(seconds, *latest.value)
+    now = pace.at(seconds, done, total, label)
     metadata: dict[str, float | str] = {"progress": now.words, "percent": now.percent, "seconds": round(seconds, 1)}
     if now.doing:
         metadata["now"] = now.doing

@@ -132,6 +132,28 @@ def test_names_that_differ_only_in_punctuation_are_different_steps(project: Proj
     dg.Definitions.validate_loadable(definitions)
 
 
+def test_a_broken_recipe_says_why_in_the_line_that_the_catalogue_shows(full: Project) -> None:
+    (spec,) = [spec for spec in specs(full.definitions()) if spec.key.path[0] == "broken"]
+    first = (spec.description or "").split("\n\n")[0]
+    assert first.startswith("BROKEN, nothing is built of wrong: wrong.yaml") and "merge_methd" in first
+
+
+def test_schedules_are_named_after_their_recipes(project: Project) -> None:
+    for number in range(4):
+        project.recipe(f"night-{number}", f'schedule: "0 3 * * *"\n{MEAN}')
+    project.recipe("a-b", f'schedule: "0 5 * * *"\n{MEAN}')
+    names = {schedule.name for schedule in project.definitions().schedules or ()}
+    assert names - {"nightly"} == {"recipes_night_0_night_1_night_2_and_1_more", "recipes_a_b"}
+
+
+def test_schedules_whose_recipes_differ_in_punctuation_alone_have_two_names(project: Project) -> None:
+    project.recipe("a-b", f'schedule: "0 3 * * *"\n{MEAN}')
+    project.recipe("a_b", f'schedule: "0 5 * * *"\n{MEAN}')
+    definitions = project.definitions()
+    dg.Definitions.validate_loadable(definitions)
+    assert len({schedule.name for schedule in definitions.schedules or ()} - {"nightly"}) == 2
+
+
 def test_plain_names_stay_plain() -> None:
     key = dg.AssetKey(["variants", "slerp-gradient"])
     assert op_names([key]) == {key: "variants__slerp_gradient"}

@@ -15,7 +15,7 @@ import pytest
 
 from merge_assets.errors import DamageError, HubError, MergeAssetsError, RecipeError, StoreUnreachableError
 from merge_assets.pipeline import work as pipeline_work
-from merge_assets.pipeline.outcome import BUILT, WAITING, Outcome
+from merge_assets.pipeline.outcome import BUILT, RUNNING, WAITING, Outcome
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.pipeline.work import RETRIES, run_work
 from merge_assets.work import Work
@@ -48,7 +48,13 @@ def thing(context: dg.AssetExecutionContext) -> None:
     run_work(context, KEY, endless)
 
 instance = dg.DagsterInstance.ephemeral()
-result = dg.materialize([thing], instance=instance, raise_on_error=False)
+try:
+    dg.materialize([thing], instance=instance, raise_on_error=False)
+finally:
+    (run,) = instance.get_runs()
+    (failure,) = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    error = failure.dagster_event.step_failure_data.error
+    (FOLDER / "error").write_text(error.message.strip().rpartition("errors.")[2])
 """
 
 
@@ -77,6 +83,9 @@ def test_the_result_is_returned_and_progress_becomes_a_curve() -> None:
     assert set(percents) <= {25.0, 50.0, 75.0, 100.0}
     assert events[0].metadata["now"].value == "model.norm.weight"
     assert events[0].metadata["gib_per_s"].value > 0
+    assert events[0].metadata["progress"].value.startswith("25 %, 256.0 MiB of 1.0 GiB, ")
+    said = [entry.user_message or "" for entry in instance.all_logs(result.run_id)]
+    assert any(text.endswith(" left: model.norm.weight") for text in said)
     assert any("result 42" in (entry.user_message or "") for entry in instance.all_logs(result.run_id))
 
 
@@ -167,7 +176,9 @@ def test_who_follows_the_run_is_told_why_a_step_waits_and_for_how_long(monkeypat
     dg.materialize([thing], instance=instance, tags={RUN_TAG: "one"})
     assert watcher.finish() is None
     assert [(outcome.state, outcome.message) for outcome in told] == [
+        (RUNNING, "new"),
         (WAITING, "acme/base: answers 503; tried again in 1 s"),
+        (RUNNING, "new"),
         (BUILT, "new"),
     ]
 
@@ -228,6 +239,10 @@ def test_a_cancelled_run_stops_the_work_and_waits_until_it_has_cleaned_up(
         process.kill()
     assert not (tmp_path / "draft").exists()
     assert (tmp_path / "cleaned").exists()
+    assert (tmp_path / "error").read_text() == (
+        "DagsterExecutionInterruptedError: stopped by a signal to its process, such as Ctrl-C; what was finished is kept, "
+        "and the next run goes on with it"
+    )
 
 
 class Interrupted(BaseException):

@@ -16,6 +16,7 @@ from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG,
 from merge_assets.errors import printable
 from merge_assets.pipeline.keys import BUILD_JOB
 from merge_assets.pipeline.process import PROCESS_TAG, is_gone
+from merge_assets.pipeline.reasons import REASON_TAG
 from merge_assets.pipeline.reconciler.facts import AUTOMATION, Facts, Problem, Run, RunState, Step
 from merge_assets.pipeline.reconciler.memory import Memory
 from merge_assets.pipeline.reconciler.plan import Plan
@@ -23,7 +24,6 @@ from merge_assets.pipeline.versions import Recorded, recorded_all
 from merge_assets.pipeline.watcher import reason_of
 
 TRIGGER_TAG = "trigger"
-REASON_TAG = "merge_assets/reason"
 
 MOST_ENDED = 1000
 """Ended runs that are looked through at most, the newest."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from merge_assets.pipeline.reconciler.decide import SAYS, Decision
 
 MOST_LINES = 200
 _FEW = 5
-_LONGEST_REASON = 300
 QUIET = frozenset({"current", "by hand"})
 """States of which there is nothing to say."""
 
@@ -54,13 +53,6 @@ def lines(decisions: Sequence[Decision]) -> list[str]:
 def digest(said: Sequence[str]) -> str:
     """Tells whether the same was said before."""
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
-
-
-def reason_of_run(decisions: Iterable[Decision]) -> str:
-    """Why a run is asked for."""
-    first, *others = decisions
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{first.key}: {first.reason}"[:_LONGEST_REASON] + more
 
 
 def clock(at: float | None) -> str:

@@ -258,7 +258,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
     Raises:
         SettingsError: a setting is unknown or has a wrong value, or the file cannot be read.
     """
-    file = _find_config(config_file)
+    file = find_config(config_file)
     values: dict[str, Any] = {"root": file.parent} if file else {}
     origins = dict.fromkeys(values, f"folder of {file}")
     if file:
@@ -289,7 +289,12 @@ def _expanded(path: Path | str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
-def _find_config(given: Path | None) -> Path | None:
+def find_config(given: Path | None = None) -> Path | None:
+    """The TOML file of the project around the working directory; ``None`` if it has none.
+
+    Raises:
+        SettingsError: ``given``, or what ``MERGE_ASSETS_CONFIG`` names, does not exist.
+    """
     named = given or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else None)
     if named is not None:
         file = Path.cwd() / _expanded(named)

@@ -280,6 +280,17 @@ def ui(
     raise typer.Exit(run_ui(host, port, workspace, daemon, read_only, login=not no_login))
 
 
+@app.command(name="code-server", rich_help_panel="Pipeline")
+def code_server(
+    host: Annotated[str, typer.Option(help="Address of the code server; it asks nobody who they are.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the code server.")] = 4000,
+) -> None:
+    """Serve this project's recipes to a web server and a daemon elsewhere, and read them again when they change."""
+    from merge_assets.cli.pipeline import run_code_server
+
+    run_code_server(host, port)
+
+
 @app.command(rich_help_panel="Pipeline")
 def demo() -> None:
     """Build, analyse, evaluate and rank the demo recipes, then say where to look."""

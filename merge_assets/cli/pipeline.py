@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 from rich.markup import escape
 
@@ -17,6 +20,7 @@ from merge_assets.cli.show import show_leaderboard
 from merge_assets.errors import Stopped
 from merge_assets.extras import require
 from merge_assets.pipeline import outcome as words
+from merge_assets.pipeline import reloading
 from merge_assets.pipeline.home import missing_settings, prepare_home
 from merge_assets.pipeline.run import Materialised, materialise
 from merge_assets.settings import Settings, load_settings
@@ -125,3 +129,12 @@ def run_ui(host: str, port: int, workspace: Path | None, daemon: bool, read_only
     if ended:
         err().print(f"[bold red]error:[/] {ended}; what it said is above", highlight=False)
     return int(bool(ended))
+
+
+def run_code_server(host: str, port: int) -> NoReturn:
+    """Become the code server of this project, with a child that tells it of changes of the folders and ends with it."""
+    os.chdir(load_settings().root)
+    near = {"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(host, host)
+    subprocess.Popen([sys.executable, "-m", reloading.__name__, near, str(port)])
+    command = ["-m", "dagster", "code-server", "start", "--host", host, "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, *command, "--module-name", "definitions"])

@@ -41,6 +41,11 @@ def read_texts(folders: Sequence[Path]) -> Iterator[SuiteText]:
     return map(_read, _listed(folders))
 
 
+def suite_files(folders: Sequence[Path]) -> list[Path]:
+    """The files that :func:`read_texts` would read."""
+    return [entry for entry in _listed(folders) if isinstance(entry, Path)]
+
+
 def _listed(folders: Sequence[Path]) -> list[Path | SuiteText]:
     """The files that should be suites, sorted, after the folders and files that cannot be used."""
     problems: list[SuiteText] = []

@@ -12,7 +12,7 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, RESUME_RETRY_TAG, RETRY_NUMBER_TAG
 
 _OF_RETRIES = (RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG, RETRY_NUMBER_TAG)
-"""Of a run that goes on with another, by itself after a crash or by "Re-execute from failure"; "Re-execute all" has none."""
+"""Tags of a run that goes on with another, by itself or by "Re-execute from failure"; one of "Re-execute all" has none."""
 
 
 class Retrying(dg.Executor):

@@ -55,6 +55,13 @@ def read_texts(folders: Iterable[Path | str]) -> Iterator[RecipeText]:
                 yield _read(file)
 
 
+def recipe_files(folders: Iterable[Path]) -> Iterator[Path]:
+    """The files that :func:`read_texts` would read, links to others of them included."""
+    for folder in folders:
+        if is_folder(folder):
+            yield from (entry for entry in _listed(folder) if isinstance(entry, Path))
+
+
 def _read(file: Path) -> RecipeText:
     try:
         return RecipeText(file, file.stem, read_text(file))

@@ -41,7 +41,7 @@ def running(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MERGE_ASSETS_", "DAGSTER_"))}
     (root / "recipes").mkdir()
     (root / "recipes" / "first.yaml").write_text(RECIPE)
-    (root / "merge-assets.toml").write_text("default_suites = []\n")
+    (root / "merge-assets.toml").write_text('default_suites = []\nenabled = ["second"]\n')
     shutil.copy(REPOSITORY / "definitions.py", root)
     with (root / "log").open("w") as log:
         process = subprocess.Popen(
@@ -95,8 +95,12 @@ def test_the_ui_runs_daemon_and_code_server_takes_new_recipes_and_leaves_nothing
         assert "variants/first" in assets()
 
         (tmp_path / "recipes" / "second.yaml").write_text(RECIPE)
-        ask(address, 'mutation { reloadRepositoryLocation(repositoryLocationName: "definitions") { __typename } }')
         wait(lambda: "variants/second" in assets(), tmp_path)
+        schedules = "{ schedulesOrError { ... on Schedules { results { name } } } }"
+        (tmp_path / "recipes" / "second.yaml").write_text(f"{RECIPE}schedule: '0 5 * * *'\n")
+        wait(lambda: len(ask(address, schedules)["schedulesOrError"]["results"]) == 2, tmp_path)
+        (tmp_path / "recipes" / "second.yaml").unlink()
+        wait(lambda: len(ask(address, schedules)["schedulesOrError"]["results"]) == 1, tmp_path)
         health = '{ instance { daemonHealth { daemonStatus(daemonType: "SENSOR") { healthy } } } }'
         wait(lambda: bool(ask(address, health)["instance"]["daemonHealth"]["daemonStatus"]["healthy"]), tmp_path)
 

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import uvicorn
@@ -30,6 +32,7 @@ from merge_assets.pipeline.front.gate import Gate
 from merge_assets.pipeline.front.login import Login
 from merge_assets.pipeline.front.origins import OwnNames, is_loopback
 from merge_assets.pipeline.home import open_instance
+from merge_assets.pipeline.reloading import Changes, keep_up, reload_at
 from merge_assets.settings import PREFIX, Settings
 
 STATEMENT_MILLISECONDS, POOL_RECYCLE_SECONDS, POOL_OVERFLOW = 15_000, 3_600, 20
@@ -97,7 +100,8 @@ def serve(settings: Settings, serving: Serving, on_ready: Callable[[str], None])
             daemon = None
             if serving.with_daemon:
                 os.environ["DAGSTER_IS_DEV_CLI"] = "1"  # shorter texts of errors in definitions
-                file = stack.enter_context(_code_server(instance, target))
+                changes = Changes(settings)
+                file = stack.enter_context(_code_server(instance, target, changes))
                 target = WorkspaceFileTarget(paths=[str(file)])
                 daemon = stack.enter_context(_daemon(file))
             context = stack.enter_context(
@@ -159,12 +163,26 @@ def _target(settings: Settings, workspace: Path | None) -> WorkspaceLoadTarget:
 
 
 @contextmanager
-def _code_server(instance: dg.DagsterInstance, target: WorkspaceLoadTarget) -> Iterator[Path]:
-    """One code server for web server and daemon, started again when it dies; gives the workspace file that names it."""
+def _code_server(instance: dg.DagsterInstance, target: WorkspaceLoadTarget, changes: Changes) -> Iterator[Path]:
+    """One code server for web server and daemon, started again when it dies, and told of changes of the project; gives the
+    workspace file that names it."""
     with ProxyServerManager(instance, target, "WARNING") as manager, tempfile.TemporaryDirectory() as folder:
+        specs = [dict(spec) for spec in manager.get_code_server_specs()]
         file = Path(folder) / "workspace.yaml"
-        file.write_text(yaml.safe_dump({"load_from": [dict(spec) for spec in manager.get_code_server_specs()]}))
-        yield file
+        file.write_text(yaml.safe_dump({"load_from": specs}))
+        over = threading.Event()
+        watching = threading.Thread(target=keep_up, args=(changes, partial(_reload, specs), over.wait), daemon=True)
+        watching.start()
+        try:
+            yield file
+        finally:
+            over.set()
+
+
+def _reload(specs: Sequence[Mapping[str, Any]]) -> None:
+    for spec in specs:
+        where = spec["grpc_server"]
+        reload_at(host=where.get("host", "localhost"), port=where.get("port"), socket=where.get("socket"))
 
 
 @contextmanager

@@ -216,6 +216,18 @@ class ModelWorkerError(MergeAssetsError):
         self.raised = raised
 
 
+class ModelMemoryError(ModelWorkerError):
+    """The process in which a model was loaded took more memory than it may, and was ended."""
+
+    kind = "model.memory"
+
+
+class StepKilledError(MergeAssetsError):
+    """The process of a step was ended from outside, as the kernel does when memory is out."""
+
+    kind = "step.killed"
+
+
 class Stopped(Exception):
     """Work was stopped on request, see :class:`merge_assets.work.Work`; not an error of the input."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
-from merge_assets.errors import EvaluationError, ModelWorkerError, in_one_line
+from merge_assets.errors import EvaluationError, ModelMemoryError, ModelWorkerError, in_one_line
 from merge_assets.evaluation.data import DataHub
 from merge_assets.evaluation.results import EVALUATION_VERSION, ResultKey, StoredResult, TaskResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
@@ -143,6 +143,7 @@ def evaluate_suite(
         InputError: the checkpoint changed while it was evaluated; nothing of that task is kept.
         EvaluationError: a task is unknown, needs other settings, or fails, or the process was ended by its limits. Tasks
             committed before stay so.
+        ModelMemoryError: the process took more memory than it may. Tasks committed before stay so.
         Stopped: on request.
     """
     if fingerprint is None:
@@ -274,10 +275,16 @@ class _Evaluator:
                 doing=f"evaluating {key.task}",
                 each=each,
             )
+        except ModelMemoryError as error:
+            error.prefix(self._where(key))
+            raise
         except ModelWorkerError as error:
             if error.raised == EvaluationError.__name__:
                 raise EvaluationError(str(error)) from None
             raise self._failed(key, str(error)) from None
 
     def _failed(self, key: ResultKey, why: str) -> EvaluationError:
-        return EvaluationError(f"{self._suite.where(key.task)}: {key.task} on {self._model_dir} {why}")
+        return EvaluationError(f"{self._where(key)}{why}")
+
+    def _where(self, key: ResultKey) -> str:
+        return f"{self._suite.where(key.task)}: {key.task} on {self._model_dir} "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal
 
-from merge_assets.errors import ModelWorkerError, Stopped, printable
+from merge_assets.errors import ModelMemoryError, ModelWorkerError, Stopped, printable
 from merge_assets.model_worker.desk import READY
 from merge_assets.model_worker.frames import Frames, send
 from merge_assets.model_worker.limits import Limits
@@ -73,7 +73,8 @@ class ModelWorker:
             each: gets the items that the verb gives before it returns.
 
         Raises:
-            ModelWorkerError: the verb raised something, or the worker was ended: by a limit, a signal, or itself.
+            ModelMemoryError: the worker was ended because it took too much memory.
+            ModelWorkerError: the verb raised something, or the worker was ended: by another limit, a signal, or itself.
             Stopped: on request; the worker is gone then.
         """
         try:
@@ -127,14 +128,14 @@ class ModelWorker:
             if select.select([channel], [], [], _POLL_SECONDS)[0]:
                 data = channel.recv(_PIECE)
                 if not data:
-                    raise ModelWorkerError(self._ended())
+                    raise self._ended()
                 self._frames.feed(data)
             now = time.monotonic()
             spent, last = spent + min(now - last, _LONGEST_STEP), now
             if seconds is not None and spent > seconds:
                 raise ModelWorkerError(f"gave no answer for {seconds:g} s (the setting {limit}_seconds), and was ended")
 
-    def _ended(self) -> str:
+    def _ended(self) -> ModelWorkerError:
         """Why nothing comes any more, as the guard says it."""
         assert self._ends is not None
         frames = Frames()
@@ -143,12 +144,15 @@ class ModelWorker:
                 frames.feed(data)
             match frames.take():
                 case {"memory": int(most)}:
-                    return f"took more than {most / 1e9:.3g} GB of memory (the setting model_memory), and was ended"
+                    return ModelMemoryError(
+                        f"took more than {most / 1e9:.3g} GB of memory (the setting model_memory), and was ended"
+                    )
                 case {"signal": int(number)}:
-                    return f"was ended by {signal.Signals(number).name}: it is damaged, or made to end who reads it"
+                    name = signal.Signals(number).name
+                    return ModelWorkerError(f"was ended by {name}: it is damaged, or made to end who reads it")
                 case {"import": str(text)}:
-                    return f"cannot be loaded here: {text}"
-        return "ended without an answer"
+                    return ModelWorkerError(f"cannot be loaded here: {text}")
+        return ModelWorkerError("ended without an answer")
 
     def _close(self) -> None:
         """End the worker, and wait until it has ended."""

@@ -4,10 +4,12 @@ import multiprocessing
 import os
 
 import dagster as dg
+from dagster._core.execution.retries import RetryMode
 
 from merge_assets.errors import SettingsError
 from merge_assets.pipeline.in_process import in_process_executor
-from merge_assets.pipeline.retries import Retrying
+from merge_assets.pipeline.local import LocalExecutor
+from merge_assets.pipeline.repeated import Retrying
 from merge_assets.settings import Settings
 
 PRELOAD_MODULE = "merge_assets.pipeline.preload"
@@ -49,23 +51,20 @@ def _local_executor() -> dg.ExecutorDefinition:
 
     A fresh process per step spends 4 to 5 seconds on these imports, more than a small merge takes.
     """
-    start_method: dict[str, object] = {"spawn": {}}
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        start_method = {"forkserver": {"preload_modules": [PRELOAD_MODULE]}}
-    plain = dg.multiprocess_executor.configured(
-        {"max_concurrent": steps_at_once(), "start_method": start_method}, name="local"
-    )
-    create = plain.executor_creation_fn
-    assert create is not None
 
-    def local(context: dg.InitExecutorContext) -> dg.Executor:
-        return Retrying(create(context))
+    def local(_: dg.InitExecutorContext) -> dg.Executor:
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        return Retrying(
+            LocalExecutor(
+                RetryMode.ENABLED,
+                steps_at_once(),
+                start_method="forkserver" if forks else "spawn",
+                explicit_forkserver_preload=[PRELOAD_MODULE],
+            )
+        )
 
     return dg.ExecutorDefinition(
-        name=plain.name,
-        config_schema=plain.config_schema,  # type: ignore[arg-type]  # which the constructor takes as well
-        requirements=dg.multiple_process_executor_requirements(),
-        executor_creation_fn=local,
+        name="local", requirements=dg.multiple_process_executor_requirements(), executor_creation_fn=local
     )
 
 

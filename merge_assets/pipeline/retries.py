@@ -1,59 +1,42 @@
-"""A retry works with the recipes of the run that it repeats, not with those of now."""
+"""Which failures of a step are tried again within its run, how often, and after which pauses.
 
-from collections.abc import Iterator
-from functools import cached_property
+Everything else fails at once: a recipe, a model or a setting that is wrong is so the next time as well.
+"""
 
-import dagster as dg
-from dagster._core.definitions.repository_definition import RepositoryLoadData
-from dagster._core.execution.context.system import PlanOrchestrationContext
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.retries import RetryMode
-from dagster._core.execution.step_dependency_config import StepDependencyConfig
-from dagster._core.storage.tags import ASSET_RESUME_RETRY_TAG, RESUME_RETRY_TAG, RETRY_NUMBER_TAG
+from dataclasses import dataclass
 
-_OF_RETRIES = (RESUME_RETRY_TAG, ASSET_RESUME_RETRY_TAG, RETRY_NUMBER_TAG)
-"""Tags of a run that goes on with another, by itself or by "Re-execute from failure"; one of "Re-execute all" has none."""
+from merge_assets.errors import MergeAssetsError, ModelMemoryError, StepKilledError
+
+LONGEST_SECONDS = 600.0
 
 
-class Retrying(dg.Executor):
-    """An executor of steps in processes of their own, which for a retry get what the first run was planned with."""
+@dataclass(frozen=True)
+class Retries:
+    """How a step is tried again.
 
-    def __init__(self, plain: dg.Executor) -> None:
-        self._plain = plain
+    Attributes:
+        times: how often at most, whatever it failed of before.
+        seconds: pause before the first time, doubled before each further one.
+    """
 
-    @property
-    def retries(self) -> RetryMode:
-        return self._plain.retries
+    times: int
+    seconds: float = 30.0
 
-    @cached_property
-    def step_dependency_config(self) -> StepDependencyConfig:
-        return self._plain.step_dependency_config
-
-    def execute(
-        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
-    ) -> Iterator[dg.DagsterEvent]:
-        planned = first_planned(plan_context.instance, plan_context.dagster_run)
-        if planned is not None:
-            execution_plan = execution_plan._replace(repository_load_data=planned)
-            job = plan_context.reconstructable_job.with_repository_load_data(planned)
-            plan_context = PlanOrchestrationContext(
-                plan_context.plan_data._replace(job=job, execution_plan=execution_plan),
-                plan_context.log,
-                plan_context.executor,
-                plan_context.output_capture,
-                plan_context.resume_from_failure,
-            )
-        yield from self._plain.execute(plan_context, execution_plan)
+    def pause(self, failed: int, asked: float | None = None) -> float:
+        """Seconds to wait after so many failed attempts; longer where a server asks for it."""
+        return min(max(self.seconds * 2.0 ** (failed - 1), asked or 0.0), LONGEST_SECONDS)
 
 
-def first_planned(instance: dg.DagsterInstance, run: dg.DagsterRun) -> RepositoryLoadData | None:
-    """What the run was planned with that ``run`` repeats, directly or as the retry of a retry; ``None`` if it repeats none."""
-    first = run
-    while first.parent_run_id is not None and any(tag in first.tags for tag in _OF_RETRIES):
-        parent = instance.get_run_by_id(first.parent_run_id)
-        if parent is None:  # it was deleted
-            break
-        first = parent
-    if first is run or first.execution_plan_snapshot_id is None:
-        return None
-    return instance.get_execution_plan_snapshot(first.execution_plan_snapshot_id).repository_load_data
+PASSING = Retries(2)
+"""After an error that may pass: a server that does not answer, or wants to be left alone for a while."""
+
+MEMORY = Retries(1)
+"""After memory ran out, for the step or for the process in which it has loaded a model: it may have been others' doing. Once
+more tells; who takes all memory twice would do so for ever."""
+
+
+def retries_after(error: MergeAssetsError) -> Retries | None:
+    """How a step is tried again that failed with an error; ``None`` if it is not."""
+    if isinstance(error, (ModelMemoryError, StepKilledError)):
+        return MEMORY
+    return PASSING if error.may_pass else None

@@ -15,6 +15,7 @@ import dagster as dg
 from merge_assets.errors import MergeAssetsError, Stopped, printable
 from merge_assets.extras import not_installed
 from merge_assets.pipeline.progress import BYTES, Pace
+from merge_assets.pipeline.retries import retries_after
 from merge_assets.work import Work
 
 T = TypeVar("T")
@@ -22,11 +23,6 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 EVENT_SECONDS = 5.0
 STOP_SECONDS = 60.0
-RETRIES = 2
-"""How often a step is tried again after an error that may pass."""
-RETRY_SECONDS = 30.0
-"""Pause before the first of them, doubled before each further one; longer where a server asks for it."""
-LONGEST_RETRY_SECONDS = 600.0
 
 
 class _Latest:
@@ -64,7 +60,7 @@ def run_work(
 
     Raises:
         dagster.Failure: for an error caused by input or environment, with its message as the description.
-        dagster.RetryRequested: the same, where it may pass: the step is tried again, :data:`RETRIES` times at most.
+        dagster.RetryRequested: the same, where trying again may help, as ``retries.py`` says.
     """
     begun, stop, finished = (threading.Event() for _ in range(3))
     latest = _Latest()
@@ -138,11 +134,11 @@ def _raise(context: dg.AssetExecutionContext, error: BaseException) -> None:
     known = error if isinstance(error, MergeAssetsError) else not_installed(error)
     if known is None:
         raise error
-    if known.may_pass and context.op_execution_context.retry_number < RETRIES:
-        pause = RETRY_SECONDS * 2**context.op_execution_context.retry_number
-        pause = min(max(pause, known.wait or 0.0), LONGEST_RETRY_SECONDS)
+    retries, failed = retries_after(known), context.op_execution_context.retry_number
+    if retries is not None and failed < retries.times:
+        pause = retries.pause(failed + 1, known.wait)
         context.log.warning(f"{known}; this step is tried again in {pause:.0f} s")
-        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=pause) from known
+        raise dg.RetryRequested(max_retries=retries.times, seconds_to_wait=pause) from known
     raise dg.Failure(description=str(known), metadata=error_metadata(known), allow_retries=False) from None
 
 

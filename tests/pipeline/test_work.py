@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +14,20 @@ from typing import Any, cast
 import dagster as dg
 import pytest
 
-from merge_assets.errors import DamageError, HubError, MergeAssetsError, RecipeError, StoreUnreachableError
+from merge_assets.errors import (
+    DamageError,
+    HubError,
+    MergeAssetsError,
+    ModelMemoryError,
+    ModelWorkerError,
+    RecipeError,
+    StoreUnreachableError,
+)
+from merge_assets.pipeline import retries
 from merge_assets.pipeline import work as pipeline_work
 from merge_assets.pipeline.outcome import BUILT, RUNNING, WAITING, Outcome
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
-from merge_assets.pipeline.work import RETRIES, run_work
+from merge_assets.pipeline.work import run_work
 from merge_assets.work import Work
 
 KEY = dg.AssetKey("thing")
@@ -67,6 +77,12 @@ def run(do: Any, **options: Any) -> tuple[dg.ExecuteInProcessResult, dg.DagsterI
     return dg.materialize([thing], instance=instance, raise_on_error=False), instance
 
 
+def hurry(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Shorten the pauses before a step is tried again."""
+    for name in ("PASSING", "MEMORY"):
+        monkeypatch.setattr(retries, name, replace(getattr(retries, name), seconds=seconds))
+
+
 def test_the_result_is_returned_and_progress_becomes_a_curve() -> None:
     def do(work: Work) -> int:
         for done in range(1, 5):
@@ -109,17 +125,19 @@ def test_items_have_no_rate() -> None:
         (HubError("acme/base", "the token is not accepted", "refused"), 0),
         (HubError("acme/base", "accept the terms", "gated"), 0),
         (HubError("acme/base", "offline mode is on", "offline"), 0),
-        (HubError("acme/base", "answers 429", "limited", 0.02), RETRIES),
-        (HubError("acme/base", "answers 503", "failing"), RETRIES),
-        (HubError("acme/base", "cannot be reached", "unreachable"), RETRIES),
-        (StoreUnreachableError("s3://x: cannot be read"), RETRIES),
+        (HubError("acme/base", "answers 429", "limited", 0.02), 2),
+        (HubError("acme/base", "answers 503", "failing"), 2),
+        (HubError("acme/base", "cannot be reached", "unreachable"), 2),
+        (StoreUnreachableError("s3://x: cannot be read"), 2),
+        (ModelMemoryError("took more than 3 GB of memory"), 1),
+        (ModelWorkerError("was ended by SIGSEGV"), 0),
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_only_an_error_that_may_pass_is_tried_again(
     error: MergeAssetsError, retried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
+    hurry(monkeypatch, 0.01)
     calls = []
 
     def do(work: Work) -> None:
@@ -154,7 +172,7 @@ def failing_once() -> Any:
 
 
 def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
+    hurry(monkeypatch, 0.01)
     result, instance = run(failing_once())
     assert result.success
     told = [entry.user_message or "" for entry in instance.all_logs(result.run_id)]
@@ -162,7 +180,7 @@ def test_a_step_that_is_tried_again_can_succeed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_follows_the_run_is_told_why_a_step_waits_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.6)
+    hurry(monkeypatch, 0.6)
     do = failing_once()
 
     @dg.asset(key=KEY)
@@ -183,9 +201,15 @@ def test_who_follows_the_run_is_told_why_a_step_waits_and_for_how_long(monkeypat
     ]
 
 
+def test_pauses_grow_and_have_a_bound() -> None:
+    assert [retries.PASSING.pause(failed) for failed in (1, 2, 3)] == [30, 60, 120]
+    assert (retries.PASSING.pause(2, asked=10), retries.PASSING.pause(1, asked=99)) == (60, 99)
+    assert retries.PASSING.pause(1, asked=9999) == retries.PASSING.pause(50) == retries.LONGEST_SECONDS
+
+
 def test_a_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     error = HubError("acme/base", "answers 429", "limited", 0.5)
-    monkeypatch.setattr("merge_assets.pipeline.work.RETRY_SECONDS", 0.01)
+    hurry(monkeypatch, 0.01)
     calls: list[float] = []
 
     def do(work: Work) -> None:
@@ -193,7 +217,7 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(monkeypatch: pytest.Monke
         raise error
 
     run(do)
-    assert all(later - earlier >= 0.5 for earlier, later in pairwise(calls)) and len(calls) == 1 + RETRIES
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(calls)) and len(calls) == 1 + 2
 
 
 def test_a_missing_package_fails_with_the_command_that_installs_it() -> None:

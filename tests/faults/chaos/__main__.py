@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -59,6 +60,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.simplefilter("ignore")  # of parts of Dagster that are in beta
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=options.folder))

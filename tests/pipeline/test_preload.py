@@ -1,0 +1,100 @@
+"""Steps are forked from a process that has started the nursery of model workers already: they share it, and load models by it.
+
+The real command with its real executor, and the server of forks as that executor asks for it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from merge_assets import api
+from merge_assets.pipeline.executor import PRELOAD_MODULE
+from merge_assets.records import VariantDetails
+from merge_assets.settings import Settings
+from tests.commands import command_environment
+from tests.evaluation_support import write_checkpoint, write_suite
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no such start method"),
+]
+
+
+def test_a_step_of_a_real_run_loads_a_model_and_evaluates_one(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        write_checkpoint(tmp_path / name, seed=seed)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mean.yaml").write_text(
+        "merge_method: linear\nmodels: [{model: ./a}, {model: ./b}]\nparameters: {weight: 1}\n"
+    )
+    suite = write_suite(tmp_path / "suites", documents=2)
+    lines = [line for line in suite.read_text().splitlines() if "task:" not in line or "tiny_perplexity" in line]
+    suite.write_text("\n".join(lines))
+    (tmp_path / "merge-assets.toml").write_text("default_suites = ['tiny']\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "merge_assets", "build"],
+        cwd=tmp_path,
+        env=command_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with dg.DagsterInstance.from_config(str(tmp_path / "var" / "dagster")) as instance:
+        (run,) = instance.get_runs()
+        workers = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_WORKER_STARTED)
+        assert workers, "steps were processes of their own"
+    space = api.Workspace.open(Settings(root=tmp_path))
+    variant = space.store.current("variants/mean")
+    assert variant is not None
+    checks = {check.name: check for check in variant.manifest.described(VariantDetails).checks}
+    assert checks["loads_and_generates"].passed
+    assert checks["loads_and_generates"].metadata["text"]
+    assert space.store.current("scores/mean/tiny") is not None
+
+
+STEPS = f"""
+import multiprocessing, os
+from merge_assets.model_worker import Limits, ModelWorker
+
+def step(say):
+    with ModelWorker("tests.model_worker.verbs", Limits()) as worker:
+        say.put((os.getppid(), worker.ask("who", {{}}, limit=None)["imported by"]))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([{PRELOAD_MODULE!r}])
+    say = context.Queue()
+    steps = [context.Process(target=step, args=(say,)) for _ in range(3)]
+    for one in steps:
+        one.start()
+    found = [say.get(timeout=600) for _ in steps]
+    for one in steps:
+        one.join()
+    print(len(set(found)), *found[0])
+"""
+
+
+def test_all_steps_of_a_run_share_one_nursery(tmp_path: Path) -> None:
+    (tmp_path / "steps.py").write_text(textwrap.dedent(STEPS))
+    done = subprocess.run(
+        [sys.executable, "steps.py"],
+        cwd=tmp_path,
+        env=command_environment(tmp_path) | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    count, server, nursery = map(int, done.stdout.split())
+    assert count == 1, "one server of forks, and one nursery"
+    assert server != nursery

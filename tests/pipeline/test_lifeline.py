@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -75,8 +76,9 @@ class Site:
 
     def look(self) -> list[psutil.Process]:
         """All processes that the command has started, now or earlier, and that are there."""
-        for process in psutil.Process(self.command.pid).children(recursive=True):
-            self.seen[process.pid] = process
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            for process in psutil.Process(self.command.pid).children(recursive=True):
+                self.seen[process.pid] = process
         return [process for process in self.seen.values() if _lives(process)]
 
     def named(self, *words: str) -> psutil.Process:

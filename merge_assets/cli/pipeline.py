@@ -112,6 +112,13 @@ def run_demo() -> int:
 def run_ui(host: str, port: int, workspace: Path | None, daemon: bool, read_only: bool, login: bool) -> int:
     """Serve the UI, with daemon and code location of this project, until it is stopped; 1 if it ended by itself."""
     require("dagster_webserver")
+    from merge_assets.pipeline.front.warden import watched
+
+    with watched():
+        return _serve(host, port, workspace, daemon, read_only, login)
+
+
+def _serve(host: str, port: int, workspace: Path | None, daemon: bool, read_only: bool, login: bool) -> int:
     from merge_assets.pipeline.front.serve import Serving, serve
 
     settings = load_settings()

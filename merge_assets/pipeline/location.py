@@ -17,6 +17,7 @@ from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.gone import remember
 from merge_assets.pipeline.graph import Graph, build_graph
 from merge_assets.pipeline.keys import BUILD_JOB
+from merge_assets.pipeline.lifeline import end_with_parent
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.snapshot import Snapshot
 
@@ -56,6 +57,7 @@ def _gone() -> tuple[dg.AssetKey, ...]:
 
 @functools.cache
 def _made() -> dg.Definitions:
+    end_with_parent()
     # Everything made here stays; looking for garbage among it again and again takes a tenth of the time.
     gc.disable()
     try:

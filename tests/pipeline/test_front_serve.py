@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -36,13 +35,19 @@ SECRET = secrets.token_hex()
 
 
 @contextmanager
-def running(root: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The command in a project, started as shells start jobs in the background; and its address."""
+def running(root: Path, definitions: str = "", settings: str = "") -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The command in a project, started as shells start jobs in the background; and its address.
+
+    Args:
+        root: of the project, which is made.
+        definitions: Python code that runs before ``definitions.py``, in every process that loads it.
+        settings: further lines of ``merge-assets.toml``.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MERGE_ASSETS_", "DAGSTER_"))}
     (root / "recipes").mkdir()
     (root / "recipes" / "first.yaml").write_text(RECIPE)
-    (root / "merge-assets.toml").write_text('default_suites = []\nenabled = ["second"]\n')
-    shutil.copy(REPOSITORY / "definitions.py", root)
+    (root / "merge-assets.toml").write_text(f'default_suites = []\nenabled = ["second"]\n{settings}')
+    (root / "definitions.py").write_text(f"{definitions}\n{(REPOSITORY / 'definitions.py').read_text()}")
     with (root / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "merge_assets", "ui", "--port", "0"],

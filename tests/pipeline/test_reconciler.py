@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from merge_assets.errors import HubError, HubTrouble, MergeAssetsError
 from merge_assets.pipeline.reconciler import words
 from merge_assets.pipeline.reconciler.decide import RUN_ASSETS, RUNS, Decision, decide, requests
 from merge_assets.pipeline.reconciler.facts import Asset, Facts, Fault, KnownRun, KnownStep
 from merge_assets.pipeline.reconciler.learn import asked_for, learn
 from merge_assets.pipeline.reconciler.memory import RARELY, SOON, Memory
+from merge_assets.pipeline.reconciler.read import MAY_PASS
 from merge_assets.pipeline.versions import Recorded
 
 SOFT = Fault("store.unreachable", "the store does not answer", may_pass=True)
@@ -343,6 +346,19 @@ def test_what_is_made_and_is_out_of_date_all_the_same_does_not_run_for_ever() ->
     assert world.asked.count("variants/mean") <= 6
     failed = world.decisions()["variants/mean"]
     assert failed.state == "failed" and "made" in failed.reason
+
+
+@pytest.mark.parametrize(
+    "error", [each for each in MergeAssetsError.__subclasses__() for each in (each, *each.__subclasses__())]
+)
+def test_every_error_that_may_pass_counts_as_one_that_does(error: type[MergeAssetsError]) -> None:
+    assert not error.may_pass or error.kind in MAY_PASS
+
+
+def test_so_do_those_of_the_hub() -> None:
+    for trouble in get_args(HubTrouble):
+        error = HubError("org/name", "said", trouble)
+        assert (error.kind in MAY_PASS) == error.may_pass
 
 
 # -- people

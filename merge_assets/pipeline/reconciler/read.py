@@ -54,8 +54,14 @@ _STEP_EVENTS = {
     _EVENT.STEP_SKIPPED,
     _EVENT.RUN_FAILURE,
 }
-_MAY_PASS = frozenset({"store.unreachable", "hub.limited", "hub.failing", "hub.unreachable"})
-"""Kinds of our errors, see docs/operation.md."""
+MAY_PASS = frozenset(
+    {
+        *("store.unreachable", "hub.limited", "hub.failing", "hub.unreachable"),
+        *("step.killed", "model.memory"),  # it may have been others' doing
+        "input.changed",  # whoever writes it will be done
+    }
+)
+"""Kinds of our errors after which the same may succeed, see docs/operation.md."""
 
 
 class Reader:
@@ -192,7 +198,7 @@ def _problem_of_step(event: dg.DagsterEvent) -> Fault:
         return Fault(
             "stopped" if stopped else word,
             printable(failure.description or "the step failed"),
-            stopped or word in _MAY_PASS,
+            stopped or word in MAY_PASS,
             pause,
         )
     error = data.error

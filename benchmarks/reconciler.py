@@ -38,10 +38,10 @@ PICTURE = "![plot](data:image/png;base64," + "iVBORw0KGgo" * 3000 + ")"
 
 def record(instance: dg.DagsterInstance, reconciler: Reconciler) -> None:
     """Everything is made of what is there."""
-    for base in reconciler.plan.bases:
+    for base in reconciler.roster.bases:
         instance.report_runless_asset_event(observation_event(dg.AssetKey.from_user_string(base), f"{base} 1", {}))
-    versions = {base: f"{base} 1" for base in reconciler.plan.bases}
-    for asset in reconciler.plan.assets:
+    versions = {base: f"{base} 1" for base in reconciler.roster.bases}
+    for asset in reconciler.roster.assets:
         versions[asset.key] = f"version of {asset.key}"
         key = dg.AssetKey.from_user_string(asset.key)
         tags = {
@@ -93,7 +93,7 @@ def main() -> int:
 def measured(instance: dg.DagsterInstance, reconciler: Reconciler, looks: int) -> int:
     """All figures; 1 if one is not within its target."""
     began = time.perf_counter()
-    assets = len(reconciler.plan.assets)
+    assets = len(reconciler.roster.assets)
     print(f"{assets} assets, plan made in {time.perf_counter() - began:.2f} s")
     began = time.perf_counter()
     record(instance, reconciler)
@@ -109,14 +109,14 @@ def measured(instance: dg.DagsterInstance, reconciler: Reconciler, looks: int) -
     worst = max(times)
     growth = resident() - first
     print(f"{looks} looks: {min(times):.2f} to {worst:.2f} s, memory {first:.0f} MB {growth:+.1f} MB")
-    base = dg.AssetKey.from_user_string(reconciler.plan.bases[0])
+    base = dg.AssetKey.from_user_string(reconciler.roster.bases[0])
     instance.report_runless_asset_event(observation_event(base, "changed", {}))
     seconds, result = look(instance, reconciler, cursor)
     worst = max(worst, seconds)
     asked = [len(request.asset_selection or ()) for request in result.run_requests or []]
     print(f"one base changed: {seconds:.2f} s, runs of {asked} assets")
     facts, _, _ = reconciler.look(instance, Memory.decode(cursor))
-    empty = Facts(facts.now, facts.assets, {base: facts.records[base] for base in reconciler.plan.bases})
+    empty = Facts(facts.now, facts.assets, {base: facts.records[base] for base in reconciler.roster.bases})
     began = time.perf_counter()
     memory = Memory.decode(Memory().encode())
     from merge_assets.pipeline.reconciler.decide import decide

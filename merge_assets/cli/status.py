@@ -9,7 +9,7 @@ from rich.markup import escape
 from merge_assets.cli.console import console, print_json, print_table, table
 from merge_assets.errors import printable
 from merge_assets.pipeline import location
-from merge_assets.pipeline.status import Line, Status, ago, read_status
+from merge_assets.pipeline.status import Status, StatusLine, ago, read_status
 
 _STYLES = {"failed": "bold red", "refused": "bold red", "late": "bold red", "cancelled": "yellow", "running": "green"}
 
@@ -36,14 +36,14 @@ def show_status(*, as_json: bool) -> int:
     return int(status.needs_person)
 
 
-def _why(line: Line) -> str:
+def _why(line: StatusLine) -> str:
     if line.state in ("running", "queued"):
         return line.now or f"{line.trigger} asked for it"
     tries = f" (tried {line.tries} times)" if line.tries and line.tries > 1 else ""
     return line.reason + tries
 
 
-def _when(line: Line, now: float) -> tuple[str, str, str]:
+def _when(line: StatusLine, now: float) -> tuple[str, str, str]:
     later = f"in {ago(line.next_try, now)}" if line.next_try is not None else ""
     return ago(line.since, now), (line.run or "")[:8], later
 

@@ -20,8 +20,8 @@ from merge_assets.pipeline.reconciler.decide import Decision, decide, requests
 from merge_assets.pipeline.reconciler.facts import AUTOMATION, Facts
 from merge_assets.pipeline.reconciler.learn import asked_for, learn
 from merge_assets.pipeline.reconciler.memory import Memory
-from merge_assets.pipeline.reconciler.plan import Plan, plan_of
 from merge_assets.pipeline.reconciler.read import TRIGGER_TAG, Reader
+from merge_assets.pipeline.reconciler.roster import Roster, roster_of
 from merge_assets.pipeline.steps import FOLLOW_TAG
 from merge_assets.workspace import Workspace
 
@@ -44,12 +44,12 @@ class Reconciler:
         self.graph = graph
 
     @functools.cached_property
-    def plan(self) -> Plan:
-        return plan_of(self._workspace, self.graph)
+    def roster(self) -> Roster:
+        return roster_of(self._workspace, self.graph)
 
     @functools.cached_property
     def _reader(self) -> Reader:
-        return Reader(self.plan)
+        return Reader(self.roster)
 
     def look(self, instance: dg.DagsterInstance, memory: Memory) -> tuple[Facts, Memory, tuple[Decision, ...]]:
         """The facts, what is remembered with them, and what is decided."""
@@ -155,7 +155,7 @@ def _recipe_schedule(
         _, _, decisions = reconciler.look(context.instance, Memory())
         names = {key.to_user_string() for key in keys}
         wanted: set[str] = set()
-        for asset, each in zip(reconciler.plan.assets, decisions, strict=True):
+        for asset, each in zip(reconciler.roster.assets, decisions, strict=True):
             idle = each.key in names and each.state not in ("running", "queued")
             if idle and (each.stale or wanted & set(asset.inputs)):
                 wanted.add(each.key)

@@ -33,7 +33,7 @@ _SHOWN = ("failed", "refused", "cancelled", "running", "queued", "requested", "w
 
 
 @dataclass(frozen=True)
-class Line:
+class StatusLine:
     """One asset of which there is something to say.
 
     Attributes:
@@ -79,7 +79,7 @@ class Status:
     """
 
     at: float
-    lines: tuple[Line, ...]
+    lines: tuple[StatusLine, ...]
     current: int
     by_hand: int
     broken: tuple[BrokenNode, ...]
@@ -137,10 +137,10 @@ def status_of(instance: dg.DagsterInstance, graph: Graph, reconciler: Reconciler
     )
 
 
-def _line(decision: Decision, late: Collection[str]) -> Line:
+def _line(decision: Decision, late: Collection[str]) -> StatusLine:
     attempt, run = decision.attempt, decision.run
     step = run.steps.get(decision.key) if run is not None else None
-    return Line(
+    return StatusLine(
         key=decision.key,
         state=decision.state,
         reason=decision.reason,
@@ -156,7 +156,7 @@ def _line(decision: Decision, late: Collection[str]) -> Line:
     )
 
 
-def _unreadable(instance: dg.DagsterInstance, graph: Graph) -> list[Line]:
+def _unreadable(instance: dg.DagsterInstance, graph: Graph) -> list[StatusLine]:
     """Base checkpoints that cannot be read."""
     checks = [dg.AssetCheckKey(node.key, HUB_CHECK) for node in graph.bases if node.automated and node.kind == "hub"]
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks) if checks else {}
@@ -165,11 +165,11 @@ def _unreadable(instance: dg.DagsterInstance, graph: Graph) -> list[Line]:
         event = execution.event.asset_check_evaluation if execution.event else None
         if event is not None and not event.passed:
             reason = event.description or "it cannot be read"
-            lines.append(Line(check.asset_key.to_user_string(), "refused", reason, needs_person=True))
+            lines.append(StatusLine(check.asset_key.to_user_string(), "refused", reason, needs_person=True))
     return lines
 
 
-def _with_progress(instance: dg.DagsterInstance, lines: Iterable[Line]) -> list[Line]:
+def _with_progress(instance: dg.DagsterInstance, lines: Iterable[StatusLine]) -> list[StatusLine]:
     """Lines of running steps with what their work said last."""
     told: dict[tuple[str, str], Mapping[str, object]] = {}
     lines = list(lines)
@@ -186,7 +186,7 @@ def _with_progress(instance: dg.DagsterInstance, lines: Iterable[Line]) -> list[
     return [_progressed(line, told.get((line.run or "", line.key), {})) for line in lines]
 
 
-def _progressed(line: Line, told: Mapping[str, object]) -> Line:
+def _progressed(line: StatusLine, told: Mapping[str, object]) -> StatusLine:
     if line.state != "running":
         return line
     percent = told.get("percent")

@@ -19,7 +19,7 @@ from merge_assets.cli import status as command
 from merge_assets.pipeline import status as reading
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.reconciler.words import clock
-from merge_assets.pipeline.status import Line, Status, ago, status_of
+from merge_assets.pipeline.status import Status, StatusLine, ago, status_of
 from tests.commands import command_environment, run_command
 from tests.pipeline_support import MEAN, SECOND, Daemon, FakeApi, Project, fake, project
 
@@ -37,7 +37,7 @@ def read(daemon: Daemon) -> Status:
     return status_of(daemon.instance, graph, reading.Reconciler(workspace, graph))
 
 
-def lines(daemon: Daemon) -> dict[str, Line]:
+def lines(daemon: Daemon) -> dict[str, StatusLine]:
     return {line.key: line for line in read(daemon).lines}
 
 
@@ -67,7 +67,7 @@ def test_a_running_step_says_how_far_it_is(project: Project, fake: FakeApi) -> N
     project.recipe("mean", MEAN)
     daemon = Daemon(project)
     daemon.observe()
-    seen: list[dict[str, Line]] = []
+    seen: list[dict[str, StatusLine]] = []
 
     def look(name: str) -> None:
         if name == "mean":
@@ -128,15 +128,23 @@ def files(root: Path) -> dict[str, str]:
     ("status", "code", "says"),
     [
         (Status(0, (), 5, 0, (), "running"), 0, "5 up to date; automation: running"),
-        (Status(0, (Line("a", "waiting", "b is being made"),), 5, 0, (), "running"), 0, "5 up to date, 1 waiting"),
-        (Status(0, (Line("a", "waiting", "b"),), 0, 0, (), "the daemon does not run"), 1, "a person is needed for 1"),
         (
-            Status(0, (Line("a", "cancelled", "b"),), 0, 2, (), "the daemon does not run"),
+            Status(0, (StatusLine("a", "waiting", "b is being made"),), 5, 0, (), "running"),
+            0,
+            "5 up to date, 1 waiting",
+        ),
+        (
+            Status(0, (StatusLine("a", "waiting", "b"),), 0, 0, (), "the daemon does not run"),
+            1,
+            "a person is needed for 1",
+        ),
+        (
+            Status(0, (StatusLine("a", "cancelled", "b"),), 0, 2, (), "the daemon does not run"),
             0,
             "2 out of date and built by hand",
         ),
         (
-            Status(0, (Line("a", "refused", "b", needs_person=True),), 0, 0, (), "running"),
+            Status(0, (StatusLine("a", "refused", "b", needs_person=True),), 0, 0, (), "running"),
             1,
             "a person is needed for 1: a",
         ),

@@ -15,7 +15,7 @@ from merge_assets.alert_settings import Alerts
 from merge_assets.errors import SettingsError
 from merge_assets.pipeline.alerts.causes import Cause, Told, causes
 from merge_assets.pipeline.alerts.send import send, ways
-from merge_assets.pipeline.status import Line, Status
+from merge_assets.pipeline.status import Status, StatusLine
 from merge_assets.settings import load_settings
 from tests.message_servers import hook, mail_server
 from tests.pipeline_support import MEAN, SECOND, Daemon, FakeApi, Project, fake, project
@@ -200,7 +200,9 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_same_reason_is_one_cause_whatever_it_names() -> None:
-    lines = [Line(f"variants/v{n}", "failed", f"variants/v{n} ran out of disk", needs_person=True) for n in range(40)]
+    lines = [
+        StatusLine(f"variants/v{n}", "failed", f"variants/v{n} ran out of disk", needs_person=True) for n in range(40)
+    ]
     (cause,) = causes(Status(0.0, tuple(lines), 0, 0, (), "running"))
     assert len(cause.keys) == 40 and "and 20 more" in cause.text
 

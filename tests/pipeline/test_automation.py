@@ -163,7 +163,7 @@ def test_hub_recipes_are_shown_but_neither_polled_nor_built(project: Project, fa
     sensors = {sensor.name for sensor in daemon.definitions.sensors or []}
     assert "hub_revisions" not in sensors
     assert daemon.tick() == []
-    assert daemon.said.endswith("; 4 more are out of date and built by hand")
+    assert daemon.said.endswith("; 5 more are out of date and built by hand")
 
 
 def test_enabled_hub_recipes_are_polled(project: Project, fake: FakeApi) -> None:

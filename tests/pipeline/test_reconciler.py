@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from merge_assets.errors import HubError, HubTrouble, MergeAssetsError
 from merge_assets.pipeline.reconciler import words
 from merge_assets.pipeline.reconciler.decide import RUN_ASSETS, RUNS, Decision, decide, requests
-from merge_assets.pipeline.reconciler.facts import Asset, Facts, Problem, Run, Step
+from merge_assets.pipeline.reconciler.facts import Asset, Facts, Fault, KnownRun, KnownStep
 from merge_assets.pipeline.reconciler.learn import asked_for, learn
 from merge_assets.pipeline.reconciler.memory import RARELY, SOON, Memory
+from merge_assets.pipeline.reconciler.read import MAY_PASS
 from merge_assets.pipeline.versions import Recorded
 
-SOFT = Problem("store.unreachable", "the store does not answer", may_pass=True)
-HARD = Problem("plan", "it does not fit", may_pass=False)
+SOFT = Fault("store.unreachable", "the store does not answer", may_pass=True)
+HARD = Fault("plan", "it does not fit", may_pass=False)
 BOARD = "leaderboard"
 
 
@@ -33,7 +36,7 @@ class World:
     now: float = 1_000_000.0
     records: dict[str, Recorded] = field(default_factory=dict)
     refused: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, KnownRun] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
     asked: list[str] = field(default_factory=list)
 
@@ -69,20 +72,20 @@ class World:
 
     def start(self, trigger: str, keys: list[str], state: str = "queued") -> str:
         name = f"run-{len(self.runs)}"
-        self.runs[name] = Run(name, state, trigger, self.now, frozenset(keys))  # type: ignore[arg-type]
+        self.runs[name] = KnownRun(name, state, trigger, self.now, frozenset(keys))  # type: ignore[arg-type]
         return name
 
     def begin(self, name: str, key: str) -> None:
         self.now += 1
         run = self.runs[name]
-        self.runs[name] = replace(run, state="running", steps={**run.steps, key: Step("running", self.now)})
+        self.runs[name] = replace(run, state="running", steps={**run.steps, key: KnownStep("running", self.now)})
 
-    def end(self, name: str, key: str, problem: Problem | None = None) -> None:
+    def end(self, name: str, key: str, problem: Fault | None = None) -> None:
         """A step makes its asset, or fails."""
         self.now += 1
         run, asset = self.runs[name], next(asset for asset in self.assets if asset.key == key)
         began = run.steps[key].started
-        step = Step("done", began, self.now) if problem is None else Step("failed", began, self.now, problem)
+        step = KnownStep("done", began, self.now) if problem is None else KnownStep("failed", began, self.now, problem)
         self.runs[name] = replace(run, steps={**run.steps, key: step})
         if problem is None:
             nothing = Recorded("INITIAL", None, {})
@@ -95,11 +98,11 @@ class World:
             )
             self.records[key] = Recorded(made, asset.code, inputs, run_id=name, at=self.now)
 
-    def close(self, name: str, state: str, problem: Problem | None = None) -> None:
+    def close(self, name: str, state: str, problem: Fault | None = None) -> None:
         self.now += 1
         self.runs[name] = replace(self.runs[name], state=state, ended=self.now, problem=problem)  # type: ignore[arg-type]
 
-    def work(self, *, fails: dict[str, Problem] | None = None) -> None:
+    def work(self, *, fails: dict[str, Fault] | None = None) -> None:
         """All active runs go to their end."""
         for name in [run.id for run in self.runs.values() if run.is_active]:
             lost: set[str] = set()
@@ -116,7 +119,7 @@ class World:
                     lost.add(asset.key)
             self.close(name, "failed" if lost else "succeeded")
 
-    def rest(self, **options: dict[str, Problem]) -> list[str]:
+    def rest(self, **options: dict[str, Fault]) -> list[str]:
         """Ticks and runs until nothing is asked for; what was."""
         before = len(self.asked)
         for _ in range(60):
@@ -250,7 +253,7 @@ def test_a_great_many_assets_come_in_several_runs_each_whole_and_all_are_made() 
 
 
 @pytest.mark.parametrize(("problem", "pauses"), [(SOFT, SOON), (HARD, RARELY)])
-def test_a_failure_is_tried_again_after_growing_pauses(problem: Problem, pauses: tuple[float, ...]) -> None:
+def test_a_failure_is_tried_again_after_growing_pauses(problem: Fault, pauses: tuple[float, ...]) -> None:
     world = chain()
     world.rest(fails={"variants/mean": problem})
     for pause in (*pauses, pauses[-1]):
@@ -343,6 +346,19 @@ def test_what_is_made_and_is_out_of_date_all_the_same_does_not_run_for_ever() ->
     assert world.asked.count("variants/mean") <= 6
     failed = world.decisions()["variants/mean"]
     assert failed.state == "failed" and "made" in failed.reason
+
+
+@pytest.mark.parametrize(
+    "error", [each for each in MergeAssetsError.__subclasses__() for each in (each, *each.__subclasses__())]
+)
+def test_every_error_that_may_pass_counts_as_one_that_does(error: type[MergeAssetsError]) -> None:
+    assert not error.may_pass or error.kind in MAY_PASS
+
+
+def test_so_do_those_of_the_hub() -> None:
+    for trouble in get_args(HubTrouble):
+        error = HubError("org/name", "said", trouble)
+        assert (error.kind in MAY_PASS) == error.may_pass
 
 
 # -- people

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from merge_assets.pipeline.reconciler.facts import AUTOMATION, Asset, Facts, Run
+from merge_assets.pipeline.reconciler.facts import AUTOMATION, Asset, Facts, KnownRun
 from merge_assets.pipeline.reconciler.memory import Attempt, Memory
 
 State = Literal["current", "refused", "running", "queued", "requested", "waiting", "failed", "cancelled", "by hand"]
@@ -54,7 +54,7 @@ class Decision:
     state: State
     reason: str
     stale: bool
-    run: Run | None = None
+    run: KnownRun | None = None
     attempt: Attempt | None = None
     batch: int | None = None
     soon: bool = False
@@ -93,7 +93,7 @@ def requests(decisions: Iterable[Decision]) -> dict[int, list[Decision]]:
 
 
 def _decide(
-    asset: Asset, facts: Facts, memory: Memory, busy: Mapping[str, Run], found: Mapping[str, Decision]
+    asset: Asset, facts: Facts, memory: Memory, busy: Mapping[str, KnownRun], found: Mapping[str, Decision]
 ) -> Decision:
     reason = facts.stale(asset)
     above = next((key for key in asset.inputs if key in found and _is_rebuilt(found[key])), None)
@@ -107,7 +107,7 @@ def _decide(
     )
     why = reason or (f"{above} is rebuilt" if above else due)
 
-    def so(state: State, text: str, *, run: Run | None = None, soon: bool = False) -> Decision:
+    def so(state: State, text: str, *, run: KnownRun | None = None, soon: bool = False) -> Decision:
         return Decision(asset.key, state, text, bool(reason), run, attempt, soon=soon, confirms=bool(due))
 
     if run := busy.get(asset.key):

@@ -40,7 +40,7 @@ class Asset:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Fault:
     """Why something failed.
 
     Attributes:
@@ -58,17 +58,17 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Step:
+class KnownStep:
     """The making of one asset in one run, once it began or ended; times in seconds since 1970."""
 
     state: StepState
     started: float | None = None
     ended: float | None = None
-    problem: Problem | None = None
+    problem: Fault | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class KnownRun:
     """A run that builds assets.
 
     Attributes:
@@ -88,9 +88,9 @@ class Run:
     trigger: str
     since: float
     keys: frozenset[str]
-    steps: Mapping[str, Step] = field(default_factory=dict)
+    steps: Mapping[str, KnownStep] = field(default_factory=dict)
     ended: float | None = None
-    problem: Problem | None = None
+    problem: Fault | None = None
     reason: str = ""
 
     @property
@@ -119,7 +119,7 @@ class Facts:
     assets: tuple[Asset, ...]
     records: Mapping[str, Recorded]
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    runs: tuple[Run, ...] = ()
+    runs: tuple[KnownRun, ...] = ()
 
     def stale(self, asset: Asset) -> str | None:
         """Why an asset is out of date with respect to its direct inputs; ``None`` if it is not."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from merge_assets.pipeline.reconciler.facts import Asset, Facts, Problem, Run, Step, Wanted
+from merge_assets.pipeline.reconciler.facts import Asset, Facts, Fault, KnownRun, KnownStep, Wanted
 from merge_assets.pipeline.reconciler.memory import LONGEST_MESSAGE, Attempt, Memory
 
-_UNSETTLED = Problem(
+_UNSETTLED = Fault(
     "unsettled", "it was made, and is out of date with respect to the same inputs all the same", may_pass=True
 )
 """May pass: an input may have changed and changed back meanwhile."""
-_DIED = Problem("died", "its process or its run ended before it did", may_pass=True)
+_DIED = Fault("died", "its process or its run ended before it did", may_pass=True)
 
 
 def learn(memory: Memory, facts: Facts) -> Memory:
@@ -37,7 +37,7 @@ def asked_for(memory: Memory, facts: Facts, keys: frozenset[str]) -> Memory:
     return replace(memory, asked={**memory.asked, **wanted})
 
 
-def _attempt(asset: Asset, run: Run, facts: Facts, memory: Memory, before: Attempt | None) -> Attempt | None:
+def _attempt(asset: Asset, run: KnownRun, facts: Facts, memory: Memory, before: Attempt | None) -> Attempt | None:
     """What one run says of one asset; ``None`` if it says nothing new."""
     step = run.steps.get(asset.key)
     ended = step.ended if step is not None and step.ended is not None else run.ended
@@ -48,7 +48,7 @@ def _attempt(asset: Asset, run: Run, facts: Facts, memory: Memory, before: Attem
         unsettled = run.state == "succeeded" and ended > memory.until and facts.stale(asset) is not None
         if not unsettled or memory.asked.get(asset.key) != facts.wanted(asset):
             return None
-        problem: Problem | None = _UNSETTLED
+        problem: Fault | None = _UNSETTLED
     elif record is not None and record.at > ended:  # made by another one since
         return None
     elif run.state == "cancelled" and (step is None or step.state in ("running", "failed")):
@@ -72,7 +72,7 @@ def _is_over(attempt: Attempt, key: str, facts: Facts) -> bool:
     return record is not None and record.at > attempt.at
 
 
-def _problem(run: Run, step: Step | None) -> Problem | None:
+def _problem(run: KnownRun, step: KnownStep | None) -> Fault | None:
     if step is not None and step.state == "failed":
         return step.problem or _DIED
     if run.state != "failed":
@@ -80,7 +80,7 @@ def _problem(run: Run, step: Step | None) -> Problem | None:
     if step is not None and step.state == "running":
         return run.problem or _DIED
     if step is None and not run.steps:  # nothing of it began
-        return run.problem or Problem("run", "its run ended before it began", may_pass=True)
+        return run.problem or Fault("run", "its run ended before it began", may_pass=True)
     return None
 
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from merge_assets.pipeline.reconciler.facts import Problem, Wanted
+from merge_assets.pipeline.reconciler.facts import Fault, Wanted
 
 LONGEST_MESSAGE = 300
 MOST_ATTEMPTS = 10_000
@@ -39,7 +39,7 @@ class Attempt:
     count: int
     at: float
     run_id: str
-    problem: Problem | None
+    problem: Fault | None
 
     @property
     def next_at(self) -> float | None:
@@ -104,7 +104,7 @@ class Memory:
             return Memory()
         try:
             content = json.loads(zlib.decompress(base64.b64decode(text)))
-            problems = [Problem(*each) for each in content["problems"]]
+            problems = [Fault(*each) for each in content["problems"]]
             attempts = {
                 key: Attempt(Wanted(code, inputs), count, at, run_id, None if which is None else problems[which])
                 for key, (code, inputs, count, at, run_id, which) in content["attempts"].items()

@@ -17,9 +17,9 @@ from merge_assets.errors import printable
 from merge_assets.pipeline.keys import BUILD_JOB
 from merge_assets.pipeline.process import PROCESS_TAG, is_gone
 from merge_assets.pipeline.reasons import REASON_TAG
-from merge_assets.pipeline.reconciler.facts import AUTOMATION, Facts, Problem, Run, RunState, Step
+from merge_assets.pipeline.reconciler.facts import AUTOMATION, Facts, Fault, KnownRun, KnownStep, RunState
 from merge_assets.pipeline.reconciler.memory import Memory
-from merge_assets.pipeline.reconciler.plan import Plan
+from merge_assets.pipeline.reconciler.roster import Roster
 from merge_assets.pipeline.versions import Recorded, recorded_all
 from merge_assets.pipeline.watcher import reason_of
 
@@ -54,26 +54,32 @@ _STEP_EVENTS = {
     _EVENT.STEP_SKIPPED,
     _EVENT.RUN_FAILURE,
 }
-_MAY_PASS = frozenset({"store.unreachable", "hub.limited", "hub.failing", "hub.unreachable"})
-"""Kinds of our errors, see docs/operation.md."""
+MAY_PASS = frozenset(
+    {
+        *("store.unreachable", "hub.limited", "hub.failing", "hub.unreachable"),
+        *("step.killed", "model.memory"),  # it may have been others' doing
+        "input.changed",  # whoever writes it will be done
+    }
+)
+"""Kinds of our errors after which the same may succeed, see docs/operation.md."""
 
 
 class Reader:
     """Reads facts again and again; what cannot have changed is remembered."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._ended: dict[str, Run] = {}
+    def __init__(self, roster: Roster) -> None:
+        self.roster = roster
+        self._ended: dict[str, KnownRun] = {}
 
     def facts(self, instance: dg.DagsterInstance, memory: Memory, now: float | None = None) -> Facts:
         """What is known now, with the runs that ended since ``memory`` was made."""
         moment = time.time() if now is None else now
         runs = self._runs(instance, memory, moment)
-        known = recorded_all(instance, map(_key, (*(asset.key for asset in self.plan.assets), *self.plan.bases)))
+        known = recorded_all(instance, map(_key, (*(asset.key for asset in self.roster.assets), *self.roster.bases)))
         records = {key.to_user_string(): record for key, record in known.items() if record is not None}
-        return Facts(moment, self.plan.assets, records, self._refused(instance, records), runs)
+        return Facts(moment, self.roster.assets, records, self._refused(instance, records), runs)
 
-    def _runs(self, instance: dg.DagsterInstance, memory: Memory, now: float) -> tuple[Run, ...]:
+    def _runs(self, instance: dg.DagsterInstance, memory: Memory, now: float) -> tuple[KnownRun, ...]:
         active = [status for status, state in _STATES.items() if state in ("queued", "running")]
         found = {
             record.dagster_run.run_id: record for record in instance.get_run_records(dg.RunsFilter(statuses=active))
@@ -87,7 +93,7 @@ class Reader:
         self._ended = {run_id: run for run_id, run in self._ended.items() if run_id in found}
         return tuple(run for record in found.values() if (run := self._run(instance, record, now)) is not None)
 
-    def _run(self, instance: dg.DagsterInstance, record: dg.RunRecord, now: float) -> Run | None:
+    def _run(self, instance: dg.DagsterInstance, record: dg.RunRecord, now: float) -> KnownRun | None:
         run = record.dagster_run
         if run.run_id in self._ended:
             return self._ended[run.run_id]
@@ -106,9 +112,9 @@ class Reader:
             state, ended, problem = (
                 "failed",
                 last_sign,
-                Problem("died", "the process of its run was killed", may_pass=True),
+                Fault("died", "the process of its run was killed", may_pass=True),
             )
-        made = Run(
+        made = KnownRun(
             id=run.run_id,
             state=state,
             trigger=_trigger(run),
@@ -127,23 +133,23 @@ class Reader:
         if run.asset_selection is not None:
             keys = frozenset(key.to_user_string() for key in run.asset_selection)
         else:
-            keys = frozenset(self.plan.steps.values()) if run.job_name == BUILD_JOB else frozenset()
+            keys = frozenset(self.roster.steps.values()) if run.job_name == BUILD_JOB else frozenset()
         if run.step_keys_to_execute is not None:  # a run that goes on where another one failed
-            keys &= {self.plan.steps[step] for step in run.step_keys_to_execute if step in self.plan.steps}
+            keys &= {self.roster.steps[step] for step in run.step_keys_to_execute if step in self.roster.steps}
         return keys
 
     def _steps(
         self, instance: dg.DagsterInstance, run_id: str, *, wanted: bool
-    ) -> tuple[dict[str, Step], Problem | None]:
-        steps: dict[str, Step] = {}
-        problem: Problem | None = None
+    ) -> tuple[dict[str, KnownStep], Fault | None]:
+        steps: dict[str, KnownStep] = {}
+        problem: Fault | None = None
         cursor: str | None = None
         while wanted:
             page = instance.get_records_for_run(run_id, cursor, of_type=_STEP_EVENTS, limit=2000)
             for record in page.records:
                 entry = record.event_log_entry
                 event = entry.dagster_event
-                key = self.plan.steps.get(entry.step_key or "")
+                key = self.roster.steps.get(entry.step_key or "")
                 if event is None:
                     continue
                 if event.event_type == _EVENT.RUN_FAILURE:
@@ -156,7 +162,7 @@ class Reader:
         return steps, problem
 
     def _refused(self, instance: dg.DagsterInstance, records: Mapping[str, Recorded]) -> dict[str, tuple[str, ...]]:
-        asked = [check for check in self.plan.checks if check.asset_key.to_user_string() in records]
+        asked = [check for check in self.roster.checks if check.asset_key.to_user_string() in records]
         refused: dict[str, tuple[str, ...]] = {}
         for part in _parts(asked, 500):
             found = instance.event_log_storage.get_latest_asset_check_execution_by_key(part)
@@ -168,20 +174,20 @@ class Reader:
         return refused
 
 
-def _step(event: dg.DagsterEvent, at: float, before: Step | None) -> Step:
+def _step(event: dg.DagsterEvent, at: float, before: KnownStep | None) -> KnownStep:
     started = before.started if before else None
     match event.event_type:
         case _EVENT.STEP_START:
-            return Step("running", started=at)
+            return KnownStep("running", started=at)
         case _EVENT.STEP_SUCCESS:
-            return Step("done", started, at)
+            return KnownStep("done", started, at)
         case _EVENT.STEP_SKIPPED:
-            return Step("skipped", started, at)
+            return KnownStep("skipped", started, at)
         case _:
-            return Step("failed", started, at, _problem_of_step(event))
+            return KnownStep("failed", started, at, _problem_of_step(event))
 
 
-def _problem_of_step(event: dg.DagsterEvent) -> Problem:
+def _problem_of_step(event: dg.DagsterEvent) -> Fault:
     data = event.step_failure_data
     failure = data.user_failure_data
     if failure is not None:
@@ -189,10 +195,10 @@ def _problem_of_step(event: dg.DagsterEvent) -> Problem:
         word = str(kind.value) if kind is not None else "failure"
         pause = wait.value if wait is not None and isinstance(wait.value, (int, float)) else None
         stopped = failure.description == "the work was stopped"
-        return Problem(
+        return Fault(
             "stopped" if stopped else word,
             printable(failure.description or "the step failed"),
-            stopped or word in _MAY_PASS,
+            stopped or word in MAY_PASS,
             pause,
         )
     error = data.error
@@ -200,13 +206,13 @@ def _problem_of_step(event: dg.DagsterEvent) -> Problem:
         error = error.cause
     name = (error.cls_name if error is not None else None) or "died"
     died = name in ("ChildProcessCrashException", "DagsterExecutionInterruptedError")
-    return Problem("died" if died else name, printable(reason_of(data.error) or "the step failed"), may_pass=True)
+    return Fault("died" if died else name, printable(reason_of(data.error) or "the step failed"), may_pass=True)
 
 
-def _problem_of_run(event: dg.DagsterEvent) -> Problem:
+def _problem_of_run(event: dg.DagsterEvent) -> Fault:
     data = event.job_failure_data if event.event_specific_data is not None else None
     text = reason_of(data.error if data is not None else None) or event.message or "no reason is recorded"
-    return Problem("run", printable(f"its run ended: {text}"), may_pass=True)
+    return Fault("run", printable(f"its run ended: {text}"), may_pass=True)
 
 
 def _is_retried(run: dg.DagsterRun) -> bool:

@@ -20,7 +20,7 @@ from merge_assets.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Plan:
+class Roster:
     """What there is to make.
 
     Attributes:
@@ -36,8 +36,8 @@ class Plan:
     checks: tuple[dg.AssetCheckKey, ...]
 
 
-def plan_of(workspace: Workspace, graph: Graph) -> Plan:
-    """The plan of a workspace, without its Dagster definitions."""
+def roster_of(workspace: Workspace, graph: Graph) -> Roster:
+    """That of a workspace, without its Dagster definitions."""
     specs = [analysis_spec(node) for node in graph.analyses]
     specs += [variant_spec(node) for node in graph.variants]
     specs += [scores_spec(node, workspace.suites[node.suite]) for node in graph.scores]
@@ -48,7 +48,7 @@ def plan_of(workspace: Workspace, graph: Graph) -> Plan:
     if graph.scores:
         specs.append(leaderboard_spec([node.key for node in graph.scores]))
     steps = {name: key.to_user_string() for key, name in names.items()}
-    return Plan(
+    return Roster(
         assets=tuple(_asset(spec, automated=spec.key in automated) for spec in topological(specs)),
         bases=tuple(node.key.to_user_string() for node in graph.bases),
         steps={**steps, LEADERBOARD.path[0]: LEADERBOARD.to_user_string()},

@@ -137,9 +137,16 @@ class Site:
     def remove(self, name: str) -> None:
         (self.root / "recipes" / f"{name}.yaml").unlink()
 
-    def reload(self) -> None:
-        answer = self.ask('mutation { reloadRepositoryLocation(repositoryLocationName: "definitions") { __typename } }')
-        assert answer["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry", answer
+    def await_read(self, *there: str, gone: tuple[str, ...] = ()) -> None:
+        """Wait until the UI shows that the files were read again: what is there now, and what went."""
+
+        def is_read() -> bool:
+            nodes = self.ask("{ assetNodes { assetKey { path } groupName } }")["assetNodes"]
+            groups = {node["assetKey"]["path"][-1]: node["groupName"] for node in nodes}
+            present = all(groups.get(name, "gone") != "gone" for name in there)
+            return present and all(groups.get(name) == "gone" for name in gone)
+
+        self.wait(f"{there} and not {gone} are read", is_read)
 
     def hold(self, name: str) -> None:
         (self.root / f"began-{name}").unlink(missing_ok=True)
@@ -208,7 +215,7 @@ def test_a_run_and_one_that_waits_keep_recipes_and_suites_that_are_deleted_broke
         site.write(name)
     site.write("edited", more="evaluate: [quick]\n")
     site.hold("stays")
-    site.reload()
+    site.await_read("stays", "goes", "breaks", "queued", "edited")
     keys = [f"variants/{name}" for name in ("stays", "goes", "breaks", "edited")]
     first = site.launch(*keys, "scores/quick/edited")
     second = site.launch("variants/queued", "variants/goes")
@@ -219,7 +226,7 @@ def test_a_run_and_one_that_waits_keep_recipes_and_suites_that_are_deleted_broke
     site.write("edited", weight=3)
     (site.root / "recipes" / "breaks.yaml").write_text("merge_method: lin")
     (site.root / "suites" / "quick.yaml").unlink()
-    site.reload()
+    site.await_read("stays", gone=("goes", "queued"))
     assert site.status(second) == dg.DagsterRunStatus.QUEUED
     site.release("stays")
 
@@ -251,7 +258,7 @@ def test_retries_of_a_run_use_its_recipes_by_themselves_and_from_failure_but_all
         site.write(name)
     site.hold("altered")
     site.hold("lost")
-    site.reload()
+    site.await_read("kept", "altered", "lost")
     run = site.launch("variants/kept", "variants/altered", "variants/lost")
     site.await_step("altered")
     site.await_step("lost")
@@ -259,8 +266,7 @@ def test_retries_of_a_run_use_its_recipes_by_themselves_and_from_failure_but_all
 
     site.write("altered", weight=7)
     site.remove("lost")
-    site.reload()
-    assert site.stale()["variants/lost"], "shown for a day"
+    site.await_read("kept", gone=("lost",))
     worker = worker_of(site, run)
     steps = worker.children(recursive=True)
     worker.send_signal(signal.SIGKILL)

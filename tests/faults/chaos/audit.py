@@ -210,7 +210,9 @@ def left_behind(store: ArtifactStore, uploads: int, cache: Path) -> list[Row]:
         for one in inventory.unfinished
     ]
     drafts.faults += [f"nobody reads {entry.path}" for entry in inventory.leftovers]
-    drafts.faults += [f"draft {path}" for folder in cache.rglob(".drafts") for path in folder.iterdir()]
+    drafts.faults += [
+        f"draft {path}" for folder in cache.rglob(".drafts") for path in folder.iterdir() if path.name != ".lock"
+    ]
     drafts.faults += [f"damaged: {path}" for path in inventory.damaged]
     return [sent, drafts]
 

@@ -41,7 +41,8 @@ _PATTERNS = (
     (
         KILLED,
         r"SIGKILL|SIGTERM|signal -?\d+|terminated by signal|exited with|ChildProcessCrash|Interrupted|was stopped|"
-        r"run worker|process (?:died|ended|was ended)|unexpected termination|EOFError|[Mm]odel worker|UNEXPECTED",
+        r"run worker|marked as failed from outside|process (?:died|ended|was ended|of this run was killed)|"
+        r"unexpected termination|EOFError|[Mm]odel worker|UNEXPECTED",
     ),
 )
 

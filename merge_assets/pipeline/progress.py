@@ -60,8 +60,8 @@ class Pace:
         return HowFar(
             percent=round(100 * done / total, 2) if total else 0.0,
             done=_amount(done, total, self.unit),
-            gib_per_s=round(rate / 2**30, 3) if self.unit == BYTES else None,
-            left=(total - done) / rate if rate > 0 and total >= done else None,
+            gib_per_s=rate / 2**30 if self.unit == BYTES else None,
+            left=(total - done) / rate if rate > 0 and total > done else None,
             doing=doing,
         )
 

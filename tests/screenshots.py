@@ -34,7 +34,7 @@ TYPO = "merge_method: linear\nmodels:\n  - {model: examples/checkpoints/scriptur
 
 # Page, words that are there when it is, and what comes to the top.
 PAGES = {
-    "ui-lineage": ("/assets/scores/demo/pruned?view=lineage&lineageScope=upstream", "pruned", None),
+    "ui-lineage": ("/assets/scores/demo/pruned?view=lineage&lineageScope=upstream&lineageDepth=5", "pruned", None),
     "ui-variant": ("/assets/variants/dus", "outcome", "Metadata"),
     "ui-snr": ("/assets/snr/examples/checkpoints/base", "outcome", "Metadata"),
     "ui-score": ("/assets/scores/demo/linear", "outcome", "Metadata"),
@@ -86,7 +86,7 @@ def shoot(browser: Any, address: str, name: str, run_id: str) -> bytes:
     page.get_by_text(words).first.wait_for()
     if top is not None:
         page.get_by_text(top, exact=True).first.evaluate("element => element.scrollIntoView()")
-    page.wait_for_timeout(5000)  # graphs are laid out, and pictures in Markdown are loaded
+    page.wait_for_timeout(8000)  # graphs are laid out, and pictures in Markdown are loaded
     png: bytes = page.screenshot()
     page.close()
     return png

@@ -24,8 +24,9 @@ _SHADES = ("d9dde2", "f2a541", "eef4fa", "cfe2f2", "a9cbe6", "78adda", "4a8fc4",
 """No such weight; infinite; then from the lowest SNR to the highest. As in the heat map of the analysis."""
 
 _SHADES_OF_FINITE = len(_SHADES) - 2
-_LONGEST_NAME = 24
-_BAR = 20
+_LONGEST_NAME = 20
+_STRIP = 24
+_BAR = 10
 
 
 def bar(fraction: float) -> str:
@@ -54,9 +55,10 @@ def layer_picture(plan: Plan) -> str | None:
         parts.append(f"<path stroke='{colour}' d='{_path(places)}'/>")
         parts.append(f"<text x='0' y='{depth + 5 + 2 * number}' fill='{colour}'>{name}</text>")
     parts.append(f"<text x='0' y='{depth + 2.5}'>layer of the variant: 0 to {count - 1}</text>")
-    parts.append(f"<text x='{count + 1}' y='1.5'>0</text><text x='{count + 1}' y='{depth}'>{depth - 1}</text>")
+    for layer, y in ((0, 1.5), (depth - 1, depth)):
+        parts.append(f"<text x='{count + 1}' y='{y}'>layer {layer} of the model</text>")
     height = depth + 6 + 2 * len(cells)
-    return _image("Layers of the models in the layers of the variant", max(count, 24) + 6, height, "".join(parts))
+    return _image("Layers of the models in the layers of the variant", max(count + 14, 30), height, "".join(parts))
 
 
 def snr_picture(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -75,15 +77,15 @@ def snr_picture(rows: Sequence[Mapping[str, Any]]) -> str | None:
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     pixels = [[_shade(cells.get(layer), low, high) for layer in range(count)] for cells in grid.values()]
     png = base64.b64encode(_png(pixels)).decode()
-    cell = max(1, 40 // count)
+    wide = max(_STRIP, count / 4)
     parts = [
-        f"<image href='data:image/png;base64,{png}' width='{cell * count}' height='{2 * len(grid)}'"
+        f"<image href='data:image/png;base64,{png}' width='{wide:g}' height='{2 * len(grid)}'"
         " preserveAspectRatio='none' style='image-rendering:pixelated'/>"
     ]
     for number, module in enumerate(grid):
-        parts.append(f"<text x='{cell * count + 1}' y='{2 * number + 1.6}'>{_text(module)}</text>")
+        parts.append(f"<text x='{wide + 1:g}' y='{2 * number + 1.6}'>{_text(module)}</text>")
     parts.append(f"<text y='{2 * len(grid) + 2}'>layer 0 to {count - 1}; dark: high, orange: infinite</text>")
-    return _image("SNR by layer and module", cell * count + 18, 2 * len(grid) + 3, "".join(parts))
+    return _image("SNR by layer and module", round(wide) + 18, 2 * len(grid) + 4, "".join(parts))
 
 
 def _path(places: Sequence[tuple[int, int]]) -> str:

@@ -14,7 +14,7 @@ WINDOW_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class HowFar:
     """How far work is.
 
     Attributes:
@@ -50,18 +50,18 @@ class Pace:
         self.unit = unit
         self.seen: deque[tuple[float, int]] = deque()
 
-    def at(self, seconds: float, done: int, total: int, doing: str) -> Progress:
+    def at(self, seconds: float, done: int, total: int, doing: str) -> HowFar:
         """How far it is ``seconds`` after its begin, when it has done ``done`` of ``total``."""
         self.seen.append((seconds, done))
         while len(self.seen) > 2 and seconds - self.seen[1][0] >= WINDOW_SECONDS:
             self.seen.popleft()
         begin, before = self.seen[0] if len(self.seen) > 1 else (0.0, 0)
         rate = (done - before) / (seconds - begin) if seconds > begin else 0.0
-        return Progress(
+        return HowFar(
             percent=round(100 * done / total, 2) if total else 0.0,
             done=_amount(done, total, self.unit),
-            gib_per_s=round(rate / 2**30, 3) if self.unit == BYTES else None,
-            left=(total - done) / rate if rate > 0 and total >= done else None,
+            gib_per_s=rate / 2**30 if self.unit == BYTES else None,
+            left=(total - done) / rate if rate > 0 and total > done else None,
             doing=doing,
         )
 

@@ -14,7 +14,7 @@ EVERYTHING = "everything"
 MEASUREMENTS = "measurements"
 """Analyses and scores."""
 
-REASON_TAG = "merge_assets/reason"
+REASON_TAG = "why"
 """Tag of a run: why it is there, for people who look at the list of runs."""
 
 ASKED = "asked for, although nothing that it is made of has changed"

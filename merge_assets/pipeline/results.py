@@ -59,7 +59,7 @@ def variant_metadata(recipe: Recipe, built: "Built", trusted: Collection[str] = 
     else:
         outcome = RESUMED if report.tensors_resumed else BUILT
     metadata: Metadata = {"outcome": outcome, "work": _since(built.artifact) if report is None else _work(report)}
-    metadata |= artifact_metadata(built.artifact) | plan_metadata(built.plan)
+    metadata |= plan_metadata(built.plan)
     if code_said := code_summary(built.plan, trusted):
         metadata["trust_remote_code"] = code_said
     if report is None:
@@ -81,6 +81,7 @@ def variant_metadata(recipe: Recipe, built: "Built", trusted: Collection[str] = 
         cosines = [cosine for one in geometry.values() for cosine in one.cosines]
         if cosines:
             metadata["mean_cosine"] = round(math.fsum(cosines) / len(cosines), 6)
+    metadata |= artifact_metadata(built.artifact)
     return metadata | {
         "recipe": code(recipe.source.text, "yaml"),
         "mergekit_config": code(built.plan.mergekit_config, "yaml"),
@@ -180,9 +181,9 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
     if unknown := [parent.unknown for parent in parents if not parent.scores]:
         metadata["no_difference"] = "; ".join(unknown)
     if scores.headline is not None:
-        metadata["headline"] = scores.headline
+        metadata["headline"] = round(scores.headline, 4)
     for row in scores.tasks:
-        metadata[printable(f"{row.task} {row.metric}")] = row.value
+        metadata[printable(f"{row.task} {row.metric}")] = round(row.value, 4)
     metadata["evaluation_seconds"] = round(spent, 1)
     metadata["version"] = scores.fingerprint
     metadata["versions"] = table([{"package": name, "version": version} for name, version in scores.versions.items()])
@@ -238,8 +239,8 @@ def _work(report: StoredBuildReport) -> str:
     made = ", ".join(f"{count} {how}" for how, count in tensors.items() if count) or "none"
     pace = (report.bytes_read + report.bytes_written) / report.seconds if report.seconds > 0 else 0.0
     return (
-        f"tensors: {made}; {human_bytes(report.bytes_read)} read, {human_bytes(report.bytes_written)} written "
-        f"in {report.seconds:.1f} s ({human_bytes(pace)}/s) on {report.device}"
+        f"{report.seconds:.1f} s on {report.device}; tensors: {made}; {human_bytes(report.bytes_read)} read, "
+        f"{human_bytes(report.bytes_written)} written ({human_bytes(pace)}/s)"
     )
 
 

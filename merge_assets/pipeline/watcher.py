@@ -201,7 +201,7 @@ def reason_of(error: "SerializableErrorInfo | None") -> str:
     if error is None:
         return ""
     if error.cls_name == "DagsterExecutionInterruptedError":
-        return _short(error.message).partition(": ")[2] or "stopped"
+        return _short(error.message).partition(": ")[2] or "stopped by a signal, or because its run was cancelled"
     if error.cls_name == "DagsterSubprocessError":
         # The errors of the processes are in its message only, as text. Of those that were killed their steps tell.
         texts = [_first_cause(text) for text in re.split(r"^In process \d+: ", error.message, flags=re.MULTILINE)[1:]]

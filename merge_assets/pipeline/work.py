@@ -115,7 +115,7 @@ def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest
     if now.doing:
         metadata["now"] = now.doing
     if now.gib_per_s is not None:
-        metadata["gib_per_s"] = now.gib_per_s
+        metadata["gib_per_s"] = round(now.gib_per_s, 3)
     context.log.info(f"{now.words}: {now.doing}" if now.doing else now.words)
     context.log_event(dg.AssetObservation(asset_key=key, metadata=metadata))
 

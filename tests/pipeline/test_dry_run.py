@@ -72,10 +72,10 @@ def test_a_dry_run_says_what_a_build_would_make_and_writes_nothing(root: Path) -
         (run,) = instance.get_runs()
     assert run.run_id == built["run_id"]
     assert run.tags["trigger"] == "merge-assets build" and run.tags["user"]
-    assert run.tags["merge_assets/reason"] == "variants/mean: never built (and 1 more)"
+    assert run.tags["why"] == "variants/mean: never built (and 1 more)"
     # People look at all tags that do not begin so.
     shown = {key for key in run.tags if not key.startswith((".dagster/", "dagster/"))}
-    assert shown == {"trigger", "user", "merge_assets/reason"}
+    assert shown == {"trigger", "user", "why"}
 
     write_checkpoint_again(root)
     before = {file: (root / "var" / file).read_bytes() for file in written(root)}

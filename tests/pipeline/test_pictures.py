@@ -99,7 +99,6 @@ def places(stroke: str) -> list[tuple[int, int]]:
 
 
 def test_a_bar_is_as_long_as_its_number() -> None:
-    assert [bar(value) for value in (0.0, 0.05, 0.5, 1.0, 1.7, -1.0)] == ["", "█", "█" * 10, "█" * 20, "█" * 20, ""]
-    assert bar(0.025) == "▌"
-    lengths = [len(bar(n / 160)) for n in range(161)]
+    assert [bar(value) for value in (0.0, 0.05, 0.5, 1.0, 1.7, -1.0)] == ["", "▌", "█" * 5, "█" * 10, "█" * 10, ""]
+    lengths = [len(bar(n / 80)) for n in range(81)]
     assert lengths == sorted(lengths)

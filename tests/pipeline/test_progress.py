@@ -41,6 +41,10 @@ def test_where_nothing_moves_no_time_is_promised() -> None:
     assert Pace(BYTES).at(5, 0, 0, "").percent == 0
 
 
+def test_a_small_rate_is_no_rate_of_nothing_and_what_is_done_takes_no_longer() -> None:
+    assert Pace(BYTES).at(2, 72 * 1024, 72 * 1024, "").words == "100 %, 72.0 KiB of 72.0 KiB, 36.0 KiB/s"
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(1, "5 s"), (41, "40 s"), (58, "1 min"), (170, "3 min"), (3599, "1 h"), (7800, "2 h 10 min"), (36000, "10 h")],

@@ -124,7 +124,8 @@ def test_whichever_process_of_a_run_is_killed_its_step_stops_and_clears_up_and_n
     site.wait(lambda: not _lives(step))
     assert site.cleared(step.pid)
 
-    step = site.at_work()  # of the same run, which has tried it again
+    site.launch()  # the one before has failed: its step says that it was stopped
+    step = site.at_work()
     worker = (step.parent() or step).parent()
     assert worker is not None
     server = worker.parent()

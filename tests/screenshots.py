@@ -121,7 +121,7 @@ def main() -> None:
                 print(asked.out / f"{name}.png", flush=True)
             browser.close()
     finally:
-        typo.unlink()
+        typo.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

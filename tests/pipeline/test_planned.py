@@ -253,6 +253,7 @@ def worker_of(site: Site, run: str) -> psutil.Process:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # four runs and two reloads, one after the other
 def test_retries_of_a_run_use_its_recipes_by_themselves_and_from_failure_but_all_anew_those_of_now(site: Site) -> None:
     for name in ("kept", "altered", "lost"):
         site.write(name)

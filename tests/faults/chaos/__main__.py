@@ -221,9 +221,7 @@ class Run:
         found = [process for process in self.census.look() if process.pid != os.getpid()]
         row.faults = [self._shown(process) for process in found if process.role not in STANDING]
         roles = Counter(process.role for process in found)
-        row.faults += [
-            f"{count} processes are {role}" for role, count in roles.items() if role in ("daemon", "ui") and count > 1
-        ]
+        row.faults += [f"{roles['daemon']} daemons"] if roles["daemon"] > 1 else []
         row.found = ", ".join(f"{count} {role}" for role, count in sorted(roles.items()))
         return row
 

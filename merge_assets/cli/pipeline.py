@@ -114,14 +114,15 @@ def run_ui(host: str, port: int, workspace: Path | None, daemon: bool, read_only
     require("dagster_webserver")
     from merge_assets.pipeline.front.warden import watched
 
-    with watched():
-        return _serve(host, port, workspace, daemon, read_only, login)
+    settings = load_settings()
+    return watched(lambda: _serve(settings, host, port, workspace, daemon, read_only, login))
 
 
-def _serve(host: str, port: int, workspace: Path | None, daemon: bool, read_only: bool, login: bool) -> int:
+def _serve(
+    settings: Settings, host: str, port: int, workspace: Path | None, daemon: bool, read_only: bool, login: bool
+) -> int:
     from merge_assets.pipeline.front.serve import Serving, serve
 
-    settings = load_settings()
     _open_home(settings)
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
     serving = Serving(

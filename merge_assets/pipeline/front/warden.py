@@ -8,14 +8,18 @@ independent of a terminal.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import traceback
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from merge_assets.errors import MergeAssetsError
 from merge_assets.model_worker.confine import adopt_orphans
 
 PATIENCE = 100.0
@@ -25,55 +29,89 @@ _LOOK_SECONDS = 0.1
 _SLOW_SECONDS = 5.0
 
 
-@contextmanager
-def watched() -> Iterator[None]:
-    """Run the block in a second process, and leave no process behind when it has ended, or one of the two was killed.
+def watched(command: Callable[[], int]) -> int:
+    """Run a command in a second process, and leave no process behind when it has ended, or one of the two was killed.
 
-    Call it while there is one thread. The first process never comes out of it: it ends with the code of the second.
+    Call it while there is one thread.
+
+    Returns:
+        What the command returns, or 128 and the number of the signal that killed it.
+
+    Raises:
+        MergeAssetsError: as the command.
     """
     first = os.getpid()
+    others = _children(first)
+    here, there = os.pipe()
+    sys.stdout.flush()
     second = os.fork()
     adopt_orphans()
-    if second:
-        _wait(second)
-    os.setpgid(0, 0)  # Ctrl-C is for the first, which hands it on
-    threading.Thread(target=_follow, args=(first,), name="warden", daemon=True).start()
+    if not second:
+        os.close(here)
+        _work(command, first, there)
+    os.close(there)
+    return _wait(second, here, others)
+
+
+def _work(command: Callable[[], int], first: int, told: int) -> NoReturn:
+    """The second process, which is the caller's twin and must never get back to it."""
+    ended: int | MergeAssetsError = 1
     try:
-        yield
+        os.setpgid(0, 0)  # Ctrl-C is for the first, which hands it on
+        threading.Thread(target=_follow, args=(first,), name="warden", daemon=True).start()
+        ended = command()
+    except MergeAssetsError as error:
+        ended = error
+    except BaseException:
+        traceback.print_exc()
     finally:
         end_all(PATIENCE)
+        sys.stdout.flush()
+        with suppress(OSError):
+            os.write(told, pickle.dumps(ended))
+        os._exit(0)
 
 
-def end_all(patience: float) -> None:
-    """End every process below this one: asked first, from above, as most take along what is below them; then killed.
+def end_all(patience: float, spared: Collection[int] = ()) -> None:
+    """End every process below this one, but for some children: asked first, from above, as most take along what is below them;
+    then killed.
 
     A code server that is asked waits for its runs, which are asked a little later.
     """
     until = time.monotonic() + patience
     asked: dict[int, float] = {}
-    while children := _children(os.getpid()):
+    while children := _children(os.getpid()) - set(spared):
         now = time.monotonic()
         slow = {child for child in children if now - asked.get(child, now) > _SLOW_SECONDS}
         for one in children.union(*map(_children, slow)) - asked.keys():
             asked[one] = now
             _send(one, signal.SIGTERM)
         if now > until:
-            for one in _below(os.getpid()):
+            for one in children.union(*map(_below, children)):
                 _send(one, signal.SIGKILL)
-        _reap()
+        for child in children:
+            with suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
         time.sleep(_LOOK_SECONDS)
 
 
-def _wait(second: int) -> NoReturn:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: _send(second, number))
-    status = None
-    while status is None:
-        child, ended = os.wait()
-        status = ended if child == second else None
-    end_all(PATIENCE)
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
+def _wait(second: int, heard: int, others: Collection[int]) -> int:
+    before = {
+        number: signal.signal(number, lambda number, _: _send(second, number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    _, status = os.waitpid(second, 0)
+    end_all(PATIENCE, others)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    with open(heard, "rb") as file:
+        said = file.read()
+    if not said:
+        return 128 - os.waitstatus_to_exitcode(status)
+    answer: int | MergeAssetsError = pickle.loads(said)  # of our own twin
+    if isinstance(answer, MergeAssetsError):
+        raise answer
+    return answer
 
 
 def _follow(first: int) -> None:
@@ -101,9 +139,3 @@ def _below(process: int) -> set[int]:
 def _send(process: int, number: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, number)
-
-
-def _reap() -> None:
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG) != (0, 0):
-            pass

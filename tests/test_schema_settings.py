@@ -139,12 +139,13 @@ def executor(workspace: api.Workspace) -> object:
 def gate(workspace: api.Workspace) -> object:
     """The gate that `ui` puts before Dagster's web server: the names it knows, its login, whether it lets changes through."""
     from merge_assets.cli import pipeline
-    from merge_assets.pipeline.front import serve
+    from merge_assets.pipeline.front import serve, warden
 
     served: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "load_settings", lambda: workspace.settings)
         patch.setattr(pipeline, "_open_home", lambda settings: None)
+        patch.setattr(warden, "watched", lambda command: command())
         patch.setattr(serve, "serve", lambda settings, serving, on_ready: served.append((settings, serving)))
         patch.setattr(serve, "Gate", lambda app, names, *, login, read_only: (vars(names), login is None, read_only))
         pipeline.run_ui("127.0.0.1", 3000, None, daemon=False, read_only=False, login=True)

@@ -112,8 +112,8 @@ def workers(instance: dg.DagsterInstance, run_id: str) -> dict[str, int]:
     return {step: pid for step, pid in started.items() if step in computing}
 
 
-def test_a_killed_step_and_a_run_that_fails_as_a_whole_are_told_apart(root: Path) -> None:
-    """The process of ``third`` is killed. ``second`` loses its recipe, which its process needs to begin."""
+def test_a_killed_step_is_tried_again_and_a_recipe_that_goes_changes_nothing(root: Path) -> None:
+    """The process of ``third`` is killed. ``second`` loses its recipe, with which the run was planned."""
     (root / "recipes" / "third.yaml").write_text(recipe("./a"))
     with held_drafts(root):
         build = Build(root)
@@ -121,18 +121,14 @@ def test_a_killed_step_and_a_run_that_fails_as_a_whole_are_told_apart(root: Path
         os.kill(pids["variants__third"], signal.SIGKILL)
         (root / "recipes" / "second.yaml").unlink()
     done = build.end()
-    assert done.code == 1
+    assert done.code == 0
     assert "Traceback" not in done.stdout + done.stderr
     lines = {word: line for line in done.stdout.splitlines() for word in line.split() if word.startswith("variants/")}
-    assert " built " in lines["variants/first"]
-    assert " built " in lines["variants/third"]
+    assert all(" built " in lines[f"variants/{name}"] for name in ("first", "second", "third"))
     assert any(
         "waiting" in line and "variants/third" in line and "its process was terminated by signal 9 (SIGKILL)" in line
         for line in done.stdout.splitlines()
     )
-    (why,) = [line for line in done.stdout.splitlines() if line.startswith("the run ")]
-    assert "DagsterInvalidSubsetError: AssetKey(s) ['variants/second']" in why and "ChildProcess" not in why
-    assert "not made because of it: variants/second\n" in done.stdout
 
 
 @contextmanager

@@ -65,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "Suite.seed": (suite(), suite(top="seed: 7")),
     "Suite.batch_size": (suite(), suite(top="batch_size: 4")),
     "Suite.batch_size: auto": (suite(top="batch_size: auto"), suite(top="batch_size: 4")),
+    "Suite.trust_remote_code": (suite(), suite(top="trust_remote_code: [m]")),
     "Suite.dtype": (suite(), suite(top="dtype: float32")),
     "Suite.dtype: auto": (suite(top="dtype: auto"), suite(top="dtype: float32")),
     "Suite.dtype: float32": (suite(top="dtype: float32"), suite(top="dtype: bfloat16")),
@@ -147,7 +148,14 @@ def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.Monkey
     except EvaluationError as error:
         return str(error)
     try:
-        done = evaluate_suite(folder / "model", read, results=TaskResults(results), fingerprint="0" * 64, device="cpu")
+        done = evaluate_suite(
+            folder / "model",
+            read,
+            results=TaskResults(results),
+            fingerprint="0" * 64,
+            device="cpu",
+            trust_remote_code=ModelReference("m") in read.trust_remote_code,
+        )
     except EvaluationError as error:
         return str(error)
     rows = [row.model_dump(exclude={"task_digest", "result", "seconds"}) for row in done.scores.tasks]

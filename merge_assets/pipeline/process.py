@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-PROCESS_TAG = "merge_assets/process"
+PROCESS_TAG = ".dagster/merge_assets_process"
 
 
 def this_process() -> str:

@@ -3,8 +3,6 @@
 Real processes, which end themselves as the kernel ends them when memory is out.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path
@@ -16,7 +14,8 @@ from merge_assets.pipeline import executor, retries
 from merge_assets.pipeline.executor import choose_executor
 from merge_assets.settings import Settings
 
-MARK = "TEST_OF_KILLED_STEPS"
+MARK = "test/mark"
+"""Tag of the run; the environment of a fork server is that of whoever started it first."""
 KILLED = "its process was terminated by signal 9 (SIGKILL); if nobody killed it, memory ran out"
 
 
@@ -26,8 +25,8 @@ def always() -> None:
 
 
 @dg.op
-def once() -> None:
-    mark = Path(os.environ[MARK])
+def once(context: dg.OpExecutionContext) -> None:
+    mark = Path(context.run.tags[MARK])
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -50,11 +49,15 @@ def killed() -> dg.JobDefinition:
 
 @pytest.mark.slow
 def test_a_killed_step_is_tried_again_once_and_a_defect_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MARK, str(tmp_path / "mark"))
     monkeypatch.setattr(executor, "PRELOAD_MODULE", "dagster")
     monkeypatch.setattr(retries, "MEMORY", retries.Retries(retries.MEMORY.times, seconds=0.1))
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        result = dg.execute_job(dg.reconstructable(killed), instance=instance, raise_on_error=False)
+        result = dg.execute_job(
+            dg.reconstructable(killed),
+            instance=instance,
+            raise_on_error=False,
+            tags={MARK: str(tmp_path / "mark")},
+        )
         events = result.all_events
     assert not result.success
     retried = [(event.step_key, event.step_retry_data.error.message) for event in events if event.is_step_up_for_retry]

@@ -76,12 +76,13 @@ def _into_a_bucket(folder: Path, models: dict[str, Path], layers: int, rounds: i
     (recipes / "linear.yaml").write_text(recipe_text(work.body, models, layers))
     best: dict[str, float] = {}
     with Rgw() as gateway:
+        bucket = gateway.bucket("verification")
         for number in range(rounds):
             for mode in MODES:
                 settings = Settings(
                     root=folder,
                     recipes=[Path("bucket-recipes")],
-                    store=f"{gateway.bucket('verification')}/{number}-{mode}",
+                    store=f"s3://{bucket}/{number}-{mode}",
                     store_options=gateway.options(),
                     cache_dir=folder / "bucket-cache",
                     verify_inputs=mode,

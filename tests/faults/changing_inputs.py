@@ -166,13 +166,14 @@ def main() -> None:
     outcomes, wrong, between = Counter[str](), 0, 0
     with tempfile.TemporaryDirectory(prefix="changing-") as folder, Rgw() if options.bucket else nullcontext() as rgw:
         root = write_project(Path(folder) / "project")
+        bucket = "" if rgw is None else rgw.bucket("changing")
         writer = Writer(root / "a" / "model.safetensors", Path(folder) / "kept", dice)
         writer.keep()
         for number in range(options.builds):
             recipe = dice.choice(tuple(RECIPES))
             settings: dict[str, Any] = {"store": str(Path(folder) / f"store-{number}")}
             if rgw is not None:
-                settings = {"store": f"{rgw.bucket('changing')}/{number}", "store_options": rgw.options()}
+                settings = {"store": f"s3://{bucket}/{number}", "store_options": rgw.options()}
             armed = recipe in ("slerp", "ties") and dice.random() < 0.6
             watching = Watching(writer, between=armed)
             noisy = (

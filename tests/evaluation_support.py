@@ -94,6 +94,17 @@ def sentence(rng: random.Random, length: int) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(length))
 
 
+ONE_TASK = """\
+description: one task of two documents
+headline: average
+include_path: tasks
+batch_size: 2
+dtype: float32
+tasks: [{task: tiny_choice, metric: acc, shots: 0}]
+"""
+"""A suite of what :func:`write_suite` writes."""
+
+
 def write_suite(folder: Path, *, name: str = "tiny", documents: int = 6) -> Path:
     """A suite file and its task folder: rolling perplexity, multiple choice, and generation, all on local data.
 

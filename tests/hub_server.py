@@ -182,13 +182,10 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def _list(self, match: re.Match[str], paths: list[str] | None) -> None:
             """What lies in a folder, or what some paths are."""
-            found = self._find(match)
+            found = self._find(match, gated=True)
             if found is None:
                 return
             repository, commit = found
-            if repository.gated and not self._bears(repository.token):
-                self._error(403, "GatedRepo")
-                return
             files = repository.commits[commit]
             folders = {str(folder): b"" for name in files for folder in PurePath(name).parents if folder.name}
             names = paths or [
@@ -207,13 +204,10 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
         def _file(self, match: re.Match[str]) -> None:
-            found = self._find(match)
+            found = self._find(match, gated=True)
             if found is None:
                 return
             repository, commit = found
-            if repository.gated and not self._bears(repository.token):
-                self._error(403, "GatedRepo")
-                return
             data = repository.commits[commit].get(match["path"])
             if data is None:
                 self._error(404, "EntryNotFound", {"X-Repo-Commit": commit})
@@ -229,8 +223,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
             self._send(206, data[begin:end], headers, match["path"])
 
-        def _find(self, match: re.Match[str]) -> tuple[Repository, str] | None:
-            """The repository and commit of a request; answers it if there is none."""
+        def _find(self, match: re.Match[str], *, gated: bool = False) -> tuple[Repository, str] | None:
+            """The repository and commit of a request; answers it if there is none, or if it asks for what is behind a gate."""
             repository = hub.repositories.get(match["repo"])
             if repository is None or (repository.token and not repository.gated and not self._bears(repository.token)):
                 self._error(404, "RepoNotFound")
@@ -238,6 +232,9 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             commit = repository.find(match["revision"] or "main")
             if commit is None:
                 self._error(404, "RevisionNotFound")
+                return None
+            if gated and repository.gated and not self._bears(repository.token):
+                self._error(403, "GatedRepo")
                 return None
             return repository, commit
 

@@ -225,15 +225,21 @@ class Daemon:
         """
         text = project.text()
         if text not in _SETTLED:
-            first = cls(project)
-            first.observe()
-            first.settle()
+            first = cls.begun(project)
             _SETTLED[text] = _Settled(first.instance, first.cursor, fake.calls, fake.results, fake.artifacts)
         saved = _SETTLED[text]
         daemon = cls(project)
         _copy_instance(saved.instance, daemon.instance)
         daemon.cursor = saved.cursor
         fake.calls, fake.results, fake.artifacts = list(saved.calls), dict(saved.results), dict(saved.artifacts)
+        return daemon
+
+    @classmethod
+    def begun(cls, project: Project, **settings: Any) -> Daemon:
+        """A daemon after its first ticks on a project."""
+        daemon = cls(project, **settings)
+        daemon.observe()
+        daemon.settle()
         return daemon
 
     def reload(self) -> None:

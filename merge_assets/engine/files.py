@@ -90,21 +90,27 @@ class InputFiles:
             EngineError: if the file ends before, or the system reports an error.
         """
         descriptor = self.descriptor(path)
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise EngineError(
-                    f"{path}: {len(buffer)} bytes at {offset} cannot be read: {error.strerror}; "
-                    "check the disk it lies on, then fetch it again"
-                ) from error
-            if count == 0:
-                end = os.fstat(descriptor).st_size
-                raise EngineError(
-                    f"{path}: ends at byte {end}, {offset + len(buffer) - end} bytes early; fetch it again"
-                )
-            done += count
+        try:
+            whole = _fill(descriptor, buffer, offset)
+        except OSError as error:
+            raise EngineError(
+                f"{path}: {len(buffer)} bytes at {offset} cannot be read: {error.strerror}; "
+                "check the disk it lies on, then fetch it again"
+            ) from error
+        if not whole:
+            end = os.fstat(descriptor).st_size
+            raise EngineError(f"{path}: ends at byte {end}, {offset + len(buffer) - end} bytes early; fetch it again")
+
+
+def _fill(descriptor: int, buffer: memoryview, offset: int) -> bool:
+    """Fill a buffer with the bytes at an offset; False if the file ends before."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], offset + done)
+        if not count:
+            return False
+        done += count
+    return True
 
 
 class OutputFile:
@@ -150,15 +156,12 @@ class OutputFile:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` with bytes that were written."""
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise EngineError(f"{self.path}: cannot be read back: {error.strerror}; {_ELSEWHERE}") from error
-            if not count:
-                raise EngineError(f"{self.path}: is shorter than what was written into it; {_ELSEWHERE}")
-            done += count
+        try:
+            whole = _fill(self._descriptor, buffer, offset)
+        except OSError as error:
+            raise EngineError(f"{self.path}: cannot be read back: {error.strerror}; {_ELSEWHERE}") from error
+        if not whole:
+            raise EngineError(f"{self.path}: is shorter than what was written into it; {_ELSEWHERE}")
 
     def copy_from(
         self, inputs: InputFiles, path: str, source: int, target: int, count: int, after_chunk: Callable[[int], None]

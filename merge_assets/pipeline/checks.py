@@ -10,6 +10,21 @@ CHECKS_OF_A_STEP = 40
 """Dagster looks through all checks of a step for each of them: a thousand in one step take it five seconds."""
 
 
+_KEYS_OF_A_QUERY = 500
+
+
+def failed_checks(
+    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The last evaluations of those checks that failed."""
+    for start in range(0, len(checks), _KEYS_OF_A_QUERY):
+        part = checks[start : start + _KEYS_OF_A_QUERY]
+        for execution in instance.event_log_storage.get_latest_asset_check_execution_by_key(part).values():
+            event = execution.event.asset_check_evaluation if execution.event else None
+            if event is not None and not event.passed:
+                yield event
+
+
 def build_checks(
     step: str,
     check: str,

@@ -24,18 +24,24 @@ _WANTED = {
 }
 
 
+def home_of(settings: Settings) -> Path:
+    """The Dagster home, which may not be there yet: what ``DAGSTER_HOME`` names, else ``var/dagster`` of the project."""
+    given = os.environ.get(VARIABLE)
+    return Path.cwd() / Path(given).expanduser() if given else settings.path("var/dagster")
+
+
 def prepare_home(settings: Settings) -> Path:
     """The Dagster home of this process and its children, made if it is missing or empty.
 
-    It is what ``DAGSTER_HOME`` names, else ``var/dagster`` of the project. Afterwards ``DAGSTER_HOME`` is its absolute
-    path, and Dagster sends no telemetry, whatever the home says.
+    Afterwards ``DAGSTER_HOME`` is the absolute path of :func:`home_of` the project, and Dagster sends no telemetry, whatever
+    the home says.
 
     Raises:
         SettingsError: if the home is no folder, or cannot be made.
     """
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
     given = os.environ.get(VARIABLE)
-    home = Path.cwd() / Path(given).expanduser() if given else settings.path("var/dagster")
+    home = home_of(settings)
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not (home / CONFIG).exists() and (not given or not any(home.iterdir())):
@@ -63,6 +69,16 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         return instance
     except Exception as error:  # settings of Dagster name any class, which raises what it likes
         raise SettingsError(f"{home / CONFIG}: the Dagster instance cannot be opened: {error}") from None
+
+
+def open_to_read(settings: Settings) -> dg.DagsterInstance:
+    """The same; where there is none yet none is made, and the answer is one that knows nothing.
+
+    Raises:
+        SettingsError: as :func:`open_instance`.
+    """
+    there = (home_of(settings) / CONFIG).exists()
+    return open_instance(settings) if there else dg.DagsterInstance.ephemeral()
 
 
 def missing_settings(home: Path) -> str | None:

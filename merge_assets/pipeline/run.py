@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import dagster as dg
 
@@ -18,7 +17,7 @@ from merge_assets.errors import MergeAssetsError
 from merge_assets.pipeline import location
 from merge_assets.pipeline.executor import require_launcher
 from merge_assets.pipeline.graph import ModelNode
-from merge_assets.pipeline.home import CONFIG, VARIABLE, open_instance
+from merge_assets.pipeline.home import open_instance, open_to_read
 from merge_assets.pipeline.keys import op_names
 from merge_assets.pipeline.outcome import (
     FAILED,
@@ -98,7 +97,8 @@ def materialise(
     workspace, graph = location.workspace(), location.graph()
     selection = select(graph, names, with_scores=with_scores)
     definitions = location.definitions()
-    instance = instance or _instance(workspace, dry_run=dry_run)
+    if instance is None:
+        instance = open_to_read(workspace.settings) if dry_run else open_instance(workspace.settings)
     require_launcher(workspace.settings, instance)
     outcomes: list[Outcome] = []
     total = len(selection.keys) + len(selection.bases)
@@ -156,14 +156,6 @@ def _again(
         elif above is not None:
             found.setdefault(spec.key, f"{above.to_user_string()} is measured again")
     return found
-
-
-def _instance(workspace: Workspace, *, dry_run: bool) -> dg.DagsterInstance:
-    """The configured instance; where nothing may be written and nothing was yet, one that remembers nothing."""
-    home = Path(os.environ.get(VARIABLE) or workspace.settings.path("var/dagster"))
-    if dry_run and not (home / CONFIG).exists():
-        return dg.DagsterInstance.ephemeral()
-    return open_instance(workspace.settings)
 
 
 def _observe(

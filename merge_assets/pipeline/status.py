@@ -5,23 +5,21 @@ It reads the Dagster home and changes nothing, not even what the reconciler reme
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from merge_assets.pipeline.automation import AUTOMATION_SENSOR, Reconciler
+from merge_assets.pipeline.checks import failed_checks
 from merge_assets.pipeline.graph import BrokenNode, Graph
-from merge_assets.pipeline.home import CONFIG, VARIABLE, open_instance
+from merge_assets.pipeline.home import open_to_read
 from merge_assets.pipeline.hub_access import CHECK as HUB_CHECK
 from merge_assets.pipeline.reconciler.decide import Decision
 from merge_assets.pipeline.reconciler.memory import Memory
 from merge_assets.pipeline.reconciler.words import QUIET
-from merge_assets.settings import Settings
 from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -102,19 +100,8 @@ def read_status(workspace: Workspace, graph: Graph) -> Status:
     Raises:
         SettingsError: if its Dagster home cannot be used.
     """
-    reconciler = Reconciler(workspace, graph)
-    instance = open_instance(workspace.settings) if home_of(workspace.settings).exists() else None
-    if instance is None:  # nothing was ever run
-        with dg.DagsterInstance.ephemeral() as empty:
-            return status_of(empty, graph, reconciler)
-    with instance:
-        return status_of(instance, graph, reconciler)
-
-
-def home_of(settings: Settings) -> Path:
-    """The settings of the Dagster home, which may not be there yet."""
-    given = os.environ.get(VARIABLE)
-    return (Path.cwd() / Path(given).expanduser() if given else settings.path("var/dagster")) / CONFIG
+    with open_to_read(workspace.settings) as instance:
+        return status_of(instance, graph, Reconciler(workspace, graph))
 
 
 def status_of(instance: dg.DagsterInstance, graph: Graph, reconciler: Reconciler) -> Status:
@@ -159,14 +146,12 @@ def _line(decision: Decision, late: Collection[str]) -> StatusLine:
 def _unreadable(instance: dg.DagsterInstance, graph: Graph) -> list[StatusLine]:
     """Base checkpoints that cannot be read."""
     checks = [dg.AssetCheckKey(node.key, HUB_CHECK) for node in graph.bases if node.automated and node.kind == "hub"]
-    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks) if checks else {}
-    lines = []
-    for check, execution in found.items():
-        event = execution.event.asset_check_evaluation if execution.event else None
-        if event is not None and not event.passed:
-            reason = event.description or "it cannot be read"
-            lines.append(StatusLine(check.asset_key.to_user_string(), "refused", reason, needs_person=True))
-    return lines
+    return [
+        StatusLine(
+            event.asset_key.to_user_string(), "refused", event.description or "it cannot be read", needs_person=True
+        )
+        for event in failed_checks(instance, checks)
+    ]
 
 
 def _with_progress(instance: dg.DagsterInstance, lines: Iterable[StatusLine]) -> list[StatusLine]:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from merge_assets.errors import Stopped, StoreError
+from merge_assets.processes import began
 from merge_assets.records import RecordFile
 from merge_assets.sealed import seal, unseal
 from merge_assets.store.place import Place
@@ -90,7 +91,7 @@ class Holder(RecordFile):
             return True
         except PermissionError:  # another user's
             pass
-        started = _started(self.pid)
+        started = began(self.pid)
         return started is not None and started != self.started
 
 
@@ -151,7 +152,7 @@ class Lease:
         self._own = Holder(
             host=socket.gethostname(),
             pid=os.getpid(),
-            started=_started(os.getpid()) or "",
+            started=began(os.getpid()) or "",
             kernel=_kernel(),
             token=secrets.token_hex(8),
             beat=0,
@@ -265,12 +266,3 @@ def _kernel() -> str:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return os.uname().nodename
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in ticks of the kernel; empty for one that has ended, ``None`` if that cannot be told."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return "" if state in "ZX" else fields[18]

@@ -24,7 +24,7 @@ def trusts(workspace: Workspace, suite: Suite, reference: ModelReference, finger
         reference: the model.
         fingerprint: which version of it.
     """
-    if trusts_folder(workspace, suite, workspace.names.local_path(reference)) or reference in suite.trust_remote_code:
+    if _is_named(workspace, suite, reference):
         return True
     recipe = workspace.book.resolve(reference)
     trusted = trusted_in(workspace.book, recipe) if recipe is not None else ()
@@ -36,10 +36,17 @@ def trusts(workspace: Workspace, suite: Suite, reference: ModelReference, finger
 
 def may_trust(workspace: Workspace, suite: Suite, reference: ModelReference) -> tuple[str, ...]:
     """The models whose code may be run when a model is evaluated, if it has any; nothing of the store is read."""
-    if reference in suite.trust_remote_code or trusts_folder(workspace, suite, workspace.names.local_path(reference)):
+    if _is_named(workspace, suite, reference):
         return (str(reference),)
     recipe = workspace.book.resolve(reference)
     return tuple(sorted(trusted_in(workspace.book, recipe))) if recipe is not None else ()
+
+
+def _is_named(workspace: Workspace, suite: Suite, reference: ModelReference) -> bool:
+    """Whether the suite names a model."""
+    return reference in suite.trust_remote_code or trusts_folder(
+        workspace, suite, workspace.names.local_path(reference)
+    )
 
 
 def trusts_folder(workspace: Workspace, suite: Suite, folder: Path | None) -> bool:

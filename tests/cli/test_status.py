@@ -45,9 +45,7 @@ def test_what_fails_what_waits_for_it_and_when_it_is_tried_again(project: Projec
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
     fake.failing.add("mean")
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.begun(project)
     found = lines(daemon)
     failed = found["variants/mean"]
     assert (failed.state, failed.reason, failed.tries, failed.needs_person) == (

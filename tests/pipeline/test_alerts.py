@@ -45,9 +45,7 @@ def test_one_message_for_each_cause_once_and_again_when_it_comes_back(project: P
     project.recipe("spoilt", "merge_method: linear\nmodels: nonsense\n")
     fake.failing |= {"mean", "third"}
     with hook() as inbox:
-        daemon = Daemon(project, alerts={"webhook": inbox.url})
-        daemon.observe()
-        daemon.settle()
+        daemon = Daemon.begun(project, alerts={"webhook": inbox.url})
         cursor = told(daemon)
         seen = {message["state"]: message for message in inbox.got}
         assert len(inbox.got) == len(seen) == 2
@@ -72,9 +70,7 @@ def test_what_may_pass_is_told_only_when_it_does_not(project: Project, fake: Fak
     project.recipe("mean", MEAN)
     fake.crashing.add("mean")
     with hook() as inbox:
-        daemon = Daemon(project, alerts={"webhook": inbox.url})
-        daemon.observe()
-        daemon.settle()
+        daemon = Daemon.begun(project, alerts={"webhook": inbox.url})
         for _ in range(2):
             told(daemon)
             assert inbox.got == []
@@ -92,9 +88,7 @@ def test_a_failed_check_is_told(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
     fake.failing_checks.add("mean")
     with hook() as inbox:
-        daemon = Daemon(project, alerts={"webhook": inbox.url})
-        daemon.observe()
-        daemon.settle()
+        daemon = Daemon.begun(project, alerts={"webhook": inbox.url})
         told(daemon)
     (message,) = inbox.got
     assert message["state"] == "refused" and "finite" in message["reason"]
@@ -119,9 +113,7 @@ def test_a_way_that_fails_is_tried_at_the_next_tick_and_the_others_are_not_told_
     fake.failing.add("mean")
     with hook() as inbox, hook() as slack:
         slack.answers = [403] * 3
-        daemon = Daemon(project, alerts={"webhook": inbox.url, "slack": slack.url})
-        daemon.observe()
-        daemon.settle()
+        daemon = Daemon.begun(project, alerts={"webhook": inbox.url, "slack": slack.url})
         cursor = told(daemon)
         assert (len(inbox.got), len(slack.got)) == (1, 0)
         told(daemon, cursor)

@@ -136,9 +136,7 @@ def test_a_failing_merge_is_not_asked_for_again_at_once_and_its_children_never(p
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
     fake.failing.add("mean")
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    Daemon.begun(project)
     assert fake.calls.count("mean") == 1
     assert "quick mean" not in fake.calls
     assert "second" not in fake.calls
@@ -147,9 +145,7 @@ def test_a_failing_merge_is_not_asked_for_again_at_once_and_its_children_never(p
 def test_a_failed_blocking_check_stops_what_depends_on_the_variant(project: Project, fake: FakeApi) -> None:
     project.recipe("mean", MEAN)
     fake.failing_checks.add("mean")
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    Daemon.begun(project)
     assert fake.calls.count("mean") == 1
     assert "quick mean" not in fake.calls
 

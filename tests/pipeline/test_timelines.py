@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import dagster as dg
 import pytest
@@ -39,6 +40,14 @@ def chain(project: Project, fake: FakeApi) -> Daemon:
     return daemon
 
 
+def queued_change(chain: Daemon, project: Project, tags: Mapping[str, str] | None = None) -> dg.DagsterRun:
+    """A base changes, and the run that automation asks for waits in the queue."""
+    project.checkpoint("one", "other weights")
+    chain.observe()
+    (request,) = chain.request()
+    return chain.queue(request, tags)
+
+
 # -- failures and repairs
 
 
@@ -63,9 +72,7 @@ def test_a_failed_first_build_is_repaired(project: Project, fake: FakeApi) -> No
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
     fake.crashing.add("mean")
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.begun(project)
     fake.crashing.clear()
     fake.calls.clear()
     daemon.wait(60)
@@ -95,10 +102,7 @@ def test_a_merge_that_fails_for_what_is_wrong_with_it_is_tried_after_an_hour_the
 def test_what_was_cancelled_is_not_started_again_until_a_person_asks(
     chain: Daemon, project: Project, fake: FakeApi
 ) -> None:
-    project.checkpoint("one", "other weights")
-    chain.observe()
-    (request,) = chain.request()
-    run = chain.queue(request)
+    run = queued_change(chain, project)
     chain.instance.report_run_canceled(run)
     chain.wait(24 * 3600)
     assert chain.settle() == []
@@ -108,10 +112,7 @@ def test_what_was_cancelled_is_not_started_again_until_a_person_asks(
 
 
 def test_what_is_queued_is_not_asked_for_again(chain: Daemon, project: Project, fake: FakeApi) -> None:
-    project.checkpoint("one", "other weights")
-    chain.observe()
-    (request,) = chain.request()
-    chain.queue(request)
+    queued_change(chain, project)
     assert chain.tick() == []
     assert "variants/mean is queued: in a run that automation asked for" in chain.said
 
@@ -119,10 +120,7 @@ def test_what_is_queued_is_not_asked_for_again(chain: Daemon, project: Project, 
 def test_what_a_killed_run_had_not_begun_is_asked_for_at_once_after_what_it_had(
     chain: Daemon, project: Project, fake: FakeApi
 ) -> None:
-    project.checkpoint("one", "other weights")
-    chain.observe()
-    (request,) = chain.request()
-    run = chain.queue(request)
+    run = queued_change(chain, project)
     chain.instance.report_run_failed(run, "the machine is gone")
     assert chain.tick() == []
     assert "its run ended: the machine is gone" in chain.said
@@ -134,10 +132,7 @@ def test_a_build_whose_process_was_killed_holds_up_nothing(chain: Daemon, projec
     gone = subprocess.Popen([sys.executable, "-c", ""])
     name = this_process().split()[0]
     gone.wait()
-    project.checkpoint("one", "other weights")
-    chain.observe()
-    (request,) = chain.request()
-    run = chain.queue(request, {PROCESS_TAG: f"{name} {gone.pid} 1", "trigger": "merge-assets build"})
+    run = queued_change(chain, project, {PROCESS_TAG: f"{name} {gone.pid} 1", "trigger": "merge-assets build"})
     chain.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_START", run.job_name, message="x"), run.run_id)
     assert chain.tick() == []
     chain.wait(60)
@@ -146,10 +141,7 @@ def test_a_build_whose_process_was_killed_holds_up_nothing(chain: Daemon, projec
 
 
 def test_a_run_that_dagster_starts_again_is_not_doubled(chain: Daemon, project: Project, fake: FakeApi) -> None:
-    project.checkpoint("one", "other weights")
-    chain.observe()
-    (request,) = chain.request()
-    run = chain.queue(request, {"dagster/will_retry": "true"})
+    run = queued_change(chain, project, {"dagster/will_retry": "true"})
     chain.instance.report_run_failed(run, "a worker was killed")
     assert chain.tick() == []
     chain.wait(300)
@@ -162,9 +154,7 @@ def test_a_failed_merge_whose_recipe_is_edited_is_repaired_at_once(project: Proj
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
     fake.failing.add("mean")
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.begun(project)
     fake.failing.clear()
     project.recipe("mean", EDITED)
     daemon.reload()
@@ -175,9 +165,7 @@ def test_what_depends_on_a_failed_check_waits_for_the_repair_and_then_runs(proje
     project.recipe("mean", MEAN)
     project.recipe("second", SECOND)
     fake.failing_checks.add("mean")
-    daemon = Daemon(project)
-    daemon.observe()
-    daemon.settle()
+    daemon = Daemon.begun(project)
     daemon.wait(24 * 3600)
     assert daemon.settle() == []
     assert "variants/mean is refused: its check" in daemon.said

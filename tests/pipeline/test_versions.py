@@ -23,10 +23,7 @@ def daemon(project: Project, fake: FakeApi) -> Daemon:
     """Everything of three recipes is built."""
     for name, text in (("mean", MEAN), ("second", SECOND), ("pruned", PRUNED)):
         project.recipe(name, text)
-    made = Daemon(project)
-    made.observe()
-    made.settle()
-    return made
+    return Daemon.begun(project)
 
 
 def test_built_assets_are_up_to_date(daemon: Daemon) -> None:

@@ -28,7 +28,7 @@ from merge_assets.pipeline.versions import recorded
 from merge_assets.settings import Settings
 from merge_assets.store import Artifact
 from tests import hub_server
-from tests.evaluation_support import write_suite
+from tests.evaluation_support import ONE_TASK, write_suite
 from tests.hub_server import HubServer
 from tests.pipeline import test_daemon
 from tests.pipeline.test_daemon import DEFINITIONS, REPOSITORY, Site
@@ -37,14 +37,6 @@ from tests.s3.rgw import Rgw
 
 TOKENIZER = REPOSITORY / "examples" / "checkpoints" / "base"
 LEADERBOARD = "leaderboard"
-SUITE = """\
-description: one task of two documents
-headline: average
-include_path: tasks
-batch_size: 2
-dtype: float32
-tasks: [{task: tiny_choice, metric: acc, shots: 0}]
-"""
 
 
 def recipe_of(*models: str) -> str:
@@ -80,7 +72,7 @@ class BucketSite(Site):
     def suite(self) -> None:
         """The suite ``tiny``, which takes next to no time."""
         write_suite(self.root / "suites", documents=2)
-        (self.root / "suites" / "tiny.yaml").write_text(SUITE)
+        (self.root / "suites" / "tiny.yaml").write_text(ONE_TASK)
 
     def workspace(self, **changes: Any) -> api.Workspace:
         """The project as a person at another machine opens it: with a cache of its own."""

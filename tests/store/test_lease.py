@@ -92,6 +92,15 @@ class Scene:
             time.sleep(0.02)
         return [path.name.rpartition("-")[2] for path in found]
 
+    def be_taken_over(self) -> None:
+        """``a`` is paused at its work for longer than its lease lasts, and ``b`` works."""
+        self.expires = 2.0
+        self.start("a")
+        self.wait("at-work")
+        os.kill(self.processes["a"].pid, signal.SIGSTOP)
+        self.start("b")
+        self.wait("at-work", 2)
+
     def go(self) -> None:
         (self.folder / "go").touch()
 
@@ -146,12 +155,7 @@ def test_a_killed_worker_is_replaced_at_once_on_the_same_machine(scene: Scene) -
 
 @pytest.mark.slow
 def test_who_was_paused_until_another_took_over_publishes_nothing_and_takes_what_that_made(scene: Scene) -> None:
-    scene.expires = 2.0
-    scene.start("a")
-    scene.wait("at-work")
-    os.kill(scene.processes["a"].pid, signal.SIGSTOP)
-    scene.start("b")
-    scene.wait("at-work", 2)
+    scene.be_taken_over()
     scene.go()
     assert scene.said("b") == ["by-b", True]
     os.kill(scene.processes["a"].pid, signal.SIGCONT)
@@ -162,12 +166,7 @@ def test_who_was_paused_until_another_took_over_publishes_nothing_and_takes_what
 
 @pytest.mark.slow
 def test_who_comes_back_while_its_successor_works_stops_and_waits(scene: Scene) -> None:
-    scene.expires = 2.0
-    scene.start("a")
-    scene.wait("at-work")
-    os.kill(scene.processes["a"].pid, signal.SIGSTOP)
-    scene.start("b")
-    scene.wait("at-work", 2)
+    scene.be_taken_over()
     os.kill(scene.processes["a"].pid, signal.SIGCONT)
     while (holder := scene.holder()) is None or holder.beat < 10:  # of b, which a leaves alone
         time.sleep(0.05)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import dagster as dg
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, PARENT_RUN_ID_TAG, WILL_RETRY_TAG
 
 from merge_assets.errors import printable
+from merge_assets.pipeline.checks import failed_checks
 from merge_assets.pipeline.keys import BUILD_JOB
 from merge_assets.pipeline.process import PROCESS_TAG, is_gone
 from merge_assets.pipeline.reasons import REASON_TAG
@@ -164,13 +165,9 @@ class Reader:
     def _refused(self, instance: dg.DagsterInstance, records: Mapping[str, Recorded]) -> dict[str, tuple[str, ...]]:
         asked = [check for check in self.roster.checks if check.asset_key.to_user_string() in records]
         refused: dict[str, tuple[str, ...]] = {}
-        for part in _parts(asked, 500):
-            found = instance.event_log_storage.get_latest_asset_check_execution_by_key(part)
-            for check, execution in found.items():
-                event = execution.event.asset_check_evaluation if execution.event else None
-                if event is not None and not event.passed:
-                    key = check.asset_key.to_user_string()
-                    refused[key] = (*refused.get(key, ()), check.name)
+        for event in failed_checks(instance, asked):
+            key = event.asset_key.to_user_string()
+            refused[key] = (*refused.get(key, ()), event.check_name)
         return refused
 
 
@@ -228,7 +225,3 @@ def _trigger(run: dg.DagsterRun) -> str:
 
 def _key(text: str) -> dg.AssetKey:
     return dg.AssetKey.from_user_string(text)
-
-
-def _parts(items: list[dg.AssetCheckKey], size: int) -> Iterable[list[dg.AssetCheckKey]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

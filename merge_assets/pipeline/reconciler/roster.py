@@ -41,7 +41,7 @@ def roster_of(workspace: Workspace, graph: Graph) -> Roster:
     specs = [analysis_spec(node) for node in graph.analyses]
     specs += [variant_spec(node) for node in graph.variants]
     specs += [scores_spec(node, workspace.suites[node.suite]) for node in graph.scores]
-    names = op_names([spec.key for spec in specs])
+    names = op_names(graph.built_keys())
     automated = set(graph.automated_keys())
     if any(node.automated for node in graph.scores):
         automated.add(LEADERBOARD)

@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.evaluation_support import write_checkpoint, write_suite
+from tests.evaluation_support import ONE_TASK, write_checkpoint, write_suite
 
 REPOSITORY = Path(__file__).parents[3]
 BASES = ("b0", "b1", "b2", "b3")
-SUITE = """\
-description: one task of two documents
-headline: average
-include_path: tasks
-batch_size: 2
-dtype: float32
-tasks: [{task: tiny_choice, metric: acc, shots: 0}]
-"""
 BAD_METHOD = "bad-method"
 BAD_NUMBERS = "bad-numbers"
 FOLDED = "folded"
@@ -171,7 +163,7 @@ class Project:
         for seed, name in enumerate(BASES):
             write_checkpoint(root / "checkpoints" / name, seed=seed, layers=4)
         write_suite(root / "suites", documents=2)
-        (root / "suites" / "tiny.yaml").write_text(SUITE)
+        (root / "suites" / "tiny.yaml").write_text(ONE_TASK)
         shutil.copyfile(REPOSITORY / "definitions.py", root / "definitions.py")
         write_settings(root, settings)
         self.recipes = [Recipe(number, scored=rng.random() < 0.6) for number in range(count)]

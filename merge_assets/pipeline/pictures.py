@@ -58,7 +58,7 @@ def layer_picture(plan: Plan) -> str | None:
     for layer, y in ((0, 1.5), (depth - 1, depth)):
         parts.append(f"<text x='{count + 1}' y='{y}'>layer {layer} of the model</text>")
     height = depth + 6 + 2 * len(cells)
-    return _image("Layers of the models in the layers of the variant", max(count + 14, 30), height, "".join(parts))
+    return _image("Layers of the models in the layers of the variant", max(count + 22, 30), height, "".join(parts))
 
 
 def snr_picture(rows: Sequence[Mapping[str, Any]]) -> str | None:

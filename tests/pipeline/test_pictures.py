@@ -79,7 +79,11 @@ def test_stacked_layers_are_drawn_and_a_plain_merge_is_not(tmp_path: Path) -> No
     plan = plan_text(f"merge_method: passthrough\n{slices % (a, b)}", tmp_path)
     made = layer_picture(plan)
     assert made is not None and len(made) < SHOWN_AT_ONCE
-    strokes = [path.attrib["d"] for path in opened(made).iter(f"{SVG}path")]
+    svg = opened(made)
+    wide = 0.9  # of a font size of 1.5, a letter of most fonts
+    right = float(svg.attrib["viewBox"].split()[2]) - 1
+    assert all(float(text.attrib["x"]) + wide * len(text.text or "") <= right for text in svg.iter(f"{SVG}text"))
+    strokes = [path.attrib["d"] for path in svg.iter(f"{SVG}path")]
     assert [places(stroke) for stroke in strokes] == [
         [(layer, layer) for layer in range(24)],
         [(24 + layer, 8 + layer) for layer in range(24)],

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.families import command_of, kill, lives
 from tests.pipeline.test_front_serve import ask, running, wait
 from tests.synthetic import write_llama
 
@@ -79,18 +80,11 @@ class Site:
         with suppress(psutil.NoSuchProcess):  # it has ended
             for process in psutil.Process(self.command.pid).children(recursive=True):
                 self.seen[process.pid] = process
-        return [process for process in self.seen.values() if _lives(process)]
+        return [process for process in self.seen.values() if lives(process)]
 
     def named(self, *words: str) -> psutil.Process:
         """The one process with these words in its command, the uppermost of several."""
-        return next(one for one in self.look() if all(word in " ".join(one.cmdline()) for word in words))
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        return next(one for one in self.look() if all(word in " ".join(command_of(one)) for word in words))
 
 
 @pytest.fixture
@@ -102,7 +96,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
             yield made
         finally:
             for process in made.look():
-                process.kill()
+                kill(process)
 
 
 def test_whichever_process_of_a_run_is_killed_its_step_stops_and_clears_up_and_no_process_is_left(site: Site) -> None:
@@ -114,14 +108,14 @@ def test_whichever_process_of_a_run_is_killed_its_step_stops_and_clears_up_and_n
     assert worker is not None and "multiprocessing" in " ".join(worker.cmdline())
     below = worker.children(recursive=True)
     worker.kill()
-    site.wait(lambda: not any(map(_lives, below)))
+    site.wait(lambda: not any(map(lives, below)))
     assert site.cleared(step.pid)
 
     step = site.at_work()  # of the run that the daemon starts in the place of the one that crashed
     forkserver = step.parent()
     assert forkserver is not None
     forkserver.kill()
-    site.wait(lambda: not _lives(step))
+    site.wait(lambda: not lives(step))
     assert site.cleared(step.pid)
 
     site.launch()  # the one before has failed: its step says that it was stopped
@@ -132,7 +126,7 @@ def test_whichever_process_of_a_run_is_killed_its_step_stops_and_clears_up_and_n
     assert server is not None and "grpc" in server.cmdline()
     below = server.children(recursive=True)
     server.kill()
-    site.wait(lambda: not any(map(_lives, below)))
+    site.wait(lambda: not any(map(lives, below)))
     assert site.cleared(step.pid)
 
 
@@ -142,7 +136,7 @@ def test_the_command_leaves_no_process_however_it_is_ended(site: Site, number: s
     step = site.at_work()
     site.command.send_signal(number)
     site.wait(lambda: site.command.poll() is not None)
-    site.wait(lambda: not any(map(_lives, site.seen.values())))
+    site.wait(lambda: not any(map(lives, site.seen.values())))
     assert site.cleared(step.pid)
     assert site.command.returncode == (0 if number == signal.SIGTERM else -number)
 
@@ -154,6 +148,6 @@ def test_a_command_whose_part_is_killed_ends_with_all_that_it_started(site: Site
     (second,) = psutil.Process(site.command.pid).children()
     (second if "second" in who else site.named("dagster._daemon")).kill()
     site.wait(lambda: site.command.poll() is not None)
-    site.wait(lambda: not any(map(_lives, site.seen.values())))
+    site.wait(lambda: not any(map(lives, site.seen.values())))
     assert site.cleared(step.pid)
     assert site.command.returncode != 0

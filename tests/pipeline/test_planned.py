@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from tests.checkpoint_support import save_llama
+from tests.families import kill
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 560.0  # seconds after which something hangs; on a busy machine, processes take long to start
@@ -113,8 +114,7 @@ class Site:
         self.process.terminate()
         self.process.wait(PATIENCE)
         for child in family:
-            if child.is_running():
-                child.kill()
+            kill(child)
         self.instance.dispose()
 
     def wait(self, what: str, done: Callable[[], bool]) -> None:
@@ -271,8 +271,8 @@ def test_retries_of_a_run_use_its_recipes_by_themselves_and_from_failure_but_all
     worker = worker_of(site, run)
     steps = worker.children(recursive=True)
     worker.send_signal(signal.SIGKILL)
-    for step in steps:
-        step.kill()
+    for step in steps:  # which end by themselves when nobody waits for them
+        kill(step)
     site.wait("a retry", lambda: len(site.instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run}))) == 1)
     (retry,) = site.instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": run}))
     site.release("altered")

@@ -212,7 +212,7 @@ class Run:
         workspace, _ = audit.opened(self.root)
         rows.append(audit.taken_up(workspace.store))
         uploads = self.rgw.client().list_multipart_uploads(Bucket=self.bucket).get("Uploads", [])
-        rows += audit.left_behind(workspace.store, len(uploads), workspace.settings.path(workspace.settings.cache_dir))
+        rows += audit.left_behind(self.root, self.environment, len(uploads))
         self._count()
         return rows
 

@@ -199,22 +199,25 @@ def taken_up(store: ArtifactStore) -> Row:
     return row
 
 
-def left_behind(store: ArtifactStore, uploads: int, cache: Path) -> list[Row]:
-    """Whether neither the bucket nor this machine has anything that is unfinished."""
-    inventory = survey(store)
+def left_behind(root: Path, environment: Mapping[str, str], uploads: int) -> list[Row]:
+    """Whether nothing is being sent, and what killed builders left for the next one of the same goes when it is not wanted."""
     sent = Row("no upload is left in the bucket", [f"{uploads} multipart uploads"] if uploads else [])
-    drafts = Row("no draft is left, here and in the bucket")
-    drafts.faults = [
+    gone = Row("what killed builders left to go on with is dead, and `store gc` removes it")
+    command = [sys.executable, "-m", "merge_assets", "store", "gc", "--older-than", "0m", "--yes", "--json"]
+    done = subprocess.run(command, cwd=root, env=dict(environment), capture_output=True, text=True, check=False)
+    if done.returncode:
+        gone.faults.append(done.stdout[-500:] + done.stderr[-1000:])
+    else:
+        gone.found = f"{len(json.loads(done.stdout)['leftovers'])} removed"
+    inventory = survey(opened(root)[0].store)
+    gone.faults += [
         f"{one.line or 'here'} {one.name}: alive {one.alive}, {len(one.files)} files, {len(one.uploads)} uploads, "
         f"changed {one.changed:%H:%M:%S}"
         for one in inventory.unfinished
     ]
-    drafts.faults += [f"nobody reads {entry.path}" for entry in inventory.leftovers]
-    drafts.faults += [
-        f"draft {path}" for folder in cache.rglob(".drafts") for path in folder.iterdir() if path.name != ".lock"
-    ]
-    drafts.faults += [f"damaged: {path}" for path in inventory.damaged]
-    return [sent, drafts]
+    gone.faults += [f"nobody reads {entry.path}" for entry in inventory.leftovers]
+    gone.faults += [f"damaged: {path}" for path in inventory.damaged]
+    return [sent, gone]
 
 
 def in_status(root: Path, environment: Mapping[str, str]) -> Row:

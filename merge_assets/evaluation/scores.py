@@ -74,13 +74,11 @@ class ShownScores(NamedTuple):
         heads: task, metric, shots, n, value, its standard error, and one difference per parent.
         rows: one per task.
         average: value of the headline and what comes after it; empty without a headline.
-        parts: of a headline that is no plain mean: the task, its raw value, the value that counts, its weight.
     """
 
     heads: list[str]
     rows: list[list[str]]
     average: list[str]
-    parts: list[list[str]]
 
 
 class Scores(RecordFile):
@@ -138,7 +136,7 @@ class Scores(RecordFile):
 
     def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
         """A table of the rows, with one column of differences per parent that has scores on the same suite."""
-        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict())
+        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict(), parts=self.parts)
 
     def shown(self, parents: Sequence[Scores] = ()) -> ShownScores:
         """The cells of :meth:`to_markdown` as text."""
@@ -157,13 +155,15 @@ class Scores(RecordFile):
             for row in self.tasks
         ]
         if self.headline is None:
-            return ShownScores(heads, rows, [], [])
+            return ShownScores(heads, rows, [])
         theirs = [None if parent.headline is None else self.headline - parent.headline for parent in parents]
         stderr = "" if self.headline_stderr is None else format_value(self.headline_stderr, True)
         average = [format_value(self.headline, True), stderr, *(format_delta(each, True) for each in theirs)]
-        return ShownScores(heads, rows, average, self._parts())
+        return ShownScores(heads, rows, average)
 
-    def _parts(self) -> list[list[str]]:
+    @property
+    def parts(self) -> list[list[str]]:
+        """Of a headline that is no plain mean, each part as text: the task, its raw value, what that counts as, its weight."""
         if self.formula.is_average:
             return []
         return [

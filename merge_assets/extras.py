@@ -13,7 +13,7 @@ from merge_assets.errors import NotInstalledError
 
 DISTRIBUTION = "merge-assets"
 
-_BROUGHT_BY = {"PIL": "pillow", "graphql": "graphql-core"}
+_BROUGHT_BY = {"PIL": "pillow", "graphql": "graphql-core", "pkg_resources": "setuptools"}
 """Modules that are imported by another name than that of the package which an extra lists."""
 
 

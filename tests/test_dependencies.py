@@ -21,7 +21,7 @@ ROOMS = {
     "variant": ["engine"],
     "methods/expression.py": ["engine"],  # types alone
     "analysis": ["engine", "analysis"],
-    "evaluation": ["engine", "evaluation"],
+    "evaluation": ["engine", "evaluation", "leaderboards"],
     "pipeline/executor.py": ["deploy"],
     "pipeline/front": ["ui"],
     "store": ["s3"],
@@ -31,6 +31,10 @@ ROOMS = {
 USED_OTHERWISE = {
     "accelerate": "transformers' device_map, which the check of a merged model uses",
     "s3fs": "fsspec opens s3:// with it",
+    "immutabledict": "lm-eval's IFEval imports it",
+    "langdetect": "lm-eval's IFEval imports it",
+    "math-verify": "lm-eval's MATH imports it",
+    "setuptools": "lm-eval's IFEval imports its pkg_resources",
     "dagster-postgres": "deploy/dagster.yaml names its storage",
     "sqlalchemy": "dagster-postgres means psycopg 2 by postgresql:// with 2.0 only",
     "check-jsonschema": "a test runs it",

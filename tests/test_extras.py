@@ -20,7 +20,7 @@ from merge_assets.extras import not_installed, require
 from tests.commands import Done, command_environment
 from tests.synthetic import write_llama
 
-EXTRAS = ("engine", "analysis", "evaluation", "s3", "ui", "deploy")
+EXTRAS = ("engine", "analysis", "evaluation", "leaderboards", "s3", "ui", "deploy")
 
 WITHOUT = """
 import contextlib, io, json, os, sys

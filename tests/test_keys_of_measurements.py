@@ -17,6 +17,7 @@ import pytest
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.analysis.storage import identity
 from merge_assets.checkpoint import TensorHeader
+from merge_assets.evaluation.headline import DeclaredPart, Headline, HeadlinePart
 from merge_assets.evaluation.results import Circumstances, ResultKey, TaskResult
 from merge_assets.evaluation.runner import result_keys
 from merge_assets.evaluation.scores import Scores, TaskScore
@@ -40,7 +41,7 @@ seed: 1
 batch_size: 2
 dtype: float32
 include_path: tasks
-tasks: [{task: own, metric: acc, shots: 0, limit: 5, higher_is_better: true, headline: true}]
+tasks: [{task: own, metric: acc, shots: 0, limit: 5, higher_is_better: true, headline: null}]
 """
 
 SUITE_CHANGES = {
@@ -48,13 +49,13 @@ SUITE_CHANGES = {
     "batch_size": ("batch_size: 2", "batch_size: 4"),
     "dtype": ("dtype: float32", "dtype: auto"),
     "tasks": ("tasks: [", "tasks: [{task: other, metric: acc}, "),
+    "headline": ("headline: average", "headline: [{task: own, weight: 2}]"),
 }
 SUITE_BESIDE = {
     "file": ("", ""),  # written elsewhere below
     "name": ("name: mine", "name: other"),
     "description": ("description: words", "description: others"),
     "include_path": ("include_path: tasks", "include_path: same"),  # the same files
-    "headline": ("headline: average", ""),  # there is one word for it
     "trust_remote_code": (
         "name: mine",
         "name: mine\ntrust_remote_code: [org/model]",
@@ -67,9 +68,17 @@ TASK_CHANGES = {
     "limit": ("limit: 5", "limit: 6"),
     "revision": ("shots: 0", f"shots: 0, revision: {'a' * 40}"),
     "higher_is_better": ("higher_is_better: true", "higher_is_better: null"),
-    "headline": ("headline: true", "headline: false"),
+    "headline": ("headline: null", "headline: false"),
 }
-OF_SCORES = {"metric", "higher_is_better", "headline"}
+DECLARED_CHANGES = {
+    "task": ("{task: own}", "{task: other}"),
+    "metrics": ("{task: own}", "{task: own, metrics: [acc]}"),
+    "subtasks": ("{task: own}", "{task: own, subtasks: true}"),
+    "choices": ("{task: own}", "{task: own, choices: 4}"),
+    "weight": ("{task: own}", "{task: own, weight: 2}"),
+}
+CHANGES = {f"suite {key}": pair for key, pair in SUITE_CHANGES.items()} | TASK_CHANGES
+OF_SCORES = {"metric", "higher_is_better", "headline", "suite headline"}
 """What is read out of the result of a task, which need not be measured again for it."""
 
 
@@ -90,15 +99,25 @@ def suite(folder: Path, old: str = "", new: str = "", *, data: str = "1") -> Sui
 def test_the_sides_of_a_suite() -> None:
     sides(Suite, SUITE_CHANGES, SUITE_BESIDE)
     sides(SuiteTask, TASK_CHANGES, ())
+    sides(DeclaredPart, DECLARED_CHANGES, ())
 
 
-@pytest.mark.parametrize("field", [*SUITE_CHANGES, *TASK_CHANGES])
+@pytest.mark.parametrize("field", CHANGES)
 def test_what_scores_depend_on_changes_the_suites_digest_and_their_key(field: str, tmp_path: Path) -> None:
-    before, after = suite(tmp_path), suite(tmp_path, *{**SUITE_CHANGES, **TASK_CHANGES}[field])
+    before, after = suite(tmp_path), suite(tmp_path, *CHANGES[field])
     assert after.digest != before.digest
     assert scores_key(after, HEX) != scores_key(before, HEX)
     if field not in OF_SCORES:
         assert result_keys(after, HEX) != result_keys(before, HEX)
+
+
+@pytest.mark.parametrize("field", DECLARED_CHANGES)
+def test_scores_depend_on_the_headlines_formula_and_what_was_measured_does_not(field: str, tmp_path: Path) -> None:
+    text = SUITE.replace("average", "[{task: own}]").replace("tasks: [", "tasks: [{task: other, metric: acc}, ")
+    before, after = (suite(tmp_path, SUITE, each) for each in (text, text.replace(*DECLARED_CHANGES[field])))
+    assert after.digest != before.digest
+    assert scores_key(after, HEX) != scores_key(before, HEX)
+    assert result_keys(after, HEX) == result_keys(before, HEX)
 
 
 def test_data_beside_a_task_are_part_of_it(tmp_path: Path) -> None:
@@ -140,6 +159,7 @@ SCORES: Mapping[str, object] = {
     "tasks": (row("cloze", "acc", 0.25),),
     "headline": 0.25,
     "headline_stderr": 0.5,
+    "formula": Headline(parts=(HeadlinePart(task="cloze", terms=()),)),
     "seed": 1,
     "versions": {"lm_eval": "0.5"},
     "trust_remote_code": True,

@@ -29,15 +29,15 @@ from lm_eval.tasks import TaskManager
 
 from merge_assets.errors import EvaluationError, MergeAssetsError
 from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of
+from merge_assets.evaluation.draws import PYTHON_SEED, Drawn, keep_made_apart, seed_all
 from merge_assets.evaluation.meter import Meter
+from merge_assets.evaluation.packages import fit_packages
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
 from merge_assets.evaluation.suite import Suite
+from merge_assets.extras import not_installed
 from merge_assets.model_worker import Desk, reason
 from merge_assets.model_worker.code import run_code_of
 from merge_assets.model_worker.generation import fix_generation
-
-_PYTHON_SEED = 0
-"""lm-eval's default seed of Python's random, which few-shot sampling does not use."""
 
 
 class _WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
@@ -142,15 +142,20 @@ def fetch(
     """Bring the data of a task into the caches, by making the task, at a commit where the suite names one, and tell what they
     are. The one verb that is asked of a process with a network: it knows no checkpoint."""
     _be_quiet()
+    keep_made_apart()  # it may be drawn, and here without seeds
     DataHub(**hub).use()
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
     defaults = _ships(read, task)
     if defaults not in desk.held:
         desk.held[defaults] = _manager(read, defaults=defaults, metadata={})
     manager = desk.held[defaults]
-    if task in manager.task_index:  # what there is not, the worker will say
+    if task in manager.task_index:  # what there is not, tasks and packages, the worker will say
         with fetching(revision) as fetched:
-            manager.load([task])
+            try:
+                manager.load([task])
+            except ImportError as error:
+                if not_installed(error) is None:
+                    raise
         return fetched
     return []
 
@@ -201,10 +206,12 @@ class Harness:
         self._lm: _WatchedLM | None = None
         self._managers: dict[bool, TaskManager] = {}
         self._tasks: tuple[TaskManager, list[Any]] | None = None
+        self._drawn: Drawn | None = None
         lm_eval.api.task.tqdm = self._meter.prompts
 
     def prepare(self, key: ResultKey, fetched: Sequence[Sequence[Any]]) -> None:
         """Load one task."""
+        keep_made_apart()
         with self._failing(key), reading(key.revision, fetched):
             self._tasks = self._load(key)
 
@@ -235,11 +242,12 @@ class Harness:
 
     def run(self, key: ResultKey) -> Any:
         """Evaluate the task that was prepared."""
-        assert self._tasks is not None
+        assert self._tasks is not None and self._drawn is not None
         manager, tasks = self._tasks
         self._meter.begin(0, "requests")
         started = time.monotonic()
         with self._failing(key):
+            self._drawn.restore()
             output = lm_eval.evaluator.simple_evaluate(
                 model=self._lm,
                 tasks=tasks,
@@ -249,9 +257,9 @@ class Harness:
                 limit=key.limit,
                 log_samples=True,
                 task_manager=manager,
-                random_seed=_PYTHON_SEED,
-                numpy_random_seed=key.seed,
-                torch_random_seed=key.seed,
+                random_seed=None,  # seeded before the task was loaded
+                numpy_random_seed=None,
+                torch_random_seed=None,
                 fewshot_random_seed=key.seed,
             )
             if output is None:
@@ -275,7 +283,8 @@ class Harness:
             raise
         except Exception as error:
             where = self._suite.where(key.task)
-            raise EvaluationError(f"{where}: {key.task} on {self._model_dir} failed: {reason(error)}") from error
+            why = not_installed(error) or reason(error)
+            raise EvaluationError(f"{where}: {key.task} on {self._model_dir} failed: {why}") from error
 
     def _load(self, key: ResultKey) -> tuple[TaskManager, list[Any]]:
         """The task or group object, with its data, checked against the suite's settings."""
@@ -296,7 +305,10 @@ class Harness:
             )
             folder = f" and not in {self._suite.tasks_dir}" if self._suite.tasks_dir else ""
             raise EvaluationError(f"{where}.task: no task {key.task!r} in lm-eval {key.lm_eval}{folder}{broken}")
+        seed_all(key.seed)
         loaded = manager.load([key.task])
+        self._drawn = Drawn.now()
+        fit_packages()
         for name, task in loaded["tasks"].items():
             if key.shots and task.get_config("num_fewshot") == 0:
                 raise EvaluationError(f"{where}.shots: {name} is a 0-shot task; its own files fix that. Set 0")
@@ -321,7 +333,7 @@ class Harness:
             shots={name: int(shots) for name, shots in output["n-shot"].items() if isinstance(shots, int)},
             samples={name: SampleCount(**counts) for name, counts in output["n-samples"].items()},
             task_versions={name: str(v) for name, v in output["versions"].items() if v is not None},
-            seeds={"python": _PYTHON_SEED, "numpy": key.seed, "torch": key.seed, "fewshot": key.seed},
+            seeds={"python": PYTHON_SEED, "numpy": key.seed, "torch": key.seed, "fewshot": key.seed},
             versions={package: importlib.metadata.version(package) for package in packages},
             device=str(self._device),
             model_dtype=str(output["config"].get("model_dtype", "")).removeprefix("torch."),
@@ -344,7 +356,7 @@ class Harness:
         command += ["--tasks", key.task, "--device", str(self._device), "--batch_size", str(key.batch_size)]
         command += ["--num_fewshot", str(key.shots)] if key.shots is not None else []
         command += ["--limit", str(key.limit)] if key.limit is not None else []
-        return [*command, "--seed", f"{_PYTHON_SEED},{key.seed},{key.seed},{key.seed}"]
+        return [*command, "--seed", f"{PYTHON_SEED},{key.seed},{key.seed},{key.seed}"]
 
 
 def command_line(result: TaskResult) -> str:

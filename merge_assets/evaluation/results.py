@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from merge_assets.records import FORMAT, Record, RecordFile
 from merge_assets.sealed import seal, unseal
 
-EVALUATION_VERSION = "1"
+EVALUATION_VERSION = "2"
 """Raised whenever the same model, task and settings may give other numbers because of how we evaluate; part of every key."""
 
 _RESULT_FILE = "result.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from merge_assets.errors import EvaluationError
+from merge_assets.evaluation.headline import Headline, HeadlinePart, measured
 from merge_assets.evaluation.results import Circumstances, StoredResult, TaskResult
 from merge_assets.evaluation.suite import Suite, SuiteTask
 from merge_assets.markup import render
@@ -90,8 +90,9 @@ class Scores(RecordFile):
         suite: the suite's name.
         suite_digest: digest of what the suite evaluates.
         tasks: one row per task, in the suite's order.
-        headline: mean of the headline rows' values, a fraction in 0..1; None when the suite has none.
-        headline_stderr: standard error of ``headline``, tasks taken as independent; None when a row has none.
+        headline: what the suite's formula makes of the values, a fraction in 0..1; None when the suite has none.
+        headline_stderr: standard error of ``headline``, tasks taken as independent; None where it does not follow from theirs.
+        formula: of ``headline``, with the raw value of every task that it asks for, and those that count.
         seed: seed of numpy, torch and the few-shot sampler.
         versions: of lm_eval, transformers, torch and datasets; several where tasks were measured with several.
         trust_remote_code: whether code that comes with the checkpoint was run where it asks for that.
@@ -104,6 +105,7 @@ class Scores(RecordFile):
     tasks: tuple[TaskScore, ...] = Field(min_length=1)
     headline: float | None
     headline_stderr: float | None
+    formula: Headline = Field(default_factory=Headline)
     seed: int
     versions: dict[str, str]
     trust_remote_code: bool = False
@@ -134,7 +136,7 @@ class Scores(RecordFile):
 
     def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
         """A table of the rows, with one column of differences per parent that has scores on the same suite."""
-        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict())
+        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict(), parts=self.parts)
 
     def shown(self, parents: Sequence[Scores] = ()) -> ShownScores:
         """The cells of :meth:`to_markdown` as text."""
@@ -158,6 +160,20 @@ class Scores(RecordFile):
         stderr = "" if self.headline_stderr is None else format_value(self.headline_stderr, True)
         average = [format_value(self.headline, True), stderr, *(format_delta(each, True) for each in theirs)]
         return ShownScores(heads, rows, average)
+
+    @property
+    def parts(self) -> list[list[str]]:
+        """Of a headline that is no plain mean, each part as text: the task, its raw value, what that counts as, its weight."""
+        if self.formula.is_average:
+            return []
+        return [
+            [
+                part.task,
+                *("" if value is None else format_value(value, True) for value in (part.raw, part.value)),
+                f"{part.weight:g}",
+            ]
+            for part in self.formula.parts
+        ]
 
     def write(self, directory: Path, results: Sequence[StoredResult] = ()) -> None:
         """Writes ``scores.json``, ``scores.md`` and, per task result, its JSON and samples below ``tasks/``."""
@@ -186,21 +202,50 @@ def collect_scores(suite: Suite, results: Sequence[TaskResult], *, model: str, f
     rows = tuple(
         _row(suite, i, entry, result) for i, (entry, result) in enumerate(zip(suite.tasks, results, strict=True))
     )
-    values = [row.value for row in rows if row.headline]
-    errors = [row.stderr for row in rows if row.headline and row.stderr is not None]
-    complete = bool(values) and len(errors) == len(values)
+    formula = _formula(suite, rows, results)
     return Scores(
         model=model,
         fingerprint=fingerprint,
         suite=suite.name,
         suite_digest=suite.digest,
         tasks=rows,
-        headline=math.fsum(values) / len(values) if values else None,
-        headline_stderr=math.sqrt(math.fsum(e * e for e in errors)) / len(errors) if complete else None,
+        headline=formula.value(formula.terms).value,
+        headline_stderr=formula.stderr,
+        formula=formula,
         seed=suite.seed,
         versions=_versions(results),
         trust_remote_code=any(result.key.trust_remote_code for result in results),
     )
+
+
+def _formula(suite: Suite, rows: Sequence[TaskScore], results: Sequence[TaskResult]) -> Headline:
+    """The headline's formula, with what was measured."""
+    of_task = {entry.task: result for entry, result in zip(suite.tasks, results, strict=True)}
+    found: dict[tuple[str, str], tuple[float, float | None]] = {
+        (row.task, row.metric): (row.value, row.stderr) for row in rows
+    }
+    parts = []
+    for i, declared in enumerate(suite.headline_parts):
+        where, result = f"{suite.file}: headline[{i}]", of_task[declared.task]
+        try:
+            terms = declared.terms(suite.metrics_of(declared.task), list(result.samples))
+        except ValueError as error:
+            raise EvaluationError(f"{where}.{error}") from None
+        for term in terms if declared.spread else ():
+            found[term.task, term.metric] = _of_subtask(where, term.task, term.metric, result)
+        parts.append(measured(HeadlinePart(task=declared.task, weight=declared.weight, terms=terms), found))
+    return Headline(parts=tuple(parts))
+
+
+def _of_subtask(where: str, task: str, metric: str, result: TaskResult) -> tuple[float, float | None]:
+    """The value of a task of a group, and its standard error."""
+    metrics = result.metrics.get(task, {})
+    key = metric_key(metric, metrics)
+    value = None if key is None else metrics[key]
+    if key is None or value is None or not 0 <= value <= 1:
+        raise EvaluationError(f"{where}: {metric} of {task} is {value}, not a fraction in 0..1")
+    name, filter_name = key.split(",", 1)
+    return value, metrics.get(f"{name}_stderr,{filter_name}")
 
 
 def _versions(results: Sequence[TaskResult]) -> dict[str, str]:
@@ -248,16 +293,17 @@ def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> Task
         raise EvaluationError(
             f"{where}: {entry.metric} of {entry.task} is not a finite number; the model's outputs are not finite"
         )
-    if entry.headline and not 0 <= value <= 1:
+    is_in_headline = suite.in_headline(entry)
+    if is_in_headline and not 0 <= value <= 1:
         raise EvaluationError(
             f"{where}.headline: {entry.metric} of {entry.task} is {value:.6g}, not a fraction in 0..1; "
-            "set headline: false"
+            f"{_leave_out(suite)}"
         )
     higher = entry.higher_is_better
     if higher is None:
         higher = result.higher_is_better.get(entry.task, {}).get(name, True)
-    if entry.headline and not higher:
-        raise EvaluationError(f"{where}.headline: lower {entry.metric} is better; set headline: false")
+    if is_in_headline and not higher:
+        raise EvaluationError(f"{where}.headline: lower {entry.metric} is better; {_leave_out(suite)}")
     return TaskScore(
         task=entry.task,
         metric=entry.metric,
@@ -267,13 +313,17 @@ def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> Task
         limit=result.key.limit,
         n=sum(count.effective for count in result.samples.values()),
         higher_is_better=higher,
-        headline=entry.headline,
+        headline=is_in_headline,
         task_version=result.task_versions.get(entry.task, ""),
         task_digest=result.key.task_digest,
         result=result.key.digest,
         seconds=result.seconds,
         made=result.circumstances,
     )
+
+
+def _leave_out(suite: Suite) -> str:
+    return "set headline: false" if isinstance(suite.headline, str) else "leave it out of the formula under headline"
 
 
 def _metrics_of(task: str, result: TaskResult) -> dict[str, float | None]:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,28 +27,26 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
+from merge_assets.evaluation.headline import DeclaredHeadline, DeclaredPart, require_listed
 from merge_assets.evaluation.suite_files import SuiteText, read_suite, read_texts
+from merge_assets.evaluation.suite_problems import explain
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
 from merge_assets.reference import ModelReference
 from merge_assets.regular import is_folder
 from merge_assets.shown import without_credentials
 from merge_assets.yamlfile import parse_documents
 
-_MAX_PROBLEMS = 5
-_MAX_READ = 50
 _MAX_TASKS = 1000
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
 class SuiteTask(BaseModel):
-    """One task of a suite.
+    """One metric of one task of a suite.
 
-    A headline metric is a fraction in 0..1 where higher is better, such as accuracy; the suite's headline is
-    the mean of these.
+    A headline metric is a fraction in 0..1 where higher is better, such as accuracy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -66,7 +63,9 @@ class SuiteTask(BaseModel):
         None, description="commit of the task's data set on the Hub; null takes the newest, whose digest is recorded"
     )
     higher_is_better: bool | None = Field(None, description="null asks lm-eval")
-    headline: bool = Field(True, description="whether the metric enters the suite's headline average")
+    headline: bool | None = Field(
+        None, description="whether the metric enters the average; null means yes; a formula says so itself"
+    )
 
     @field_validator("limit")
     @classmethod
@@ -82,12 +81,6 @@ class SuiteTask(BaseModel):
             raise ValueError("a data set is pinned by its commit, all 40 hex digits; branches and tags move")
         return revision
 
-    @model_validator(mode="after")
-    def _headline_is_higher_better(self) -> SuiteTask:
-        if self.headline and self.higher_is_better is False:
-            raise ValueError("a metric where lower is better cannot enter the headline; set headline: false")
-        return self
-
 
 class Suite(BaseModel):
     """A named list of evaluation tasks.
@@ -101,7 +94,9 @@ class Suite(BaseModel):
     file: Path = Field(exclude=True, repr=False)
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     description: Annotated[str, AfterValidator(without_credentials)] = Field("", description="one line")
-    headline: Literal["average"] = Field("average", description="mean of the tasks' headline metrics")
+    headline: DeclaredHeadline = Field(
+        "average", description="mean of the headline metrics, or the parts it is a mean of"
+    )
     tasks: tuple[SuiteTask, ...] = Field(min_length=1, max_length=_MAX_TASKS, strict=False)
     include_path: str | None = Field(None, description="folder of lm-eval task files, relative to the suite file")
     seed: int = Field(1234, ge=0, lt=2**32, description="seed of numpy, torch and the few-shot sampler")
@@ -138,6 +133,40 @@ class Suite(BaseModel):
                 raise ValueError(f"task {entry.task} with metric {entry.metric} is listed twice")
             seen.add((entry.task, entry.metric))
         return self
+
+    @model_validator(mode="after")
+    def _headline_fits(self) -> Suite:
+        is_formula = not isinstance(self.headline, str)
+        if is_formula:
+            require_listed(self.headline_parts, {entry.task: self.metrics_of(entry.task) for entry in self.tasks})
+        for i, entry in enumerate(self.tasks):
+            if is_formula and entry.headline is not None:
+                raise ValueError(f"tasks[{i}].headline: the formula says what enters the headline; remove this key")
+            if self.in_headline(entry) and entry.higher_is_better is False:
+                instead = "leave it out of the formula" if is_formula else "set headline: false"
+                raise ValueError(f"tasks[{i}]: a metric where lower is better cannot enter the headline; {instead}")
+        return self
+
+    def metrics_of(self, task: str) -> tuple[str, ...]:
+        """The metrics that are listed for a task."""
+        return tuple(entry.metric for entry in self.tasks if entry.task == task)
+
+    def in_headline(self, entry: SuiteTask) -> bool:
+        """Whether a metric of a task enters the headline."""
+        if isinstance(self.headline, str):
+            return entry.headline is not False
+        return any(
+            part.task == entry.task and entry.metric in (part.metrics or [entry.metric]) for part in self.headline
+        )
+
+    @property
+    def headline_parts(self) -> tuple[DeclaredPart, ...]:
+        """What the headline is the mean of, the average spelt out as well."""
+        if not isinstance(self.headline, str):
+            return self.headline
+        return tuple(
+            DeclaredPart(task=entry.task, metrics=(entry.metric,)) for entry in self.tasks if self.in_headline(entry)
+        )
 
     @property
     def tasks_dir(self) -> Path | None:
@@ -310,7 +339,8 @@ def _suite(text: SuiteText) -> Suite:
     try:
         suite = Suite.model_validate({**data, "file": text.real})
     except ValidationError as error:
-        raise EvaluationError(_explain(path, error)) from None
+        known = {"tasks": SuiteTask, "headline": DeclaredPart}
+        raise EvaluationError(explain(path, error, Suite, known)) from None
     if text.task_digests is not None:
         suite._task_digests.update(text.task_digests)
     elif suite.tasks_dir is not None and not is_folder(suite.tasks_dir):
@@ -333,38 +363,3 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     if "file" in data:
         raise EvaluationError(f"{path}: file: unknown key; remove it")
     return data
-
-
-_UNION_MEMBERS = frozenset(
-    {"constrained-int", "int", "float", "literal['auto']", "function-after[_whole_or_fraction()]"}
-)
-
-
-def _explain(path: Path, error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_context=False)
-    # A container is reported, too, when nothing in it is valid; its parts say more.
-    inner = {item["loc"][:length] for item in found for length in range(len(item["loc"]))}
-    found = [item for item in found if item["loc"] not in inner or not item["loc"]]
-    # A misspelt key first: the missing one follows from it.
-    found.sort(key=lambda item: item["type"] != "extra_forbidden")
-    problems = list(dict.fromkeys(_problem(item) for item in found[:_MAX_READ]))
-    more = len(problems) - _MAX_PROBLEMS + len(found[_MAX_READ:])
-    return f"{path}: " + "; ".join(problems[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _problem(item: ErrorDetails) -> str:
-    loc = [part for part in item["loc"] if part not in _UNION_MEMBERS]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
-    if item["type"] == "extra_forbidden":
-        known = list((SuiteTask if loc[0] == "tasks" else Suite).model_fields)
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        return f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}")
-    if item["type"] == "missing":
-        return f"{key}: is missing"
-    if item["type"] == "value_error":
-        text = item["msg"].removeprefix("Value error, ")
-    else:
-        short = reprlib.Repr()
-        short.maxlevel = 2
-        text = f"{item['msg']}, found {short.repr(item['input'])}"
-    return f"{key}: {text}" if key else text

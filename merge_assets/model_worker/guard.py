@@ -10,8 +10,10 @@ import contextlib
 import gc
 import os
 import select
+import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,17 +42,28 @@ def keep(channel: socket.socket, lease: socket.socket, request: Mapping[str, Any
     limits = Limits(**request["limits"])
     most = limits.bytes_of_memory()
     guard = os.getpid()
+    temporary = _folder()
     worker = os.fork()
     if worker == 0:
         lease.close()
-        _work(channel, guard, limits, request)
+        _work(channel, guard, limits, {**request, "temporary": temporary})
     channel.close()
     shared = _memory(guard)  # libraries, which all workers have in common
     ended = _watch(worker, lease, None if most is None else most + shared, most)
     with contextlib.suppress(OSError):
         send(lease, ended)
     _end_all()
+    if temporary is not None:
+        shutil.rmtree(temporary, ignore_errors=True)
     os._exit(0)
+
+
+def _folder() -> str | None:
+    """For the worker's temporary files, which it cannot clear away when it is ended; ``None`` where none can be made."""
+    try:
+        return tempfile.mkdtemp(prefix="merge-assets-worker-")
+    except OSError:
+        return None
 
 
 def _work(channel: socket.socket, guard: int, limits: Limits, request: Mapping[str, Any]) -> NoReturn:
@@ -59,6 +72,8 @@ def _work(channel: socket.socket, guard: int, limits: Limits, request: Mapping[s
         gc.enable()
         with contextlib.suppress(OSError):  # it may be gone, or another one's
             os.chdir(request["folder"])
+        if request["temporary"] is not None:
+            os.environ["TMPDIR"] = tempfile.tempdir = request["temporary"]
         confine(guard, offline=request["offline"], unconfined=limits.unconfined)
         serve(channel)
         status = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from merge_assets.evaluation.headline import Headline, HeadlinePart, Term
 from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, Parent
 from merge_assets.evaluation.leaderboard_files import write_leaderboard
 from merge_assets.evaluation.page import leaderboard_page
@@ -50,6 +51,16 @@ def test_the_page_nests_and_loads_nothing_from_elsewhere(board: Leaderboard) -> 
     assert "@import" not in text
     assert "url(" not in text
     assert sum(tag == "script" for tag, _ in page.tags) == 1
+
+
+def test_what_values_count_as_in_a_headline_stands_beside_them() -> None:
+    terms = (Term(task="pro", metric="acc", lower=0.1, value=0.53092),)
+    formula = Headline(parts=(HeadlinePart(task="pro", weight=2, terms=terms, value=0.4788),))
+    made = scores("m", row("pro", "acc", 0.53092)).model_copy(update={"headline": 0.4788, "formula": formula})
+    text = leaderboard_page(Leaderboard([LeaderboardEntry(model="m", kind="base", scores=[made])]))
+    assert Page(text).open == []
+    assert '<th scope="row">pro</th><td>53.1</td><td>47.9</td><td>2</td>' in text
+    assert "average is of" not in leaderboard_page(Leaderboard(ENTRIES)), "a plain mean needs no words"
 
 
 def test_texts_of_recipes_and_addresses_cannot_inject_markup(board: Leaderboard) -> None:

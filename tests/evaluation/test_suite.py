@@ -25,7 +25,7 @@ def test_defaults_of_a_minimal_suite(tmp_path: Path) -> None:
     suite = load_suite(write(tmp_path, "tasks: [{task: hellaswag, metric: acc_norm}]\n", "short.yaml"))
     assert (suite.name, suite.description, suite.seed, suite.batch_size) == ("short", "", 1234, None)
     entry = suite.tasks[0]
-    assert (entry.shots, entry.limit, entry.higher_is_better, entry.headline) == (None, None, None, True)
+    assert (entry.shots, entry.limit, entry.higher_is_better, entry.headline) == (None, None, None, None)
     assert not suite.is_local
 
 

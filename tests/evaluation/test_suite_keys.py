@@ -45,6 +45,13 @@ def task(more: str) -> str:
     return suite("{" + ", ".join([*(f"{k}: {v}" for k, v in keys.items() if k != key), more]) + "}")
 
 
+def formula(part: str = "task: tiny_choice") -> str:
+    """The suite with another metric and another task, and a headline of two parts."""
+    tasks = f"{TASK}, {TASK.replace('acc', 'acc_norm')}, {TASK.replace('tiny_choice', 'tiny_second')}"
+    other = "tiny_choice" if "tiny_second" in part else "tiny_second"
+    return suite(tasks, top=f"headline: [{{{part}}}, {{task: {other}, weight: 5, metrics: [acc]}}]")
+
+
 EXAMPLES: dict[str, tuple[str, str]] = {
     "SuiteTask.task": (suite(), task("task: tiny_second")),
     "SuiteTask.metric": (suite(), task("metric: acc_norm")),
@@ -58,6 +65,11 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "SuiteTask.headline": (suite(), task("headline: false")),
     "Suite.name": (suite(), suite(top="name: other")),
     "Suite.description": (suite(), suite(top="description: Words")),
+    "DeclaredPart.task": (formula(), formula("task: tiny_second")),
+    "DeclaredPart.metrics": (formula(), formula("task: tiny_choice, metrics: [acc]")),
+    "DeclaredPart.subtasks": (formula(), formula("task: tiny_choice, subtasks: true")),  # which is for groups
+    "DeclaredPart.choices": (formula(), formula("task: tiny_choice, choices: 3")),
+    "DeclaredPart.weight": (formula(), formula("task: tiny_choice, weight: 2")),
     "Suite.headline": (suite(), suite(top="headline: median")),
     "Suite.headline: average": (suite(top="headline: average"), suite(top="headline: median")),
     "Suite.tasks": (suite(), suite(f"{TASK}, {TASK.replace('acc', 'acc_norm')}")),
@@ -75,7 +87,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 
 
 def walk() -> Iterator[str]:
-    for model in (schema.SuiteTask, schema.Suite):
+    for model in (schema.DeclaredPart, schema.SuiteTask, schema.Suite):
         assert issubclass(model, BaseModel)
         described = model.model_json_schema()["properties"]
         for key in model.model_fields:

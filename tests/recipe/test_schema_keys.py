@@ -58,7 +58,7 @@ def words(node: Mapping[str, Any]) -> Iterator[str]:
     yield from (str(word) for word in node.get("enum", ()))
     if "const" in node:
         yield str(node["const"])
-    for side in (*node.get("anyOf", ()), *([node["items"]] if "items" in node else ())):
+    for side in (*node.get("anyOf", ()), *node.get("oneOf", ()), *([node["items"]] if "items" in node else ())):
         yield from words(side)
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from merge_assets.evaluation.answers import AnswersFolder
+from merge_assets.evaluation.flaws import Flaws
 from merge_assets.records import FORMAT, Record, RecordFile
 from merge_assets.sealed import seal, unseal
 
@@ -117,6 +119,7 @@ class TaskResult(RecordFile):
         model_dtype: dtype of the loaded weights.
         data: per task name, digest of its documents, prompts and targets as they were evaluated.
         revisions: per task name, commit of its data set on the Hub, where one is known.
+        flaws: per task name, with how many documents something was wrong; tasks without any are left out.
         command: the lm-eval command line that gives the same numbers.
         seconds: wall time of the task without loading the model.
     """
@@ -136,6 +139,7 @@ class TaskResult(RecordFile):
     created: str = Field(description="UTC, ISO 8601")
     data: dict[str, str] = Field(default_factory=dict)
     revisions: dict[str, str] = Field(default_factory=dict)
+    flaws: dict[str, Flaws] = Field(default_factory=dict)
 
     @property
     def circumstances(self) -> Circumstances:
@@ -166,10 +170,14 @@ class TaskResults:
 
     Args:
         directory: created when the first result is committed.
+
+    Attributes:
+        answers: what was answered of tasks, finished or not.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.answers = AnswersFolder(directory / "answers")
 
     def find(self, key: ResultKey) -> StoredResult | None:
         """The committed result of ``key``, or None; a damaged one counts as absent."""
@@ -213,7 +221,8 @@ class TaskResults:
         return stored
 
     def forget(self, models: Collection[str]) -> None:
-        """Removes the results of models, by their fingerprints."""
+        """Removes the results and answers of models, by their fingerprints."""
+        self.answers.forget(models)
         for stored in self:
             if stored.result.key.model in models:
                 shutil.rmtree(stored.directory, ignore_errors=True)

@@ -136,7 +136,7 @@ def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.Monkey
 
     lm_eval = LmEval()
     monkeypatch.setattr(runner, "ModelWorker", HereWorker)
-    monkeypatch.setattr(harness, "_WatchedLM", lm_eval.model)
+    monkeypatch.setattr(harness, "WatchedLM", lm_eval.model)
     monkeypatch.setattr(
         harness.transformers, "AutoConfig", SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace())
     )

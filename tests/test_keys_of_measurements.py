@@ -17,6 +17,8 @@ import pytest
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.analysis.storage import identity
 from merge_assets.checkpoint import TensorHeader
+from merge_assets.evaluation.failures import TaskFailure
+from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.results import Circumstances, ResultKey, TaskResult
 from merge_assets.evaluation.runner import result_keys
 from merge_assets.evaluation.scores import Scores, TaskScore
@@ -48,6 +50,19 @@ SUITE_CHANGES = {
     "batch_size": ("batch_size: 2", "batch_size: 4"),
     "dtype": ("dtype: float32", "dtype: auto"),
     "tasks": ("tasks: [", "tasks: [{task: other, metric: acc}, "),
+    **{
+        name: ("seed: 1", f"seed: 1\n{name}: {value}")
+        for name, value in {
+            "chat_template": "auto",
+            "fewshot_as_multiturn": "false",
+            "system_prompt": "Be brief.",
+            "generation": "{max_gen_toks: 5}",
+            "max_length": "100",
+            "model_args": "{add_bos_token: true}",
+            "parallelize": "true",
+            "unsafe_code": "true",
+        }.items()
+    },
 }
 SUITE_BESIDE = {
     "file": ("", ""),  # written elsewhere below
@@ -127,9 +142,10 @@ def test_scores_have_the_key_of_the_model_lm_eval_and_our_evaluation(
 
 def test_circumstances_are_recorded_with_every_value_and_not_keyed() -> None:
     """Every field of the key is in `tests/evaluation/test_results.py`."""
-    recorded = {"versions", "device", "dtype", "data", "revisions"}
+    recorded = {"versions", "device", "dtype", "data", "revisions", "batch_size", "chat"}
     sides(Circumstances, (), recorded)
-    assert not (recorded - {"dtype"}) & fields_of(ResultKey)  # the key has the dtype that was asked for
+    asked = {"dtype", "batch_size"}
+    assert not (recorded - asked) & fields_of(ResultKey)  # the key has what was asked for
     assert recorded - {"dtype"} | {"model_dtype"} <= fields_of(TaskResult)
 
 
@@ -138,6 +154,7 @@ SCORES: Mapping[str, object] = {
     "suite": "other",
     "suite_digest": "d",
     "tasks": (row("cloze", "acc", 0.25),),
+    "failures": (TaskFailure(task="word", metric="acc", headline=True, reason="it failed"),),
     "headline": 0.25,
     "headline_stderr": 0.5,
     "seed": 1,
@@ -159,6 +176,7 @@ ROW: Mapping[str, object] = {
     "task_digest": "d",
     "result": "s",
     "made": Circumstances(device="cuda"),
+    "flaws": Flaws(truncated=1),
 }
 
 

@@ -13,7 +13,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from lm_eval.tasks import TaskManager
 
 from merge_assets.errors import EvaluationError, MergeAssetsError, SuiteError
 from merge_assets.evaluation.answers import Answers
+from merge_assets.evaluation.command import allow_code, lm_eval_command
 from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of, single_tasks
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.results import Flaws, ResultKey, SampleCount, TaskResult, plain
@@ -54,6 +54,7 @@ def begin(
     dtype: str,
     batch_size: int | str,
     code: str | None,
+    memory: int | None,
 ) -> None:
     """Take what is to be evaluated, and on what.
 
@@ -65,13 +66,22 @@ def begin(
         dtype: dtype of the loaded weights; "auto" is the checkpoint's own.
         batch_size: sequences per forward pass, or "auto".
         code: an empty folder for the checkpoint's own code, if that may be run.
+        memory: bytes that this process may take, if that is bounded.
     """
     _be_quiet()
     if code is not None:
         run_code_of(Path(model_dir), code)
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
+    allow_code(read)
     desk.held["harness"] = Harness(
-        desk, Path(model_dir), read, device=device, dtype=dtype, batch_size=batch_size, trust=code is not None
+        desk,
+        Path(model_dir),
+        read,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        trust=code is not None,
+        memory=memory,
     )
 
 
@@ -83,6 +93,7 @@ def fetch(
     _be_quiet()
     DataHub(**hub).use()
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
+    allow_code(read)
     defaults = _ships(read, task)
     if defaults not in desk.held:
         desk.held[defaults] = _manager(read, defaults=defaults, metadata={})
@@ -141,8 +152,20 @@ class Harness:
     """
 
     def __init__(
-        self, desk: Desk, model_dir: Path, suite: Suite, *, device: str, dtype: str, batch_size: int | str, trust: bool
+        self,
+        desk: Desk,
+        model_dir: Path,
+        suite: Suite,
+        *,
+        device: str,
+        dtype: str,
+        batch_size: int | str,
+        trust: bool,
+        memory: int | None,
     ) -> None:
+        self._memory = memory
+        self._settings = suite.settings
+        self._chat = False
         self._trust = trust
         self._meter = Meter(desk)
         self._desk = desk
@@ -191,15 +214,20 @@ class Harness:
                 pretrained=str(self._model_dir),
                 device=self._device,
                 dtype=self._dtype,
-                batch_size=self._batch_size,
+                batch_size=1 if self._batch_size == "auto" else self._batch_size,
                 trust_remote_code=self._trust,
                 config=config,
+                **self._settings.arguments(),
             )
             fix_generation(lm.model)
         except Exception as error:
             raise EvaluationError(f"{self._model_dir}: the checkpoint does not load: {reason(error)}") from error
         lm.attach(self._meter)
         lm.watch_layers()
+        try:
+            self._chat = lm.is_asked_in_turns(self._settings.chat_template)
+        except ValueError as error:
+            raise EvaluationError(f"{self._suite.file}: chat_template: {self._model_dir}: {error}") from None
         self._lm = lm
 
     def circumstances(self) -> dict[str, Any]:
@@ -221,6 +249,8 @@ class Harness:
         manager, tasks = self._tasks
         self._meter.begin(0, "requests")
         self._lm.begin(answers.read() if answers else {}, lambda *item: self._desk.give(["answers", *item]))
+        if self._batch_size == "auto":
+            self._lm.choose_batch_size(self._memory)
         left_out = leave_out_failed(single_tasks(tasks))
         started = time.monotonic()
         with self._failing(key):
@@ -232,6 +262,11 @@ class Harness:
                     batch_size=self._batch_size,
                     device=self._device,
                     limit=key.limit,
+                    gen_kwargs=self._settings.generation.given() or None,
+                    apply_chat_template=self._chat,
+                    fewshot_as_multiturn=self._chat and self._settings.fewshot_as_multiturn,
+                    system_instruction=self._settings.system_prompt,
+                    confirm_run_unsafe_code=self._settings.unsafe_code,
                     log_samples=True,
                     task_manager=manager,
                     random_seed=_PYTHON_SEED,
@@ -315,31 +350,20 @@ class Harness:
             versions={package: importlib.metadata.version(package) for package in packages},
             device=str(self._device),
             model_dtype=str(output["config"].get("model_dtype", "")).removeprefix("torch."),
-            command=self._command(key),
+            batch_size=self._lm.batch_size if self._lm else 1,
+            chat=self._chat,
+            command=lm_eval_command(
+                key,
+                self._suite,
+                self._model_dir,
+                device=str(self._device),
+                batch_size=self._lm.batch_size if self._lm else 1,
+                chat=self._chat,
+                python_seed=_PYTHON_SEED,
+            ),
             seconds=round(seconds, 3),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-
-    def _command(self, key: ResultKey) -> list[str]:
-        trust = ",trust_remote_code=True" if self._trust else ""
-        command = [
-            "lm_eval",
-            "--model",
-            "hf",
-            "--model_args",
-            f"pretrained={self._model_dir},dtype={self._dtype}{trust}",
-        ]
-        if self._suite.tasks_dir:
-            command += ["--include_path", str(self._suite.tasks_dir)]
-        command += ["--tasks", key.task, "--device", str(self._device), "--batch_size", str(key.batch_size)]
-        command += ["--num_fewshot", str(key.shots)] if key.shots is not None else []
-        command += ["--limit", str(key.limit)] if key.limit is not None else []
-        return [*command, "--seed", f"{_PYTHON_SEED},{key.seed},{key.seed},{key.seed}"]
-
-
-def command_line(result: TaskResult) -> str:
-    """The lm-eval command that gives the same numbers, quoted for a shell."""
-    return shlex.join(result.command)
 
 
 def _number(value: object) -> float | None:

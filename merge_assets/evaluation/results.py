@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from merge_assets.evaluation.answers import AnswersFolder
 from merge_assets.evaluation.flaws import Flaws
+from merge_assets.evaluation.model_settings import ModelSettings
 from merge_assets.records import FORMAT, Record, RecordFile
 from merge_assets.sealed import seal, unseal
 
-EVALUATION_VERSION = "1"
+EVALUATION_VERSION = "2"
 """Raised whenever the same model, task and settings may give other numbers because of how we evaluate; part of every key."""
 
 _RESULT_FILE = "result.json"
@@ -52,6 +53,8 @@ class Circumstances(Record):
         dtype: of the loaded weights.
         data: per task name, digest of its documents, prompts and targets as they were evaluated.
         revisions: per task name, commit of its data set on the Hub, where one is known.
+        batch_size: sequences per forward pass.
+        chat: whether prompts were turns of a conversation.
     """
 
     versions: dict[str, str] = Field(default_factory=dict)
@@ -59,6 +62,8 @@ class Circumstances(Record):
     dtype: str = ""
     data: dict[str, str] = Field(default_factory=dict)
     revisions: dict[str, str] = Field(default_factory=dict)
+    batch_size: int = 1
+    chat: bool = False
 
 
 class ResultKey(BaseModel):
@@ -73,11 +78,12 @@ class ResultKey(BaseModel):
         limit: documents per task (int), or the fraction of them (float below 1); None means all.
         seed: seed of numpy, torch and the few-shot sampler.
         dtype: requested dtype of the loaded weights; "auto" is the checkpoint's own.
-        batch_size: sequences per forward pass. Padding changes the last digits of a log-likelihood.
+        batch_size: sequences per forward pass, or ``auto``. Padding changes the last digits of a log-likelihood.
         lm_eval: version of lm-eval.
         revision: commit of the data set that the suite pins. That which a task's own file pins is in its digest.
         trust_remote_code: whether code that comes with the checkpoint was run where it asks for that; its fingerprint covers
             the code.
+        settings: how the model was loaded and asked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -94,6 +100,7 @@ class ResultKey(BaseModel):
     lm_eval: str
     revision: str | None
     trust_remote_code: bool
+    settings: ModelSettings = ModelSettings()
 
     @property
     def digest(self) -> str:
@@ -119,6 +126,8 @@ class TaskResult(RecordFile):
         model_dtype: dtype of the loaded weights.
         data: per task name, digest of its documents, prompts and targets as they were evaluated.
         revisions: per task name, commit of its data set on the Hub, where one is known.
+        batch_size: sequences per forward pass.
+        chat: whether prompts were turns of a conversation.
         flaws: per task name, with how many documents something was wrong; tasks without any are left out.
         command: the lm-eval command line that gives the same numbers.
         seconds: wall time of the task without loading the model.
@@ -139,6 +148,8 @@ class TaskResult(RecordFile):
     created: str = Field(description="UTC, ISO 8601")
     data: dict[str, str] = Field(default_factory=dict)
     revisions: dict[str, str] = Field(default_factory=dict)
+    batch_size: int = 1
+    chat: bool = False
     flaws: dict[str, Flaws] = Field(default_factory=dict)
 
     @property
@@ -149,6 +160,8 @@ class TaskResult(RecordFile):
             dtype=self.model_dtype,
             data=self.data,
             revisions=self.revisions,
+            batch_size=self.batch_size,
+            chat=self.chat,
         )
 
 

@@ -88,6 +88,7 @@ def result_keys(
         lm_eval: version of lm-eval; default: the one that is installed.
         trust_remote_code: whether code that comes with the checkpoint is run where it asks for that.
     """
+    settings = suite.settings
     version = lm_eval or importlib.metadata.version("lm_eval")
     return tuple(
         ResultKey(
@@ -103,6 +104,7 @@ def result_keys(
             lm_eval=version,
             revision=entry.revision,
             trust_remote_code=trust_remote_code,
+            settings=settings,
         )
         for entry in suite.tasks
     )
@@ -281,7 +283,13 @@ class _Evaluator:
         self._ask(worker, "find", {"keys": [key.model_dump(mode="json") for key in keys]}, keys[0], work)
 
     def _begin(self, worker: ModelWorker, key: ResultKey, work: Work) -> None:
-        options = {"device": self._device, "dtype": key.dtype, "batch_size": key.batch_size, "code": self._code}
+        options = {
+            "device": self._device,
+            "dtype": key.dtype,
+            "batch_size": key.batch_size,
+            "code": self._code,
+            "memory": self._limits.bytes_of_memory(),
+        }
         self._ask(worker, "begin", {"model_dir": self._model_dir, **self._described, **options}, key, work)
         self._begun = True
 
@@ -373,4 +381,5 @@ class _Evaluator:
 
 def _answering(key: ResultKey) -> dict[str, Any]:
     """What of a key an answer depends on, besides what is asked."""
-    return key.model_dump(mode="json", include={"evaluation", "model", "dtype", "trust_remote_code"})
+    included = {"evaluation": True, "model": True, "dtype": True, "trust_remote_code": True}
+    return key.model_dump(mode="json", include=included) | {"arguments": key.settings.arguments()}

@@ -31,6 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
+from merge_assets.evaluation.model_settings import Generation, ModelArguments, ModelSettings
 from merge_assets.evaluation.suite_files import SuiteText, read_suite, read_texts
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
 from merge_assets.reference import ModelReference
@@ -89,8 +90,8 @@ class SuiteTask(BaseModel):
         return self
 
 
-class Suite(BaseModel):
-    """A named list of evaluation tasks.
+class Suite(ModelSettings):
+    """A named list of evaluation tasks, and how models are asked them.
 
     Attributes:
         file: the YAML file it was read from.
@@ -105,8 +106,9 @@ class Suite(BaseModel):
     tasks: tuple[SuiteTask, ...] = Field(min_length=1, max_length=_MAX_TASKS, strict=False)
     include_path: str | None = Field(None, description="folder of lm-eval task files, relative to the suite file")
     seed: int = Field(1234, ge=0, lt=2**32, description="seed of numpy, torch and the few-shot sampler")
-    batch_size: BatchSize | None = Field(None, description="sequences per forward pass, or auto; null means 1")
-
+    batch_size: BatchSize | None = Field(
+        None, description="sequences per forward pass, or auto, as many as memory has room for; null means 1"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype in which weights are loaded; auto is the checkpoint's own, slow on CPUs for bfloat16"
     )
@@ -138,6 +140,11 @@ class Suite(BaseModel):
                 raise ValueError(f"task {entry.task} with metric {entry.metric} is listed twice")
             seen.add((entry.task, entry.metric))
         return self
+
+    @property
+    def settings(self) -> ModelSettings:
+        """How models are loaded and asked."""
+        return ModelSettings.model_validate({name: getattr(self, name) for name in ModelSettings.model_fields})
 
     @property
     def tasks_dir(self) -> Path | None:
@@ -335,8 +342,12 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     return data
 
 
+_PARTS: dict[str, type[BaseModel]] = {"tasks": SuiteTask, "generation": Generation, "model_args": ModelArguments}
 _UNION_MEMBERS = frozenset(
-    {"constrained-int", "int", "float", "literal['auto']", "function-after[_whole_or_fraction()]"}
+    {
+        *("constrained-int", "constrained-str", "int", "float", "str", "literal['auto']", "literal['auto','on','off']"),
+        "function-after[_whole_or_fraction()]",
+    }
 )
 
 
@@ -356,7 +367,7 @@ def _problem(item: ErrorDetails) -> str:
     loc = [part for part in item["loc"] if part not in _UNION_MEMBERS]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     if item["type"] == "extra_forbidden":
-        known = list((SuiteTask if loc[0] == "tasks" else Suite).model_fields)
+        known = list(_PARTS.get(str(loc[0]) if len(loc) > 1 else "", Suite).model_fields)
         close = difflib.get_close_matches(str(loc[-1]), known, n=1)
         return f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}")
     if item["type"] == "missing":

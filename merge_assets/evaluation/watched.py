@@ -15,7 +15,9 @@ import torch
 from lm_eval.models.utils import Collator
 
 from merge_assets.evaluation.answers import Answer, digest_of_batch
+from merge_assets.evaluation.batching import batch_size, bytes_per_token
 from merge_assets.evaluation.meter import Meter
+from merge_assets.evaluation.model_settings import ends_turns_as_texts
 from merge_assets.evaluation.results import Flaws
 
 _HFLM = lm_eval.models.huggingface.HFLM
@@ -35,6 +37,8 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
     known: Mapping[str, list[Answer]] = {}
     keep: Callable[[str, list[Answer]], None] = staticmethod(lambda batch, answers: None)
     _windows: int | None = None
+    _free: int | None = None
+    _is_chosen = True
     _documents: Sequence[_Document] | None = None
 
     def attach(self, meter: Meter) -> None:
@@ -54,6 +58,25 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
                 for layer in module:
                     layer.register_forward_pre_hook(poll)
 
+    def is_asked_in_turns(self, chat_template: str) -> bool:
+        """Whether prompts are turns of a conversation, by what a suite says.
+
+        Raises:
+            ValueError: they are to be, and there is no template for it.
+        """
+        if chat_template == "off":
+            return False
+        if chat_template == "auto":
+            return ends_turns_as_texts(self.tokenizer, self._ends())
+        if chat_template == "on" and not self.tokenizer.chat_template:
+            raise ValueError("its tokenizer has no chat template; set off or auto, or give a template")
+        return True
+
+    def _ends(self) -> set[int]:
+        """The tokens that end what the model generates."""
+        own = self.model.generation_config.eos_token_id
+        return {self.eot_token_id, *(own if isinstance(own, list) else [own])} - {None}
+
     def begin(self, known: Mapping[str, list[Answer]], keep: Callable[[str, list[Answer]], None]) -> None:
         """Get ready for a task.
 
@@ -62,7 +85,27 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
             keep: gets those of each batch that is asked now.
         """
         self.known, self.keep = known, keep
+        self._free = None
+        self._is_chosen = True
         self._flawed: dict[str, set[_Document]] = defaultdict(set)
+
+    def choose_batch_size(self, memory: int | None) -> None:
+        """Choose it by the longest of the first requests, and keep it for the task.
+
+        Args:
+            memory: bytes that this process may take, if that is bounded.
+        """
+        weights = sum(each.numel() * each.element_size() for each in self.model.parameters())
+        self._free = None if memory is None else memory - weights
+        if self.device.type == "cuda":
+            self._free = torch.cuda.mem_get_info(self.device)[0]
+        self._is_chosen = False
+
+    def _choose(self, longest: int) -> None:
+        if not self._is_chosen:
+            per_token = bytes_per_token(self.config, self.model.dtype.itemsize)
+            self.batch_size_per_gpu = batch_size(self._free, min(longest, self.max_length), per_token, self.device.type)
+            self._is_chosen = True
 
     def flaws(self) -> dict[str, Flaws]:
         """What was wrong with the prompts and answers since :meth:`begin`, by the name of the task."""
@@ -92,6 +135,7 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         self._start(0, "windows")
+        self._choose(max((len(request.args[0].encode()) for request in requests), default=1))  # tokens are fewer
         self._windows = 0
         try:
             answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
@@ -103,10 +147,17 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
         self._start(len(requests), "generations")
         if any(request.args[1].get("do_sample") for request in requests):
             # Each text depends on all that were drawn before it.
+            self._choose(self.max_length)
             texts: list[str] = super().generate_until(requests, disable_tqdm=True)
             return texts
         answers: dict[int, Answer] = {}
         lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+        self._choose(
+            max(
+                length + int(request.args[1].get("max_gen_toks", self.max_gen_toks))
+                for length, request in zip(lengths, requests, strict=True)
+            )
+        )
         for batch in self._generation_batches(requests, lengths):
             asked = [requests[index] for index in batch]
             said = self._answer(
@@ -139,8 +190,7 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _model_generate(self, context: Any, max_length: int, stop: list[str], **options: Any) -> Any:
         texts = super()._model_generate(context, max_length, stop, **options)
-        own = self.model.generation_config.eos_token_id
-        ends = {self.eot_token_id, *(own if isinstance(own, list) else [own])}
+        ends = self._ends()
         rows = [row[context.shape[1] :].tolist() for row in texts]
         self._endless = [
             texts.shape[1] >= max_length
@@ -153,6 +203,7 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
     def _loglikelihood_tokens(
         self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
+        self._choose(max((len(context) + len(text) for _, context, text in requests), default=1))
         answers: dict[int, Answer] = {}
         ask = super()._loglikelihood_tokens
         for batch in self._likelihood_batches(requests):

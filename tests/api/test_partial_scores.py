@@ -99,9 +99,8 @@ def test_dagster_says_which_tasks_failed_and_a_build_tries_them_again(root: Path
         result = job.execute_in_process(quiet, instance=instance, asset_selection=[node.key])
         assert result.success
         (event,) = result.get_asset_materialization_events()
-        metadata: dict[str, Any] = {
-            name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
-        }
+        found = event.step_materialization_data.materialization.metadata
+        metadata: dict[str, Any] = {name: value.value for name, value in found.items()}
         assert metadata["failed_tasks"].startswith("1 of 2 tasks failed: tiny_generate: ")
         assert metadata["work"].startswith("1 of 2 tasks evaluated")
         assert "; 1 failed" in metadata["work"]
@@ -109,7 +108,7 @@ def test_dagster_says_which_tasks_failed_and_a_build_tries_them_again(root: Path
         (check,) = result.get_asset_check_evaluations()
         assert (check.check_name, check.passed, check.severity) == ("whole", False, dg.AssetCheckSeverity.WARN)
         assert check.description == metadata["failed_tasks"]
-        cells = [row.data for row in metadata["scores"]]
+        cells = [row.data for row in found["scores"].records]
         assert [row["value"].startswith("failed: ") for row in cells] == [False, True, False]
         assert cells[-1]["value"].endswith("(1 of 2)")
 

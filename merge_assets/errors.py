@@ -197,6 +197,12 @@ class EvaluationError(MergeAssetsError):
     kind = "evaluation"
 
 
+class SuiteError(EvaluationError):
+    """A suite is wrong, whatever model is evaluated on it."""
+
+    kind = "evaluation.suite"
+
+
 class ModelWorkerError(MergeAssetsError):
     """A model, or what belongs to it, could not be loaded or asked in the process that does so; see ``model_worker/``.
 

@@ -17,6 +17,8 @@ import pytest
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.analysis.storage import identity
 from merge_assets.checkpoint import TensorHeader
+from merge_assets.evaluation.failures import TaskFailure
+from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.headline import DeclaredPart, Headline, HeadlinePart
 from merge_assets.evaluation.results import Circumstances, ResultKey, TaskResult
 from merge_assets.evaluation.runner import result_keys
@@ -50,6 +52,19 @@ SUITE_CHANGES = {
     "dtype": ("dtype: float32", "dtype: auto"),
     "tasks": ("tasks: [", "tasks: [{task: other, metric: acc}, "),
     "headline": ("headline: average", "headline: [{task: own, weight: 2}]"),
+    **{
+        name: ("seed: 1", f"seed: 1\n{name}: {value}")
+        for name, value in {
+            "chat_template": "auto",
+            "fewshot_as_multiturn": "false",
+            "system_prompt": "Be brief.",
+            "generation": "{max_gen_toks: 5}",
+            "max_length": "100",
+            "model_args": "{add_bos_token: true}",
+            "parallelize": "true",
+            "unsafe_code": "true",
+        }.items()
+    },
 }
 SUITE_BESIDE = {
     "file": ("", ""),  # written elsewhere below
@@ -146,9 +161,10 @@ def test_scores_have_the_key_of_the_model_lm_eval_and_our_evaluation(
 
 def test_circumstances_are_recorded_with_every_value_and_not_keyed() -> None:
     """Every field of the key is in `tests/evaluation/test_results.py`."""
-    recorded = {"versions", "device", "dtype", "data", "revisions"}
+    recorded = {"versions", "device", "dtype", "data", "revisions", "batch_size", "chat"}
     sides(Circumstances, (), recorded)
-    assert not (recorded - {"dtype"}) & fields_of(ResultKey)  # the key has the dtype that was asked for
+    asked = {"dtype", "batch_size"}
+    assert not (recorded - asked) & fields_of(ResultKey)  # the key has what was asked for
     assert recorded - {"dtype"} | {"model_dtype"} <= fields_of(TaskResult)
 
 
@@ -157,6 +173,7 @@ SCORES: Mapping[str, object] = {
     "suite": "other",
     "suite_digest": "d",
     "tasks": (row("cloze", "acc", 0.25),),
+    "failures": (TaskFailure(task="word", metric="acc", headline=True, reason="it failed"),),
     "headline": 0.25,
     "headline_stderr": 0.5,
     "formula": Headline(parts=(HeadlinePart(task="cloze", terms=()),)),
@@ -179,6 +196,7 @@ ROW: Mapping[str, object] = {
     "task_digest": "d",
     "result": "s",
     "made": Circumstances(device="cuda"),
+    "flaws": Flaws(truncated=1),
 }
 
 

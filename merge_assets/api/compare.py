@@ -204,7 +204,7 @@ def _scores_of(found: Inventory, version: str) -> dict[tuple[str, str, str], Mea
         for stored in found.versions[line]:
             if version in stored.artifact.manifest.fingerprints.values():
                 scores = _read(stored)
-                if scores.headline is not None:
+                if scores.headline is not None and not scores.part:  # of a part, it is another thing
                     rows[scores.suite, "", ""] = (scores.headline, scores.headline_stderr)
                 rows |= {(scores.suite, row.task, row.metric): (row.value, row.stderr) for row in scores.tasks}
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -107,6 +108,9 @@ def score(
 ) -> Scored:
     """Evaluate a model on a suite into the store, unless the store has these scores of these bytes.
 
+    Tasks that fail are part of the scores, with why; they are tried again by the next call. Where all fail, such scores are
+    kept, too, and it is an error.
+
     Args:
         workspace: where to keep the scores.
         reference: the model; a recipe's name stands for its variant in the store.
@@ -134,13 +138,35 @@ def score(
 
     def stored() -> Scored | None:
         found = workspace.store.reuse(line, key)
-        return None if found is None else Scored(found, True, Scores.from_json(found.read_bytes(SCORES_FILE)), ())
+        if found is None:
+            return None
+        scores = Scores.from_json(found.read_bytes(SCORES_FILE))
+        # What failed is tried again, but for what another process has tried while this one waited for it.
+        return Scored(found, True, scores, ()) if not scores.failures or found.manifest.created > started else None
 
     before = stored() if refresh else None
     inputs = [models.used(str(reference), item.fingerprint)]
     variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None
 
     def make(turn: Turn) -> Scored:
+        def keep(scores: Scores, write: Callable[[Path], None]) -> Artifact:
+            with workspace.store.draft(line, started, turn=turn) as draft:
+                write(draft.directory)
+                if variant is not None and scores.tasks:  # it is as it is for ever, its card too
+                    known = scores_of(workspace, KnownScores(workspace), variant)
+                    rows = card_rows([*(one for one in known if one.suite != suite), scores])
+                    card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
+                    (draft.directory / CARD).write_text(card, encoding="utf-8")
+                return draft.commit(
+                    scores.digest,
+                    key=key,
+                    inputs=inputs,
+                    details=ScoresDetails(model=identity.title, suite=suite, headline=scores.headline),
+                )
+
+        def keep_failed(scores: Scores) -> None:
+            keep(scores, scores.write)
+
         evaluation = evaluate_suite(
             Path(item.checkpoint.location),
             wanted,
@@ -155,21 +181,10 @@ def score(
             trust_remote_code=trust,
             hub=_data_hub(workspace),
             limits=Limits.of(workspace.settings),
+            failed=keep_failed,
             work=turn.work,
         )
-        with workspace.store.draft(line, started, turn=turn) as draft:
-            evaluation.write(draft.directory)
-            if variant is not None:  # which is as it is for ever, its card too
-                known = scores_of(workspace, KnownScores(workspace), variant)
-                rows = card_rows([*(one for one in known if one.suite != suite), evaluation.scores])
-                card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
-                (draft.directory / CARD).write_text(card, encoding="utf-8")
-            artifact = draft.commit(
-                evaluation.scores.digest,
-                key=key,
-                inputs=inputs,
-                details=ScoresDetails(model=identity.title, suite=suite, headline=evaluation.scores.headline),
-            )
+        artifact = keep(evaluation.scores, evaluation.write)
         changed = None if before is None else changes(before.scores, evaluation.scores)
         return Scored(artifact, False, evaluation.scores, evaluation.evaluated, changed)
 

@@ -232,7 +232,7 @@ def _print_leaderboard(board: Leaderboard) -> None:
             )
     for row in board.rows:
         for note in row.notes:
-            print_fact("difference", f"{printable(row.entry.model)}: {printable(note)}")
+            print_fact("note", f"{printable(row.entry.model)}: {printable(note)}")
 
 
 def show_settings() -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from merge_assets import api
 from merge_assets.cli.console import console, parse_size, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
-from merge_assets.errors import CheckpointError, EvaluationError
+from merge_assets.errors import CheckpointError, EvaluationError, printable
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
 from merge_assets.records import NOTHING_CHANGED, AnalysisDetails
@@ -152,11 +152,13 @@ def _print_scores(scores: Scores) -> None:
     heads, rows, average = scores.shown()
     shown = table(*heads, title=escape(scores.suite), numbers=("shots", "n", "value", "± stderr"))
     for row in rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*(escape(printable(cell)) for cell in row))
     if average:
         shown.add_section()
         shown.add_row("average", "", "", "", *average, style="bold")
     print_table(shown)
+    for note in scores.notes:
+        console().print(f"[bold yellow]mind[/] {escape(printable(note))}", soft_wrap=True, highlight=False)
 
 
 def parse_reference(text: str) -> ModelReference:

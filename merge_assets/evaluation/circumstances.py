@@ -52,6 +52,8 @@ def _differing(a: TaskScore, b: TaskScore) -> Iterator[str]:
     yield from differing_versions(a.made.versions, b.made.versions)
     yield from _pair("device", a.made.device, b.made.device)
     yield from _pair("dtype", a.made.dtype, b.made.dtype)
+    yield from _pair("batch size", str(a.made.batch_size), str(b.made.batch_size))
+    yield from _pair("chat template", *("on" if row.made.chat else "off" for row in (a, b)))
     for task in dict.fromkeys([*a.made.data, *b.made.data]):
         if a.made.data.get(task) != b.made.data.get(task):
             commits = {a.made.revisions.get(task), b.made.revisions.get(task)}

@@ -36,8 +36,16 @@ def revisions_of(tasks: Iterable[Any]) -> dict[str, str]:
     Args:
         tasks: of lm-eval, with their data; or groups of them.
     """
-    single = [task for one in tasks for task in (one.get_all_tasks() if hasattr(one, "get_all_tasks") else [one])]
-    return {task.task_name: commit for task in single if (commit := revision_of(getattr(task, "dataset", None)))}
+    return {
+        task.task_name: commit
+        for task in single_tasks(tasks)
+        if (commit := revision_of(getattr(task, "dataset", None)))
+    }
+
+
+def single_tasks(tasks: Iterable[Any]) -> list[Any]:
+    """Tasks of lm-eval, and those of groups of them."""
+    return [task for one in tasks for task in (one.get_all_tasks() if hasattr(one, "get_all_tasks") else [one])]
 
 
 def revision_of(dataset: object) -> str | None:

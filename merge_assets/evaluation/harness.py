@@ -13,7 +13,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,87 +21,27 @@ from typing import Any
 import datasets
 import lm_eval.api.task
 import lm_eval.evaluator
-import lm_eval.models.huggingface
 import torch
 import transformers
 from lm_eval.tasks import TaskManager
 
-from merge_assets.errors import EvaluationError, MergeAssetsError
-from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of
+from merge_assets.errors import EvaluationError, MergeAssetsError, SuiteError
+from merge_assets.evaluation.answers import Answers
+from merge_assets.evaluation.command import allow_code, lm_eval_command
+from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of, single_tasks
 from merge_assets.evaluation.draws import PYTHON_SEED, Drawn, keep_made_apart, seed_all
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.packages import fit_packages
-from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
+from merge_assets.evaluation.results import Flaws, ResultKey, SampleCount, TaskResult, plain
 from merge_assets.evaluation.suite import Suite
+from merge_assets.evaluation.watched import WatchedLM, leave_out_failed
 from merge_assets.extras import not_installed
 from merge_assets.model_worker import Desk, reason
 from merge_assets.model_worker.code import run_code_of
 from merge_assets.model_worker.generation import fix_generation
 
-
-class _WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
-    """lm-eval's model with a :class:`Meter`."""
-
-    meter: Meter | None = None
-    _windows: int | None = None
-
-    def attach(self, meter: Meter) -> None:
-        self.meter = meter
-        self.set_cache_hook(meter)
-
-    def watch_layers(self) -> None:
-        """A sign of life before every call of the model and of each of its layers, generation steps included."""
-
-        def poll(*_: object) -> None:
-            if self.meter is not None:
-                self.meter.check()
-
-        self.model.register_forward_pre_hook(poll)
-        for module in self.model.modules():
-            if isinstance(module, torch.nn.ModuleList):
-                for layer in module:
-                    layer.register_forward_pre_hook(poll)
-
-    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
-        if self.meter is not None:
-            self.meter.check()
-        tokens: list[int] = super().tok_encode(string, *args, **kwargs)
-        if self._windows is not None and self.meter is not None:
-            self._windows += math.ceil(len(tokens) / self.max_length)
-            self.meter.total = self._windows
-        return tokens
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        if self.meter is not None:
-            self.meter.begin(len(requests), "likelihoods")
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        return answers
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        if self.meter is not None:
-            self.meter.begin(0, "windows")
-        self._windows = 0
-        try:
-            answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
-        finally:
-            self._windows = None
-        return answers
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        if self.meter is not None:
-            self.meter.begin(len(requests), "generations")
-        answers: list[str] = super().generate_until(requests, disable_tqdm=True)
-        return answers
-
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(
-            requests, disable_tqdm=True, override_bs=override_bs
-        )
-        if self._windows is not None and self.meter is not None:
-            self.meter.advance(len(requests))
-        return answers
+_ANSWERING = ("lm_eval", "transformers", "torch")
+"""Packages whose versions may change the last digits of an answer."""
 
 
 def begin(
@@ -115,6 +54,7 @@ def begin(
     dtype: str,
     batch_size: int | str,
     code: str | None,
+    memory: int | None,
 ) -> None:
     """Take what is to be evaluated, and on what.
 
@@ -126,13 +66,22 @@ def begin(
         dtype: dtype of the loaded weights; "auto" is the checkpoint's own.
         batch_size: sequences per forward pass, or "auto".
         code: an empty folder for the checkpoint's own code, if that may be run.
+        memory: bytes that this process may take, if that is bounded.
     """
     _be_quiet()
     if code is not None:
         run_code_of(Path(model_dir), code)
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
+    allow_code(read)
     desk.held["harness"] = Harness(
-        desk, Path(model_dir), read, device=device, dtype=dtype, batch_size=batch_size, trust=code is not None
+        desk,
+        Path(model_dir),
+        read,
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        trust=code is not None,
+        memory=memory,
     )
 
 
@@ -145,6 +94,7 @@ def fetch(
     keep_made_apart()  # it may be drawn, and here without seeds
     DataHub(**hub).use()
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
+    allow_code(read)
     defaults = _ships(read, task)
     if defaults not in desk.held:
         desk.held[defaults] = _manager(read, defaults=defaults, metadata={})
@@ -165,14 +115,28 @@ def prepare(desk: Desk, *, key: Mapping[str, Any], fetched: Sequence[Sequence[An
     desk.held["harness"].prepare(ResultKey.model_validate(key), fetched)
 
 
-def load(desk: Desk) -> None:
-    """Load the model, once."""
-    desk.held["harness"].load()
+def find(desk: Desk, *, keys: Sequence[Mapping[str, Any]]) -> None:
+    """See that there are tasks of these names, before the first is evaluated."""
+    for key in keys:
+        desk.held["harness"].find(ResultKey.model_validate(key))
 
 
-def run(desk: Desk, *, key: Mapping[str, Any]) -> Any:
-    """Evaluate the prepared task: gives ``[task, sample]`` for each sample, and returns the result as JSON."""
-    return desk.held["harness"].run(ResultKey.model_validate(key))
+def load(desk: Desk) -> dict[str, Any]:
+    """Load the model, once; on what answers depend besides the model and what is asked."""
+    harness = desk.held["harness"]
+    harness.load()
+    return dict(harness.circumstances())
+
+
+def run(desk: Desk, *, key: Mapping[str, Any], answers: str | None) -> Any:
+    """Evaluate the prepared task: gives ``["answers", batch, answers]`` for each batch that is asked, then
+    ``["sample", task, sample]`` for each sample, and returns the result as JSON.
+
+    Args:
+        key: of the result.
+        answers: file of answers of these circumstances, which are not asked for again.
+    """
+    return desk.held["harness"].run(ResultKey.model_validate(key), Answers(Path(answers)) if answers else None)
 
 
 def _ships(suite: Suite, task: str) -> bool:
@@ -193,8 +157,20 @@ class Harness:
     """
 
     def __init__(
-        self, desk: Desk, model_dir: Path, suite: Suite, *, device: str, dtype: str, batch_size: int | str, trust: bool
+        self,
+        desk: Desk,
+        model_dir: Path,
+        suite: Suite,
+        *,
+        device: str,
+        dtype: str,
+        batch_size: int | str,
+        trust: bool,
+        memory: int | None,
     ) -> None:
+        self._memory = memory
+        self._settings = suite.settings
+        self._chat = False
         self._trust = trust
         self._meter = Meter(desk)
         self._desk = desk
@@ -203,11 +179,27 @@ class Harness:
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._dtype = dtype
         self._batch_size = batch_size
-        self._lm: _WatchedLM | None = None
+        self._lm: WatchedLM | None = None
         self._managers: dict[bool, TaskManager] = {}
         self._tasks: tuple[TaskManager, list[Any]] | None = None
         self._drawn: Drawn | None = None
         lm_eval.api.task.tqdm = self._meter.prompts
+
+    def find(self, key: ResultKey) -> TaskManager:
+        """What knows a task."""
+        where = self._suite.where(key.task)
+        defaults = _ships(self._suite, key.task)
+        if defaults not in self._managers:
+            metadata = {"pretrained": str(self._model_dir), "dtype": self._dtype}
+            self._managers[defaults] = _manager(self._suite, defaults=defaults, metadata=metadata)
+        manager = self._managers[defaults]
+        if key.task not in manager.task_index:
+            broken = "".join(
+                f"; {path} is not readable: {why}" for path, why in self._suite.broken_task_files().items()
+            )
+            folder = f" and not in {self._suite.tasks_dir}" if self._suite.tasks_dir else ""
+            raise SuiteError(f"{where}.task: no task {key.task!r} in lm-eval {key.lm_eval}{folder}{broken}")
+        return manager
 
     def prepare(self, key: ResultKey, fetched: Sequence[Sequence[Any]]) -> None:
         """Load one task."""
@@ -225,54 +217,97 @@ class Harness:
             )
             # The library's own choice: what the config says may be code of the Hub.
             config._attn_implementation = None
-            lm = _WatchedLM(
+            lm = WatchedLM(
                 pretrained=str(self._model_dir),
                 device=self._device,
                 dtype=self._dtype,
-                batch_size=self._batch_size,
+                batch_size=1 if self._batch_size == "auto" else self._batch_size,
                 trust_remote_code=self._trust,
                 config=config,
+                **self._settings.arguments(),
             )
             fix_generation(lm.model)
         except Exception as error:
             raise EvaluationError(f"{self._model_dir}: the checkpoint does not load: {reason(error)}") from error
         lm.attach(self._meter)
         lm.watch_layers()
+        try:
+            self._chat = lm.is_asked_in_turns(self._settings.chat_template)
+        except ValueError as error:
+            raise EvaluationError(f"{self._suite.file}: chat_template: {self._model_dir}: {error}") from None
         self._lm = lm
 
-    def run(self, key: ResultKey) -> Any:
+    def circumstances(self) -> dict[str, Any]:
+        """On what the answers of the loaded model depend besides its bytes and what is asked."""
+        assert self._lm is not None
+        device = str(self._lm.device)
+        name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
+        return {
+            "device": device.partition(":")[0],
+            "device_name": name,
+            "dtype": str(self._lm.model.dtype),
+            "versions": {package: importlib.metadata.version(package) for package in _ANSWERING},
+        }
+
+    def run(self, key: ResultKey, answers: Answers | None) -> Any:
         """Evaluate the task that was prepared."""
-        assert self._tasks is not None and self._drawn is not None
+        assert self._tasks is not None and self._drawn is not None and self._lm is not None
         manager, tasks = self._tasks
         self._meter.begin(0, "requests")
+        self._lm.begin(answers.read() if answers else {}, lambda *item: self._desk.give(["answers", *item]))
+        if self._batch_size == "auto":
+            self._lm.choose_batch_size(self._memory)
+        left_out = leave_out_failed(single_tasks(tasks))
         started = time.monotonic()
         with self._failing(key):
             self._drawn.restore()
-            output = lm_eval.evaluator.simple_evaluate(
-                model=self._lm,
-                tasks=tasks,
-                num_fewshot=key.shots,
-                batch_size=self._batch_size,
-                device=self._device,
-                limit=key.limit,
-                log_samples=True,
-                task_manager=manager,
-                random_seed=None,  # seeded before the task was loaded
-                numpy_random_seed=None,
-                torch_random_seed=None,
-                fewshot_random_seed=key.seed,
-            )
-            if output is None:
-                raise EvaluationError(
-                    f"{self._suite.where(key.task)}: {key.task}: this process is not the first of its group"
+            try:
+                output = lm_eval.evaluator.simple_evaluate(
+                    model=self._lm,
+                    tasks=tasks,
+                    num_fewshot=key.shots,
+                    batch_size=self._batch_size,
+                    device=self._device,
+                    limit=key.limit,
+                    gen_kwargs=self._settings.generation.given() or None,
+                    apply_chat_template=self._chat,
+                    fewshot_as_multiturn=self._chat and self._settings.fewshot_as_multiturn,
+                    system_instruction=self._settings.system_prompt,
+                    confirm_run_unsafe_code=self._settings.unsafe_code,
+                    log_samples=True,
+                    task_manager=manager,
+                    random_seed=None,  # seeded before the task was loaded
+                    numpy_random_seed=None,
+                    torch_random_seed=None,
+                    fewshot_random_seed=key.seed,
                 )
+            finally:  # also where lm-eval cannot do without a value
+                for name, failed in left_out.items():
+                    if failed and all(failed):
+                        raise EvaluationError(
+                            f"{self._where(key)}failed: the answers to all documents of {name} are not finite numbers, nor "
+                            "are the model's outputs"
+                        )
+            if output is None:
+                raise EvaluationError(f"{self._where(key)}failed: this process is not the first of its group")
             logged: dict[str, list[dict[str, Any]]] = dict(output["samples"])
             for task, samples in logged.items():
                 for sample in samples:
-                    self._desk.give([task, plain(sample)])
+                    self._desk.give(["sample", task, plain(sample)])
             result = self._result(key, output, time.monotonic() - started)
-            observed = {"data": data_of(logged), "revisions": revisions_of(tasks)}
+            observed = {"data": data_of(logged), "revisions": revisions_of(tasks), "flaws": self._flaws(logged)}
             return json.loads(result.model_copy(update=observed).model_dump_json())
+
+    def _flaws(self, logged: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Flaws]:
+        assert self._lm is not None
+        flaws = self._lm.flaws()
+        for name, samples in logged.items():
+            if failed := {sample["doc_id"] for sample in samples if not sample["metrics"]}:
+                flaws[name] = flaws.get(name, Flaws()).model_copy(update={"failed": len(failed)})
+        return flaws
+
+    def _where(self, key: ResultKey) -> str:
+        return f"{self._suite.where(key.task)}: {key.task} on {self._model_dir} "
 
     @contextlib.contextmanager
     def _failing(self, key: ResultKey) -> Iterator[None]:
@@ -282,36 +317,24 @@ class Harness:
         except MergeAssetsError:
             raise
         except Exception as error:
-            where = self._suite.where(key.task)
-            why = not_installed(error) or reason(error)
-            raise EvaluationError(f"{where}: {key.task} on {self._model_dir} failed: {why}") from error
+            raise EvaluationError(f"{self._where(key)}failed: {not_installed(error) or reason(error)}") from error
 
     def _load(self, key: ResultKey) -> tuple[TaskManager, list[Any]]:
         """The task or group object, with its data, checked against the suite's settings."""
         where = self._suite.where(key.task)
-        defaults = _ships(self._suite, key.task)
         local = self._suite.local_task(key.task)
         if key.revision and local is not None and local.local:
-            raise EvaluationError(
+            raise SuiteError(
                 f"{where}.revision: the data of {key.task} are local files, which its digest covers; remove this key"
             )
-        if defaults not in self._managers:
-            metadata = {"pretrained": str(self._model_dir), "dtype": self._dtype}
-            self._managers[defaults] = _manager(self._suite, defaults=defaults, metadata=metadata)
-        manager = self._managers[defaults]
-        if key.task not in manager.task_index:
-            broken = "".join(
-                f"; {path} is not readable: {why}" for path, why in self._suite.broken_task_files().items()
-            )
-            folder = f" and not in {self._suite.tasks_dir}" if self._suite.tasks_dir else ""
-            raise EvaluationError(f"{where}.task: no task {key.task!r} in lm-eval {key.lm_eval}{folder}{broken}")
+        manager = self.find(key)
         seed_all(key.seed)
         loaded = manager.load([key.task])
         self._drawn = Drawn.now()
         fit_packages()
         for name, task in loaded["tasks"].items():
             if key.shots and task.get_config("num_fewshot") == 0:
-                raise EvaluationError(f"{where}.shots: {name} is a 0-shot task; its own files fix that. Set 0")
+                raise SuiteError(f"{where}.shots: {name} is a 0-shot task; its own files fix that. Set 0")
         if key.task in loaded["groups"]:
             return manager, [loaded["groups"][key.task]]
         return manager, list(loaded["tasks"].values())
@@ -337,31 +360,20 @@ class Harness:
             versions={package: importlib.metadata.version(package) for package in packages},
             device=str(self._device),
             model_dtype=str(output["config"].get("model_dtype", "")).removeprefix("torch."),
-            command=self._command(key),
+            batch_size=self._lm.batch_size if self._lm else 1,
+            chat=self._chat,
+            command=lm_eval_command(
+                key,
+                self._suite,
+                self._model_dir,
+                device=str(self._device),
+                batch_size=self._lm.batch_size if self._lm else 1,
+                chat=self._chat,
+                python_seed=PYTHON_SEED,
+            ),
             seconds=round(seconds, 3),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-
-    def _command(self, key: ResultKey) -> list[str]:
-        trust = ",trust_remote_code=True" if self._trust else ""
-        command = [
-            "lm_eval",
-            "--model",
-            "hf",
-            "--model_args",
-            f"pretrained={self._model_dir},dtype={self._dtype}{trust}",
-        ]
-        if self._suite.tasks_dir:
-            command += ["--include_path", str(self._suite.tasks_dir)]
-        command += ["--tasks", key.task, "--device", str(self._device), "--batch_size", str(key.batch_size)]
-        command += ["--num_fewshot", str(key.shots)] if key.shots is not None else []
-        command += ["--limit", str(key.limit)] if key.limit is not None else []
-        return [*command, "--seed", f"{PYTHON_SEED},{key.seed},{key.seed},{key.seed}"]
-
-
-def command_line(result: TaskResult) -> str:
-    """The lm-eval command that gives the same numbers, quoted for a shell."""
-    return shlex.join(result.command)
 
 
 def _number(value: object) -> float | None:

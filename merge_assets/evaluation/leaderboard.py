@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os.path
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.circumstances import differences, row_differences
+from merge_assets.evaluation.gaps import gaps, is_of_the_same, part_of, reason_of_gap
 from merge_assets.evaluation.scores import Scores, TaskScore
+from merge_assets.evaluation.tables import frame, refuse_repeated, shared_prefix
 from merge_assets.freshness import short
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Cell:
         deltas: in the order of the entry's parents.
         unknown: the other parents: what was merged of them has no such score.
         best_parent: the difference to the parent whose value is best, None without such parents.
+        part: ``5 of 6`` for a headline that some tasks are missing of, which is not compared with that of all.
     """
 
     value: float
@@ -144,6 +146,7 @@ class Cell:
     deltas: tuple[Delta, ...]
     unknown: tuple[Parent, ...]
     best_parent: Delta | None
+    part: str = ""
 
     @property
     def compared(self) -> tuple[Delta | Parent, ...]:
@@ -159,18 +162,24 @@ class Row:
     entry: LeaderboardEntry
     cells: Mapping[Column, Cell]
 
+    def failed(self, column: Column) -> str:
+        """Why there is no score in a column; empty if there is one, or nobody asked for it."""
+        return reason_of_gap(self.entry.scores, column.suite, column.task, column.metric)
+
     @property
     def notes(self) -> list[str]:
-        """What to mind of the differences to the parents, or why there are none."""
+        """What to mind of the scores and of their differences to the parents, or why there are none."""
         cells = self.cells.values()
         notes = [f"{delta.parent}: {caveat}" for cell in cells for delta in cell.deltas for caveat in delta.caveats]
+        notes += [f"{scores.suite}: {note}" for scores in self.entry.scores for note in scores.notes]
         return list(dict.fromkeys([*notes, *(parent.unknown for cell in cells for parent in cell.unknown)]))
 
 
 class Leaderboard:
     """All models, ranked.
 
-    Models are ranked by the headline of one suite; equal scores share a rank, models without it come last.
+    Models are ranked by the headline of one suite; equal scores share a rank, models that lack some of its tasks come after the
+    others, and models without it last.
     A suite without headline is ranked by its first task.
 
     Args:
@@ -183,9 +192,9 @@ class Leaderboard:
 
     def __init__(self, entries: Sequence[LeaderboardEntry], *, rank_by: str | None = None) -> None:
         self.entries = list(entries)
-        _refuse_repeated("model", [entry.model for entry in self.entries])
+        refuse_repeated("model", [entry.model for entry in self.entries])
         for entry in self.entries:
-            _refuse_repeated(f"{entry.model}: suite", [scores.suite for scores in entry.scores])
+            refuse_repeated(f"{entry.model}: suite", [scores.suite for scores in entry.scores])
         counts = Counter(scores.suite for entry in self.entries for scores in entry.scores)
         suites = sorted(counts, key=lambda suite: (suite != rank_by, -counts[suite], suite))
         if rank_by is not None and rank_by not in counts:
@@ -205,16 +214,16 @@ class Leaderboard:
         entries = {entry.model: entry for entry in self.entries}
         cells = {model: self._cells(entry) for model, entry in entries.items()}
 
-        def key(model: str) -> float:
+        def key(model: str) -> tuple[bool, float]:
             if column is None or column not in cells[model]:
-                return math.inf
+                return True, math.inf
             value = cells[model][column].value
-            return -value if column.higher_is_better else value
+            return bool(cells[model][column].part), -value if column.higher_is_better else value
 
         ordered = sorted((key(model), model) for model in entries)
         keys = [each for each, _ in ordered]
         return [
-            Row(None if each == math.inf else keys.index(each) + 1, entries[model], cells[model])
+            Row(None if each[1] == math.inf else keys.index(each) + 1, entries[model], cells[model])
             for each, model in ordered
         ]
 
@@ -223,10 +232,11 @@ class Leaderboard:
 
         Columns: rank, model, kind, method, parameters, layers, parents and their versions, then for each score column
         ``name`` (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent, value minus parent's
-        value) and ``name best parent``; then description, url, fingerprint, and stale: why a row is out of date.
+        value) and ``name best parent``; then description, url, fingerprint, stale: why a row is out of date,
+        and failed: which tasks have no value, and why.
         """
         rows, entries = self.rows, [row.entry for row in self.rows]
-        frame: dict[str, tuple[str, list[Any]]] = {
+        columns: dict[str, tuple[str, list[Any]]] = {
             "rank": ("Int64", [row.rank for row in rows]),
             "model": ("string", [entry.model for entry in entries]),
             "kind": ("string", [entry.kind for entry in entries]),
@@ -240,16 +250,20 @@ class Leaderboard:
             cells = [row.cells.get(column) for row in rows]
             best = [cell.best_parent if cell else None for cell in cells]
             name = column.name
-            frame[name] = ("Float64", [cell.value if cell else None for cell in cells])
-            frame[f"{name} stderr"] = ("Float64", [cell.stderr if cell else None for cell in cells])
-            frame[f"{name} n"] = ("Int64", [cell.n if cell else None for cell in cells])
-            frame[f"{name} delta"] = ("Float64", [delta.difference if delta else None for delta in best])
-            frame[f"{name} best parent"] = ("string", [delta.parent if delta else None for delta in best])
-        frame["description"] = ("string", [entry.description for entry in entries])
-        frame["url"] = ("string", [entry.url for entry in entries])
-        frame["fingerprint"] = ("string", [entry.fingerprint for entry in entries])
-        frame["stale"] = ("string", [entry.stale for entry in entries])
-        return _frame(frame)
+            columns[name] = ("Float64", [cell.value if cell else None for cell in cells])
+            columns[f"{name} stderr"] = ("Float64", [cell.stderr if cell else None for cell in cells])
+            columns[f"{name} n"] = ("Int64", [cell.n if cell else None for cell in cells])
+            columns[f"{name} delta"] = ("Float64", [delta.difference if delta else None for delta in best])
+            columns[f"{name} best parent"] = ("string", [delta.parent if delta else None for delta in best])
+        columns["description"] = ("string", [entry.description for entry in entries])
+        columns["url"] = ("string", [entry.url for entry in entries])
+        columns["fingerprint"] = ("string", [entry.fingerprint for entry in entries])
+        columns["stale"] = ("string", [entry.stale for entry in entries])
+        columns["failed"] = (
+            "string",
+            ["; ".join(s.failed for s in one.scores if s.failures) or None for one in entries],
+        )
+        return frame(columns)
 
     def deltas(self) -> pandas.DataFrame:
         """One row per model, score column and parent.
@@ -265,7 +279,7 @@ class Leaderboard:
             for each in cell.compared
         ]
         deltas = [each if isinstance(each, Delta) else None for _, _, _, each in found]
-        return _frame(
+        return frame(
             {
                 "model": ("string", [model for model, _, _, _ in found]),
                 "parent": ("string", [each.parent if isinstance(each, Delta) else each.model for *_, each in found]),
@@ -290,11 +304,13 @@ class Leaderboard:
         rows: dict[tuple[str, str], TaskScore] = {}
         for row in itertools.chain.from_iterable(s.tasks for s in scores):
             rows.setdefault((row.task, row.metric), row)
-        prefix = _shared_prefix([task for task, _ in rows])
+        prefix = shared_prefix([task for task, _ in rows])
         columns = [
             Column(suite, task, metric, task.removeprefix(prefix), row.higher_is_better, row.is_fraction)
             for (task, metric), row in rows.items()
         ]
+        failed = [name for name in gaps(scores) if name not in rows]
+        columns += [Column(suite, task, metric, task.removeprefix(prefix), True, True) for task, metric in failed]
         headline = (
             [Column(suite, None, None, "average", True, True)] if any(s.headline is not None for s in scores) else []
         )
@@ -315,10 +331,12 @@ class Leaderboard:
                 )
                 for parent, found in theirs
                 if found is not None
+                and (column.task is not None or is_of_the_same(entry.scores, parent.scores, column.suite))
             )
             unknown = tuple(parent for parent, found in theirs if found is None)
             best = min(deltas, key=lambda delta: delta.gain, default=None)
-            cells[column] = Cell(value, stderr, shots, n, deltas, unknown, best)
+            part = "" if column.task is not None else part_of(entry.scores, column.suite)
+            cells[column] = Cell(value, stderr, shots, n, deltas, unknown, best, part)
         return cells
 
 
@@ -375,23 +393,3 @@ def _note(to: Delta | Parent) -> str | None:
     if isinstance(to, Parent):
         return to.unknown
     return "; ".join(to.caveats) or None
-
-
-def _shared_prefix(names: Sequence[str]) -> str:
-    """The leading ``_``-separated words that all names share, the last word of each left out; none of a single name."""
-    words = [name.split("_")[:-1] for name in set(names)]
-    shared = os.path.commonprefix(words) if len(words) > 1 else ()  # noqa: RUF071 - of lists of words
-    return "".join(f"{word}_" for word in shared)
-
-
-def _frame(columns: Mapping[str, tuple[str, list[Any]]]) -> pandas.DataFrame:
-    """A data frame of these columns, each with its type."""
-    import pandas as pd
-
-    return pd.DataFrame({name: pd.Series(values, dtype=kind) for name, (kind, values) in columns.items()})
-
-
-def _refuse_repeated(what: str, names: Sequence[str]) -> None:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise EvaluationError(f"leaderboard: {what} {name!r} appears {count} times")

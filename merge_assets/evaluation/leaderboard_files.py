@@ -43,8 +43,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
 
 
 def rows_of(board: Leaderboard, suite: str) -> list[Row]:
-    """The rows of the models that have scores of a suite."""
-    return [row for row in board.rows if any(column.suite == suite for column in row.cells)]
+    """The rows of the models that were evaluated on a suite."""
+    return [row for row in board.rows if any(scores.suite == suite for scores in row.entry.scores)]
 
 
 def head_text(column: Column) -> str:
@@ -67,5 +67,8 @@ def cell_text(row: Row, column: Column) -> str:
 
 
 def value_text(row: Row, column: Column) -> str:
-    """A score alone; empty where there is none."""
-    return format_value(row.cells[column].value, column.is_fraction) if column in row.cells else ""
+    """A score alone, and of how many tasks a headline is that lacks some; where it failed, that; empty where there is none."""
+    cell = row.cells.get(column)
+    if cell is None:
+        return "failed" if row.failed(column) else ""
+    return format_value(cell.value, column.is_fraction) + (f" ({cell.part})" if cell.part else "")

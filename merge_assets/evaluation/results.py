@@ -21,6 +21,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from merge_assets.evaluation.answers import AnswersFolder
+from merge_assets.evaluation.flaws import Flaws
+from merge_assets.evaluation.model_settings import ModelSettings
 from merge_assets.records import FORMAT, Record, RecordFile
 from merge_assets.sealed import seal, unseal
 
@@ -50,6 +53,8 @@ class Circumstances(Record):
         dtype: of the loaded weights.
         data: per task name, digest of its documents, prompts and targets as they were evaluated.
         revisions: per task name, commit of its data set on the Hub, where one is known.
+        batch_size: sequences per forward pass.
+        chat: whether prompts were turns of a conversation.
     """
 
     versions: dict[str, str] = Field(default_factory=dict)
@@ -57,6 +62,8 @@ class Circumstances(Record):
     dtype: str = ""
     data: dict[str, str] = Field(default_factory=dict)
     revisions: dict[str, str] = Field(default_factory=dict)
+    batch_size: int = 1
+    chat: bool = False
 
 
 class ResultKey(BaseModel):
@@ -71,11 +78,12 @@ class ResultKey(BaseModel):
         limit: documents per task (int), or the fraction of them (float below 1); None means all.
         seed: seed of numpy, torch and the few-shot sampler.
         dtype: requested dtype of the loaded weights; "auto" is the checkpoint's own.
-        batch_size: sequences per forward pass. Padding changes the last digits of a log-likelihood.
+        batch_size: sequences per forward pass, or ``auto``. Padding changes the last digits of a log-likelihood.
         lm_eval: version of lm-eval.
         revision: commit of the data set that the suite pins. That which a task's own file pins is in its digest.
         trust_remote_code: whether code that comes with the checkpoint was run where it asks for that; its fingerprint covers
             the code.
+        settings: how the model was loaded and asked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -92,6 +100,7 @@ class ResultKey(BaseModel):
     lm_eval: str
     revision: str | None
     trust_remote_code: bool
+    settings: ModelSettings = ModelSettings()
 
     @property
     def digest(self) -> str:
@@ -117,6 +126,9 @@ class TaskResult(RecordFile):
         model_dtype: dtype of the loaded weights.
         data: per task name, digest of its documents, prompts and targets as they were evaluated.
         revisions: per task name, commit of its data set on the Hub, where one is known.
+        batch_size: sequences per forward pass.
+        chat: whether prompts were turns of a conversation.
+        flaws: per task name, with how many documents something was wrong; tasks without any are left out.
         command: the lm-eval command line that gives the same numbers.
         seconds: wall time of the task without loading the model.
     """
@@ -136,6 +148,9 @@ class TaskResult(RecordFile):
     created: str = Field(description="UTC, ISO 8601")
     data: dict[str, str] = Field(default_factory=dict)
     revisions: dict[str, str] = Field(default_factory=dict)
+    batch_size: int = 1
+    chat: bool = False
+    flaws: dict[str, Flaws] = Field(default_factory=dict)
 
     @property
     def circumstances(self) -> Circumstances:
@@ -145,6 +160,8 @@ class TaskResult(RecordFile):
             dtype=self.model_dtype,
             data=self.data,
             revisions=self.revisions,
+            batch_size=self.batch_size,
+            chat=self.chat,
         )
 
 
@@ -166,10 +183,14 @@ class TaskResults:
 
     Args:
         directory: created when the first result is committed.
+
+    Attributes:
+        answers: what was answered of tasks, finished or not.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.answers = AnswersFolder(directory / "answers")
 
     def find(self, key: ResultKey) -> StoredResult | None:
         """The committed result of ``key``, or None; a damaged one counts as absent."""
@@ -213,7 +234,8 @@ class TaskResults:
         return stored
 
     def forget(self, models: Collection[str]) -> None:
-        """Removes the results of models, by their fingerprints."""
+        """Removes the results and answers of models, by their fingerprints."""
+        self.answers.forget(models)
         for stored in self:
             if stored.result.key.model in models:
                 shutil.rmtree(stored.directory, ignore_errors=True)

@@ -6,6 +6,7 @@ This module is light: lm-eval, transformers and torch are imported by the model 
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.checkpoint import digest_checkpoint, open_checkpoint
-from merge_assets.errors import EvaluationError, ModelMemoryError, ModelWorkerError, in_one_line
+from merge_assets.errors import (
+    EvaluationError,
+    MergeAssetsError,
+    ModelMemoryError,
+    ModelWorkerError,
+    SuiteError,
+    in_one_line,
+)
+from merge_assets.evaluation.answers import Answers, AnswersFolder
 from merge_assets.evaluation.data import DataHub
+from merge_assets.evaluation.failures import Failed
 from merge_assets.evaluation.results import EVALUATION_VERSION, ResultKey, StoredResult, TaskResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
 from merge_assets.evaluation.suite import Suite
@@ -25,6 +35,9 @@ from merge_assets.work import UNATTENDED, Work
 
 HARNESS = "merge_assets.evaluation.harness"
 """The verbs that are asked here."""
+
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+"""What differs from time to time in the message of an error."""
 
 _DEFAULT = Limits()
 _HUB = DataHub()
@@ -38,8 +51,8 @@ class Evaluation:
 
     Attributes:
         scores: the suite's scores.
-        results: the committed result behind each row, in the suite's order.
-        evaluated: names of the tasks that were run now; the others were found committed.
+        results: the committed result behind each row that has one, in the suite's order.
+        evaluated: names of the tasks that were run now and did not fail; the others were found committed.
         before: the scores of the results that were there, where every task had one and was run again.
     """
 
@@ -75,6 +88,7 @@ def result_keys(
         lm_eval: version of lm-eval; default: the one that is installed.
         trust_remote_code: whether code that comes with the checkpoint is run where it asks for that.
     """
+    settings = suite.settings
     version = lm_eval or importlib.metadata.version("lm_eval")
     return tuple(
         ResultKey(
@@ -90,6 +104,7 @@ def result_keys(
             lm_eval=version,
             revision=entry.revision,
             trust_remote_code=trust_remote_code,
+            settings=settings,
         )
         for entry in suite.tasks
     )
@@ -116,9 +131,12 @@ def evaluate_suite(
     trust_remote_code: bool = False,
     hub: DataHub = _HUB,
     limits: Limits = _DEFAULT,
+    failed: Callable[[Scores], None] | None = None,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluates a checkpoint on every task of a suite that has no committed result yet.
+
+    A task that fails does not keep the others from being tried: the scores say why it has no value.
 
     Args:
         model_dir: directory that ``from_pretrained`` opens.
@@ -137,13 +155,15 @@ def evaluate_suite(
             it, which has no network.
         hub: from which data of tasks are fetched.
         limits: of the process that loads the checkpoint.
+        failed: gets the scores where every task failed, before the error.
         work: told thousandths of a task done, the total, and the task at work with its requests; asked several times a second.
 
     Raises:
         InputError: the checkpoint changed while it was evaluated; nothing of that task is kept.
-        EvaluationError: a task is unknown, needs other settings, or fails, or the process was ended by its limits. Tasks
-            committed before stay so.
-        ModelMemoryError: the process took more memory than it may. Tasks committed before stay so.
+        SuiteError: a task is unknown, which is found before the first is evaluated, or needs other settings, or has no such
+            metric. Tasks committed before stay so.
+        EvaluationError: every task failed, or one that was to be measured again; this is why the first did.
+        ModelMemoryError: the same, because the process took more memory than it may.
         Stopped: on request.
     """
     if fingerprint is None:
@@ -160,22 +180,23 @@ def evaluate_suite(
     missing = [key for key in unique if key not in found]
     total = _STEPS * len(unique)
 
-    def scores_of(stored: Mapping[ResultKey, StoredResult]) -> Scores:
-        ordered = [stored[key].result for key in keys]
+    def scores_of(stored: Mapping[ResultKey, StoredResult], problems: Mapping[ResultKey, Failed]) -> Scores:
+        ordered = [stored[key].result if key in stored else problems[key] for key in keys]
         return collect_scores(suite, ordered, model=title or model_dir.name, fingerprint=fingerprint)
 
-    before = scores_of(committed) if refresh and len(committed) == len(unique) else None
+    before = scores_of(committed, {}) if refresh and len(committed) == len(unique) else None
 
+    errors: dict[ResultKey, MergeAssetsError] = {}
     if missing:
         require("lm_eval", "torch", "transformers")
         unchanged = guard() if guard is not None else None
-        evaluator = _Evaluator(model_dir, suite, device=device, hub=hub, limits=limits)
+        evaluator = _Evaluator(model_dir, suite, device=device, hub=hub, limits=limits, answers=results.answers)
         evaluator.fetch(missing, work)
         with ModelWorker(HARNESS, limits) as worker, code_folder(trust_remote_code) as code:
-            evaluator.begin(worker, missing[0], code, work)
+            evaluator.begin(worker, missing, code, work)
             for key in missing:
                 suite.require_unchanged(key.task)
-                done = _STEPS * len(found)
+                done = _STEPS * (len(found) + len(errors))
                 number = unique.index(key) + 1
 
                 def report(
@@ -184,27 +205,55 @@ def evaluate_suite(
                     label = f"{task} ({number}/{len(unique)}): {what} {requests}/{of}"
                     work.report(done + _STEPS * min(requests, of) // max(of, 1), total, label)
 
-                result, samples = evaluator.run(worker, key, work.reporting(report))
+                try:
+                    result, samples = evaluator.run(worker, key, work.reporting(report), again=refresh)
+                except SuiteError:
+                    raise
+                except (EvaluationError, ModelMemoryError) as error:
+                    if refresh and key in committed:  # what is there is better than nothing
+                        raise
+                    errors[key] = error
+                    continue
                 if unchanged is not None:
                     unchanged()
                 suite.require_unchanged(key.task)
                 found[key] = results.commit(result, samples, replace=refresh)
     work.report(total, total, f"{suite.name}: {len(unique)} tasks")
 
-    ordered = tuple(found[key] for key in keys)
-    return Evaluation(scores_of(found), ordered, tuple(key.task for key in missing), before)
+    problems = {key: _reason(error, suite, key, model_dir) for key, error in errors.items()}
+    scores = scores_of(found, problems)
+    if not found:
+        if failed is not None:
+            failed(scores)
+        raise next(iter(errors.values()))
+    ordered = tuple(found[key] for key in keys if key in found)
+    evaluated = tuple(key.task for key in missing if key in found)
+    return Evaluation(scores, ordered, evaluated, before)
+
+
+def _reason(error: MergeAssetsError, suite: Suite, key: ResultKey, model_dir: Path) -> Failed:
+    """An error as a row of scores says it, which names the task and the model by itself."""
+    where = suite.where(key.task)
+    text = str(error).removeprefix(f"{where}: {key.task} on {model_dir.resolve()} ").removeprefix(f"{where}: ")
+    text = _ADDRESS.sub("", text.removeprefix("failed: "))
+    return Failed(text, error.may_pass or isinstance(error, ModelMemoryError))
 
 
 class _Evaluator:
     """What is asked of the model worker to evaluate a checkpoint. Its errors are those of :func:`evaluate_suite`."""
 
-    def __init__(self, model_dir: Path, suite: Suite, *, device: str, hub: DataHub, limits: Limits) -> None:
+    def __init__(
+        self, model_dir: Path, suite: Suite, *, device: str, hub: DataHub, limits: Limits, answers: AnswersFolder
+    ) -> None:
         self._model_dir = str(model_dir.resolve())
         self._suite = suite
         self._described = {"suite": suite.model_dump(mode="json"), "suite_file": str(suite.file)}
         self._device = device
         self._limits = limits
         self._hub = hub
+        self._answers = answers
+        self._begun = False
+        self._unloadable: MergeAssetsError | None = None
         self._fetched: dict[str, Any] = {}
         self._unfetched: dict[str, str] = {}
 
@@ -227,29 +276,66 @@ class _Evaluator:
                 except ModelWorkerError as error:  # of no matter where they are in the caches already
                     self._unfetched[key.task] = str(error)
 
-    def begin(self, worker: ModelWorker, key: ResultKey, code: str | None, work: Work) -> None:
-        options = {"device": self._device, "dtype": key.dtype, "batch_size": key.batch_size, "code": code}
+    def begin(self, worker: ModelWorker, keys: Sequence[ResultKey], code: str | None, work: Work) -> None:
+        """Say what is to be evaluated, and see that there are such tasks."""
+        self._code = code
+        self._begin(worker, keys[0], work)
+        self._ask(worker, "find", {"keys": [key.model_dump(mode="json") for key in keys]}, keys[0], work)
+
+    def _begin(self, worker: ModelWorker, key: ResultKey, work: Work) -> None:
+        options = {
+            "device": self._device,
+            "dtype": key.dtype,
+            "batch_size": key.batch_size,
+            "code": self._code,
+            "memory": self._limits.bytes_of_memory(),
+        }
         self._ask(worker, "begin", {"model_dir": self._model_dir, **self._described, **options}, key, work)
+        self._begun = True
 
     def run(
-        self, worker: ModelWorker, key: ResultKey, work: Work
+        self, worker: ModelWorker, key: ResultKey, work: Work, *, again: bool
     ) -> tuple[TaskResult, dict[str, list[dict[str, Any]]]]:
-        """The result of one task, and per task name the logged samples."""
-        samples: dict[str, list[dict[str, Any]]] = {}
+        """The result of one task, and per task name the logged samples.
+
+        Args:
+            worker: that has begun.
+            key: of the result.
+            work: told of it.
+            again: whether also those answers are asked for that are known.
+        """
+        if self._unloadable is not None:
+            raise self._unloadable
+        if not self._begun:
+            self._begin(worker, key, work)
         asked = {"key": key.model_dump(mode="json")}
         try:
             self._ask(worker, "prepare", {**asked, "fetched": self._fetched.get(key.task, [])}, key, work)
-        except EvaluationError:
-            if key.task in self._unfetched:  # without them it could only fail, and this is why
+        except EvaluationError as error:
+            if key.task in self._unfetched and not isinstance(error, SuiteError):
+                # Without them it could only fail, and this is why.
                 where, why = self._suite.where(key.task), self._unfetched[key.task]
                 raise EvaluationError(f"{where}: the data of {key.task} cannot be fetched: {why}") from None
             raise
-        self._ask(worker, "load", {}, key, work, "load")
         try:
-            said = self._ask(
-                worker, "run", asked, key, work, each=lambda item: samples.setdefault(item[0], []).append(item[1])
-            )
-            result = TaskResult.of(said)
+            circumstances = self._ask(worker, "load", {}, key, work, "load")
+        except (EvaluationError, ModelMemoryError) as error:
+            self._unloadable = error
+            raise
+        samples: dict[str, list[dict[str, Any]]] = {}
+        try:
+            answers = self._answers.of(key.model, {"key": _answering(key), **circumstances})
+            kept = Answers(answers)
+
+            def take(item: Any) -> None:
+                what, name, content = item
+                if what == "answers":
+                    kept.add(name, content)
+                else:
+                    samples.setdefault(name, []).append(content)
+
+            known = None if again else str(answers)
+            result = TaskResult.of(self._ask(worker, "run", {**asked, "answers": known}, key, work, each=take))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise self._failed(key, f"answered with what is no result ({in_one_line(error)})") from None
         if result.key != key:
@@ -276,11 +362,14 @@ class _Evaluator:
                 each=each,
             )
         except ModelMemoryError as error:
+            self._begun = False
             error.prefix(self._where(key))
             raise
         except ModelWorkerError as error:
-            if error.raised == EvaluationError.__name__:
-                raise EvaluationError(str(error)) from None
+            self._begun = self._begun and error.answered
+            for kind in (EvaluationError, SuiteError):
+                if error.raised == kind.__name__:
+                    raise kind(str(error)) from None
             raise self._failed(key, str(error)) from None
 
     def _failed(self, key: ResultKey, why: str) -> EvaluationError:
@@ -288,3 +377,9 @@ class _Evaluator:
 
     def _where(self, key: ResultKey) -> str:
         return f"{self._suite.where(key.task)}: {key.task} on {self._model_dir} "
+
+
+def _answering(key: ResultKey) -> dict[str, Any]:
+    """What of a key an answer depends on, besides what is asked."""
+    included = {"evaluation": True, "model": True, "dtype": True, "trust_remote_code": True}
+    return key.model_dump(mode="json", include=included) | {"arguments": key.settings.arguments()}

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.headline import Headline, HeadlinePart, measured
+from merge_assets.errors import EvaluationError, SuiteError
+from merge_assets.evaluation.failures import Failed, TaskFailure, all_failures
+from merge_assets.evaluation.flaws import Flaws, summed, told
+from merge_assets.evaluation.headline import Headline, HeadlinePart, Term, measured
 from merge_assets.evaluation.results import Circumstances, StoredResult, TaskResult
 from merge_assets.evaluation.suite import Suite, SuiteTask
 from merge_assets.markup import render
@@ -39,6 +41,7 @@ class TaskScore(Record):
         result: digest of the key of the task result that this row was read from.
         seconds: wall time of the task.
         made: by what, on what and with which documents it was measured.
+        flaws: with how many documents something was wrong, summed over the members of a group.
     """
 
     task: str
@@ -55,6 +58,7 @@ class TaskScore(Record):
     result: str
     seconds: float = Field(ge=0)
     made: Circumstances = Field(default_factory=Circumstances)
+    flaws: Flaws = Field(default_factory=Flaws)
 
     @property
     def is_fraction(self) -> bool:
@@ -72,8 +76,9 @@ class ShownScores(NamedTuple):
 
     Attributes:
         heads: task, metric, shots, n, value, its standard error, and one difference per parent.
-        rows: one per task.
-        average: value of the headline and what comes after it; empty without a headline.
+        rows: one per task, those that failed last.
+        average: value of the headline, of how many tasks it is where some failed, and what comes after it; empty without a
+            headline.
     """
 
     heads: list[str]
@@ -89,8 +94,9 @@ class Scores(RecordFile):
         fingerprint: the checkpoint's content digest.
         suite: the suite's name.
         suite_digest: digest of what the suite evaluates.
-        tasks: one row per task, in the suite's order.
-        headline: what the suite's formula makes of the values, a fraction in 0..1; None when the suite has none.
+        tasks: one row per task that has a value, in the suite's order.
+        failures: the other tasks, in the suite's order.
+        headline: what the suite's formula makes of the values that there are, a fraction in 0..1; None without any.
         headline_stderr: standard error of ``headline``, tasks taken as independent; None where it does not follow from theirs.
         formula: of ``headline``, with the raw value of every task that it asks for, and those that count.
         seed: seed of numpy, torch and the few-shot sampler.
@@ -102,13 +108,36 @@ class Scores(RecordFile):
     fingerprint: str
     suite: str
     suite_digest: str
-    tasks: tuple[TaskScore, ...] = Field(min_length=1)
+    tasks: tuple[TaskScore, ...]
+    failures: tuple[TaskFailure, ...] = ()
     headline: float | None
     headline_stderr: float | None
     formula: Headline = Field(default_factory=Headline)
     seed: int
     versions: dict[str, str]
     trust_remote_code: bool = False
+
+    @property
+    def part(self) -> str:
+        """``5 of 6`` where the headline is that of some of its parts; empty if it is of all."""
+        _, found, of = self.formula.value(self.formula.terms)
+        return f"{found} of {of}" if found < of else ""
+
+    @property
+    def missing(self) -> frozenset[tuple[str, str]]:
+        """The tasks and metrics that the headline lacks."""
+        return frozenset((failure.task, failure.metric) for failure in self.failures if failure.headline)
+
+    @property
+    def failed(self) -> str:
+        """Which tasks have no value and why, for people; empty if all have one."""
+        return all_failures(self.failures, len(self.tasks) + len(self.failures))
+
+    @property
+    def notes(self) -> list[str]:
+        """What to mind of the values: tasks without one, and documents with which something was wrong."""
+        failed = [f"{failure.task} failed: {failure.reason}" for failure in self.failures]
+        return [*failed, *dict.fromkeys(note for row in self.tasks for note in told(row.task, row.n, row.flaws))]
 
     @property
     def digest(self) -> str:
@@ -136,7 +165,8 @@ class Scores(RecordFile):
 
     def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
         """A table of the rows, with one column of differences per parent that has scores on the same suite."""
-        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict(), parts=self.parts)
+        texts = {"parts": self.parts, "notes": self.notes}
+        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict(), **texts)
 
     def shown(self, parents: Sequence[Scores] = ()) -> ShownScores:
         """The cells of :meth:`to_markdown` as text."""
@@ -154,11 +184,14 @@ class Scores(RecordFile):
             ]
             for row in self.tasks
         ]
+        nothing = [""] * len(parents)
+        rows += [[one.task, one.metric, "", "", f"failed: {one.reason}", "", *nothing] for one in self.failures]
         if self.headline is None:
             return ShownScores(heads, rows, [])
-        theirs = [None if parent.headline is None else self.headline - parent.headline for parent in parents]
+        theirs = [self.headline_difference(parent) for parent in parents]
         stderr = "" if self.headline_stderr is None else format_value(self.headline_stderr, True)
-        average = [format_value(self.headline, True), stderr, *(format_delta(each, True) for each in theirs)]
+        value = format_value(self.headline, True) + (f" ({self.part})" if self.part else "")
+        average = [value, stderr, *(format_delta(each, True) for each in theirs)]
         return ShownScores(heads, rows, average)
 
     @property
@@ -175,6 +208,12 @@ class Scores(RecordFile):
             for part in self.formula.parts
         ]
 
+    def headline_difference(self, parent: Scores) -> float | None:
+        """The headline minus that of another model; None unless both are of the same tasks."""
+        if self.headline is None or parent.headline is None or self.missing != parent.missing:
+            return None
+        return self.headline - parent.headline
+
     def write(self, directory: Path, results: Sequence[StoredResult] = ()) -> None:
         """Writes ``scores.json``, ``scores.md`` and, per task result, its JSON and samples below ``tasks/``."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -187,21 +226,21 @@ class Scores(RecordFile):
                 (target / file.name).write_bytes(file.read_bytes())
 
 
-def collect_scores(suite: Suite, results: Sequence[TaskResult], *, model: str, fingerprint: str) -> Scores:
+def collect_scores(suite: Suite, results: Sequence[TaskResult | Failed], *, model: str, fingerprint: str) -> Scores:
     """The scores of a suite from the results of its tasks.
 
     Args:
         suite: the suite.
-        results: one result per entry of ``suite.tasks``, in its order.
+        results: one result per entry of ``suite.tasks``, in its order, or why there is none.
         model: the model's title.
         fingerprint: the checkpoint's fingerprint.
 
     Raises:
-        EvaluationError: a task has no such metric, its value is not finite, or a headline value is no fraction.
+        SuiteError: a task has no such metric, or a headline value is no fraction.
     """
-    rows = tuple(
-        _row(suite, i, entry, result) for i, (entry, result) in enumerate(zip(suite.tasks, results, strict=True))
-    )
+    found = [_row(suite, i, entry, result) for i, (entry, result) in enumerate(zip(suite.tasks, results, strict=True))]
+    rows = tuple(row for row in found if isinstance(row, TaskScore))
+    there = [result for result in results if isinstance(result, TaskResult)]
     formula = _formula(suite, rows, results)
     return Scores(
         model=model,
@@ -209,16 +248,17 @@ def collect_scores(suite: Suite, results: Sequence[TaskResult], *, model: str, f
         suite=suite.name,
         suite_digest=suite.digest,
         tasks=rows,
+        failures=tuple(row for row in found if isinstance(row, TaskFailure)),
         headline=formula.value(formula.terms).value,
         headline_stderr=formula.stderr,
         formula=formula,
         seed=suite.seed,
-        versions=_versions(results),
-        trust_remote_code=any(result.key.trust_remote_code for result in results),
+        versions=_versions(there),
+        trust_remote_code=any(result.key.trust_remote_code for result in there),
     )
 
 
-def _formula(suite: Suite, rows: Sequence[TaskScore], results: Sequence[TaskResult]) -> Headline:
+def _formula(suite: Suite, rows: Sequence[TaskScore], results: Sequence[TaskResult | Failed]) -> Headline:
     """The headline's formula, with what was measured."""
     of_task = {entry.task: result for entry, result in zip(suite.tasks, results, strict=True)}
     found: dict[tuple[str, str], tuple[float, float | None]] = {
@@ -227,25 +267,33 @@ def _formula(suite: Suite, rows: Sequence[TaskScore], results: Sequence[TaskResu
     parts = []
     for i, declared in enumerate(suite.headline_parts):
         where, result = f"{suite.file}: headline[{i}]", of_task[declared.task]
+        members = list(result.samples) if isinstance(result, TaskResult) else []
         try:
-            terms = declared.terms(suite.metrics_of(declared.task), list(result.samples))
+            terms = declared.terms(suite.metrics_of(declared.task), members)
         except ValueError as error:
-            raise EvaluationError(f"{where}.{error}") from None
-        for term in terms if declared.spread else ():
-            found[term.task, term.metric] = _of_subtask(where, term.task, term.metric, result)
+            raise SuiteError(f"{where}.{error}") from None
+        if declared.spread and isinstance(result, TaskResult):
+            found |= _of_subtasks(where, terms, result)
         parts.append(measured(HeadlinePart(task=declared.task, weight=declared.weight, terms=terms), found))
     return Headline(parts=tuple(parts))
 
 
-def _of_subtask(where: str, task: str, metric: str, result: TaskResult) -> tuple[float, float | None]:
-    """The value of a task of a group, and its standard error."""
-    metrics = result.metrics.get(task, {})
-    key = metric_key(metric, metrics)
-    value = None if key is None else metrics[key]
-    if key is None or value is None or not 0 <= value <= 1:
-        raise EvaluationError(f"{where}: {metric} of {task} is {value}, not a fraction in 0..1")
-    name, filter_name = key.split(",", 1)
-    return value, metrics.get(f"{name}_stderr,{filter_name}")
+def _of_subtasks(
+    where: str, terms: Sequence[Term], result: TaskResult
+) -> dict[tuple[str, str], tuple[float, float | None]]:
+    """The values of tasks of a group that have one, and their standard errors."""
+    found = {}
+    for term in terms:
+        metrics = result.metrics.get(term.task, {})
+        key = metric_key(term.metric, metrics)
+        value = None if key is None else metrics[key]
+        if key is None or value is None:
+            continue
+        if not 0 <= value <= 1:
+            raise SuiteError(f"{where}: {term.metric} of {term.task} is {value:.6g}, not a fraction in 0..1")
+        name, filter_name = key.split(",", 1)
+        found[term.task, term.metric] = value, metrics.get(f"{name}_stderr,{filter_name}")
+    return found
 
 
 def _versions(results: Sequence[TaskResult]) -> dict[str, str]:
@@ -280,22 +328,23 @@ def format_delta(difference: float | None, is_fraction: bool, value: float = 1.0
     return text.replace("-", "−", 1) if float(text) else "±0"
 
 
-def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> TaskScore:
+def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult | Failed) -> TaskScore | TaskFailure:
     where = f"{suite.file}: tasks[{index}]"
+
+    if isinstance(result, Failed):
+        return result.of(suite, entry)
     metrics = _metrics_of(entry.task, result)
     key = metric_key(entry.metric, metrics)
     if key is None:
         known = ", ".join(sorted(name for name in metrics if "_stderr," not in name)) or "none"
-        raise EvaluationError(f"{where}.metric: {entry.task} has no single metric {entry.metric!r}; it has: {known}")
+        raise SuiteError(f"{where}.metric: {entry.task} has no single metric {entry.metric!r}; it has: {known}")
     name, filter_name = key.split(",", 1)
     value = metrics[key]
     if value is None:
-        raise EvaluationError(
-            f"{where}: {entry.metric} of {entry.task} is not a finite number; the model's outputs are not finite"
-        )
+        return Failed(f"{entry.metric} is not a finite number; the model's outputs are not finite").of(suite, entry)
     is_in_headline = suite.in_headline(entry)
     if is_in_headline and not 0 <= value <= 1:
-        raise EvaluationError(
+        raise SuiteError(
             f"{where}.headline: {entry.metric} of {entry.task} is {value:.6g}, not a fraction in 0..1; "
             f"{_leave_out(suite)}"
         )
@@ -303,7 +352,7 @@ def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> Task
     if higher is None:
         higher = result.higher_is_better.get(entry.task, {}).get(name, True)
     if is_in_headline and not higher:
-        raise EvaluationError(f"{where}.headline: lower {entry.metric} is better; {_leave_out(suite)}")
+        raise SuiteError(f"{where}.headline: lower {entry.metric} is better; {_leave_out(suite)}")
     return TaskScore(
         task=entry.task,
         metric=entry.metric,
@@ -319,6 +368,7 @@ def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult) -> Task
         result=result.key.digest,
         seconds=result.seconds,
         made=result.circumstances,
+        flaws=summed(result.flaws.values()),
     )
 
 

@@ -30,6 +30,7 @@ from pydantic import (
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
 from merge_assets.evaluation.headline import DeclaredHeadline, DeclaredPart, require_listed
+from merge_assets.evaluation.model_settings import Generation, ModelArguments, ModelSettings
 from merge_assets.evaluation.suite_files import SuiteText, read_suite, read_texts
 from merge_assets.evaluation.suite_problems import explain
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
@@ -82,8 +83,8 @@ class SuiteTask(BaseModel):
         return revision
 
 
-class Suite(BaseModel):
-    """A named list of evaluation tasks.
+class Suite(ModelSettings):
+    """A named list of evaluation tasks, and how models are asked them.
 
     Attributes:
         file: the YAML file it was read from.
@@ -100,8 +101,9 @@ class Suite(BaseModel):
     tasks: tuple[SuiteTask, ...] = Field(min_length=1, max_length=_MAX_TASKS, strict=False)
     include_path: str | None = Field(None, description="folder of lm-eval task files, relative to the suite file")
     seed: int = Field(1234, ge=0, lt=2**32, description="seed of numpy, torch and the few-shot sampler")
-    batch_size: BatchSize | None = Field(None, description="sequences per forward pass, or auto; null means 1")
-
+    batch_size: BatchSize | None = Field(
+        None, description="sequences per forward pass, or auto, as many as memory has room for; null means 1"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype in which weights are loaded; auto is the checkpoint's own, slow on CPUs for bfloat16"
     )
@@ -167,6 +169,11 @@ class Suite(BaseModel):
         return tuple(
             DeclaredPart(task=entry.task, metrics=(entry.metric,)) for entry in self.tasks if self.in_headline(entry)
         )
+
+    @property
+    def settings(self) -> ModelSettings:
+        """How models are loaded and asked."""
+        return ModelSettings.model_validate({name: getattr(self, name) for name in ModelSettings.model_fields})
 
     @property
     def tasks_dir(self) -> Path | None:
@@ -339,7 +346,12 @@ def _suite(text: SuiteText) -> Suite:
     try:
         suite = Suite.model_validate({**data, "file": text.real})
     except ValidationError as error:
-        known = {"tasks": SuiteTask, "headline": DeclaredPart}
+        known = {
+            "tasks": SuiteTask,
+            "headline": DeclaredPart,
+            "generation": Generation,
+            "model_args": ModelArguments,
+        }
         raise EvaluationError(explain(path, error, Suite, known)) from None
     if text.task_digests is not None:
         suite._task_digests.update(text.task_digests)

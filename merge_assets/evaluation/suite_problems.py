@@ -15,7 +15,8 @@ from merge_assets.evaluation.headline import UNION_MEMBERS
 _MAX_PROBLEMS = 5
 _MAX_READ = 50
 _WHOLE = "function-after[_whole_or_fraction()]"
-_UNION_MEMBERS = UNION_MEMBERS | {"constrained-int", "int", "float", "literal['auto']", _WHOLE}
+_CONSTRAINED = {"constrained-int", "constrained-str", "int", "float", "str"}
+_UNION_MEMBERS = UNION_MEMBERS | _CONSTRAINED | {"literal['auto']", "literal['auto','on','off']", _WHOLE}
 
 
 def explain(path: Path, error: ValidationError, model: type[BaseModel], inner: Mapping[str, type[BaseModel]]) -> str:

@@ -4,6 +4,7 @@ Dagster plots every plain number over time. So a number is there only if it is o
 work that was spared counts as nothing; everything else is text or a table.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from merge_assets.errors import printable
 from merge_assets.pipeline.outcome import BUILT, CONFIRMED, MEASURED, RESUMED, REUSED
 from merge_assets.pipeline.pictures import bar, layer_picture, snr_picture
 from merge_assets.pipeline.render import Metadata, code, picture, table
+from merge_assets.pipeline.versions import FAILED, MAY_PASS
 from merge_assets.plan.code import code_summary
 from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
@@ -172,11 +174,19 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
     metadata = _measured(scored.artifact, scored.reused, scored.changes)
     spent = math.fsum(row.seconds for row in scores.tasks if not scored.reused and row.task in scored.evaluated)
     if not scored.reused:
-        tasks = len({row.task for row in scores.tasks})
-        known = "" if len(scored.evaluated) == tasks else "; of the others there were results of these bytes"
+        tasks = len({row.task for row in (*scores.tasks, *scores.failures)})
+        failed = len({failure.task for failure in scores.failures})
+        known = "" if len(scored.evaluated) + failed == tasks else "; of the others there were results of these bytes"
+        known += f"; {failed} failed" if failed else ""
         metadata["work"] = f"{len(scored.evaluated)} of {tasks} tasks evaluated, in {spent:.0f} s{known}"
     if stale is not None:
         metadata["out_of_date"] = stale
+    if scores.failures:
+        metadata[FAILED] = scores.failed
+        if any(failure.may_pass for failure in scores.failures):
+            metadata[MAY_PASS] = "the tasks that failed may have a value the next time"
+    if scores.notes:
+        metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {markup.escape_markdown(one)}" for one in scores.notes))
     metadata["scores"] = table(_score_rows(scores, [theirs for parent in parents for theirs in parent.scores]))
     if unknown := [parent.unknown for parent in parents if not parent.scores]:
         metadata["no_difference"] = "; ".join(unknown)
@@ -287,8 +297,10 @@ def _score_rows(scores: "Scores", parents: "Sequence[Scores]") -> list[Metadata]
     """One row a task and one for the average, with bars for what is a share; what is wanted most comes first."""
     shown = scores.shown(parents)
     rows = [
-        _score_row(dict(zip(shown.heads, cells, strict=True)), row.value if row.is_fraction else None)
-        for row, cells in zip(scores.tasks, shown.rows, strict=True)
+        _score_row(
+            dict(zip(shown.heads, cells, strict=True)), row.value if row is not None and row.is_fraction else None
+        )
+        for row, cells in itertools.zip_longest(scores.tasks, shown.rows)
     ]
     if scores.headline is not None:
         cells = ["average", "", "", "", *shown.average]

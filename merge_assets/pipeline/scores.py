@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from merge_assets.store import Artifact
 
 
+WHOLE = "whole"
+"""Check of scores that nothing waits for: the tasks that have a value count."""
+
+
 def scores_spec(node: ScoresNode, suite: Suite, trusted: str = "") -> dg.AssetSpec:
     """The scores of one model as Dagster shows them.
 
@@ -60,7 +64,11 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
     priority = {} if node.model.kind == "recipe" else {"dagster/priority": "1"}
 
     @single_asset(
-        scores_spec(node, suite, trusted), op_name, pool=gpu.pool(device), op_tags={**gpu.op_tags(device), **priority}
+        scores_spec(node, suite, trusted),
+        op_name,
+        checks=[dg.AssetCheckSpec(WHOLE, asset=node.key, description="Every task of the suite has a value.")],
+        pool=gpu.pool(device),
+        op_tags={**gpu.op_tags(device), **priority},
     )
     def scores(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
@@ -86,6 +94,15 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
             metadata=scores_metadata(
                 scored, parents_of(workspace, node, scored.artifact), _out_of_date(workspace, node.model)
             ),
+            check_results=[
+                dg.AssetCheckResult(
+                    asset_key=node.key,
+                    check_name=WHOLE,
+                    passed=not scored.scores.failures,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=printable(scored.scores.failed) or "every task has a value",
+                )
+            ],
         )
 
     return scores

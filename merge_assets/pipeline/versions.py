@@ -16,6 +16,9 @@ DATA_VERSION_TAG = "dagster/data_version"
 CODE_VERSION_TAG = "dagster/code_version"
 INPUT_TAG_PREFIX = "dagster/input_data_version/"
 
+FAILED, MAY_PASS = "failed_tasks", "tried_again"
+"""Names of metadata: see :class:`Recorded`."""
+
 _KEYS_OF_A_QUERY = 1000
 """SQLite takes a bounded number of them."""
 
@@ -38,6 +41,8 @@ class Recorded:
         outcome: for a built asset, whether it was computed or found in the store.
         run_id: of the run that recorded it; empty for what was recorded outside any.
         at: when, in seconds since 1970.
+        failed: what of it could not be made, and why.
+        may_pass: whether that may be made the next time although nothing changes.
     """
 
     data_version: str
@@ -47,6 +52,8 @@ class Recorded:
     outcome: str | None = None
     run_id: str = field(default="", compare=False)
     at: float = field(default=0.0, compare=False)
+    failed: str = ""
+    may_pass: bool = False
 
 
 def recorded(instance: dg.DagsterInstance, key: dg.AssetKey) -> Recorded | None:
@@ -91,6 +98,8 @@ def _read(entry: dg.EventLogEntry) -> Recorded | None:
         outcome=_text(event, "outcome"),
         run_id=entry.run_id,
         at=entry.timestamp,
+        failed=_text(event, FAILED) or "",
+        may_pass=_text(event, MAY_PASS) is not None,
     )
 
 
@@ -143,11 +152,12 @@ def basis_reason(kind: str, own: Recorded | None, code: str | None, inputs: Mapp
         code: its code version as it is defined now.
         inputs: data versions of its inputs that are recorded now, by key in user form.
     """
-    return freshness.stale_reason(
+    changed = freshness.stale_reason(
         None if own is None else Basis(own.code_version, own.inputs),
         Basis(code, inputs),
         _CODE_CHANGED.get(kind, "its definition changed"),
     )
+    return changed or (own.failed if own is not None else None) or None
 
 
 def out_of_date(

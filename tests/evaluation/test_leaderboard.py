@@ -126,6 +126,7 @@ FACTS: Columns = {
     "url": ("string", [None, None, "https://example.org/father", None, None]),
     "fingerprint": ("string", ["c1", "", "f0", "g1", ""]),
     "stale": ("string", [None, None, None, "child has other bytes", None]),
+    "failed": ("string", [None] * 5),
 }
 TABLE = MODELS | SCORES | FACTS
 
@@ -175,7 +176,7 @@ MARKDOWN = """\
 
 - **grandchild**: child has other bytes
 
-Differences:
+Notes:
 
 - **child**: not compared with mother: no scores of the version it was made from, m9
 - **grandchild**: father: documents of text 20 and 50

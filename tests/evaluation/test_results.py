@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from merge_assets.evaluation.model_settings import ModelSettings
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, TaskResults, plain
 
 KEY = ResultKey(
@@ -78,6 +79,7 @@ CHANGES: list[dict[str, object]] = [
     {"lm_eval": "0.5"},
     {"revision": "a" * 40},
     {"trust_remote_code": True},
+    {"settings": ModelSettings(system_prompt="Be brief.")},
 ]
 
 

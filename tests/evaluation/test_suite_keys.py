@@ -76,6 +76,51 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "Suite.include_path": (suite(), suite(include="other")),
     "Suite.seed": (suite(), suite(top="seed: 7")),
     "Suite.batch_size": (suite(), suite(top="batch_size: 4")),
+    "Suite.chat_template": (suite(), suite(top="chat_template: '{{ messages[0].content }}'")),
+    "Suite.chat_template: auto": (suite(top="chat_template: auto"), suite(top="chat_template: off")),
+    "Suite.chat_template: on": (suite(top="chat_template: on"), suite(top="chat_template: off")),
+    "Suite.chat_template: off": (suite(top="chat_template: off"), suite(top="chat_template: on")),
+    "Suite.fewshot_as_multiturn": (
+        suite(top="chat_template: on"),
+        suite(top="chat_template: on\nfewshot_as_multiturn: false"),
+    ),
+    "Suite.system_prompt": (suite(), suite(top="system_prompt: Be brief.")),
+    "Suite.generation": (suite(), suite(top="generation: {max_gen_toks: 5}")),
+    "Suite.max_length": (suite(), suite(top="max_length: 32")),
+    "Suite.model_args": (suite(), suite(top="model_args: {add_bos_token: true}")),
+    "Suite.parallelize": (suite(), suite(top="parallelize: true")),
+    "Suite.unsafe_code": (suite(), suite(top="unsafe_code: true")),
+    "Generation.max_gen_toks": (suite(), suite(top="generation: {max_gen_toks: 5}")),
+    "Generation.until": (suite(), suite(top="generation: {until: ['!']}")),
+    "Generation.do_sample": (suite(), suite(top="generation: {do_sample: true}")),
+    "Generation.temperature": (
+        suite(top="generation: {do_sample: true}"),
+        suite(top="generation: {do_sample: true, temperature: 0.5}"),
+    ),
+    "Generation.top_p": (
+        suite(top="generation: {do_sample: true}"),
+        suite(top="generation: {do_sample: true, top_p: 0.5}"),
+    ),
+    "Generation.top_k": (
+        suite(top="generation: {do_sample: true}"),
+        suite(top="generation: {do_sample: true, top_k: 5}"),
+    ),
+    "Generation.num_beams": (suite(), suite(top="generation: {num_beams: 2}")),
+    "Generation.repetition_penalty": (suite(), suite(top="generation: {repetition_penalty: 1.5}")),
+    "ModelArguments.add_bos_token": (suite(), suite(top="model_args: {add_bos_token: true}")),
+    "ModelArguments.prefix_token_id": (suite(), suite(top="model_args: {prefix_token_id: 1}")),
+    "ModelArguments.logits_cache": (suite(), suite(top="model_args: {logits_cache: false}")),
+    "ModelArguments.softmax_dtype": (suite(), suite(top="model_args: {softmax_dtype: float32}")),
+    "ModelArguments.softmax_dtype: float32": (
+        suite(top="model_args: {softmax_dtype: float32}"),
+        suite(top="model_args: {softmax_dtype: float64}"),
+    ),
+    "ModelArguments.softmax_dtype: float64": (
+        suite(top="model_args: {softmax_dtype: float64}"),
+        suite(top="model_args: {softmax_dtype: float32}"),
+    ),
+    "ModelArguments.enable_thinking": (suite(), suite(top="model_args: {enable_thinking: true}")),
+    "ModelArguments.think_end_token": (suite(), suite(top="model_args: {think_end_token: '</think>'}")),
     "Suite.batch_size: auto": (suite(top="batch_size: auto"), suite(top="batch_size: 4")),
     "Suite.trust_remote_code": (suite(), suite(top="trust_remote_code: [m]")),
     "Suite.dtype": (suite(), suite(top="dtype: float32")),
@@ -87,7 +132,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 
 
 def walk() -> Iterator[str]:
-    for model in (schema.DeclaredPart, schema.SuiteTask, schema.Suite):
+    for model in (schema.DeclaredPart, schema.SuiteTask, schema.Suite, schema.Generation, schema.ModelArguments):
         assert issubclass(model, BaseModel)
         described = model.model_json_schema()["properties"]
         for key in model.model_fields:
@@ -108,9 +153,17 @@ class LmEval:
 
     def model(self, **options: Any) -> object:
         self.asked.append({name: value for name, value in options.items() if name != "config"})
-        settings = GenerationConfig()
+        loaded = SimpleNamespace(generation_config=GenerationConfig(), dtype="float32")
         return SimpleNamespace(
-            attach=lambda meter: None, watch_layers=lambda: None, model=SimpleNamespace(generation_config=settings)
+            attach=lambda meter: None,
+            watch_layers=lambda: None,
+            model=loaded,
+            is_asked_in_turns=lambda chat_template: chat_template not in ("off", "auto"),
+            begin=lambda known, keep: None,
+            choose_batch_size=lambda memory: self.asked.append("room for how many"),
+            flaws=dict,
+            device="cpu",
+            batch_size=options["batch_size"],
         )
 
     def simple_evaluate(
@@ -148,7 +201,7 @@ def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.Monkey
 
     lm_eval = LmEval()
     monkeypatch.setattr(runner, "ModelWorker", HereWorker)
-    monkeypatch.setattr(harness, "_WatchedLM", lm_eval.model)
+    monkeypatch.setattr(harness, "WatchedLM", lm_eval.model)
     monkeypatch.setattr(
         harness.transformers, "AutoConfig", SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace())
     )

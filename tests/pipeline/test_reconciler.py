@@ -348,6 +348,33 @@ def test_what_is_made_and_is_out_of_date_all_the_same_does_not_run_for_ever() ->
     assert failed.state == "failed" and "made" in failed.reason
 
 
+SCORES = "scores/quick/mean"
+
+
+@pytest.mark.parametrize("may_pass", [True, False])
+def test_scores_that_lack_tasks_are_tried_again_after_growing_pauses_if_that_may_help(may_pass: bool) -> None:
+    world = chain()
+    world.rest()
+    for tries in range(4):
+        world.records[SCORES] = replace(world.records[SCORES], failed="1 of 2 tasks failed", may_pass=may_pass)
+        assert world.asked.count(SCORES) == 1 + tries * may_pass
+        decision = world.decisions()[SCORES]
+        if not may_pass:
+            assert decision.state == "current"
+            continue
+        assert SCORES in world.look()
+        world.work()
+        world.records[SCORES] = replace(world.records[SCORES], failed="1 of 2 tasks failed", may_pass=may_pass)
+        assert SCORES not in world.look()
+        failed = world.decisions()[SCORES]
+        assert (failed.state, failed.reason) == ("failed", "1 of 2 tasks failed")
+        assert failed.attempt is not None and failed.attempt.next_at == failed.attempt.at + SOON[tries]
+        world.now = failed.attempt.next_at + 1
+    world.now += SOON[-1]
+    world.rest()  # it is whole now
+    assert world.decisions()[SCORES].state == "current"
+
+
 @pytest.mark.parametrize(
     "error", [each for each in MergeAssetsError.__subclasses__() for each in (each, *each.__subclasses__())]
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from merge_assets.pipeline.lateness import is_due
@@ -122,9 +122,15 @@ class Facts:
     runs: tuple[KnownRun, ...] = ()
 
     def stale(self, asset: Asset) -> str | None:
-        """Why an asset is out of date with respect to its direct inputs; ``None`` if it is not."""
+        """Why an asset is out of date with respect to its direct inputs; ``None`` if it is not.
+
+        What of it failed, and will fail again, makes it so for people alone.
+        """
+        own = self.records.get(asset.key)
+        if own is not None and own.failed and not own.may_pass:
+            own = replace(own, failed="")
         inputs = {key: record.data_version if (record := self.records.get(key)) else None for key in asset.inputs}
-        return basis_reason(asset.key.partition("/")[0], self.records.get(asset.key), asset.code, inputs)
+        return basis_reason(asset.key.partition("/")[0], own, asset.code, inputs)
 
     def is_due(self, asset: Asset) -> bool:
         """Whether an asset that is there is to be looked at again, although nothing has changed."""

@@ -48,7 +48,7 @@ def _attempt(asset: Asset, run: KnownRun, facts: Facts, memory: Memory, before: 
         unsettled = run.state == "succeeded" and ended > memory.until and facts.stale(asset) is not None
         if not unsettled or memory.asked.get(asset.key) != facts.wanted(asset):
             return None
-        problem: Fault | None = _UNSETTLED
+        problem: Fault | None = Fault("incomplete", record.failed, may_pass=True) if record.failed else _UNSETTLED
     elif record is not None and record.at > ended:  # made by another one since
         return None
     elif run.state == "cancelled" and (step is None or step.state in ("running", "failed")):

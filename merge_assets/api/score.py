@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_assets.api.joined import card_rows, scores_of
+from merge_assets.api.joined import card_rows_of, scores_of
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.model_worker import Limits
@@ -20,11 +20,13 @@ from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.guard import look_through
 from merge_assets.workspace.results import SCORES_FILE, KnownScores, scores_key
+from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.trust import trusts, trusts_folder
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.data import DataHub
     from merge_assets.evaluation.runner import Evaluation
+    from merge_assets.evaluation.samples import SuiteSamples
     from merge_assets.evaluation.scores import Scores
 
 
@@ -119,6 +121,7 @@ def score(
     from merge_assets.evaluation.circumstances import changes
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
+    from merge_assets.evaluation.samples import samples_of_results
     from merge_assets.evaluation.scores import Scores
 
     wanted = workspace.suites.require(suite)
@@ -160,8 +163,14 @@ def score(
         with workspace.store.draft(line, started, turn=turn) as draft:
             evaluation.write(draft.directory)
             if variant is not None:  # which is as it is for ever, its card too
-                known = scores_of(workspace, KnownScores(workspace), variant)
-                rows = card_rows([*(one for one in known if one.suite != suite), evaluation.scores])
+                known = KnownScores(workspace)
+                others = [one for one in scores_of(workspace, known, variant) if one.suite != suite]
+                stored_samples = StoredSamples(known, workspace.cache)
+
+                def samples(of: Scores) -> SuiteSamples:
+                    return samples_of_results(evaluation.results) if of is evaluation.scores else stored_samples(of)
+
+                rows = card_rows_of(workspace, variant, [*others, evaluation.scores], known, samples)
                 card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
                 (draft.directory / CARD).write_text(card, encoding="utf-8")
             artifact = draft.commit(

@@ -146,7 +146,7 @@ def _cell_tip(cell: Cell, column: Column, listed: Mapping[str, str]) -> str:
         parent = f"{delta.parent} of version {short(delta.version)}" if is_other else delta.parent
         theirs, word = _number(delta.parent_value, column), delta.verdict.word
         lines.append(f"{arrow(delta)} {_difference(delta, cell, column)} vs {parent} ({theirs}): {word}")
-        lines.append(_evidence(delta, cell, column))
+        lines.append(_evidence(delta, cell, column).replace("\n", "; "))
         lines += [f"mind: {caveat}" for caveat in delta.caveats]
     lines += [parent.unknown for parent in cell.unknown]
     return "\n".join(lines)
@@ -158,7 +158,7 @@ def _parents_of(row: Row) -> list[str]:
 
 
 def _evidence(delta: Delta, cell: Cell, column: Column) -> str:
-    """What a verdict rests on, or why there is nothing that it could."""
+    """What a verdict rests on, in lines, or why there is nothing that it could; the page says what the lines are."""
     verdict = delta.verdict
     if verdict.found is None or verdict.adjusted is None:
         return verdict.why
@@ -167,9 +167,10 @@ def _evidence(delta: Delta, cell: Cell, column: Column) -> str:
         return format_delta(value, column.is_fraction, cell.value)
 
     found = verdict.found
-    least = "" if found.detectable is None else f"; {shown(found.detectable).lstrip('+')} could have been told"
-    p = f"p {found.p:.2g}, {verdict.adjusted:.2g} among all shown"
-    return f"95 %: {shown(found.low)} to {shown(found.high)}; {p}{least}"
+    least = [] if found.detectable is None else [f"least {shown(found.detectable).removeprefix('+')}"]
+    return "\n".join(
+        [f"{shown(found.low)} to {shown(found.high)}", f"p {found.p:.1g}, Holm {verdict.adjusted:.1g}", *least]
+    )
 
 
 def _tone(delta: Delta) -> str:

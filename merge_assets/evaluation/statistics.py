@@ -137,11 +137,15 @@ def compare(measure: Measure, draws: FloatArray) -> Difference:
     stderr = float(differences.std(ddof=1))
     low, high = np.quantile(differences, [LEVEL / 2, 1 - LEVEL / 2])
     unlike = [_unlike(part) for part in measure.parts]
-    only = unlike[0] if len(unlike) == 1 else None
-    p = _swapped_p(measure) if only is None else mcnemar(only[0], only[1])
     counted = [one for one in unlike if one is not None]
     detectable = _detectable(measure, counted) if len(counted) == len(unlike) else (_Z_LEVEL + _Z_POWER) * stderr
-    return Difference(float(ours - theirs), stderr, float(low), float(high), p, detectable or None)
+    return Difference(float(ours - theirs), stderr, float(low), float(high), p_value(measure), detectable or None)
+
+
+def p_value(measure: Measure) -> float:
+    """How often two models that do not differ would differ as much as the two of a measure; see :class:`Difference`."""
+    unlike = _unlike(measure.parts[0]) if len(measure.parts) == 1 else None
+    return _swapped_p(measure) if unlike is None else mcnemar(*unlike[:2])
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -1,5 +1,5 @@
-"""Contract: p-values are those of scipy or of enumeration, intervals those of straightforward resampling, and the laws hold that
-comparisons have: what is swapped turns its sign, what is equal cannot be told apart, and no order of documents matters."""
+"""Contract: p-values are those of scipy or of enumeration, intervals those of straightforward resampling, and the laws hold
+that comparisons have: what is swapped turns its sign, and what is equal cannot be told apart."""
 
 from __future__ import annotations
 

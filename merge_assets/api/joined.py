@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,11 @@ from merge_assets.store.transfer import what_is_wrong
 from merge_assets.work import Work
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import KnownScores
+from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
+    from merge_assets.evaluation.judge import SamplesOf
     from merge_assets.evaluation.leaderboard import Parent
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite import Suite
@@ -66,17 +68,54 @@ def scores_of(workspace: Workspace, known: KnownScores, variant: Artifact) -> li
     return [scores for scores in found if scores is not None]
 
 
-def card_rows(scores: Iterable[Scores]) -> list[dict[str, str]]:
-    """Scores as a model card lists them; see :func:`merge_assets.variant.card.with_scores`."""
+def card_rows(
+    scores: Sequence[Scores], parents: Sequence[Parent] = (), samples: SamplesOf | None = None
+) -> list[dict[str, str]]:
+    """Scores as a model card lists them; see :func:`merge_assets.variant.card.with_scores`.
+
+    Args:
+        scores: of the variant.
+        parents: what it was made of.
+        samples: what its documents and theirs say.
+    """
+    from merge_assets.evaluation.leaderboard import arrow, beside_parents
+    from merge_assets.evaluation.scores import format_delta, format_value
+
     return [
-        {"suite": one.suite, "task": row.task, "metric": row.metric, "value": row.text}
-        for one in scores
-        for row in one.tasks
+        {
+            "suite": column.suite,
+            "task": column.task or "average",
+            "metric": column.metric or "",
+            "value": format_value(cell.value, column.is_fraction),
+            "beside": "; ".join(
+                f"{arrow(delta)} {format_delta(delta.difference, column.is_fraction, cell.value)} {delta.verdict.word} "
+                f"{'from' if delta.verdict.word == 'cannot tell' else 'than'} {delta.parent}"
+                for delta in cell.deltas
+            ),
+        }
+        for column, cell in beside_parents(scores, parents, samples).cells.items()
     ]
 
 
-def scores_of_folder(workspace: Workspace, name: str, folder: Path, work: Work) -> tuple[str, list[Scores]]:
-    """The version of a recipe's variant whose bytes lie in a folder and its scores; none of both if it has no scores.
+def card_rows_of(
+    workspace: Workspace, variant: Artifact, scores: Sequence[Scores], known: KnownScores, samples: SamplesOf
+) -> list[dict[str, str]]:
+    """The same of a version of the store, beside the bytes that it was made of.
+
+    Args:
+        workspace: by which the models are called.
+        variant: the version.
+        scores: of it, found by ``known`` or added to ``samples``.
+        known: finds those of its parents.
+        samples: what the documents say.
+    """
+    suites = [workspace.suites[one.suite] for one in scores if one.suite in workspace.suites]
+    return card_rows(scores, parents_of(workspace, known, variant, suites), samples)
+
+
+def scored_folder(workspace: Workspace, name: str, folder: Path, work: Work) -> tuple[str, list[dict[str, str]]]:
+    """The version of a recipe's variant whose bytes lie in a folder, and its scores as a card lists them; none of both if it
+    has no scores.
 
     Args:
         workspace: whose store is looked at.
@@ -88,7 +127,8 @@ def scores_of_folder(workspace: Workspace, name: str, folder: Path, work: Work) 
     for variant in reversed(workspace.store.versions(variant_line(name))):
         scores = scores_of(workspace, known, variant)
         if scores and _is_written(variant, folder, work):
-            return variant.version, scores
+            samples = StoredSamples(known, workspace.cache)
+            return variant.version, card_rows_of(workspace, variant, scores, known, samples)
     return "", []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from merge_assets.api.build import build
-from merge_assets.api.joined import card_rows, scores_of_folder
+from merge_assets.api.joined import scored_folder
 from merge_assets.api.plan import device_of, fetched_inputs, plan_of_headers, planned
 from merge_assets.api.staging import publish, staging_folder
 from merge_assets.errors import EngineError
@@ -89,10 +89,10 @@ def merge(
 
 def _add_scores(workspace: Workspace, recipe: Recipe, folder: Path, work: Work) -> None:
     """Write the scores of the version that lies in a folder into its card, if the store has any of exactly these bytes."""
-    version, scores = scores_of_folder(workspace, recipe.name, folder, work.silent())
-    if scores:
+    version, rows = scored_folder(workspace, recipe.name, folder, work.silent())
+    if rows:
         card = folder / CARD
-        text = with_scores(card.read_text(encoding="utf-8"), version, card_rows(scores))
+        text = with_scores(card.read_text(encoding="utf-8"), version, rows)
         card.write_text(text, encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.results import KnownScores
+from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def rank(workspace: Workspace, *, work: Work = UNATTENDED) -> Ranked:
     from merge_assets.evaluation.leaderboard_files import write_leaderboard
     from merge_assets.evaluation.page import leaderboard_page
 
-    entries = leaderboard_entries(workspace, work)
-    leaderboard = Leaderboard(entries)
+    known = KnownScores(workspace)
+    entries = leaderboard_entries(workspace, work, known)
+    leaderboard = Leaderboard(entries, samples=StoredSamples(known, workspace.cache))
     key = digest_of([leaderboard_page(leaderboard), [sorted(scores.digest for scores in e.scores) for e in entries]])
     found = workspace.store.reuse(LINE, key)
     if found is not None:
@@ -73,12 +75,14 @@ def _input(entry: LeaderboardEntry) -> Input:
     return Input(kind="recipe" if entry.kind == "variant" else kind, name=entry.model, fingerprint=entry.fingerprint)
 
 
-def leaderboard_entries(workspace: Workspace, work: Work = UNATTENDED) -> list[LeaderboardEntry]:
+def leaderboard_entries(
+    workspace: Workspace, work: Work = UNATTENDED, known: KnownScores | None = None
+) -> list[LeaderboardEntry]:
     """One entry for every model of the recipe book that has scores, of the version that these are of.
 
     That is the version that is there now, if it was scored, else the one that was scored last; then the entry says so.
     """
-    shelf = _Shelf(workspace, work)
+    shelf = _Shelf(workspace, work, known or KnownScores(workspace))
     found = [shelf.entry(reference, recipe) for reference, recipe in _models(workspace).items()]
     return [entry for entry in found if entry is not None]
 
@@ -86,9 +90,9 @@ def leaderboard_entries(workspace: Workspace, work: Work = UNATTENDED) -> list[L
 class _Shelf:
     """Models, scores and variants of a store, joined by the versions that they record."""
 
-    def __init__(self, workspace: Workspace, work: Work) -> None:
+    def __init__(self, workspace: Workspace, work: Work, known: KnownScores) -> None:
         self._workspace = workspace
-        self._known = KnownScores(workspace)
+        self._known = known
         self._staleness = Staleness(workspace, thorough=True, work=work)
 
     def entry(self, reference: ModelReference, recipe: Recipe | None) -> LeaderboardEntry | None:

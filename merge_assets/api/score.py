@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_assets.api.joined import card_rows, scores_of
+from merge_assets.api.joined import card_rows_of, scores_of
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.model_worker import Limits
@@ -21,11 +21,14 @@ from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 from merge_assets.workspace.guard import look_through
 from merge_assets.workspace.results import SCORES_FILE, KnownScores, scores_key
+from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.trust import trusts, trusts_folder
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.data import DataHub
+    from merge_assets.evaluation.results import StoredResult
     from merge_assets.evaluation.runner import Evaluation
+    from merge_assets.evaluation.samples import SuiteSamples
     from merge_assets.evaluation.scores import Scores
 
 
@@ -123,6 +126,7 @@ def score(
     from merge_assets.evaluation.circumstances import changes
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
+    from merge_assets.evaluation.samples import samples_of_results
     from merge_assets.evaluation.scores import Scores
 
     wanted = workspace.suites.require(suite)
@@ -149,12 +153,18 @@ def score(
     variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None
 
     def make(turn: Turn) -> Scored:
-        def keep(scores: Scores, write: Callable[[Path], None]) -> Artifact:
+        def keep(scores: Scores, write: Callable[[Path], None], results: Sequence[StoredResult] = ()) -> Artifact:
+            stored_samples = StoredSamples(KnownScores(workspace), workspace.cache)
+
+            def samples(of: Scores) -> SuiteSamples:
+                return samples_of_results(results) if of is scores else stored_samples(of)
+
             with workspace.store.draft(line, started, turn=turn) as draft:
                 write(draft.directory)
                 if variant is not None and scores.tasks:  # it is as it is for ever, its card too
-                    known = scores_of(workspace, KnownScores(workspace), variant)
-                    rows = card_rows([*(one for one in known if one.suite != suite), scores])
+                    known = KnownScores(workspace)
+                    others = [one for one in scores_of(workspace, known, variant) if one.suite != suite]
+                    rows = card_rows_of(workspace, variant, [*others, scores], known, samples)
                     card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)
                     (draft.directory / CARD).write_text(card, encoding="utf-8")
                 return draft.commit(
@@ -184,7 +194,7 @@ def score(
             failed=keep_failed,
             work=turn.work,
         )
-        artifact = keep(evaluation.scores, evaluation.write)
+        artifact = keep(evaluation.scores, evaluation.write, evaluation.results)
         changed = None if before is None else changes(before.scores, evaluation.scores)
         return Scored(artifact, False, evaluation.scores, evaluation.evaluated, changed)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,29 +203,32 @@ def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
 
 
 def _print_leaderboard(board: Leaderboard) -> None:
-    """One table per suite; values alone after the first score, whose difference to the best parent is shown, too."""
+    """Values alone after a suite's first score, whose difference to the best parent is shown, too."""
     from merge_assets.evaluation.leaderboard import format_count
-    from merge_assets.evaluation.leaderboard_files import LEGEND, cell_text, head_text, rows_of, value_text
+    from merge_assets.evaluation.leaderboard_files import LEGEND, cell_text, head_text, rank_text, rows_of, value_text
 
     for suite in board.suites:
-        first, *others = [column for column in board.columns if column.suite == suite]
-        scores = [escape(head_text(column)) for column in (first, *others)]
-        heads = ("#", "model", "method", "size", "layers", *scores)
-        ranks = table(*heads, title=escape(suite), numbers=("#", "size", "layers", *scores))
-        for row in rows_of(board, suite):
-            entry = row.entry
-            texts = [
-                str(row.rank or ""),
-                f"{entry.model} ⚠" if entry.stale else entry.model,
-                entry.method or entry.kind,
-                format_count(entry.parameters),
-                str(entry.layers or ""),
-                cell_text(row, first),
-                *(value_text(row, column) for column in others),
-            ]
-            ranks.add_row(*(escape(printable(text)) for text in texts))
-        print_table(ranks)
-        console().print()
+        columns = [column for column in board.columns if column.suite == suite]
+        rows = rows_of(board, suite)
+        shown: list[_Column] = [
+            ("#", [rank_text(row) for row in rows]),
+            ("model", [f"{row.entry.model} ⚠" if row.entry.stale else row.entry.model for row in rows]),
+            ("method", [row.entry.method or row.entry.kind for row in rows]),
+            ("size", [format_count(row.entry.parameters) for row in rows]),
+            ("layers", [str(row.entry.layers or "") for row in rows]),
+        ]
+        for column in columns:
+            text = cell_text if column is columns[0] else value_text
+            shown.append((head_text(column, columns), [text(row, column) for row in rows]))
+        for block in _fitting(shown):
+            heads = [escape(head) for head, _ in block]
+            ranks = table(
+                *heads, title=escape(suite), numbers=[head for head in heads if head not in ("model", "method")]
+            )
+            for texts in zip(*(texts for _, texts in block), strict=True):
+                ranks.add_row(*(escape(printable(text)) for text in texts))
+            print_table(ranks)
+            console().print()
     console().print(LEGEND if board.suites else "No scores yet.", soft_wrap=True, highlight=False)
     for row in board.rows:
         if row.entry.stale:
@@ -233,6 +238,35 @@ def _print_leaderboard(board: Leaderboard) -> None:
     for row in board.rows:
         for note in row.notes:
             print_fact("note", f"{printable(row.entry.model)}: {printable(note)}")
+
+
+_Column = tuple[str, list[str]]
+"""Of a table: its head and its cells."""
+
+
+def _fitting(columns: Sequence[_Column]) -> list[list[_Column]]:
+    """The columns of a table, on a terminal divided so that each part fits its width and has the models."""
+    if not console().is_terminal:
+        return [list(columns)]
+    model = next(column for column in columns if column[0] == "model")
+    blocks: list[list[_Column]] = [[]]
+    for head, texts in columns:
+        width = max(map(len, [*texts, ""]))
+        column = "\n".join(textwrap.wrap(head.replace("_", " "), max(width, _HEAD))), texts
+        if blocks[-1] and sum(map(_width, [*blocks[-1], column])) + 1 > console().width:
+            blocks.append([model])
+        blocks[-1].append(column)
+    return blocks
+
+
+_HEAD = 11
+"""Characters that a head may take in any case."""
+
+
+def _width(column: _Column) -> int:
+    """Characters of a column with its frame."""
+    head, texts = column
+    return 3 + max(map(len, [*head.split("\n"), *texts]))
 
 
 def show_settings() -> None:

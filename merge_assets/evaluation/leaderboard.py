@@ -6,22 +6,25 @@ pandas is imported only where a data frame is asked for.
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.circumstances import differences, row_differences
 from merge_assets.evaluation.gaps import gaps, is_of_the_same, part_of, reason_of_gap
 from merge_assets.evaluation.scores import Scores, TaskScore
-from merge_assets.evaluation.tables import frame, refuse_repeated, shared_prefix
+from merge_assets.evaluation.tables import refuse_repeated, shared_prefix
+from merge_assets.evaluation.verdicts import UNKNOWN, Pair, Verdict, are_equal
 from merge_assets.freshness import short
 
 if TYPE_CHECKING:
     import pandas
+
+    from merge_assets.evaluation.judge import Judge, SamplesOf
+    from merge_assets.evaluation.samples import SuiteSamples
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Delta:
         version: the parent's fingerprint.
         difference: value minus the parent's value, in the value's unit.
         gain: the same with the sign turned so that positive is better.
-        stderr: of the difference, both values taken as independent; None where either is unknown.
+        verdict: what the documents say of it.
         caveats: what else differs between the two evaluations.
     """
 
@@ -119,13 +122,8 @@ class Delta:
     parent_value: float
     difference: float
     gain: float
-    stderr: float | None
+    verdict: Verdict = UNKNOWN
     caveats: tuple[str, ...] = ()
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the difference exceeds its standard error (or that is unknown)."""
-        return self.difference != 0 and (self.stderr is None or abs(self.difference) > self.stderr)
 
 
 @dataclass(frozen=True)
@@ -156,11 +154,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the leaderboard: ``rank`` is None for a model without a score in the ranking column."""
+    """One line of the leaderboard.
+
+    Attributes:
+        rank: None for a model without a score in the ranking column.
+        entry: the model.
+        cells: its scores.
+        ranks: the best and the worst rank that the model may have, at 95 %; None without a rank.
+    """
 
     rank: int | None
     entry: LeaderboardEntry
     cells: Mapping[Column, Cell]
+    ranks: tuple[int, int] | None = None
 
     def failed(self, column: Column) -> str:
         """Why there is no score in a column; empty if there is one, or nobody asked for it."""
@@ -168,30 +174,43 @@ class Row:
 
     @property
     def notes(self) -> list[str]:
-        """What to mind of the scores and of their differences to the parents, or why there are none."""
+        """What to mind of the scores and their differences to the parents, why nothing can be told, or why there are none."""
         cells = self.cells.values()
-        notes = [f"{delta.parent}: {caveat}" for cell in cells for delta in cell.deltas for caveat in delta.caveats]
+        notes = [
+            f"{delta.parent}: {text}"
+            for cell in cells
+            for delta in cell.deltas
+            for text in (*delta.caveats, *((f"cannot tell: {delta.verdict.why}",) if delta.verdict.why else ()))
+        ]
         notes += [f"{scores.suite}: {note}" for scores in self.entry.scores for note in scores.notes]
         return list(dict.fromkeys([*notes, *(parent.unknown for cell in cells for parent in cell.unknown)]))
+
+
+def _no_samples(scores: Scores) -> SuiteSamples:
+    return {}
 
 
 class Leaderboard:
     """All models, ranked.
 
-    Models are ranked by the headline of one suite; equal scores share a rank, models that lack some of its tasks come after the
-    others, and models without it last.
-    A suite without headline is ranked by its first task.
+    Models are ranked by the headline of one suite; scores that are equal, but for the last digits of their arithmetic, share a
+    rank; models that lack some of its tasks come after the others, and models without it last. A suite without headline is
+    ranked by its first task.
 
     Args:
         entries: the models; suites may differ between them.
         rank_by: the suite to rank by; the one with most models, then the first by name, if None.
+        samples: what each model's documents say; without them, nothing can be told of any difference.
 
     Raises:
         EvaluationError: two entries share a title, an entry has two scores of one suite, or no entry has ``rank_by``.
     """
 
-    def __init__(self, entries: Sequence[LeaderboardEntry], *, rank_by: str | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[LeaderboardEntry], *, rank_by: str | None = None, samples: SamplesOf = _no_samples
+    ) -> None:
         self.entries = list(entries)
+        self._samples = samples
         refuse_repeated("model", [entry.model for entry in self.entries])
         for entry in self.entries:
             refuse_repeated(f"{entry.model}: suite", [scores.suite for scores in entry.scores])
@@ -210,94 +229,67 @@ class Leaderboard:
     @cached_property
     def rows(self) -> list[Row]:
         """The entries in the order of their ranks."""
-        column = self.rank_column
+        from merge_assets.evaluation.judge import Judge
+
+        judge = Judge(self._samples)
+        verdicts = self._verdicts(judge)
         entries = {entry.model: entry for entry in self.entries}
-        cells = {model: self._cells(entry) for model, entry in entries.items()}
-
-        def key(model: str) -> tuple[bool, float]:
-            if column is None or column not in cells[model]:
-                return True, math.inf
-            value = cells[model][column].value
-            return bool(cells[model][column].part), -value if column.higher_is_better else value
-
-        ordered = sorted((key(model), model) for model in entries)
-        keys = [each for each, _ in ordered]
+        cells = {model: self._cells(entry, verdicts) for model, entry in entries.items()}
+        places = self._places(cells, judge)
+        ordered = sorted(entries, key=lambda model: (places[model][0] if model in places else len(entries) + 1, model))
+        unranked = (None, None)
         return [
-            Row(None if each[1] == math.inf else keys.index(each) + 1, entries[model], cells[model])
-            for each, model in ordered
+            Row(rank, entries[model], cells[model], interval)
+            for model in ordered
+            for rank, interval in [places.get(model, unranked)]
         ]
 
     def table(self) -> pandas.DataFrame:
-        """One row per model; missing values are null (``<NA>``), never NaN.
+        """One row per model; see :func:`merge_assets.evaluation.leaderboard_tables.models_table`."""
+        from merge_assets.evaluation.leaderboard_tables import models_table
 
-        Columns: rank, model, kind, method, parameters, layers, parents and their versions, then for each score column
-        ``name`` (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent, value minus parent's
-        value) and ``name best parent``; then description, url, fingerprint, stale: why a row is out of date,
-        and failed: which tasks have no value, and why.
-        """
-        rows, entries = self.rows, [row.entry for row in self.rows]
-        columns: dict[str, tuple[str, list[Any]]] = {
-            "rank": ("Int64", [row.rank for row in rows]),
-            "model": ("string", [entry.model for entry in entries]),
-            "kind": ("string", [entry.kind for entry in entries]),
-            "method": ("string", [entry.method for entry in entries]),
-            "parameters": ("Int64", [entry.parameters for entry in entries]),
-            "layers": ("Int64", [entry.layers for entry in entries]),
-            "parents": ("object", [[parent.model for parent in entry.parents] for entry in entries]),
-            "parent versions": ("object", [[parent.fingerprint for parent in entry.parents] for entry in entries]),
-        }
-        for column in self.columns:
-            cells = [row.cells.get(column) for row in rows]
-            best = [cell.best_parent if cell else None for cell in cells]
-            name = column.name
-            columns[name] = ("Float64", [cell.value if cell else None for cell in cells])
-            columns[f"{name} stderr"] = ("Float64", [cell.stderr if cell else None for cell in cells])
-            columns[f"{name} n"] = ("Int64", [cell.n if cell else None for cell in cells])
-            columns[f"{name} delta"] = ("Float64", [delta.difference if delta else None for delta in best])
-            columns[f"{name} best parent"] = ("string", [delta.parent if delta else None for delta in best])
-        columns["description"] = ("string", [entry.description for entry in entries])
-        columns["url"] = ("string", [entry.url for entry in entries])
-        columns["fingerprint"] = ("string", [entry.fingerprint for entry in entries])
-        columns["stale"] = ("string", [entry.stale for entry in entries])
-        columns["failed"] = (
-            "string",
-            ["; ".join(s.failed for s in one.scores if s.failures) or None for one in entries],
-        )
-        return frame(columns)
+        return models_table(self)
 
     def deltas(self) -> pandas.DataFrame:
-        """One row per model, score column and parent.
+        """One row per model, score and parent; see :func:`merge_assets.evaluation.leaderboard_tables.deltas_table`."""
+        from merge_assets.evaluation.leaderboard_tables import deltas_table
 
-        Columns: model, parent, parent_version, suite, task and metric (null for the headline), value, parent_value, delta
-        (value minus parent_value), gain (its sign turned so that positive is better), delta_stderr, note: why there is no
-        difference, or what to mind of it.
-        """
-        found = [
-            (row.entry.model, column, cell, each)
-            for row in self.rows
-            for column, cell in row.cells.items()
-            for each in cell.compared
-        ]
-        deltas = [each if isinstance(each, Delta) else None for _, _, _, each in found]
-        return frame(
-            {
-                "model": ("string", [model for model, _, _, _ in found]),
-                "parent": ("string", [each.parent if isinstance(each, Delta) else each.model for *_, each in found]),
-                "parent_version": (
-                    "string",
-                    [each.version if isinstance(each, Delta) else each.fingerprint for *_, each in found],
-                ),
-                "suite": ("string", [column.suite for _, column, _, _ in found]),
-                "task": ("string", [column.task for _, column, _, _ in found]),
-                "metric": ("string", [column.metric for _, column, _, _ in found]),
-                "value": ("Float64", [cell.value for _, _, cell, _ in found]),
-                "parent_value": ("Float64", [delta.parent_value if delta else None for delta in deltas]),
-                "delta": ("Float64", [delta.difference if delta else None for delta in deltas]),
-                "gain": ("Float64", [delta.gain if delta else None for delta in deltas]),
-                "delta_stderr": ("Float64", [delta.stderr if delta else None for delta in deltas]),
-                "note": ("string", [_note(each) for *_, each in found]),
-            }
+        return deltas_table(self)
+
+    def _places(
+        self, cells: Mapping[str, Mapping[Column, Cell]], judge: Judge
+    ) -> dict[str, tuple[int, tuple[int, int] | None]]:
+        """Rank and its interval of each model that has one."""
+        column = self.rank_column
+        if column is None:
+            return {}
+        scored = [entry for entry in self.entries if column in cells[entry.model]]
+        values = {entry.model: cells[entry.model][column].value for entry in scored}
+        parts = {entry.model: bool(cells[entry.model][column].part) for entry in scored}
+        sign = -1 if column.higher_is_better else 1
+        ranks: dict[str, int] = {}
+        first = ""
+        for place, model in enumerate(sorted(values, key=lambda model: (parts[model], sign * values[model])), 1):
+            tied = bool(first) and parts[model] == parts[first] and are_equal(values[model], values[first])
+            first = first if tied else model
+            ranks[model] = ranks[first] if tied else place
+        of = [_of_suite(entry.scores, column.suite) for entry in scored]
+        intervals = judge.rank_intervals(
+            of, list(values.values()), column.task, column.metric, higher=column.higher_is_better
         )
+        return {model: (ranks[model], interval) for model, interval in zip(values, intervals, strict=True)}
+
+    def _verdicts(self, judge: Judge) -> Mapping[tuple[str, Column, int], Verdict]:
+        """What is said of each difference, by model, column and parent."""
+        pairs: dict[tuple[str, Column, int], Pair] = {}
+        for entry in self.entries:
+            for column in self.columns:
+                for parent in entry.parents:
+                    if _raw(entry.scores, column) is not None and _raw(parent.scores, column) is not None:
+                        ours, theirs = (_of_suite(each, column.suite) for each in (entry.scores, parent.scores))
+                        key = (entry.model, column, id(parent))
+                        pairs[key] = Pair(ours, theirs, column.task, column.metric, column.higher_is_better)
+        return dict(zip(pairs, judge.verdicts(list(pairs.values())), strict=True))
 
     def _columns_of(self, suite: str) -> list[Column]:
         scores = [s for entry in self.entries for s in entry.scores if s.suite == suite]
@@ -316,7 +308,9 @@ class Leaderboard:
         )
         return headline + columns
 
-    def _cells(self, entry: LeaderboardEntry) -> dict[Column, Cell]:
+    def _cells(
+        self, entry: LeaderboardEntry, verdicts: Mapping[tuple[str, Column, int], Verdict]
+    ) -> dict[Column, Cell]:
         cells = {}
         for column in self.columns:
             raw = _raw(entry.scores, column)
@@ -325,9 +319,14 @@ class Leaderboard:
             value, stderr, shots, n = raw
             theirs = [(parent, _raw(parent.scores, column)) for parent in entry.parents]
             deltas = tuple(
-                replace(
-                    _delta(parent, value, stderr, found[0], found[1], column.higher_is_better),
-                    caveats=_caveats(entry.scores, parent.scores, column),
+                Delta(
+                    parent.model,
+                    parent.fingerprint,
+                    found[0],
+                    value - found[0],
+                    value - found[0] if column.higher_is_better else found[0] - value,
+                    verdicts[entry.model, column, id(parent)],
+                    _caveats(entry.scores, parent.scores, column),
                 )
                 for parent, found in theirs
                 if found is not None
@@ -340,13 +339,23 @@ class Leaderboard:
         return cells
 
 
+def beside_parents(scores: Sequence[Scores], parents: Sequence[Parent], samples: SamplesOf | None = None) -> Row:
+    """One model's scores with the differences to its parents; verdicts are adjusted for all that this row has."""
+    entry = LeaderboardEntry(model="", kind="variant", parents=list(parents), scores=list(scores))
+    return Leaderboard([entry], samples=samples or _no_samples).rows[0]
+
+
 def _caveats(ours: Sequence[Scores], theirs: Sequence[Scores], column: Column) -> tuple[str, ...]:
     """What the two evaluations behind a column's values were not measured alike with."""
-    one, other = (next(scores for scores in each if scores.suite == column.suite) for each in (ours, theirs))
+    one, other = (_of_suite(each, column.suite) for each in (ours, theirs))
     if column.task is None:
         return differences(one, other)
     rows = [_row(scores, column) for scores in (one, other)]
     return row_differences(*(row for row in rows if row is not None))
+
+
+def _of_suite(of_suites: Sequence[Scores], suite: str) -> Scores:
+    return next(scores for scores in of_suites if scores.suite == suite)
 
 
 def _row(scores: Scores, column: Column) -> TaskScore | None:
@@ -376,20 +385,5 @@ def format_count(count: int | None) -> str:
 
 
 def arrow(delta: Delta) -> str:
-    """▲ for better, ▼ for worse, nothing for equal."""
-    return "▲" if delta.gain > 0 else "▼" if delta.gain < 0 else ""
-
-
-def _delta(
-    parent: Parent, value: float, stderr: float | None, theirs: float, their_stderr: float | None, higher: bool
-) -> Delta:
-    combined = None if stderr is None or their_stderr is None else math.hypot(stderr, their_stderr)
-    difference = value - theirs
-    gain = difference if higher else -difference
-    return Delta(parent.model, parent.fingerprint, theirs, difference, gain, combined)
-
-
-def _note(to: Delta | Parent) -> str | None:
-    if isinstance(to, Parent):
-        return to.unknown
-    return "; ".join(to.caveats) or None
+    """▲ for better, ▼ for worse, ≈ where nothing can be told."""
+    return {"better": "▲", "worse": "▼", "cannot tell": "≈"}[delta.verdict.word]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from merge_assets.evaluation.leaderboard import Column, Leaderboard, Row, arrow, format_count
@@ -13,7 +14,11 @@ FILES = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard
 """One row per model; one row per model, score and parent; for the UI; one self-contained page."""
 
 
-LEGEND = "▲ better and ▼ worse than the best parent; ± standard error; ↓ lower is better. Fractions in percent."
+LEGEND = (
+    "▲ better and ▼ worse than the best parent on the same documents, at the 5 % level over all differences shown; ≈ the "
+    "documents cannot tell; after a rank its 95 % interval; ± standard error of a score; ↓ lower is better. "
+    "Fractions in percent."
+)
 
 
 def write_leaderboard(board: Leaderboard, directory: Path, title: str = "Leaderboard") -> list[Path]:
@@ -35,7 +40,8 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         legend=LEGEND,
         cell=cell_text,
         count=format_count,
-        head=head_text,
+        head=lambda column: head_text(column, [each for each in board.columns if each.suite == column.suite]),
+        rank=rank_text,
         rows_of=lambda suite: rows_of(board, suite),
         stale=[row.entry for row in board.rows if row.entry.stale],
         notes=[(row.entry.model, note) for row in board.rows for note in row.notes],
@@ -47,13 +53,26 @@ def rows_of(board: Leaderboard, suite: str) -> list[Row]:
     return [row for row in board.rows if any(scores.suite == suite for scores in row.entry.scores)]
 
 
-def head_text(column: Column) -> str:
-    """What a column of scores is called."""
-    return column.title if column.higher_is_better else f"{column.title} ↓"
+def rank_text(row: Row) -> str:
+    """A rank with its interval, where that holds more than one: ``2 (1–4)``."""
+    if row.rank is None:
+        return ""
+    return (
+        f"{row.rank}"
+        if row.ranks is None or row.ranks[0] == row.ranks[1]
+        else "{} ({}–{})".format(row.rank, *row.ranks)
+    )
+
+
+def head_text(column: Column, columns: Sequence[Column]) -> str:
+    """What a column of scores is called beside others: with its metric where a task has several."""
+    several = sum(other.title == column.title for other in columns) > 1
+    title = f"{column.title} {column.metric}" if several and column.metric else column.title
+    return title if column.higher_is_better else f"{title} ↓"
 
 
 def cell_text(row: Row, column: Column) -> str:
-    """A score with its standard error and its difference to the best parent; empty where there is none."""
+    """A score with its standard error, its difference to the best parent and its verdict; empty where there is none."""
     text = value_text(row, column)
     cell = row.cells.get(column)
     if cell is None:
@@ -62,7 +81,8 @@ def cell_text(row: Row, column: Column) -> str:
         text += f" ±{format_value(cell.stderr, column.is_fraction)}"
     if cell.best_parent is not None:
         delta = cell.best_parent
-        text += f" {arrow(delta)}{format_delta(delta.difference, column.is_fraction, cell.value)}"
+        difference = format_delta(delta.difference, column.is_fraction, cell.value)
+        text += f" {arrow(delta)}{difference} {delta.verdict.word}"
     return text
 
 

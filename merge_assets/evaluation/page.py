@@ -62,11 +62,13 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard") -> str:
         column_tip=_column_tip,
         count=format_count,
         difference=_difference,
+        evidence=_evidence,
         is_web_address=_is_web_address,
         label=_label,
         number=_number,
         parents_of=_parents_of,
         plain=_plain,
+        ranks=_ranks,
         short=short,
         tone=_tone,
     )
@@ -86,23 +88,23 @@ def _summary(board: Leaderboard) -> list[str]:
 
 
 def _cards(board: Leaderboard) -> list[_Card]:
-    """The first in rank, the largest gain over the best parent, the first in most tasks; none without scores."""
+    """The first in rank, the largest gain that can be told from none, the first in most tasks; none without scores."""
     column = board.rank_column
     scored = [row for row in board.rows if column and column in row.cells]
     if column is None or not scored:
         return []
     best = _number(scored[0].cells[column].value, column)
     cards: list[_Card] = [("Best score", scored[0].entry.model, best, _label(column) + _if_stale(scored[0].entry), "")]
-    gains = [
-        (cell.best_parent, cell, row.entry)
-        for row in scored
-        if (cell := row.cells[column]).best_parent is not None and cell.best_parent.gain > 0
-    ]
+    compared = [(delta, row.cells[column], row.entry) for row in scored if (delta := row.cells[column].best_parent)]
+    gains = [each for each in compared if each[0].verdict.word == "better"]
     if gains:
         delta, cell, entry = max(gains, key=lambda item: item[0].gain)
         text = f"{arrow(delta)} {_difference(delta, cell, column)}"
         against = f"against {delta.parent}{_if_stale(entry)}"
         cards.append(("Largest gain over the best parent", entry.model, text, against, _tone(delta)))
+    elif compared:
+        told = f"of no variant can be told that its {_label(column)} is better than its best parent's"
+        cards.append(("Largest gain over the best parent", "none", "≈", told, "same"))
     tasks = [other for other in board.columns if other.task is not None]
     wins = Counter(
         row.entry.model
@@ -140,11 +142,11 @@ def _cell_tip(cell: Cell, column: Column, listed: Mapping[str, str]) -> str:
     if cell.n is not None:
         lines.append(f"{_counted(cell.n, 'document')}, {cell.shots}-shot")
     for delta in cell.deltas:
-        noise = "" if delta.is_clear or not delta.difference else " (within the standard error)"
         is_other = listed.get(delta.parent, delta.version) != delta.version
         parent = f"{delta.parent} of version {short(delta.version)}" if is_other else delta.parent
-        theirs = _number(delta.parent_value, column)
-        lines.append(f"{arrow(delta)} {_difference(delta, cell, column)} vs {parent} ({theirs}){noise}".strip())
+        theirs, word = _number(delta.parent_value, column), delta.verdict.word
+        lines.append(f"{arrow(delta)} {_difference(delta, cell, column)} vs {parent} ({theirs}): {word}")
+        lines.append(_evidence(delta, cell, column).replace("\n", "; "))
         lines += [f"mind: {caveat}" for caveat in delta.caveats]
     lines += [parent.unknown for parent in cell.unknown]
     return "\n".join(lines)
@@ -155,9 +157,29 @@ def _parents_of(row: Row) -> list[str]:
     return list(dict.fromkeys(delta.parent for cell in row.cells.values() for delta in cell.deltas))
 
 
+def _evidence(delta: Delta, cell: Cell, column: Column) -> str:
+    """What a verdict rests on, in lines, or why there is nothing that it could; the page says what the lines are."""
+    verdict = delta.verdict
+    if verdict.found is None or verdict.adjusted is None:
+        return verdict.why
+
+    def shown(value: float) -> str:
+        return format_delta(value, column.is_fraction, cell.value)
+
+    found = verdict.found
+    least = [] if found.detectable is None else [f"least {shown(found.detectable).removeprefix('+')}"]
+    return "\n".join(
+        [f"{shown(found.low)} to {shown(found.high)}", f"p {found.p:.1g}, Holm {verdict.adjusted:.1g}", *least]
+    )
+
+
 def _tone(delta: Delta) -> str:
-    tone = "up" if delta.gain > 0 else "down" if delta.gain < 0 else "same"
-    return tone if delta.is_clear or tone == "same" else f"{tone} faint"
+    return {"better": "up", "worse": "down", "cannot tell": "same"}[delta.verdict.word]
+
+
+def _ranks(row: Row) -> str:
+    """The interval of a rank, if it holds more than one."""
+    return "" if row.ranks is None or row.ranks[0] == row.ranks[1] else f"{row.ranks[0]}–{row.ranks[1]}"
 
 
 def _is_web_address(url: str | None) -> bool:

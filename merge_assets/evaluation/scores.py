@@ -320,12 +320,17 @@ def format_value(value: float, is_fraction: bool) -> str:
 
 
 def format_delta(difference: float | None, is_fraction: bool, value: float = 1.0) -> str:
-    """A signed difference with as many decimals as ``value`` is shown with; empty for None."""
+    """A signed difference with as many decimals as ``value`` is shown with, or as many digits where that is shown with a power
+    of ten; empty for None."""
     if difference is None:
         return ""
-    decimals = len(format_value(value, is_fraction).partition(".")[2])
-    text = f"{100 * difference if is_fraction else difference:+.{decimals}f}"
-    return text.replace("-", "−", 1) if float(text) else "±0"
+    shown = format_value(value, is_fraction)
+    decimals = len(shown.partition(".")[2])
+    form = "+#.4g" if "e" in shown else f"+.{decimals}f"
+    text = f"{100 * difference if is_fraction else difference:{form}}".rstrip(".")
+    if not float(text):
+        return "±0"
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult | Failed) -> TaskScore | TaskFailure:

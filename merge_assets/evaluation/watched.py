@@ -16,9 +16,9 @@ from lm_eval.models.utils import Collator
 
 from merge_assets.evaluation.answers import Answer, digest_of_batch
 from merge_assets.evaluation.batching import batch_size, bytes_per_token
+from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.model_settings import ends_turns_as_texts
-from merge_assets.evaluation.results import Flaws
 
 _HFLM = lm_eval.models.huggingface.HFLM
 

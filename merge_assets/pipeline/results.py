@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from merge_assets.api import Analysed, Built, Observation, Ranked, Scored
-    from merge_assets.evaluation.leaderboard import Parent
+    from merge_assets.evaluation.leaderboard import Parent, Row
     from merge_assets.evaluation.scores import Scores
     from merge_assets.store import Artifact
+    from merge_assets.workspace.samples import StoredSamples
 
 SIZE = "dagster/size_bytes"
 """A number that Dagster shows as a size, at the top of an asset's page."""
@@ -162,20 +163,27 @@ def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
     return metadata | artifact_metadata(analysed.artifact)
 
 
-def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | None) -> Metadata:
+def scores_metadata(
+    scored: "Scored", parents: "Sequence[Parent]", stale: str | None, samples: "StoredSamples | None" = None
+) -> Metadata:
     """Scores of one model: a table with the differences to its parents, and one number per task to plot.
 
     Args:
         scored: what is in the store.
         parents: what the version was made from.
         stale: why this version is out of date.
+        samples: what its documents and those of its parents say; without them, nothing can be told of a difference.
     """
+    from merge_assets.evaluation.leaderboard import beside_parents
+
     scores = scored.scores
+    if samples is not None:
+        samples.add(scores, scored.artifact)
     metadata = _measured(scored.artifact, scored.reused, scored.changes)
     spent = math.fsum(row.seconds for row in scores.tasks if not scored.reused and row.task in scored.evaluated)
     if not scored.reused:
-        tasks = len({row.task for row in (*scores.tasks, *scores.failures)})
-        failed = len({failure.task for failure in scores.failures})
+        failures = {failure.task for failure in scores.failures}
+        tasks, failed = len({row.task for row in scores.tasks} | failures), len(failures)
         known = "" if len(scored.evaluated) + failed == tasks else "; of the others there were results of these bytes"
         known += f"; {failed} failed" if failed else ""
         metadata["work"] = f"{len(scored.evaluated)} of {tasks} tasks evaluated, in {spent:.0f} s{known}"
@@ -187,7 +195,7 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
             metadata[MAY_PASS] = "the tasks that failed may have a value the next time"
     if scores.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {markup.escape_markdown(one)}" for one in scores.notes))
-    metadata["scores"] = table(_score_rows(scores, [theirs for parent in parents for theirs in parent.scores]))
+    metadata["scores"] = table(_score_rows(scores, beside_parents([scores], parents, samples)))
     if unknown := [parent.unknown for parent in parents if not parent.scores]:
         metadata["no_difference"] = "; ".join(unknown)
     if scores.headline is not None:
@@ -293,18 +301,29 @@ def _measured(artifact: "Artifact", reused: bool, changes: Sequence[str] | None)
     return {"outcome": REUSED, "work": _since(artifact)} if reused else {"outcome": BUILT}
 
 
-def _score_rows(scores: "Scores", parents: "Sequence[Scores]") -> list[Metadata]:
+def _score_rows(scores: "Scores", beside: "Row") -> list[Metadata]:
     """One row a task and one for the average, with bars for what is a share; what is wanted most comes first."""
-    shown = scores.shown(parents)
+    from merge_assets.evaluation.scores import format_delta
+
+    shown = scores.shown()
+    heads = list(dict.fromkeys(f"Δ {delta.parent}" for cell in beside.cells.values() for delta in cell.deltas))
+    deltas: dict[tuple[str | None, str | None], dict[str, str]] = {}
+    for column, cell in beside.cells.items():
+        told = deltas.setdefault((column.task, column.metric), dict.fromkeys(heads, ""))
+        for delta in cell.deltas:
+            difference = format_delta(delta.difference, column.is_fraction, cell.value)
+            told[f"Δ {delta.parent}"] = f"{difference} {delta.verdict.word}"
     rows = [
         _score_row(
-            dict(zip(shown.heads, cells, strict=True)), row.value if row is not None and row.is_fraction else None
+            dict(zip(shown.heads, cells, strict=True))
+            | (dict.fromkeys(heads, "") if row is None else deltas[row.task, row.metric]),
+            row.value if row is not None and row.is_fraction else None,
         )
         for row, cells in itertools.zip_longest(scores.tasks, shown.rows)
     ]
     if scores.headline is not None:
         cells = ["average", "", "", "", *shown.average]
-        rows.append(_score_row(dict(zip(shown.heads, cells, strict=True)), scores.headline))
+        rows.append(_score_row(dict(zip(shown.heads, cells, strict=True)) | deltas[None, None], scores.headline))
     return rows
 
 
@@ -330,12 +349,13 @@ def _place(row: Any) -> tuple[str, int, str]:
 
 
 def _ranking(frame: "DataFrame") -> list[Metadata]:
-    """The leaderboard's averages, one row per model: percent with the difference to the best parent."""
+    """The leaderboard's averages, one row per model: percent with the difference to the best parent, and what is told of it."""
     suites = [name for name in frame.columns if "/" not in name and f"{name} delta" in frame.columns]
     rows = []
     for record in frame.astype(object).where(frame.notna(), None).to_dict("records"):
         row: Metadata = {
             "rank": record["rank"] if record["rank"] is not None else "",
+            "95 % ranks": "" if record["rank low"] is None else f"{record['rank low']}–{record['rank high']}",
             "model": record["model"],
             "method": record["method"] or record["kind"],
             "layers": record["layers"] if record["layers"] is not None else "",
@@ -343,6 +363,7 @@ def _ranking(frame: "DataFrame") -> list[Metadata]:
         for suite in suites:
             row[suite] = _percent(record[suite])
             row[f"{suite} Δ"] = _percent(record[f"{suite} delta"], sign="+")
+            row[f"{suite} verdict"] = record[f"{suite} verdict"] or ""
         row["out of date"] = record["stale"] or ""
         rows.append(row)
     return rows

@@ -19,6 +19,7 @@ from merge_assets.pipeline.steps import is_refreshed, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import KnownScores, lm_eval_version
+from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.staleness import Staleness
 from merge_assets.workspace.trust import may_trust
 
@@ -88,12 +89,13 @@ def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.Ass
             unit=TASKS,
         )
         inputs.report_moved(context, scored.artifact.manifest.fingerprints)
+        known = KnownScores(workspace)
+        parents = parents_of(workspace, node, scored.artifact, known)
+        samples = StoredSamples(known, workspace.cache)
         return dg.MaterializeResult(
             asset_key=node.key,
             data_version=dg.DataVersion(scored.artifact.version),
-            metadata=scores_metadata(
-                scored, parents_of(workspace, node, scored.artifact), _out_of_date(workspace, node.model)
-            ),
+            metadata=scores_metadata(scored, parents, _out_of_date(workspace, node.model), samples),
             check_results=[
                 dg.AssetCheckResult(
                     asset_key=node.key,
@@ -114,13 +116,15 @@ def _out_of_date(workspace: Workspace, model: ModelNode) -> str | None:
     return Staleness(workspace, thorough=False).reason(recipe) if recipe else None
 
 
-def parents_of(workspace: Workspace, node: ScoresNode, scores: "Artifact") -> "list[Parent]":
+def parents_of(
+    workspace: Workspace, node: ScoresNode, scores: "Artifact", known: KnownScores | None = None
+) -> "list[Parent]":
     """The models that the version which was scored was merged from, with the scores of their bytes."""
     from merge_assets.api import joined
 
     if node.model.kind != "recipe":
         return []
-    known, suite = KnownScores(workspace), workspace.suites[node.suite]
+    known, suite = known or KnownScores(workspace), workspace.suites[node.suite]
     line = variant_line(node.model.parts[0])
     versions = (workspace.store.get(line, version) for version in scores.manifest.fingerprints.values())
     found = (joined.parents_of(workspace, known, variant, [suite]) for variant in versions if variant is not None)

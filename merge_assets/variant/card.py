@@ -89,12 +89,14 @@ def with_scores(card: str, version: str, rows: Sequence[Mapping[str, str]]) -> s
     Args:
         card: of a variant.
         version: its fingerprint.
-        rows: ``suite``, ``task``, ``metric`` and ``value`` of each score of exactly this version.
+        rows: ``suite``, ``task``, ``metric`` and ``value`` of each score of exactly this version; ``beside``, its differences
+            to the parents', may be empty.
     """
     if not rows:
         return card
     before, recipe, text = card.partition(_RECIPE)
-    section = render(_PACKAGE, "card_scores.md.j2", version=version, rows=rows)
+    compared = any(row.get("beside") for row in rows)
+    section = render(_PACKAGE, "card_scores.md.j2", version=version, rows=rows, compared=compared)
     return f"{before}\n{section}{recipe}{text}"
 
 

@@ -117,6 +117,7 @@ class KnownScores:
         self._current: dict[str, Artifact | None] = {}
         self._versions: dict[str, list[Artifact]] = {}
         self._read: dict[tuple[str, str], Scores] = {}
+        self._found: dict[tuple[str, str], Artifact] = {}
 
     def of(self, model: ModelIdentity, suite: Suite, fingerprint: str) -> Scores | None:
         """The latest scores of exactly these bytes, also where those of others were made since; ``None`` without any."""
@@ -139,6 +140,10 @@ class KnownScores:
             if self._is_of(artifact, scores, suite, model):
                 yield artifact.manifest.created, scores
 
+    def artifact(self, scores: Scores) -> Artifact | None:
+        """The version that scores were found in; ``None`` if they were not found here."""
+        return next((self._found[name] for name, read in self._read.items() if read is scores), None)
+
     def _latest_first(self, line: str) -> Iterator[Artifact]:
         """The versions of a line: the current one, for which they need not be listed, then from the newest on."""
         if line not in self._current:
@@ -156,7 +161,7 @@ class KnownScores:
 
         name = (artifact.line, artifact.version)
         if name not in self._read:
-            self._read[name] = Scores.from_json(artifact.read_bytes(SCORES_FILE))
+            self._read[name], self._found[name] = Scores.from_json(artifact.read_bytes(SCORES_FILE)), artifact
         return self._read[name]
 
     def _is_of(self, artifact: Artifact, scores: Scores, suite: Suite, model: ModelIdentity) -> bool:

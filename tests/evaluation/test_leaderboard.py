@@ -26,6 +26,7 @@ from merge_assets.evaluation.leaderboard import (
 from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text, write_leaderboard
 from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import Scores
+from merge_assets.evaluation.verdicts import Verdict, Word
 from tests.leaderboard_support import ENTRIES, demo, row, scores
 
 MOTHER = [scores("m", row("arc", "acc", 0.625, 0.0), suite="facts")]
@@ -86,8 +87,11 @@ FAMILY = [
 Columns = dict[str, tuple[str, list[object]]]
 """By name: the type, and the cells."""
 
+CANNOT = "cannot tell"
 MODELS: Columns = {
     "rank": ("Int64", [1, 2, 3, None, None]),
+    "rank low": ("Int64", [1, 1, 1, None, None]),
+    "rank high": ("Int64", [3, 3, 3, None, None]),
     "model": ("string", ["child", "mother", "father", "grandchild", "guest"]),
     "kind": ("string", ["variant", "base", "base", "variant", "base"]),
     "method": ("string", ["slerp", None, None, "stack", None]),
@@ -105,21 +109,25 @@ SCORES: Columns = {
     "facts n": ("Int64", [None, None, None, None, None]),
     "facts delta": ("Float64", [0.125, None, None, None, None]),
     "facts best parent": ("string", ["mother", None, None, None, None]),
+    "facts verdict": ("string", [CANNOT, None, None, None, None]),
     "facts/arc:acc": ("Float64", [0.75, 0.625, 0.5, None, None]),
     "facts/arc:acc stderr": ("Float64", [0.04, 0.0, 0.03, None, None]),
     "facts/arc:acc n": ("Int64", [50, 50, 50, None, None]),
     "facts/arc:acc delta": ("Float64", [0.125, None, None, None, None]),
     "facts/arc:acc best parent": ("string", ["mother", None, None, None, None]),
+    "facts/arc:acc verdict": ("string", [CANNOT, None, None, None, None]),
     "prose/text:byte_perplexity": ("Float64", [6.0, None, 8.0, 9.0, None]),
     "prose/text:byte_perplexity stderr": ("Float64", [0.5, None, None, None, None]),
     "prose/text:byte_perplexity n": ("Int64", [50, None, 50, 20, None]),
     "prose/text:byte_perplexity delta": ("Float64", [-2.0, None, None, 3.0, None]),
     "prose/text:byte_perplexity best parent": ("string", ["father", None, None, "child", None]),
+    "prose/text:byte_perplexity verdict": ("string", [CANNOT, None, None, CANNOT, None]),
     "prose/arc:acc": ("Float64", [0.125, None, 0.25, None, None]),
     "prose/arc:acc stderr": ("Float64", [0.03, None, 0.04, None, None]),
     "prose/arc:acc n": ("Int64", [50, None, 50, None, None]),
     "prose/arc:acc delta": ("Float64", [-0.125, None, None, None, None]),
     "prose/arc:acc best parent": ("string", ["father", None, None, None, None]),
+    "prose/arc:acc verdict": ("string", [CANNOT, None, None, None, None]),
 }
 FACTS: Columns = {
     "description": ("string", ["Both halves", "", "", "", ""]),
@@ -132,25 +140,30 @@ TABLE = MODELS | SCORES | FACTS
 
 DELTA_TYPES = {
     **dict.fromkeys(("model", "parent", "parent_version", "suite", "task", "metric"), "string"),
-    **dict.fromkeys(("value", "parent_value", "delta", "gain", "delta_stderr"), "Float64"),
+    **dict.fromkeys(("value", "parent_value", "delta", "gain"), "Float64"),
+    "verdict": "string",
+    **dict.fromkeys(("delta_stderr", "delta_low", "delta_high", "p", "p_holm", "detectable"), "Float64"),
     "note": "string",
 }
+NO_SAMPLES = "c: no samples are kept"
 NO_PROSE = "not compared with mother: no scores of the version it was made from, m9"
 FEWER = "documents of text 20 and 50"
 STRANGER = "not compared with stranger: no scores of the version it was made from, s5"
 PERPLEXITY = ("prose", "text", "byte_perplexity")
+TOLD = (CANNOT, *[None] * 6)
+UNTOLD = (None,) * 7
 DELTAS = [
-    ("child", "father", "f0", "facts", None, None, 0.75, 0.5, 0.25, 0.25, 0.0005**0.5, None),  # √(0.01² + 0.02²)
-    ("child", "mother", "m9", "facts", None, None, 0.75, 0.625, 0.125, 0.125, None, None),
-    ("child", "father", "f0", "facts", "arc", "acc", 0.75, 0.5, 0.25, 0.25, 0.05, None),  # √(0.04² + 0.03²)
-    ("child", "mother", "m9", "facts", "arc", "acc", 0.75, 0.625, 0.125, 0.125, 0.04, None),
-    ("child", "father", "f0", *PERPLEXITY, 6.0, 8.0, -2.0, 2.0, None, None),
-    ("child", "mother", "m9", *PERPLEXITY, 6.0, None, None, None, None, NO_PROSE),
-    ("child", "father", "f0", "prose", "arc", "acc", 0.125, 0.25, -0.125, -0.125, 0.05, None),
-    ("child", "mother", "m9", "prose", "arc", "acc", 0.125, None, None, None, None, NO_PROSE),
-    ("grandchild", "father", "f0", *PERPLEXITY, 9.0, 8.0, 1.0, -1.0, None, FEWER),
-    ("grandchild", "child", "c1", *PERPLEXITY, 9.0, 6.0, 3.0, -3.0, None, FEWER),
-    ("grandchild", "stranger", "s5", *PERPLEXITY, 9.0, None, None, None, None, STRANGER),
+    ("child", "father", "f0", "facts", None, None, 0.75, 0.5, 0.25, 0.25, *TOLD, NO_SAMPLES),
+    ("child", "mother", "m9", "facts", None, None, 0.75, 0.625, 0.125, 0.125, *TOLD, NO_SAMPLES),
+    ("child", "father", "f0", "facts", "arc", "acc", 0.75, 0.5, 0.25, 0.25, *TOLD, NO_SAMPLES),
+    ("child", "mother", "m9", "facts", "arc", "acc", 0.75, 0.625, 0.125, 0.125, *TOLD, NO_SAMPLES),
+    ("child", "father", "f0", *PERPLEXITY, 6.0, 8.0, -2.0, 2.0, *TOLD, NO_SAMPLES),
+    ("child", "mother", "m9", *PERPLEXITY, 6.0, None, None, None, *UNTOLD, NO_PROSE),
+    ("child", "father", "f0", "prose", "arc", "acc", 0.125, 0.25, -0.125, -0.125, *TOLD, NO_SAMPLES),
+    ("child", "mother", "m9", "prose", "arc", "acc", 0.125, None, None, None, *UNTOLD, NO_PROSE),
+    ("grandchild", "father", "f0", *PERPLEXITY, 9.0, 8.0, 1.0, -1.0, *TOLD, f"g: no samples are kept; {FEWER}"),
+    ("grandchild", "child", "c1", *PERPLEXITY, 9.0, 6.0, 3.0, -3.0, *TOLD, f"g: no samples are kept; {FEWER}"),
+    ("grandchild", "stranger", "s5", *PERPLEXITY, 9.0, None, None, None, *UNTOLD, STRANGER),
 ]
 
 MARKDOWN = """\
@@ -158,19 +171,21 @@ MARKDOWN = """\
 
 | # | model | method | size | layers | average | arc |
 | ---: | --- | --- | ---: | ---: | ---: | ---: |
-| 1 | **child** | slerp | 1.29M | 14 | 75.0 ±1.0 ▲+12.5 | 75.0 ±4.0 ▲+12.5 |
-| 2 | **mother** | base |  |  | 62.5 | 62.5 |
-| 3 | **father** | base | 7.24B | 32 | 50.0 ±2.0 | 50.0 ±3.0 |
+| 1 (1–3) | **child** | slerp | 1.29M | 14 | 75.0 ±1.0 ≈+12.5 cannot tell | 75.0 ±4.0 ≈+12.5 cannot tell |
+| 2 (1–3) | **mother** | base |  |  | 62.5 | 62.5 |
+| 3 (1–3) | **father** | base | 7.24B | 32 | 50.0 ±2.0 | 50.0 ±3.0 |
 
 **prose**
 
 | # | model | method | size | layers | text ↓ | arc |
 | ---: | --- | --- | ---: | ---: | ---: | ---: |
-| 1 | **child** | slerp | 1.29M | 14 | 6.000 ±0.5000 ▲−2.000 | 12.5 ±3.0 ▼−12.5 |
-| 3 | **father** | base | 7.24B | 32 | 8.000 | 25.0 ±4.0 |
-|  | **grandchild** ⚠ | stack |  |  | 9.000 ▼+3.000 |  |
+| 1 (1–3) | **child** | slerp | 1.29M | 14 | 6.000 ±0.5000 ≈−2.000 cannot tell | 12.5 ±3.0 ≈−12.5 cannot tell |
+| 3 (1–3) | **father** | base | 7.24B | 32 | 8.000 | 25.0 ±4.0 |
+|  | **grandchild** ⚠ | stack |  |  | 9.000 ≈+3.000 cannot tell |  |
 
-▲ better and ▼ worse than the best parent; ± standard error; ↓ lower is better. Fractions in percent.
+▲ better and ▼ worse than the best parent on the same documents, at the 5 % level over all differences shown; \
+≈ the documents cannot tell; after a rank its 95 % interval; ± standard error of a score; ↓ lower is better. \
+Fractions in percent.
 
 ⚠ out of date:
 
@@ -178,9 +193,13 @@ MARKDOWN = """\
 
 Notes:
 
+- **child**: father: cannot tell: c: no samples are kept
+- **child**: mother: cannot tell: c: no samples are kept
 - **child**: not compared with mother: no scores of the version it was made from, m9
 - **grandchild**: father: documents of text 20 and 50
+- **grandchild**: father: cannot tell: g: no samples are kept
 - **grandchild**: child: documents of text 20 and 50
+- **grandchild**: child: cannot tell: g: no samples are kept
 - **grandchild**: not compared with stranger: no scores of the version it was made from, s5
 """
 
@@ -302,6 +321,14 @@ def base(model: str, *suites: Scores) -> LeaderboardEntry:
     return LeaderboardEntry(model=model, kind="base", scores=list(suites))
 
 
+def test_equal_but_for_the_last_digits_is_a_tie() -> None:
+    first, second = (0.1 + 0.2) + 0.3, 0.1 + (0.2 + 0.3)
+    assert first != second
+    entries = [base(name, scores(name, row("t", "acc", value))) for name, value in (("a", second), ("b", first))]
+    assert ranks(entries) == [(1, "a"), (1, "b")]
+    assert ranks(entries[::-1]) == [(1, "a"), (1, "b")]
+
+
 def test_ranks_follow_the_headline_and_ties_share_one() -> None:
     assert ranks(ENTRIES) == [(1, "mix"), (2, "org/b"), (3, "a"), (3, "deep"), (None, "alone")]
 
@@ -376,19 +403,9 @@ def test_two_scores_of_one_suite_are_refused() -> None:
         Leaderboard([base("m", *[demo("m", 8.0, 0.5, 0.3)] * 2)])
 
 
-@pytest.mark.parametrize(
-    ("difference", "stderr", "is_clear"),
-    [(0.25, 0.125, True), (-0.25, 0.125, True), (0.25, 0.25, False), (1.0, None, True), (0.0, None, False)],
-)
-def test_a_difference_is_clear_beyond_its_standard_error(
-    difference: float, stderr: float | None, is_clear: bool
-) -> None:
-    assert Delta("a", "f0", 0.5, difference, difference, stderr).is_clear == is_clear
-
-
-@pytest.mark.parametrize(("gain", "text"), [(0.5, "▲"), (-0.5, "▼"), (0.0, "")])
-def test_arrows_tell_better_from_worse(gain: float, text: str) -> None:
-    assert arrow(Delta("a", "f0", 8.0, -gain, gain, None)) == text
+@pytest.mark.parametrize(("word", "text"), [("better", "▲"), ("worse", "▼"), ("cannot tell", "≈")])
+def test_arrows_tell_better_from_worse(word: Word, text: str) -> None:
+    assert arrow(Delta("a", "f0", 8.0, -0.5, 0.5, Verdict(word))) == text
 
 
 @pytest.mark.parametrize(
@@ -422,12 +439,13 @@ def test_a_value_is_compared_with_the_bytes_that_were_merged_not_with_what_the_p
     )
     board = Leaderboard([LeaderboardEntry(model="a", kind="base", fingerprint="a2", scores=now), child])
     cells = next(row.cells for row in board.rows if row.entry is child)
-    assert {cell.deltas for cell in cells.values()} == {(Delta("a", "a1", 0.5, 0.25, 0.25, None),)}
-    assert "▲ +25.0 vs a of version a1 (50.0)" in leaderboard_page(board)
+    unknown = Verdict("cannot tell", why="child: no samples are kept")
+    assert {cell.deltas for cell in cells.values()} == {(Delta("a", "a1", 0.5, 0.25, 0.25, unknown),)}
+    assert "≈ +25.0 vs a of version a1 (50.0): cannot tell" in leaderboard_page(board)
 
 
 def test_what_to_mind_of_a_difference_is_said_in_every_export() -> None:
-    delta = Delta("a", "a1", 0.5, 0.25, 0.25, None, caveats=("torch 2.1 and 2.2",))
+    delta = Delta("a", "a1", 0.5, 0.25, 0.25, Verdict("better"), caveats=("torch 2.1 and 2.2",))
     entry = LeaderboardEntry(model="child", kind="variant", scores=[scores("child", row("arc", "acc", 0.75))])
     board = Leaderboard([entry])
     assert board.rows[0].notes == []

@@ -54,6 +54,9 @@ def test_values_for_people(value: float, fraction: bool, text: str) -> None:
 def test_differences_for_people() -> None:
     assert format_delta(-0.021, True, 0.5) == "−2.1"
     assert format_delta(0.0146, False, 7.871) == "+0.015"
+    assert format_delta(123444.0, False, 1.235e5) == "+1.234e+05"
+    assert format_delta(-3.25e-6, False, 1.235e-5) == "−3.250e-06"
+    assert format_delta(-3.2, False, 12345.6) == "−3.200"
     assert format_delta(0.0, True) == format_delta(-1e-9, True) == "±0"
     assert format_delta(None, True) == ""
 

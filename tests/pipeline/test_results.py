@@ -150,12 +150,15 @@ def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_p
     frame = pandas.DataFrame(
         {
             "rank": pandas.array([1, None], dtype="Int64"),
+            "rank low": pandas.array([1, None], dtype="Int64"),
+            "rank high": pandas.array([3, None], dtype="Int64"),
             "model": ["mean", "base"],
             "method": ["linear", None],
             "kind": ["variant", "base"],
             "layers": pandas.array([16, None], dtype="Int64"),
             "demo": pandas.array([0.2625, None], dtype="Float64"),
             "demo delta": pandas.array([-0.004, None], dtype="Float64"),
+            "demo verdict": pandas.array(["cannot tell", None], dtype="string"),
             "demo/task:acc": [0.1, 0.2],
             "demo/task:acc delta": [0.1, 0.2],
             "stale": pandas.array(["mean has other bytes", None], dtype="string"),
@@ -164,20 +167,24 @@ def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_p
     assert _ranking(frame) == [
         {
             "rank": 1,
+            "95 % ranks": "1–3",
             "model": "mean",
             "method": "linear",
             "layers": 16,
             "demo": "26.2",
             "demo Δ": "-0.4",
+            "demo verdict": "cannot tell",
             "out of date": "mean has other bytes",
         },
         {
             "rank": "",
+            "95 % ranks": "",
             "model": "base",
             "method": "base",
             "layers": "",
             "demo": "",
             "demo Δ": "",
+            "demo verdict": "",
             "out of date": "",
         },
     ]

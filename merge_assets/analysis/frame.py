@@ -11,18 +11,21 @@ each layer to the next, which is what a streaming pass relies on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_utils import LoadStateDictConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from merge_assets.errors import AnalysisError
 
@@ -61,16 +64,7 @@ class Frame:
         self._dtype = dtype
         self.device = device
         config.use_cache = False
-        self._model: Any = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict={},
-            device_map="meta",
-            dtype=dtype,
-            attn_implementation=None,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-        ).eval()
+        self._model = without_weights(kind, config, dtype).eval()
         own = config.get_text_config(decoder=True)
         self.context: int | None = getattr(own, "max_position_embeddings", None)
         self.layers = self._found(own.num_hidden_layers)
@@ -333,6 +327,32 @@ def _are_equal(one: Any, other: Any) -> bool:
         )
         return all(_are_equal(a, b) for a, b in pairs)
     return bool(one == other)
+
+
+def class_of(folder: Path) -> tuple[type[PreTrainedModel], Any] | None:
+    """The library's class and configuration of a folder's ``config.json``; ``None`` if it knows none."""
+    config = json.loads((folder / "config.json").read_text())
+    kind = getattr(transformers, str((config.get("architectures") or [""])[0]), None)
+    is_known = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
+    if not is_known or config.get("model_type") not in CONFIG_MAPPING:
+        return None
+    return kind, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def without_weights(kind: type[PreTrainedModel], config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """A model on the meta device."""
+    return kind.from_pretrained(
+        None,
+        config=config,
+        state_dict={},
+        device_map="meta",
+        dtype=dtype,
+        attn_implementation=None,
+        # The library's own choice of how experts are computed knows no float64.
+        experts_implementation="eager" if dtype is torch.float64 else None,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+    )
 
 
 def with_dtype(name: str) -> torch.dtype:

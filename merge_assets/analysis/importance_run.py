@@ -116,7 +116,7 @@ def measure(
                 return worker.ask(verb, arguments, limit="silence", work=told, doing=doing)
             except ModelWorkerError as error:
                 if error.answered and error.raised == AnalysisError.__name__:
-                    raise AnalysisError(error.message) from None
+                    raise AnalysisError(str(error)) from None
                 error.prefix(f"{title}: ")
                 raise
 

@@ -7,7 +7,6 @@ whole and named by the number of layers that it has gone through, so that work t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,12 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import AutoTokenizer
 
-from merge_assets.analysis.frame import Frame, with_dtype
+from merge_assets.analysis.frame import Frame, class_of, with_dtype
 from merge_assets.errors import AnalysisError
 from merge_assets.model_worker import Desk
 
@@ -63,7 +60,7 @@ def begin(
     """
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     folder = Path(directory)
-    known = _class_of(folder)
+    known = class_of(folder)
     if known is None:
         raise AnalysisError(
             "transformers has no class for its model type, so its layers cannot be run; choose layers by snr, margin or "
@@ -109,18 +106,6 @@ def figures(desk: Desk) -> list[dict[str, Any]]:
     run: _Run = desk.held["run"]
     with torch.inference_mode():
         return run.measure.rows([run.read(piece) for piece in range(len(run.pieces))])
-
-
-def _class_of(folder: Path) -> tuple[type[PreTrainedModel], Any] | None:
-    """The library's class and configuration of a folder's ``config.json``; ``None`` if it knows none."""
-    config = json.loads((folder / "config.json").read_text())
-    kind = getattr(transformers, str((config.get("architectures") or [""])[0]), None)
-    if (
-        not (isinstance(kind, type) and issubclass(kind, PreTrainedModel))
-        or config.get("model_type") not in CONFIG_MAPPING
-    ):
-        return None
-    return kind, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _pieces(folder: Path, text: str, tokens: int, length: int, frame: Frame) -> torch.Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from merge_assets.architecture import LayerStack
+from merge_assets.checkpoint import TensorHeader
 from merge_assets.errors import AnalysisError
-from merge_assets.plan import Plan, PlanInput, build_plan, only
+from merge_assets.plan import Plan, PlanInput, build_plan, only, planned_checkpoint
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.load import read_recipes
 from merge_assets.variant.surroundings import write_surroundings
@@ -21,28 +24,40 @@ class Extraction:
 
     Attributes:
         plan: the model as it is, its tensors in float32 where it is quantised.
-        stack: its decoder layers.
+        is_quantised: whether stored bytes are not the values of the weights.
+        checkpoint: what the plan describes: tensors and config without quantisation.
     """
 
     def __init__(self, workspace: Workspace, models: Models, item: PlanInput) -> None:
         """Plan it.
 
         Raises:
-            AnalysisError: the model has no numbered layers.
             PlanError: it is quantised in a way that is not read.
         """
         self._workspace = workspace
         self._models = models
         self._recipe = _as_it_is(item, quantised=False)
         self.plan: Plan = build_plan(self._recipe, [item])
-        if any(part.nested is not None for tensor in self.plan.tensors for part in tensor.inputs):
+        self.is_quantised = any(part.nested is not None for tensor in self.plan.tensors for part in tensor.inputs)
+        if self.is_quantised:
             self._recipe = _as_it_is(item, quantised=True)
             self.plan = build_plan(self._recipe, [item])
-        stacks = item.checkpoint.parts[0].stacks if item.checkpoint.parts else ()
-        if not stacks:
-            raise AnalysisError(f"{item.reference}: has no numbered layers")
-        self.stack: LayerStack = stacks[0]
-        self._others = [stack for part in item.checkpoint.parts[1:] for stack in part.stacks]
+        self.checkpoint = planned_checkpoint(self.plan, workspace.stored.read)
+        self._item = item
+        self._scratch = workspace.cache / "extracted"
+        self._scratch.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def stack(self) -> LayerStack:
+        """The decoder layers.
+
+        Raises:
+            AnalysisError: the model has no numbered layers.
+        """
+        parts = self._item.checkpoint.parts
+        if not parts or not parts[0].stacks:
+            raise AnalysisError(f"{self._item.reference}: has no numbered layers")
+        return parts[0].stacks[0]
 
     def write_surroundings(self, directory: Path) -> None:
         """Config and tokenizer, without weights."""
@@ -52,11 +67,35 @@ class Extraction:
         """Names of the tensors of a layer; of those around the layers for ``None``, without layers of other parts."""
         if layer is not None:
             return [t.name for t in self.plan.tensors if (found := self.stack.split(t.name)) and found[0] == layer]
-        stacks = (self.stack, *self._others)
+        others = [stack for part in self._item.checkpoint.parts[1:] for stack in part.stacks]
+        stacks = (self.stack, *others)
         return [t.name for t in self.plan.tensors if not any(s.split(t.name) or s.split_tail(t.name) for s in stacks)]
 
-    def write(self, names: Collection[str], folder: Path, stem: str, work: Work = UNATTENDED) -> Path:
+    @contextmanager
+    def one(self, name: str) -> Iterator[TensorHeader]:
+        """A tensor in a file of its own, which goes at the end of the ``with`` block; from any thread."""
+        with TemporaryDirectory(dir=self._scratch, prefix="tensor-") as folder:
+            file = self.write([name], Path(folder), "one", threads=1)
+            (shard,) = only(self.plan, [name], "one").tensors
+            yield TensorHeader(name, shard.dtype, shard.shape, str(file), shard.begin, shard.end)
+
+    def write(
+        self,
+        names: Collection[str],
+        folder: Path,
+        stem: str,
+        work: Work = UNATTENDED,
+        *,
+        threads: int | None = None,
+    ) -> Path:
         """Tensors into the file ``stem.safetensors`` of a folder, which replaces one that is there.
+
+        Args:
+            names: of the tensors.
+            folder: where the file goes.
+            stem: its name.
+            work: asked throughout.
+            threads: default: the setting.
 
         Raises:
             InputError: what is read is not what was digested.
@@ -73,7 +112,7 @@ class Extraction:
             part,
             folder,
             device="cpu",
-            threads=settings.threads,
+            threads=threads or settings.threads,
             memory=int(settings.memory),
             work=work.silent(),
             allow_nonfinite=True,

@@ -52,7 +52,7 @@ def pieces_of(root: Path, model: Path, tokens: int, length: int) -> torch.Tensor
 
 
 def whole(model: Path, dtype: torch.dtype = torch.float64) -> Any:
-    return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    return AutoModelForCausalLM.from_pretrained(model, dtype=dtype, experts_implementation="eager").eval()
 
 
 def layers_of(model: Any) -> Any:
@@ -183,11 +183,9 @@ def test_other_families_are_run_layer_by_layer_as_they_are_whole(kind: str, root
 
 @pytest.mark.slow
 def test_what_hands_on_more_than_hidden_states_is_refused_by_name(root: Path, tmp_path: Path) -> None:
-    config = transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=1024, state_size=4)
     transformers.T5ForConditionalGeneration(
         transformers.T5Config(d_model=32, d_ff=32, num_layers=2, num_heads=2, d_kv=8, vocab_size=1024)
     ).save_pretrained(tmp_path / "t5")
-    assert config
     for file in BASE.glob("tokenizer*"):
         (tmp_path / "t5" / file.name).write_bytes(file.read_bytes())
     with pytest.raises(
@@ -214,7 +212,7 @@ def test_a_measurement_that_was_stopped_goes_on_and_ends_with_the_same_figures(
         api.importance(space, reference, tmp_path / "out", kind, sample, work=stopping)
     found = api.importance(space, reference, tmp_path / "out", kind, sample)
     fresh = measured(root, BASE, kind, tmp_path / "fresh", **settings)
-    assert found.resumed == 5
+    assert found.resumed in (5, 6)  # the layer may have been finished while it was told
     assert fresh.resumed == 0
     assert found.record == fresh.record
     assert not list((tmp_path / "cache" / "importance").iterdir())

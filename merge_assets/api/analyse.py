@@ -81,7 +81,8 @@ def snr(
     from merge_assets.analysis.run import analyse as run
 
     models = Models(workspace)
-    item = models.fetch(reference, local=False, work=work)
+    # What is on the Hub is not mirrored into a bucket for the sake of a folder.
+    item = models.fetch(reference, local=workspace.names.identify(reference).kind == "hub", work=work)
     weights = _Weights(workspace, models, item)
     target = Path(out)
     analysis = run(

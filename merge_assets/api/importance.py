@@ -147,7 +147,8 @@ def importance(
     from merge_assets.analysis.importance_files import write
 
     models = Models(workspace)
-    item = models.fetch(reference, local=False, work=work.silent())
+    # What is on the Hub is not mirrored into a bucket for the sake of a folder.
+    item = models.fetch(reference, local=workspace.names.identify(reference).kind == "hub", work=work.silent())
     measured = _measured(workspace, models, item, reference, kind, sample, work)
     write(measured.record, Path(out))
     return measured

@@ -64,7 +64,7 @@ class Frame:
         self._dtype = dtype
         self.device = device
         config.use_cache = False
-        self._model = without_weights(kind, config, dtype).eval()
+        self._model = without_weights(kind, config, dtype)
         own = config.get_text_config(decoder=True)
         self.context: int | None = getattr(own, "max_position_embeddings", None)
         self.layers = self._found(own.num_hidden_layers)
@@ -146,11 +146,12 @@ class Frame:
 
     def _load(self, file: Path) -> None:
         state = load_file(file)
+        mapping: Any = get_model_conversion_mapping(self._model)
         settings = LoadStateDictConfig(
             device_map={"": self.device},
             dtype=self._dtype,
             dtype_plan=self._model._get_dtype_plan(self._dtype),
-            weight_mapping=get_model_conversion_mapping(self._model),
+            weight_mapping=mapping,
         )
         said, _ = convert_and_load_state_dict_in_model(self._model, state, settings)
         wrong = {
@@ -163,7 +164,7 @@ class Frame:
 
     def _fill_buffers(self, modules: Sequence[Any]) -> None:
         """Tables that are computed and not stored, such as frequencies of rotary embeddings."""
-        owners = {
+        owners: dict[int, Any] = {
             id(inner): one
             for one in self._model.modules()
             if isinstance(one, PreTrainedModel)
@@ -211,14 +212,15 @@ class Frame:
                 first.append(hidden[0])
             return hidden
 
-        self._passed(ids, keep, self._form)
+        self._passed(self._model.base_model, ids[:1], keep)
         return first[0]
 
     def through(self, number: int, layer: Any, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states behind a loaded layer; (rows, positions, width), rows as :meth:`begin` was told."""
         others, named = self._calls[number]
         out = layer(hidden, *others, **named)
-        return out[0] if isinstance(out, tuple) else out
+        behind: torch.Tensor = out[0] if isinstance(out, tuple) else out
+        return behind
 
     def negative_log_likelihood(self, hidden: torch.Tensor, tokens: torch.Tensor) -> float:
         """Of every token but the first, added up, in nats, if the layers end with these hidden states.
@@ -233,7 +235,7 @@ class Frame:
         def put(number: int, passed: torch.Tensor) -> torch.Tensor:
             return hidden[None] if number == last else passed
 
-        logits = self._passed(tokens[None], put, self._form).logits[0]
+        logits = self._passed(self._model, tokens[None], put).logits[0]
         total = 0.0
         for start in range(0, len(tokens) - 1, _POSITIONS):
             stop = min(start + _POSITIONS, len(tokens) - 1)
@@ -241,20 +243,18 @@ class Frame:
             total += float(torch.nn.functional.cross_entropy(logits[start:stop].double(), wanted, reduction="sum"))
         return total
 
-    def _passed(
-        self, ids: torch.Tensor, step: Callable[[int, torch.Tensor], torch.Tensor], form: Callable[[torch.Tensor], Any]
-    ) -> Any:
-        """The whole model with something else in the place of every layer."""
+    def _passed(self, model: Any, ids: torch.Tensor, step: Callable[[int, torch.Tensor], torch.Tensor]) -> Any:
+        """The model, or the part below its head, with something else in the place of every layer."""
 
         def stand_in(number: int) -> Callable[..., Any]:
             def forward(*others: Any, **named: Any) -> Any:
                 hidden = others[0] if others else named["hidden_states"]
-                return form(step(number, hidden))
+                return self._form(step(number, hidden))
 
             return forward
 
         with self._replaced(stand_in):
-            return self._model(input_ids=ids, use_cache=False)
+            return model(input_ids=ids, use_cache=False)
 
     @contextmanager
     def _replaced(self, stand_in: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
@@ -300,7 +300,7 @@ class Frame:
 
         try:
             with self._replaced(record):
-                self._model(input_ids=ids, use_cache=False)
+                self._model.base_model(input_ids=ids, use_cache=False)
         except (_OtherFormError, TypeError, ValueError, IndexError, AttributeError, RuntimeError):
             return None
         in_order = [number for number, _ in calls] == list(range(len(self.layers)))
@@ -341,7 +341,7 @@ def class_of(folder: Path) -> tuple[type[PreTrainedModel], Any] | None:
 
 def without_weights(kind: type[PreTrainedModel], config: Any, dtype: torch.dtype = torch.float32) -> Any:
     """A model on the meta device."""
-    return kind.from_pretrained(
+    made: Any = kind.from_pretrained(
         None,
         config=config,
         state_dict={},
@@ -353,6 +353,7 @@ def without_weights(kind: type[PreTrainedModel], config: Any, dtype: torch.dtype
         trust_remote_code=False,
         ignore_mismatched_sizes=True,
     )
+    return made.eval()
 
 
 def with_dtype(name: str) -> torch.dtype:

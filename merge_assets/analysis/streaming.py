@@ -264,7 +264,8 @@ class _LeaveOneOut:
 def _cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Cosines along the last axis, float64 whatever the hidden states are."""
     a, b = one.double(), other.double()
-    return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+    cosines: torch.Tensor = (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+    return cosines
 
 
 def _row(metric: str, layer: int | None, count: int, value: float) -> dict[str, Any]:

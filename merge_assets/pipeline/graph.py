@@ -25,12 +25,12 @@ from merge_assets.identity import ModelIdentity
 from merge_assets.pipeline.keys import (
     base_key,
     broken_key,
-    group_name,
     importance_key,
     scores_key,
     snr_key,
     variant_key,
 )
+from merge_assets.pipeline.labels import check_labels, is_cron
 from merge_assets.plan import check_alone
 from merge_assets.plan.assemble import not_analysed
 from merge_assets.recipe import ImportanceKind, PruneLayers, Recipe, TextSample
@@ -190,8 +190,8 @@ class Graph:
 
     def automated_keys(self) -> list[dg.AssetKey]:
         """What automation may build, the leaderboard excluded."""
-        measured = (*self.analyses, *self.importance)
-        nodes: list[dg.AssetKey] = [node.key for node in measured if node.model.automated]
+        nodes: list[dg.AssetKey] = [node.key for node in self.analyses if node.model.automated]
+        nodes += [node.key for node in self.importance if node.model.automated]
         nodes += [node.model.key for node in self.variants if node.model.automated]
         nodes += [node.key for node in self.scores if node.automated]
         return nodes
@@ -252,7 +252,7 @@ class _Builder:
         models = {reference: self._model(reference) for reference in references}
         analysed = self._analysed((*folded, recipe), models)
         group = self._group(recipe)
-        _check_labels(recipe, group)
+        check_labels(recipe, group)
         if not recipe.materialize:
             self.folded[recipe.name] = []
             return
@@ -369,34 +369,6 @@ class _Builder:
         message = printable(f"{known.message}\n{message}" if known else message)
         kind = known.kind if known else kind
         self.broken[name] = BrokenNode(name, Path(printable(str(file))), message, kind)
-
-
-def is_cron(text: str) -> bool:
-    """Whether Dagster accepts a cron line."""
-    try:
-        dg.ScheduleDefinition(name="probe", cron_schedule=text, job_name="probe")
-    except Exception:  # of Dagster, or of the library that reads cron lines for it
-        return False
-    return True
-
-
-def _check_labels(recipe: Recipe, group: str) -> None:
-    """Let Dagster itself say what it refuses of the words that a person chose.
-
-    Raises:
-        RecipeError: if it refuses any.
-    """
-    if not (recipe.tags or recipe.owners or group):
-        return
-    try:
-        dg.AssetSpec(
-            variant_key(recipe.name),
-            group_name=group_name("variants", group),
-            tags=recipe.tags,
-            owners=list(recipe.owners) or None,
-        )
-    except dg.DagsterError as error:
-        raise RecipeError(f"Dagster refuses its group, tags or owners: {in_one_line(error)}") from error
 
 
 def _distinct(items: Iterable[_T]) -> tuple[_T, ...]:

@@ -45,7 +45,8 @@ def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> A
         chosen = [by_name[name] if name in by_name else _unknown(graph, name) for name in names]
     else:
         chosen = [node for node in graph.variants if node.model.automated]
-    analyses = {node.key: node.model for node in (*graph.analyses, *graph.importance)}
+    analyses = {node.key: node.model for node in graph.analyses}
+    analyses |= {node.key: node.model for node in graph.importance}
     bases = {node.key: node for node in graph.bases}
     keys: set[dg.AssetKey] = set()
     models: set[dg.AssetKey] = set()

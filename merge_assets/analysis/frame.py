@@ -333,8 +333,9 @@ def class_of(folder: Path) -> tuple[type[PreTrainedModel], Any] | None:
     """The library's class and configuration of a folder's ``config.json``; ``None`` if it knows none."""
     config = json.loads((folder / "config.json").read_text())
     kind = getattr(transformers, str((config.get("architectures") or [""])[0]), None)
-    is_known = isinstance(kind, type) and issubclass(kind, PreTrainedModel)
-    if not is_known or config.get("model_type") not in CONFIG_MAPPING:
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        return None
+    if config.get("model_type") not in CONFIG_MAPPING:
         return None
     return kind, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 

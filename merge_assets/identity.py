@@ -44,6 +44,17 @@ def analysis_line(model: ModelIdentity) -> str:
     return f"analyses/{model.slug}"
 
 
+def importance_line(model: ModelIdentity, kind: str, text: str) -> str:
+    """Store line of what a model's layers are worth on one text.
+
+    Args:
+        model: the model.
+        kind: of the analysis.
+        text: label of the text and its settings.
+    """
+    return f"importance/{model.slug}/{kind}-{text}"
+
+
 def scores_line(model: ModelIdentity, suite: str) -> str:
     """Store line of a model's scores on one suite."""
     return f"scores/{model.slug}/{suite}"

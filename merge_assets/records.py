@@ -286,6 +286,38 @@ class AnalysisDetails(Details):
     device: Literal["cpu"] = "cpu"
 
 
+class ImportanceDetails(Details):
+    """Details of a measurement of layer importance.
+
+    Attributes:
+        model: its title.
+        fingerprint: of the model's bytes.
+        kind: ``activations`` or ``perplexity``.
+        text: settings of the text, as a recipe writes them.
+        text_digest: SHA-256 of the text.
+        tokens: tokens used.
+        pieces: of which each was run alone.
+        seconds: wall time.
+        layers_in_memory: the most at once.
+        layers_resumed: that an earlier attempt had done.
+        versions: of torch and transformers.
+        device: where layers were computed.
+    """
+
+    model: str
+    fingerprint: str
+    kind: Literal["activations", "perplexity"]
+    text: Mapping[str, Any]
+    text_digest: str
+    tokens: int
+    pieces: int
+    seconds: float
+    layers_in_memory: int
+    layers_resumed: int
+    versions: Mapping[str, str]
+    device: str
+
+
 class ScoresDetails(Details):
     """Details of scores.
 

@@ -20,7 +20,7 @@ import pytest
 
 from merge_assets import api
 from merge_assets.errors import CheckpointError
-from merge_assets.pipeline import analyses, scores, variants
+from merge_assets.pipeline import analyses, importance, scores, variants
 from merge_assets.pipeline import leaderboard as leaderboard_module
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
@@ -28,6 +28,7 @@ from merge_assets.pipeline.reconciler import read
 from merge_assets.records import Details
 from merge_assets.settings import Settings
 from merge_assets.workspace import Workspace
+from merge_assets.workspace.texts import read_sample
 
 SUITE = """\
 description: one task
@@ -52,6 +53,11 @@ models:
 PRUNED = """\
 merge_method: passthrough
 prune_layers: {model: checkpoints/three, by: snr, tensor: self_attn.v_proj, remove: {lowest: 2}}
+"""
+
+PRUNED_BY_TEXT = """\
+merge_method: passthrough
+prune_layers: {model: checkpoints/three, by: block_influence, text: words.txt, remove: 2}
 """
 
 HUB = """\
@@ -148,6 +154,14 @@ class FakeApi:
         self._call(f"snr {reference}")
         return SimpleNamespace(artifact=_artifact(sha(f"snr {self.content(workspace, reference)}")), reused=False)
 
+    def measure_importance(self, workspace: Workspace, reference: Any, kind: str, sample: Any, **_: Any) -> Any:
+        self._call(f"{kind} {reference}")
+        text = read_sample(workspace.settings, sample).decode()
+        return SimpleNamespace(artifact=_artifact(sha(f"{kind} {text} {self.content(workspace, reference)}")))
+
+    def importance_cost(self, *_: Any) -> str:
+        return "much"
+
     def score(self, workspace: Workspace, reference: Any, suite: str, **_: Any) -> Any:
         self._call(f"{suite} {reference}")
         return SimpleNamespace(artifact=_artifact(sha(f"{suite} {self.content(workspace, reference)}")), reused=False)
@@ -177,11 +191,12 @@ class FakeApi:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     """Fake verbs in place of the real ones, and metadata without their details."""
     made = FakeApi()
-    for name in ("observe", "build", "analyse", "score", "rank"):
+    for name in ("observe", "build", "analyse", "measure_importance", "importance_cost", "score", "rank"):
         monkeypatch.setattr(api, name, getattr(made, name))
     for module, name in (
         (variants, "variant_metadata"),
         (analyses, "analysis_metadata"),
+        (importance, "importance_metadata"),
         (scores, "scores_metadata"),
         (leaderboard_module, "leaderboard_metadata"),
     ):

@@ -72,7 +72,7 @@ def bodies(draw: st.DrawFn, *, own_settings: bool) -> Data:
     if kind == "prune_layers":
         protect = mapping({}, {"first": st.just(1), "last": st.just(2)})
         remove = st.just([3, 5]) if draw(st.booleans()) else st.just({"lowest": 3}) | st.just(4)
-        by = "list" if isinstance(draw(st.shared(remove, key="remove")), list) else "block_influence"
+        by = "list" if isinstance(draw(st.shared(remove, key="remove")), list) else "reverse_order"
         return {
             kind: draw(
                 mapping(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from merge_assets.analysis.importance import Figure, ImportanceRecord, MeasuredText
+from merge_assets.analysis.importance_run import Importance
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.analysis.storage import identity
 from merge_assets.checkpoint import TensorHeader
@@ -24,8 +26,9 @@ from merge_assets.evaluation.results import Circumstances, ResultKey, TaskResult
 from merge_assets.evaluation.runner import result_keys
 from merge_assets.evaluation.scores import Scores, TaskScore
 from merge_assets.evaluation.suite import Suite, SuiteTask, load_suite
+from merge_assets.recipe import TextSample
 from merge_assets.workspace import results as workspace_results
-from merge_assets.workspace.results import analysis_key, scores_key
+from merge_assets.workspace.results import analysis_key, importance_key, scores_key
 from tests.key_support import fields_of, sides
 from tests.leaderboard_support import row, scores
 
@@ -222,6 +225,61 @@ def test_an_analysis_has_the_key_of_the_bytes_the_modules_and_its_version(monkey
     assert len(keys) == 3
     monkeypatch.setattr(workspace_results, "ANALYSIS_VERSION", "another")
     assert analysis_key(HEX, None) not in keys
+
+
+SAMPLE = TextSample(file="words.txt")
+SAMPLE_CHANGES: Mapping[str, object] = {"tokens": 100, "length": 64, "dtype": "float64"}
+
+
+def test_importance_has_the_key_of_the_bytes_the_text_its_settings_and_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert set(inspect.signature(importance_key).parameters) == {"fingerprint", "kind", "sample", "text"}
+    sides(TextSample, SAMPLE_CHANGES, {"file"})
+    before = importance_key(HEX, "activations", SAMPLE, HEX)
+    others = [
+        importance_key(OTHER, "activations", SAMPLE, HEX),
+        importance_key(HEX, "perplexity", SAMPLE, HEX),
+        importance_key(HEX, "activations", SAMPLE, OTHER),
+    ]
+    others += [
+        importance_key(HEX, "activations", SAMPLE.model_copy(update={field: value}), HEX)
+        for field, value in SAMPLE_CHANGES.items()
+    ]
+    assert len({before, *others}) == 1 + len(others)
+    assert importance_key(HEX, "activations", SAMPLE.model_copy(update={"file": "elsewhere.txt"}), HEX) == before
+    labels = {SAMPLE.label} | {
+        SAMPLE.model_copy(update={field: value}).label
+        for field, value in {**SAMPLE_CHANGES, "file": "b/words.txt"}.items()
+    }
+    assert len(labels) == 5
+    monkeypatch.setattr(workspace_results, "IMPORTANCE_VERSION", "another")
+    assert importance_key(HEX, "activations", SAMPLE, HEX) not in {before, *others}
+
+
+FIGURE: Mapping[str, object] = {"metric": "angular_distance", "layer": 1, "count": 2, "value": 0.25}
+TEXT: Mapping[str, object] = {"digest": "d", "tokens": 5, "pieces": 2, "length": 3, "dtype": "float64"}
+
+
+def test_the_version_of_importance_is_all_that_was_found_but_for_titles() -> None:
+    sides(Figure, FIGURE, ())
+    sides(MeasuredText, TEXT, {"file"})
+    sides(ImportanceRecord, {"kind", "layers", "text", "figures", "format"}, {"model"})
+    sides(Importance, {"record"}, {"most_loaded", "resumed", "seconds", "device", "versions"})
+    text = MeasuredText(file="words.txt", digest="e", tokens=4, pieces=1, length=4, dtype="float32")
+    figure = Figure(metric="block_influence", layer=0, count=1, value=0.5)
+    record = ImportanceRecord(model="a", kind="activations", layers=2, text=text, figures=[figure])
+
+    def digest(**changes: object) -> str:
+        return Importance(record.model_copy(update=changes), 1, 0, 1.0, "cpu").digest
+
+    before = digest()
+    assert digest(layers=3) != before and digest(kind="perplexity") != before
+    for field, value in FIGURE.items():
+        assert digest(figures=[figure.model_copy(update={field: value})]) != before, field
+    for field, value in TEXT.items():
+        assert digest(text=text.model_copy(update={field: value})) != before, field
+    assert digest(model="b", text=text.model_copy(update={"file": "other"})) == before
 
 
 def header(dtype: str) -> TensorHeader:

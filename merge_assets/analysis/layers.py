@@ -11,7 +11,7 @@ from typing import Any
 from merge_assets.errors import AnalysisError
 from merge_assets.records import RecordFile
 
-ANALYSIS_VERSION = "1"
+ANALYSIS_VERSION = "2"
 """Raised whenever an analysis of the same bytes would have other figures; part of the key of every analysis and spectrum."""
 
 TABLE = "snr.json"

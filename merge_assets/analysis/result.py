@@ -72,6 +72,7 @@ class Analysis:
         top_percent: float = 50,
         always: Sequence[str] = (),
         spectrum_compat: bool = False,
+        parameters: Mapping[str, Sequence[str]] | None = None,
         plots: bool = True,
     ) -> list[Path]:
         """Write the tables, spectra, exports and plots.
@@ -84,6 +85,7 @@ class Analysis:
             top_percent: share of each module type in ``unfrozen_parameters.yaml``.
             always: further patterns for ``unfrozen_parameters.yaml``, such as ``^lm_head.weight$``.
             spectrum_compat: in the exports, count a missing noise as 1, as Spectrum does since April 2025.
+            parameters: for ``unfrozen_parameters.yaml``, stored tensor -> names in the model that is trained.
             plots: whether to draw.
 
         Returns:
@@ -95,7 +97,9 @@ class Analysis:
             TABLE: tables.to_json(self.title, self.layers, self.rows, self.notes),
             "spectrum.json": _json(exported),
             "spectrum_sorted.json": _json(tables.sorted_by_type(exported)),
-            "unfrozen_parameters.yaml": tables.unfrozen_parameters(self.rows, exported, top_percent, always=always),
+            "unfrozen_parameters.yaml": tables.unfrozen_parameters(
+                self.rows, exported, top_percent, always=always, parameters=parameters
+            ),
         }
         written: list[Path] = []
         for name, text in texts.items():

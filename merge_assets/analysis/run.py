@@ -11,8 +11,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,15 @@ from merge_assets.analysis.snr import score
 from merge_assets.analysis.spectra import singular_values
 from merge_assets.analysis.storage import Spectra, identity
 from merge_assets.analysis.tables import make_row
-from merge_assets.checkpoint import Checkpoint
+from merge_assets.checkpoint import Checkpoint, TensorHeader
 from merge_assets.errors import AnalysisError
 from merge_assets.filestate import not_as_digested
 from merge_assets.work import UNATTENDED, Work
 
 _POLL_SECONDS = 0.1
+
+Extract = Callable[[str], AbstractContextManager[TensorHeader]]
+"""Makes a tensor a file of its own for the length of a ``with`` block. The header's ``file`` is the absolute path."""
 
 
 def analyse(
@@ -45,11 +49,12 @@ def analyse(
     previous: Path | None = None,
     digests: Mapping[str, str] | None = None,
     title: str | None = None,
+    extract: Extract | None = None,
 ) -> Analysis:
     """Spectra and scores of a checkpoint's two-dimensional weights.
 
     Args:
-        checkpoint: an opened checkpoint in a local directory.
+        checkpoint: an opened checkpoint; in a local directory, unless there is ``extract``.
         modules: substrings of tensor names, such as ``v_proj``; ``None``: every matrix of every layer stack, without
             embeddings and output head.
         workers: threads; ``None``: one per CPU.
@@ -59,6 +64,7 @@ def analyse(
             are the same are taken from it.
         digests: tensor -> digest of its stored bytes, where known; what is read has to be that.
         title: the model's name in tables and plots; ``None``: the directory's name.
+        extract: what tensors are read through whose stored bytes are not at hand, or not the weight's values.
 
     Raises:
         AnalysisError: no weight to score, weights with NaN or infinity, or a file that cannot be read.
@@ -67,11 +73,11 @@ def analyse(
     """
     started = time.monotonic()
     directory = Path(checkpoint.location)
-    if not directory.is_dir():
+    if extract is None and not directory.is_dir():
         raise AnalysisError(f"{checkpoint.location}: not a local directory; download the checkpoint to analyse it")
     selection = select(checkpoint, modules)
     groups = [list(matrices) for _, matrices in groupby(selection.matrices, key=lambda matrix: matrix.source.name)]
-    job = _Job(directory, digests or {}, Spectra(previous) if previous else None)
+    job = _Job(directory, digests or {}, Spectra(previous) if previous else None, extract)
     for group in groups:
         job.tasks.put(group)
     results: dict[str, _Result] = {}
@@ -135,6 +141,7 @@ class _Job:
     directory: Path
     digests: Mapping[str, str]
     previous: Spectra | None
+    extract: Extract | None = None
     tasks: queue.SimpleQueue[list[Matrix]] = field(default_factory=queue.SimpleQueue)
     results: queue.SimpleQueue[_Result | BaseException] = field(default_factory=queue.SimpleQueue)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -151,8 +158,25 @@ class _Job:
 
     def _score(self, matrices: list[Matrix]) -> None:
         source = matrices[0].source
-        digest, hashed = self.digests.get(source.name), 0
-        with OpenTensor(self.directory, source) as tensor:
+        digest = self.digests.get(source.name)
+        if self.extract is None:
+            self._score_stored(nullcontext(source), matrices, digest)
+            return
+        if digest is not None and self.previous is not None:
+            identities = {matrix.name: identity(matrix, digest) for matrix in matrices}
+            known = self.previous.matching(identities)
+            if len(known) == len(matrices):  # nothing has to be fetched
+                for matrix in matrices:
+                    self.results.put(_Result(matrix, known[matrix.name], identities[matrix.name], True, 0))
+                return
+        self._score_stored(self.extract(source.name), matrices, digest)
+
+    def _score_stored(
+        self, stored: AbstractContextManager[TensorHeader], matrices: list[Matrix], digest: str | None
+    ) -> None:
+        hashed = 0
+        with stored as source, OpenTensor(self.directory, source) as tensor:
+            matrices = [replace(matrix, source=source) for matrix in matrices]
             if digest is None:
                 digest, hashed = self._digest(tensor), source.nbytes
             identities = {matrix.name: identity(matrix, digest) for matrix in matrices}

@@ -130,6 +130,7 @@ def unfrozen_parameters(
     top_percent: float,
     *,
     always: Iterable[str] = (),
+    parameters: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """YAML for axolotl: per module type, the top percent by score stay trainable.
 
@@ -142,6 +143,8 @@ def unfrozen_parameters(
         table: the result of :func:`spectrum_table` for the same rows.
         top_percent: 0 < percent ≤ 100; the number of modules is rounded down, as Spectrum does.
         always: further patterns, such as ``^lm_head.weight$``, written first.
+        parameters: stored tensor -> names in the model that is trained; without it the stored names are written, and a
+            comment that says so. Tensors that the model does not have are left out.
 
     Raises:
         AnalysisError: the percentage is out of range.
@@ -152,15 +155,18 @@ def unfrozen_parameters(
     for row in rows:
         types.setdefault(module_type(row["tensor"].removesuffix(".weight")), []).append(row)
     lines = ["unfrozen_parameters:", *(f"- {json.dumps(pattern)}" for pattern in always)]
+    if parameters is None:
+        lines.append("# names as stored: transformers was not asked what its class calls them")
     named: set[str] = set()
     for kind, members in types.items():
         members.sort(key=lambda row: (-table[row["tensor"].removesuffix(".weight")]["snr"], -row["margin"]))
         lines.append(f"# {kind}: top {top_percent:g} % of {len(members)}")
         for row in members[: max(1, int(len(members) * top_percent / 100))]:
-            name = row["source"].removesuffix(".weight")
-            if name not in named:
-                lines.append(f"- {name}")
-                named.add(name)
+            for parameter in [row["source"]] if parameters is None else parameters.get(row["source"], ()):
+                name = parameter.removesuffix(".weight")
+                if name not in named:
+                    lines.append(f"- {name}")
+                    named.add(name)
     return "\n".join(lines) + "\n"
 
 

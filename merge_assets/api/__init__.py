@@ -7,8 +7,8 @@
     print(plan(workspace, recipe).layer_count)
     merge(workspace, recipe, "out/my-merge")
 
-``merge``, ``snr`` and ``evaluate`` work on folders; ``build``, ``analyse``, ``score`` and ``rank`` keep their results in
-the artifact store and reuse what is there.
+``merge``, ``snr``, ``importance`` and ``evaluate`` work on folders; ``build``, ``analyse``, ``measure_importance``, ``score``
+and ``rank`` keep their results in the artifact store and reuse what is there.
 
 What takes long takes a :class:`Work`, by which it tells how far it is, and learns that it should stop:
 
@@ -22,6 +22,7 @@ from merge_assets.api.analyse import Analysed, analyse, snr
 from merge_assets.api.build import Built, build
 from merge_assets.api.compare import Comparison, compare
 from merge_assets.api.import_recipe import Found, import_recipe, write_recipe
+from merge_assets.api.importance import Measured, importance, importance_cost, measure_importance
 from merge_assets.api.merge import merge
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.plan import plan
@@ -37,6 +38,7 @@ __all__ = [
     "Built",
     "Comparison",
     "Found",
+    "Measured",
     "ModelIdentity",
     "Observation",
     "Ranked",
@@ -48,7 +50,10 @@ __all__ = [
     "compare",
     "evaluate",
     "import_recipe",
+    "importance",
+    "importance_cost",
     "load_recipe",
+    "measure_importance",
     "merge",
     "observe",
     "plan",

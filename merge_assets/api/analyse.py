@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from merge_assets.extras import require
+from merge_assets.api.extraction import Extraction
+from merge_assets.checkpoint import Checkpoint, read_quantised
+from merge_assets.errors import CheckpointError, ModelWorkerError
+from merge_assets.extras import is_installed, require
 from merge_assets.identity import analysis_line
+from merge_assets.model_worker import Limits, ask, prepare
+from merge_assets.plan import PlanInput
 from merge_assets.plan.model import digest_of
 from merge_assets.records import AnalysisDetails
 from merge_assets.reference import ModelReference
@@ -21,6 +27,9 @@ from merge_assets.workspace.results import analysis_key
 
 if TYPE_CHECKING:
     from merge_assets.analysis.result import Analysis
+
+_PARAMETERS = "merge_assets.analysis.parameters"
+"""The verb that is asked here."""
 
 _NEEDED = ("safetensors", "threadpoolctl", "matplotlib", "PIL")
 """What an analysis imports, the last of it when all is computed."""
@@ -71,18 +80,23 @@ def snr(
     require(*_NEEDED)
     from merge_assets.analysis.run import analyse as run
 
-    item = Models(workspace).fetch(reference, work=work)
+    models = Models(workspace)
+    # What is on the Hub is not mirrored into a bucket for the sake of a folder.
+    item = models.fetch(reference, local=workspace.names.identify(reference).kind == "hub", work=work)
+    weights = _Weights(workspace, models, item)
     target = Path(out)
     analysis = run(
-        item.checkpoint,
+        weights.checkpoint,
         modules=modules,
         workers=workspace.settings.threads,
         work=work,
         previous=target if not refresh and (target / "spectra.safetensors").is_file() else None,
-        digests=item.tensor_digests,
+        digests=weights.digests,
         title=workspace.names.identify(reference).title,
+        extract=weights.extract,
     )
-    analysis.write(target, top_percent=top_percent, spectrum_compat=spectrum_compat)
+    parameters = weights.parameters(analysis, work)
+    analysis.write(target, top_percent=top_percent, spectrum_compat=spectrum_compat, parameters=parameters)
     return analysis
 
 
@@ -109,8 +123,9 @@ def analyse(
     require(*_NEEDED)
     started = datetime.now(UTC)
     models = Models(workspace)
-    item = models.fetch(reference, commit=commit, work=work)
+    item = models.fetch(reference, commit=commit, local=False, work=work)
     assert item.fingerprint is not None
+    weights = _Weights(workspace, models, item)
     identity = workspace.names.identify(reference)
     line = analysis_line(identity)
     wanted = tuple(sorted(modules)) if modules is not None else None
@@ -123,17 +138,19 @@ def analyse(
 
         earlier = workspace.store.current(line)
         analysis = run(
-            item.checkpoint,
+            weights.checkpoint,
             modules=modules,
             workers=workspace.settings.threads,
             work=turn.work,
             previous=earlier.directory(workspace.cache / "artifacts") if earlier and not refresh else None,
-            digests=item.tensor_digests,
+            digests=weights.digests,
             title=identity.title,
+            extract=weights.extract,
         )
+        parameters = weights.parameters(analysis, turn.work)
         changed = None if found is None else _changes(found, analysis)
         with workspace.store.draft(line, started, turn=turn) as draft:
-            analysis.write(draft.directory)
+            analysis.write(draft.directory, parameters=parameters)
             details = AnalysisDetails(
                 model=identity.title,
                 fingerprint=item.fingerprint or "",
@@ -153,6 +170,55 @@ def analyse(
         return None if there is None else Analysed(there, reused=True)
 
     return workspace.store.once(line, key, find, make, task=f"analysing {identity.title}", work=work)[0]
+
+
+class _Weights:
+    """A model as its analysis reads it: files of this machine as they are, everything else through the engine.
+
+    Attributes:
+        checkpoint: headers of the weights.
+        digests: of the bytes that are read, where they are known.
+        extract: what reads tensors that are no ranges of files of this machine; ``None`` where all are.
+    """
+
+    def __init__(self, workspace: Workspace, models: Models, item: PlanInput) -> None:
+        self._limits = Limits.of(workspace.settings)
+        self._can_ask = is_installed("torch", "transformers")
+        if self._can_ask:
+            prepare(_PARAMETERS)  # while spectra are computed
+        self.checkpoint, self.digests, self.extract = item.checkpoint, item.tensor_digests, None
+        if "://" in item.checkpoint.location or _is_dequantised(item.checkpoint):
+            found = Extraction(workspace, models, item)
+            self.checkpoint, self.extract = found.checkpoint, found.one
+            self.digests = None if found.is_quantised else item.tensor_digests
+
+    def parameters(self, analysis: Analysis, work: Work) -> Mapping[str, Sequence[str]] | None:
+        """What the stored tensors are called in the model that is trained; ``None`` where nobody can say."""
+        if not self._can_ask:
+            return None
+        names = list(dict.fromkeys(row["source"] for row in analysis.rows))
+        with TemporaryDirectory() as folder:
+            Path(folder, "config.json").write_text(json.dumps(self.checkpoint.config), encoding="utf-8")
+            try:
+                found: Mapping[str, Sequence[str]] | None = ask(
+                    _PARAMETERS,
+                    "parameter_names",
+                    {"directory": folder, "names": names},
+                    self._limits,
+                    limit="load",
+                    work=work,
+                )
+            except ModelWorkerError:  # of a config that the library does not take
+                return None
+        return found
+
+
+def _is_dequantised(checkpoint: Checkpoint) -> bool:
+    """Whether its weights are quantised in a way that is read; of other ways, what is not quantised is scored."""
+    try:
+        return read_quantised(checkpoint) is not None
+    except CheckpointError:
+        return False
 
 
 def _changes(before: Artifact, after: Analysis) -> tuple[str, ...]:

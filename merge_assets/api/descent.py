@@ -17,6 +17,9 @@ from merge_assets.store.collect import Name, lineage
 from merge_assets.store.inventory import Inventory, StoredVersion
 from merge_assets.store.names import CURRENT
 
+MEASUREMENTS = ("analyses/", "importance/")
+"""Lines of what layers are chosen by."""
+
 _PLAN = "plan.json"
 
 
@@ -82,7 +85,7 @@ class _Search:
 
     def _made_from(self, name: Name, doubtful: Collection[Name]) -> set[Name]:
         children = set(self._children[name])
-        if name[0].startswith("analyses/") and name in self._versions:
+        if name[0].startswith(MEASUREMENTS) and name in self._versions:
             children |= self._pruned_by(self._versions[name])
         if name[0].startswith("variants/") and name not in self._damaged:
             # Of a damaged version it is known by reading who has the bytes that are wrong.

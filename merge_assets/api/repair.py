@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from merge_assets.api.analyse import analyse
 from merge_assets.api.audit import Auditor, is_audited
 from merge_assets.api.build import build, key_now
-from merge_assets.api.descent import Descendant, descendants
+from merge_assets.api.descent import MEASUREMENTS, Descendant, descendants
 from merge_assets.api.housekeeping import Problem, choose, unreadable, verify, verify_relatives
+from merge_assets.api.importance import measure_importance
 from merge_assets.api.rank import LINE as LEADERBOARD
 from merge_assets.api.rank import rank
 from merge_assets.api.score import score
 from merge_assets.errors import MergeAssetsError, StoreError
-from merge_assets.recipe import Recipe
+from merge_assets.recipe import Recipe, TextSample
 from merge_assets.recipe.load import read_recipes
-from merge_assets.records import AnalysisDetails, MirrorDetails, ScoresDetails
+from merge_assets.records import AnalysisDetails, ImportanceDetails, MirrorDetails, ScoresDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store.collect import Done, Litter, Name, RemovalPlan, carry_out, describe, plan_removal
 from merge_assets.store.inventory import Inventory, StoredVersion, survey
@@ -216,7 +217,7 @@ class _Judge:
             state, what = self._auditor.look(item)
             if state in ("changed", "gone"):
                 return f"its input {item.name} is {state}: {what}"
-        measured = any(line.startswith("analyses/") for line, _ in above)  # by what may be wrong
+        measured = any(line.startswith(MEASUREMENTS) for line, _ in above)  # by what may be wrong
         return self._why_other_key(stored) if line.startswith("variants/") and not measured else ""
 
     def _why_not_built(self, stored: StoredVersion) -> str:
@@ -257,6 +258,7 @@ def _make(workspace: Workspace, step: Step, work: Work) -> str:
     kind, _, path = line.partition("/")
     makers: dict[str, Callable[[StoredVersion], str]] = {
         "analyses": lambda stored: _analysed(workspace, stored, work),
+        "importance": lambda stored: _measured(workspace, stored, work),
         "scores": lambda stored: _scored(workspace, stored, work),
         "checkpoints": lambda stored: _mirrored(workspace, stored, work),
     }
@@ -271,6 +273,12 @@ def _make(workspace: Workspace, step: Step, work: Work) -> str:
 def _analysed(workspace: Workspace, stored: StoredVersion, work: Work) -> str:
     modules = stored.artifact.manifest.described(AnalysisDetails).modules
     return analyse(workspace, _model(stored), modules=modules, work=work).artifact.version
+
+
+def _measured(workspace: Workspace, stored: StoredVersion, work: Work) -> str:
+    details = stored.artifact.manifest.described(ImportanceDetails)
+    sample = TextSample(**details.text)
+    return measure_importance(workspace, _model(stored), details.kind, sample, work=work).artifact.version
 
 
 def _scored(workspace: Workspace, stored: StoredVersion, work: Work) -> str:

@@ -155,6 +155,35 @@ def snr(
 
 
 @app.command(rich_help_panel="Work on folders")
+def importance(
+    model: ModelArgument,
+    text: Annotated[str, typer.Option(help="Plain text that the model is run on.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="activations: block influence and angular distances, in one pass. perplexity: without each layer in turn."
+        ),
+    ] = "activations",
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens that are used, from the beginning of the text.")] = 16384,
+    length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a piece; default: 512, or the model's context if less.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16: of weights and hidden states.")] = "float32",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for tables and plots; without it, the result is kept in the store.")
+    ] = None,
+    refresh: RefreshOption = False,
+) -> None:
+    """What each layer is worth on a text, one layer in memory at a time.
+
+    Says what it will take before it begins. Writes importance.json, importance.parquet and plots.
+    """
+    from merge_assets.cli.work import run_importance
+
+    run_importance(model, kind, {"file": text, "tokens": tokens, "length": length, "dtype": dtype}, out, refresh)
+
+
+@app.command(rich_help_panel="Work on folders")
 def evaluate(
     model: ModelArgument,
     suite: Annotated[str | None, typer.Option(help="Name of a suite; default: the setting default_suites.")] = None,

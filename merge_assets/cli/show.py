@@ -145,7 +145,7 @@ def _print_removed(plan: Plan) -> None:
         return
     removed = table("layer", "tensor", "value", "margin", title="Removed layers", numbers=("value", "margin"))
     for figure in plan.removed_layers:
-        value, margin = format_figure(figure["value"]), format_figure(figure["margin"])
+        value, margin = format_figure(figure["value"]), format_figure(figure["margin"]) if figure["tensor"] else ""
         removed.add_row(str(figure["layer"]), escape(str(figure["tensor"])), value, margin)
     print_table(removed)
 

@@ -1,19 +1,22 @@
-"""Commands that work on folders: merge, snr, evaluate."""
+"""Commands that work on folders: merge, snr, importance, evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
+from pydantic import ValidationError
 from rich.markup import escape
 
 from merge_assets import api
+from merge_assets.analysis.importance import TABLE, layer_table, read_importance
 from merge_assets.cli.console import console, parse_size, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
-from merge_assets.errors import CheckpointError, EvaluationError, printable
+from merge_assets.errors import AnalysisError, CheckpointError, EvaluationError, printable
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
+from merge_assets.recipe import ImportanceKind, TextSample
 from merge_assets.records import NOTHING_CHANGED, AnalysisDetails
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Models, Workspace
@@ -100,6 +103,39 @@ def run_snr(
                 state = f"computed again: {'; '.join(made.changes) or NOTHING_CHANGED}"
             text = f"{made.artifact.url}: {details.weights} weights, {details.infinite} with infinite SNR ({state})"
     console().print(escape(text))
+
+
+def run_importance(model: str, kind: str, settings: Mapping[str, object], out: Path | None, refresh: bool) -> None:
+    """Measure the importance of layers into a folder, or into the store."""
+    if kind not in get_args(ImportanceKind):
+        raise AnalysisError(f"--kind {kind} is not one of {', '.join(get_args(ImportanceKind))}")
+    try:
+        sample = TextSample.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise AnalysisError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
+    kind = cast(ImportanceKind, kind)
+    workspace = opened() if out is None else Workspace.open()
+    reference = parse_reference(model)
+    console().print(
+        escape(str(api.importance_cost(workspace, reference, kind, sample))), soft_wrap=True, highlight=False
+    )
+    with progress_bar("measuring", is_bytes=False) as work:
+        if out is not None:
+            record, where = api.importance(workspace, reference, out, kind, sample, work=work).record, str(out)
+        else:
+            made = api.measure_importance(workspace, reference, kind, sample, refresh=refresh, work=work)
+            record = read_importance(made.artifact.directory(workspace.cache / "artifacts", checked=[TABLE]))
+            state = "already in the store" if made.reused else "computed"
+            if made.changes is not None:
+                state = f"computed again: {'; '.join(made.changes) or NOTHING_CHANGED}"
+            where = f"{made.artifact.url} ({state})"
+    rows = layer_table(record)
+    shown = table(*rows[0], title=escape(record.model), numbers=tuple(rows[0]))
+    for row in rows:
+        shown.add_row(*row.values())
+    print_table(shown)
+    console().print(escape(where))
 
 
 def run_evaluate(

@@ -13,6 +13,7 @@ from merge_assets.pipeline.executor import choose_executor
 from merge_assets.pipeline.gone import build_gone
 from merge_assets.pipeline.gone_sensor import gone_sensor
 from merge_assets.pipeline.graph import Graph, build_graph
+from merge_assets.pipeline.importance import build_importance
 from merge_assets.pipeline.keys import BUILD_JOB, LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
 from merge_assets.pipeline.scores import build_scores
@@ -39,6 +40,7 @@ def build_definitions(
     names = op_names(graph.built_keys())
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [*build_bases(workspace, graph.bases)]
     assets += [build_analysis(workspace, node, names[node.key]) for node in graph.analyses]
+    assets += [build_importance(workspace, node, names[node.key]) for node in graph.importance]
     assets += [build_variant(workspace, node, names[node.model.key]) for node in graph.variants]
     assets += [build_scores(workspace, node, names[node.key]) for node in graph.scores]
     scores = [node.key for node in graph.scores]

@@ -12,14 +12,31 @@ from typing import TypeVar
 
 import dagster as dg
 
-from merge_assets.errors import CheckpointError, MergeAssetsError, RecipeError, in_file, in_one_line, printable
+from merge_assets.errors import (
+    AnalysisError,
+    CheckpointError,
+    MergeAssetsError,
+    RecipeError,
+    in_file,
+    in_one_line,
+    printable,
+)
 from merge_assets.identity import ModelIdentity
-from merge_assets.pipeline.keys import base_key, broken_key, group_name, scores_key, snr_key, variant_key
+from merge_assets.pipeline.keys import (
+    base_key,
+    broken_key,
+    importance_key,
+    scores_key,
+    snr_key,
+    variant_key,
+)
+from merge_assets.pipeline.labels import check_labels, is_cron
 from merge_assets.plan import check_alone
 from merge_assets.plan.assemble import not_analysed
-from merge_assets.recipe import Recipe
+from merge_assets.recipe import ImportanceKind, PruneLayers, Recipe, TextSample
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Automation, Workspace
+from merge_assets.workspace.texts import text_digest
 
 _UNSHOWN = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 120
@@ -91,6 +108,27 @@ class AnalysisNode:
 
 
 @dataclass(frozen=True)
+class ImportanceNode:
+    """What the layers of one model are worth on one text, which at least one recipe asks for.
+
+    Attributes:
+        model: what is run on the text.
+        kind: what is measured.
+        sample: the text with its settings.
+        text: digest of the text; empty if it cannot be read, which the step says.
+    """
+
+    model: ModelNode
+    kind: ImportanceKind
+    sample: TextSample
+    text: str
+
+    @property
+    def key(self) -> dg.AssetKey:
+        return importance_key(self.model.parts, self.kind, self.sample.label)
+
+
+@dataclass(frozen=True)
 class ScoresNode:
     """One model on one suite.
 
@@ -136,6 +174,7 @@ class Graph:
     bases: tuple[ModelNode, ...]
     variants: tuple[VariantNode, ...]
     analyses: tuple[AnalysisNode, ...]
+    importance: tuple[ImportanceNode, ...]
     scores: tuple[ScoresNode, ...]
     broken: tuple[BrokenNode, ...]
     folded: Mapping[str, tuple[str, ...]]
@@ -144,6 +183,7 @@ class Graph:
         """What can be built, the leaderboard excluded."""
         return [
             *(node.key for node in self.analyses),
+            *(node.key for node in self.importance),
             *(node.model.key for node in self.variants),
             *(node.key for node in self.scores),
         ]
@@ -151,6 +191,7 @@ class Graph:
     def automated_keys(self) -> list[dg.AssetKey]:
         """What automation may build, the leaderboard excluded."""
         nodes: list[dg.AssetKey] = [node.key for node in self.analyses if node.model.automated]
+        nodes += [node.key for node in self.importance if node.model.automated]
         nodes += [node.model.key for node in self.variants if node.model.automated]
         nodes += [node.key for node in self.scores if node.automated]
         return nodes
@@ -172,6 +213,7 @@ class _Builder:
         self.bases: dict[dg.AssetKey, ModelNode] = {}
         self.variants: dict[str, VariantNode] = {}
         self.modules: dict[dg.AssetKey, tuple[ModelNode, set[str]]] = {}
+        self.importance: dict[dg.AssetKey, ImportanceNode] = {}
         self.scores: dict[dg.AssetKey, ScoresNode] = {}
         self.automation = Automation(workspace)
         self.identities: dict[ModelReference, ModelIdentity] = {}
@@ -210,7 +252,7 @@ class _Builder:
         models = {reference: self._model(reference) for reference in references}
         analysed = self._analysed((*folded, recipe), models)
         group = self._group(recipe)
-        _check_labels(recipe, group)
+        check_labels(recipe, group)
         if not recipe.materialize:
             self.folded[recipe.name] = []
             return
@@ -220,10 +262,7 @@ class _Builder:
         if automated:
             models = {reference: self._automate(model) for reference, model in models.items()}
         deps = [model.key for model in models.values()]
-        for reference, module in analysed:
-            model = models[reference]
-            self.modules.setdefault(model.key, (model, set()))[1].add(module)
-            deps.append(snr_key(model.parts))
+        deps += [self._measure(template, models[template.model]) for template in analysed]
         if recipe.schedule is not None and not is_cron(recipe.schedule):
             message = f"{recipe.source.file}: schedule: there is no time that {recipe.schedule!r} means"
             self._break(f"{recipe.name}-schedule", recipe.source.file, message)
@@ -246,6 +285,9 @@ class _Builder:
             analyses=tuple(
                 AnalysisNode(latest[key], tuple(sorted(asked))) for key, (_, asked) in sorted(self.modules.items())
             ),
+            importance=tuple(
+                replace(node, model=latest[node.model.key]) for _, node in sorted(self.importance.items())
+            ),
             scores=tuple(
                 replace(self.scores[key], model=latest[self.scores[key].model.key]) for key in sorted(self.scores)
             ),
@@ -253,18 +295,30 @@ class _Builder:
             folded={name: tuple(consumers) for name, consumers in self.folded.items()},
         )
 
-    def _analysed(
-        self, recipes: Iterable[Recipe], models: Mapping[ModelReference, ModelNode]
-    ) -> list[tuple[ModelReference, str]]:
-        """The models whose layers recipes remove by an analysis, with the module that is measured."""
+    def _analysed(self, recipes: Iterable[Recipe], models: Mapping[ModelReference, ModelNode]) -> list[PruneLayers]:
+        """How recipes choose layers by an analysis."""
         found = []
         for recipe in recipes:
             template = recipe.prune_layers
-            if template is not None and template.tensor is not None:
+            if template is not None and template.is_measured:
                 if template.model not in models:
                     raise CheckpointError(f"prune_layers.model: {not_analysed(template.model)}")
-                found.append((template.model, template.tensor))
+                found.append(template)
         return found
+
+    def _measure(self, template: PruneLayers, model: ModelNode) -> dg.AssetKey:
+        """The key of the analysis that a recipe chooses layers by, which is among the nodes then."""
+        if template.tensor is not None:
+            self.modules.setdefault(model.key, (model, set()))[1].add(template.tensor)
+            return snr_key(model.parts)
+        kind, sample = template.importance, template.text
+        assert kind is not None and sample is not None
+        try:
+            text = text_digest(self.workspace.settings, sample)
+        except AnalysisError:
+            text = ""
+        node = ImportanceNode(model, kind, sample, text)
+        return self.importance.setdefault(node.key, node).key
 
     def _model(self, reference: ModelReference) -> ModelNode:
         if reference not in self.identities:
@@ -315,34 +369,6 @@ class _Builder:
         message = printable(f"{known.message}\n{message}" if known else message)
         kind = known.kind if known else kind
         self.broken[name] = BrokenNode(name, Path(printable(str(file))), message, kind)
-
-
-def is_cron(text: str) -> bool:
-    """Whether Dagster accepts a cron line."""
-    try:
-        dg.ScheduleDefinition(name="probe", cron_schedule=text, job_name="probe")
-    except Exception:  # of Dagster, or of the library that reads cron lines for it
-        return False
-    return True
-
-
-def _check_labels(recipe: Recipe, group: str) -> None:
-    """Let Dagster itself say what it refuses of the words that a person chose.
-
-    Raises:
-        RecipeError: if it refuses any.
-    """
-    if not (recipe.tags or recipe.owners or group):
-        return
-    try:
-        dg.AssetSpec(
-            variant_key(recipe.name),
-            group_name=group_name("variants", group),
-            tags=recipe.tags,
-            owners=list(recipe.owners) or None,
-        )
-    except dg.DagsterError as error:
-        raise RecipeError(f"Dagster refuses its group, tags or owners: {in_one_line(error)}") from error
 
 
 def _distinct(items: Iterable[_T]) -> tuple[_T, ...]:

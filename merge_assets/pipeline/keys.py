@@ -29,6 +29,11 @@ def snr_key(parts: Sequence[str]) -> dg.AssetKey:
     return dg.AssetKey(["snr", *parts])
 
 
+def importance_key(parts: Sequence[str], kind: str, text: str) -> dg.AssetKey:
+    """Key of what a model's layers are worth on one text; the model comes last, as in :func:`scores_key`."""
+    return dg.AssetKey(["importance", f"{kind}-{text}", *parts])
+
+
 def variant_key(name: str) -> dg.AssetKey:
     """Key of a recipe's variant."""
     return dg.AssetKey(["variants", name])

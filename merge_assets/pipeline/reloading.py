@@ -57,12 +57,14 @@ class _Content:
         is_whole: whether it can be read as what it is to be.
         models: folders that would be models if they were there.
         tasks: folder of a suite's own tasks.
+        texts: files that models are run on.
     """
 
     state: State
     is_whole: bool
     models: frozenset[Path] = frozenset()
     tasks: Path | None = None
+    texts: frozenset[Path] = frozenset()
 
 
 class Changes:
@@ -84,6 +86,7 @@ class Changes:
             if content is None or content.state != state:
                 self._contents[file] = content = self._looked_into(file, state)
             around |= {path: is_folder(path) for path in content.models - around.keys()}
+            around |= {path: found for path in content.texts if (found := _state(path)) is not None}
             if content.tasks is not None:
                 around |= _files_below(content.tasks)
         if self._is_first:
@@ -124,7 +127,14 @@ class Changes:
         recipes = [entry for entry in entries if isinstance(entry, Recipe)]
         wholes = [whole for recipe in recipes for whole in recipe.references()]
         named = {part.path for whole in wholes for part in (whole.model, whole.lora) if part is not None}
-        return _Content(state, is_whole=len(recipes) == len(entries), models=frozenset(map(self._settings.path, named)))
+        pruned = [recipe.prune_layers for recipe in recipes if recipe.prune_layers is not None]
+        texts = {template.text.file for template in pruned if template.text is not None}
+        return _Content(
+            state,
+            is_whole=len(recipes) == len(entries),
+            models=frozenset(map(self._settings.path, named)),
+            texts=frozenset(map(self._settings.path, texts)),
+        )
 
 
 def keep_up(changes: Changes, reload: Callable[[], None], stop: Callable[[float], bool]) -> None:

@@ -22,12 +22,18 @@ from merge_assets.plan.code import code_summary
 from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
 from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
-from merge_assets.records import NOTHING_CHANGED, AnalysisDetails, LeaderboardDetails, StoredBuildReport
+from merge_assets.records import (
+    NOTHING_CHANGED,
+    AnalysisDetails,
+    ImportanceDetails,
+    LeaderboardDetails,
+    StoredBuildReport,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from merge_assets.api import Analysed, Built, Observation, Ranked, Scored
+    from merge_assets.api import Analysed, Built, Measured, Observation, Ranked, Scored
     from merge_assets.evaluation.leaderboard import Parent, Row
     from merge_assets.evaluation.scores import Scores
     from merge_assets.store import Artifact
@@ -161,6 +167,27 @@ def analysis_metadata(analysed: "Analysed", directory: Path) -> Metadata:
         "analysis_seconds": 0.0 if now is None else round(now.seconds, 3),
     }
     return metadata | artifact_metadata(analysed.artifact)
+
+
+def importance_metadata(measured: "Measured", directory: Path) -> Metadata:
+    """What layers are worth on a text: pictures, and one row per layer.
+
+    Args:
+        measured: what is in the store.
+        directory: a local folder with its files.
+    """
+    from merge_assets.analysis.importance import layer_table, read_importance
+
+    details = measured.artifact.manifest.described(ImportanceDetails)
+    metadata = _measured(measured.artifact, measured.reused, measured.changes)
+    for plot in sorted((directory / "plots").glob("*.png")):
+        metadata[plot.stem.replace("-", "_")] = picture(f"{plot.stem} of {details.model}", plot.read_bytes())
+    metadata |= {
+        "text": f"{details.text['file']}: {details.tokens} tokens in {details.pieces} pieces, {details.text['dtype']}",
+        "layers": table(layer_table(read_importance(directory))),
+        "analysis_seconds": 0.0 if measured.reused else round(details.seconds, 3),
+    }
+    return metadata | artifact_metadata(measured.artifact)
 
 
 def scores_metadata(

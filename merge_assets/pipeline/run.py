@@ -38,7 +38,7 @@ from merge_assets.pipeline.versions import Recorded, recorded, report_observatio
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.workspace import Workspace
 
-_MEASURED = ("snr", "scores")
+_MEASURED = ("snr", "importance", "scores")
 """First parts of the keys of what is measured, not built."""
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 import dagster as dg
 
 from merge_assets.errors import RecipeError, did_you_mean
-from merge_assets.identity import analysis_line, scores_line, variant_line
+from merge_assets.identity import analysis_line, importance_line, scores_line, variant_line
 from merge_assets.pipeline.graph import Graph, ModelNode
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.versions import Recorded, out_of_date
@@ -45,7 +45,8 @@ def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> A
         chosen = [by_name[name] if name in by_name else _unknown(graph, name) for name in names]
     else:
         chosen = [node for node in graph.variants if node.model.automated]
-    analyses = {node.key: node for node in graph.analyses}
+    analyses = {node.key: node.model for node in graph.analyses}
+    analyses |= {node.key: node.model for node in graph.importance}
     bases = {node.key: node for node in graph.bases}
     keys: set[dg.AssetKey] = set()
     models: set[dg.AssetKey] = set()
@@ -60,7 +61,7 @@ def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> A
             waiting += variants[key].deps
         elif key in analyses:
             keys.add(key)
-            waiting.append(analyses[key].model.key)
+            waiting.append(analyses[key].key)
         elif key in bases:
             models.add(key)
     if with_scores:
@@ -97,6 +98,9 @@ def _lines(workspace: Workspace, graph: Graph) -> dict[dg.AssetKey, str]:
         lines[variant.model.key] = variant_line(variant.recipe.name)
     for analysis in graph.analyses:
         lines[analysis.key] = analysis_line(workspace.names.identify(analysis.model.reference))
+    for measured in graph.importance:
+        identity = workspace.names.identify(measured.model.reference)
+        lines[measured.key] = importance_line(identity, measured.kind, measured.sample.label)
     for node in graph.scores:
         lines[node.key] = scores_line(workspace.names.identify(node.model.reference), node.suite)
     return lines

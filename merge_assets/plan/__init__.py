@@ -6,6 +6,7 @@ from merge_assets.plan.build import build_plan
 from merge_assets.plan.checkpoint import planned_checkpoint
 from merge_assets.plan.layout import index_json, index_name
 from merge_assets.plan.model import NUMERICS_VERSION, OutputTensor, Plan, Shard, TensorInput
+from merge_assets.plan.part import only
 
 __all__ = [
     "NUMERICS_VERSION",
@@ -18,5 +19,6 @@ __all__ = [
     "check_alone",
     "index_json",
     "index_name",
+    "only",
     "planned_checkpoint",
 ]

@@ -104,11 +104,14 @@ def _prune(recipe: Recipe, resolver: Resolver, figures: Sequence[LayerFigure] | 
         raise plan_error(recipe, "prune_layers.model", not_analysed(template.model))
     if figures is None:
         if template.is_measured:
+            how = f"snr {template.model}"
+            if template.text is not None:
+                how = f"importance {template.model} --kind {template.importance} --text {template.text.file}"
             raise plan_error(
                 recipe,
                 "prune_layers.by",
                 f"needs the layer analysis of {template.model}, which is not in the store; "
-                f"run `merge-assets snr {template.model}` or `merge-assets build {recipe.name}`",
+                f"run `merge-assets {how}` or `merge-assets build {recipe.name}`",
             )
         figures = ()
     removed = select_layers(template, figures, count, recipe.source.file)

@@ -24,7 +24,7 @@ from merge_assets.recipe.schema import (
     Slice,
     Source,
 )
-from merge_assets.recipe.schema_templates import DepthUpscale, Lowest, Protect, PruneLayers
+from merge_assets.recipe.schema_templates import DepthUpscale, ImportanceKind, Lowest, Protect, PruneLayers, TextSample
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
 from merge_assets.recipe.templates import (
     LayerFigure,
@@ -40,6 +40,7 @@ __all__ = [
     "BrokenRecipe",
     "Conditional",
     "DepthUpscale",
+    "ImportanceKind",
     "LayerFigure",
     "Lowest",
     "ModelEntry",
@@ -55,6 +56,7 @@ __all__ = [
     "Scalar",
     "Slice",
     "Source",
+    "TextSample",
     "TokenSettings",
     "TokenSource",
     "TokenizerSettings",

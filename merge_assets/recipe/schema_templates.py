@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any, Literal
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
 from merge_assets.recipe.fields import RecipeMapping, Reference
 from merge_assets.recipe.parameters import Misfit, shown
+
+_UNSHOWN = re.compile(r"[^A-Za-z0-9]+")
 
 
 class DepthUpscale(RecipeMapping):
@@ -33,21 +40,49 @@ class Protect(RecipeMapping):
     last: StrictInt = Field(default=0, ge=0, description="layers at the end that stay")
 
 
-Metric = Literal["snr", "margin", "block_influence", "angular_distance", "reverse_order", "list"]
-UNBUILT_METRICS = ("block_influence", "angular_distance")
-"""Metrics that nothing computes yet; see :mod:`merge_assets.recipe.unbuilt`."""
+ImportanceKind = Literal["activations", "perplexity"]
+"""Analyses that run a model on a text: one pass for block influence and angular distances; one with every layer left out."""
+
+
+class TextSample(RecipeMapping):
+    """The text that a model is run on."""
+
+    file: str = Field(min_length=1, description="plain text in UTF-8; relative to the project's folder")
+    tokens: StrictInt = Field(default=16384, ge=2, description="tokens that are used, from the beginning of the text")
+    length: StrictInt | None = Field(
+        default=None, ge=2, description="tokens of a piece; left out: 512, or what the model has positions for if less"
+    )
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        default="float32", description="dtype of weights and hidden states"
+    )
+
+    @property
+    def label(self) -> str:
+        """A short name that no other text or settings have: the file's stem and a digest."""
+        digest = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()
+        return f"{_UNSHOWN.sub('_', PurePath(self.file).stem)[:40] or 'text'}-{digest[:8]}"
+
+
+Metric = Literal["snr", "margin", "block_influence", "angular_distance", "perplexity", "reverse_order", "list"]
+_OF_TEXT: Mapping[str, ImportanceKind] = {
+    "block_influence": "activations",
+    "angular_distance": "activations",
+    "perplexity": "perplexity",
+}
 
 
 class PruneLayers(RecipeMapping):
     """A model without the layers that an analysis picks."""
 
     model: Reference = Field(description="the checkpoint whose layers are removed")
-    by: Metric = Field(
-        description="the metric, or `list` for layers named one by one; `block_influence` and `angular_distance` are not "
-        "built yet: an error of the plan"
-    )
+    by: Metric = Field(description="the metric, or `list` for layers named one by one")
     tensor: str | None = Field(
         default=None, min_length=1, description="module the metric is taken of, for `snr` and `margin`"
+    )
+    text: TextSample | None = Field(
+        default=None,
+        description="text that the model is run on, for `block_influence`, `angular_distance` and `perplexity`: a file, or "
+        "a mapping",
     )
     remove: Literal["infinite"] | int | Lowest | tuple[int, ...] = Field(
         description="`infinite`: layers of infinite SNR; a number of layers; `{lowest: n}`; layer numbers"
@@ -57,8 +92,18 @@ class PruneLayers(RecipeMapping):
 
     @property
     def is_measured(self) -> bool:
-        """Whether the layers are chosen by an analysis of the model's weights."""
-        return self.by in ("snr", "margin")
+        """Whether the layers are chosen by an analysis of the model."""
+        return self.tensor is not None or self.importance is not None
+
+    @property
+    def importance(self) -> ImportanceKind | None:
+        """The analysis that runs the model on a text; ``None`` if none does."""
+        return _OF_TEXT.get(self.by)
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _read_text(cls, raw: Any) -> Any:
+        return {"file": raw} if isinstance(raw, str) else raw
 
     @model_validator(mode="before")
     @classmethod
@@ -85,13 +130,18 @@ class PruneLayers(RecipeMapping):
 
     @model_validator(mode="after")
     def _fits_metric(self) -> PruneLayers:
-        if self.is_measured and self.tensor is None:
+        of_weights = self.by in ("snr", "margin")
+        if of_weights and self.tensor is None:
             raise Misfit(f"by: {self.by} needs the module it is taken of, such as self_attn.v_proj", ("tensor",))
-        if not self.is_measured and self.tensor is not None:
+        if not of_weights and self.tensor is not None:
             raise Misfit(f"by: {self.by} is not taken of one tensor; leave it out", ("tensor",))
+        if self.importance is not None and self.text is None:
+            raise Misfit(f"by: {self.by} needs a text to run the model on; name a file of plain text", ("text",))
+        if self.importance is None and self.text is not None:
+            raise Misfit(f"by: {self.by} runs no model on a text; leave it out", ("text",))
         if isinstance(self.remove, tuple) != (self.by == "list"):
             raise Misfit("layer numbers and by: list go together", ("remove",))
-        if self.remove == "infinite" and not self.is_measured:
+        if self.remove == "infinite" and not of_weights:
             raise Misfit(f"infinite is for by: snr and by: margin, not for {self.by}", ("remove",))
         if self.at_most is not None and self.remove != "infinite":
             raise Misfit("limits only remove: infinite; leave it out", ("at_most",))

@@ -73,9 +73,9 @@ def select_layers(
 
     ``remove: infinite`` takes the layers of infinite SNR, the largest margin first, ``at_most`` so many. A number n
     takes the n layers that the metric calls least needed: by ``snr`` the infinite ones, largest margin first, then the
-    highest values; by ``margin`` the highest; by ``block_influence`` the lowest; by ``angular_distance`` the n
-    consecutive layers from the lowest value on; by ``reverse_order`` the last ones. ``{lowest: n}`` takes the n lowest
-    values of any metric. Equal figures are decided for the later layer. Protected layers are never taken.
+    highest values; by ``margin`` the highest; by ``block_influence`` and ``perplexity`` the lowest; by ``angular_distance``
+    the n consecutive layers from the lowest value on; by ``reverse_order`` the last ones. ``{lowest: n}`` takes the n
+    lowest values of any metric. Equal figures are decided for the later layer. Protected layers are never taken.
 
     Args:
         template: the recipe's ``prune_layers``.
@@ -159,7 +159,7 @@ def _infinite(template: PruneLayers, candidates: list[LayerFigure], fail_with: F
 
 def _ranked(template: PruneLayers, candidates: list[LayerFigure]) -> list[LayerFigure]:
     """The candidates, least needed first (a number of layers) or lowest first (``{lowest: n}``)."""
-    if isinstance(template.remove, Lowest) or template.by == "block_influence":
+    if isinstance(template.remove, Lowest) or template.by in ("block_influence", "perplexity"):
         if template.by == "margin":
             return sorted(candidates, key=lambda figure: (figure.margin, -figure.layer))
         return sorted(candidates, key=lambda figure: (figure.infinite, figure.value, figure.margin, -figure.layer))

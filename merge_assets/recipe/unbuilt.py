@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from merge_assets.errors import PlanError
 from merge_assets.recipe.schema import Recipe
-from merge_assets.recipe.schema_templates import UNBUILT_METRICS
 
 
 def check_built(recipe: Recipe) -> None:
@@ -15,12 +14,6 @@ def check_built(recipe: Recipe) -> None:
     """
     if recipe.publish is not None:
         raise _unbuilt(recipe, "publish", "pushing to the Hub is not built yet; leave it out")
-    template = recipe.prune_layers
-    if template is not None and template.by in UNBUILT_METRICS:
-        message = (
-            f"{template.by} is not built yet; choose by snr, margin or reverse_order, or name the layers with by: list"
-        )
-        raise _unbuilt(recipe, "prune_layers.by", message)
 
 
 def _unbuilt(recipe: Recipe, key: str, message: str) -> PlanError:

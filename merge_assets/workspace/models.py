@@ -9,7 +9,7 @@ from merge_assets.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from merge_assets.errors import CheckpointError, in_file
 from merge_assets.identity import variant_line
 from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
-from merge_assets.recipe import LayerFigure, Recipe
+from merge_assets.recipe import LayerFigure, PruneLayers, Recipe
 from merge_assets.records import Input
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
@@ -17,7 +17,8 @@ from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace.bucket import StoredSource, tensor_digests
 from merge_assets.workspace.local import LocalModels
 from merge_assets.workspace.on_hub import HubModels
-from merge_assets.workspace.results import current_analysis
+from merge_assets.workspace.results import current_analysis, current_importance
+from merge_assets.workspace.texts import text_digest
 from merge_assets.workspace.workspace import Workspace
 
 
@@ -248,11 +249,13 @@ class Models:
             fingerprint: of the model; an analysis of other bytes counts as missing. ``None`` takes the latest.
 
         Raises:
-            AnalysisError: if the stored analysis has no such tensor.
+            AnalysisError: if the stored analysis has no such tensor, or the text that a model is run on cannot be read.
         """
         template = recipe.prune_layers
         if template is None or not template.is_measured:
             return None
+        if template.text is not None:
+            return self._importance(template, fingerprint)
         artifact = current_analysis(self._store, self._names.identify(template.model), fingerprint)
         if artifact is None:
             return None
@@ -260,3 +263,16 @@ class Models:
 
         directory = artifact.directory(self._settings.cache_dir / "artifacts", checked=[TABLE])
         return [LayerFigure(**row) for row in read_layers(directory, template.tensor or "", template.by)]
+
+    def _importance(self, template: PruneLayers, fingerprint: str | None) -> list[LayerFigure] | None:
+        kind, sample = template.importance, template.text
+        assert kind is not None and sample is not None
+        identity, text = self._names.identify(template.model), text_digest(self._settings, sample)
+        artifact = current_importance(self._store, identity, fingerprint, kind, sample, text)
+        if artifact is None:
+            return None
+        from merge_assets.analysis.importance import TABLE, layer_rows, read_importance
+
+        directory = artifact.directory(self._settings.cache_dir / "artifacts", checked=[TABLE])
+        count = template.remove if isinstance(template.remove, int) else 1
+        return [LayerFigure(**row) for row in layer_rows(read_importance(directory), template.by, count)]

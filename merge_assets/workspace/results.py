@@ -8,13 +8,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from merge_assets.analysis.importance import IMPORTANCE_VERSION
 from merge_assets.analysis.layers import ANALYSIS_VERSION
 from merge_assets.freshness import Basis, stale_reason
-from merge_assets.identity import ModelIdentity, analysis_line, scores_line
+from merge_assets.identity import ModelIdentity, analysis_line, importance_line, scores_line
 from merge_assets.methods import find_method
 from merge_assets.plan.model import NUMERICS_VERSION, digest_of
-from merge_assets.recipe import Recipe
-from merge_assets.records import AnalysisDetails, VariantDetails
+from merge_assets.recipe import ImportanceKind, Recipe, TextSample
+from merge_assets.records import AnalysisDetails, ImportanceDetails, VariantDetails
 from merge_assets.store import Artifact, ArtifactStore
 from merge_assets.store.manifest import Manifest
 from merge_assets.workspace.trust import trusts
@@ -78,6 +79,48 @@ def current_analysis(store: ArtifactStore, model: ModelIdentity, fingerprint: st
     details = artifact.manifest.described(AnalysisDetails)
     was = Basis(artifact.manifest.key, {model.title: details.fingerprint})
     now = Basis(analysis_key(details.fingerprint, details.modules), {model.title: fingerprint})
+    return artifact if stale_reason(was, now) is None else None
+
+
+def importance_key(fingerprint: str | None, kind: ImportanceKind, sample: TextSample, text: str) -> str:
+    """Key of a measurement of layer importance; the path of the text is not in it.
+
+    Args:
+        fingerprint: of the model.
+        kind: what is measured.
+        sample: settings of the text.
+        text: digest of the text.
+    """
+    settings = sample.model_dump(exclude={"file"})
+    return digest_of(
+        {"fingerprint": fingerprint, "kind": kind, "settings": settings, "text": text, "version": IMPORTANCE_VERSION}
+    )
+
+
+def current_importance(
+    store: ArtifactStore,
+    model: ModelIdentity,
+    fingerprint: str | None,
+    kind: ImportanceKind,
+    sample: TextSample,
+    text: str,
+) -> Artifact | None:
+    """The latest measurement of a model's layers on a text; ``None`` if there is none or it is out of date.
+
+    Args:
+        store: where it would be.
+        model: the model.
+        fingerprint: of the bytes that it has to be of; ``None`` takes what there is.
+        kind: what is measured.
+        sample: settings of the text.
+        text: digest of the text.
+    """
+    artifact = store.current(importance_line(model, kind, sample.label))
+    if artifact is None:
+        return None
+    details = artifact.manifest.described(ImportanceDetails)
+    was = Basis(artifact.manifest.key, {model.title: details.fingerprint})
+    now = Basis(importance_key(details.fingerprint, kind, sample, text), {model.title: fingerprint})
     return artifact if stale_reason(was, now) is None else None
 
 

@@ -218,7 +218,7 @@ def test_references_include_the_models_of_templates(tmp_path, body):
     [
         ("by: snr, tensor: self_attn.v_proj, remove: infinite, at_most: 16", "infinite"),
         ("by: margin, tensor: v_proj, remove: {lowest: 8}", Lowest(lowest=8)),
-        ("by: block_influence, remove: 8", 8),
+        ("by: block_influence, text: words.txt, remove: 8", 8),
         ("by: reverse_order, remove: 2", 2),
         ("by: list, remove: [4, 2]", (4, 2)),
     ],

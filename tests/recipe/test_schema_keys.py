@@ -134,6 +134,7 @@ PASS = "merge_method: passthrough\nmodels: [{model: A}]\n"
 TWO = "merge_method: linear\nmodels: [{model: A}, {model: B}]\nparameters: {weight: 1}\n"
 TIES = "merge_method: ties\nparameters: {weight: 1}\n"
 PRUNE = "merge_method: passthrough\nprune_layers: {model: A, "
+TEXT = f"{PRUNE}by: block_influence, remove: 1, text: "
 WORDY = "merge_method: linear\nmodels: [{model: X}, {model: Y}]\nparameters: {weight: 1}\n"
 TOKENS = f"{WORDY}tokenizer: {{source: union, tokens: {{dog: "
 DUS = "merge_method: passthrough\ndepth_upscale: "
@@ -258,6 +259,10 @@ EXAMPLES: dict[str, Example] = {
     "PruneLayers.by": Example(
         planned, *(f"{PRUNE}{by}, remove: 2}}" for by in ("by: snr, tensor: t", "by: reverse_order"))
     ),
+    "PruneLayers.text": Example(shown, f"{TEXT}t}}", f"{TEXT}u}}"),
+    "TextSample.file": Example(shown, *(f"{TEXT}{{file: {name}}}}}" for name in "tu")),
+    "TextSample.tokens": Example(shown, *(f"{TEXT}{{file: t, tokens: {n}}}}}" for n in (100, 200))),
+    "TextSample.length": Example(shown, *(f"{TEXT}{{file: t{more}}}}}" for more in ("", ", length: 64"))),
     "PruneLayers.tensor": Example(shown, *(f"{PRUNE}by: snr, tensor: {t}, remove: 1}}" for t in ("v_proj", "o_proj"))),
     "PruneLayers.remove": Example(planned, *(f"{PRUNE}by: list, remove: [{n}]}}" for n in (1, 2))),
     "PruneLayers.at_most": Example(
@@ -309,13 +314,24 @@ EXAMPLES: dict[str, Example] = {
     "PruneLayers.by: list": Example(
         planned, f"{PRUNE}by: list, remove: [0, 1]}}", f"{PRUNE}by: reverse_order, remove: 2}}"
     ),
-    "PruneLayers.by: block_influence": Example(refused, PASS, f"{PRUNE}by: block_influence, remove: 2}}"),
-    "PruneLayers.by: angular_distance": Example(refused, PASS, f"{PRUNE}by: angular_distance, remove: 2}}"),
+    **each(
+        "PruneLayers.by",
+        planned,
+        f"{PRUNE}by: <>, remove: 2}}",
+        ("block_influence, text: t", "angular_distance, text: t"),
+    ),
+    "PruneLayers.by: perplexity": Example(
+        planned, f"{PRUNE}by: perplexity, text: t, remove: 2}}", f"{PRUNE}by: snr, tensor: t, remove: 2}}"
+    ),
+    **each("TextSample.dtype", shown, f"{TEXT}{{file: t, dtype: <>}}}}", ("float32", "float64", "bfloat16")),
     "PruneLayers.remove: infinite": Example(
         planned, *(f"{PRUNE}by: snr, tensor: t, remove: {r}}}" for r in ("infinite", 3))
     ),
 }
-EXAMPLES = {place.replace(", model: Y, token: cat", "").replace(", tensor: t", ""): e for place, e in EXAMPLES.items()}
+EXAMPLES = {
+    place.replace(", model: Y, token: cat", "").replace(", tensor: t", "").replace(", text: t", ""): e
+    for place, e in EXAMPLES.items()
+}
 
 
 @pytest.fixture(scope="module")

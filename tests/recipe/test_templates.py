@@ -76,8 +76,10 @@ def figures(*values: float, margins: list[float] | None = None) -> list[LayerFig
 
 
 def prune(**settings) -> PruneLayers:
-    needs_tensor = settings["by"] in ("snr", "margin")
-    return PruneLayers(model="m", **({"tensor": "self_attn.v_proj"} if needs_tensor else {}), **settings)
+    needs = {"tensor": "self_attn.v_proj"} if settings["by"] in ("snr", "margin") else {}
+    if settings["by"] in ("block_influence", "angular_distance", "perplexity"):
+        needs = {"text": "text.txt"}
+    return PruneLayers(model="m", **needs, **settings)
 
 
 INF = math.inf
@@ -105,6 +107,8 @@ INF = math.inf
         ({"by": "margin", "remove": "infinite"}, figures(5, INF, 7), (1,)),
         ({"by": "block_influence", "remove": 2}, figures(0.4, 0.1, 0.3, 0.2), (1, 3)),
         ({"by": "block_influence", "remove": {"lowest": 1}}, figures(0.4, 0.1, 0.3, 0.2), (1,)),
+        ({"by": "perplexity", "remove": 2}, figures(40, 11, 30, 12), (1, 3)),
+        ({"by": "perplexity", "remove": 1}, figures(12, 12, 30), (1,)),
         ({"by": "angular_distance", "remove": 2}, figures(0.4, 0.3, 0.1, 0.2, 0.0), (2, 3)),
         ({"by": "angular_distance", "remove": 2, "protect": {"last": 2}}, figures(0.4, 0.3, 0.1, 0.2, 0.0), (1, 2)),
         ({"by": "reverse_order", "remove": 2, "protect": {"last": 1}}, figures(0, 0, 0, 0, 0), (2, 3)),

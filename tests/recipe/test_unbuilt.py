@@ -16,7 +16,6 @@ from tests.recipe_support import read, write
 __all__ = ["project"]  # fixture
 
 HUB = "merge_method: passthrough\nmodels: [{model: some-org/some-model}]\n"
-PRUNE = "merge_method: passthrough\nprune_layers:\n  model: some-org/some-model\n  remove: 2\n  by: "
 
 UNBUILT = {
     "publish": (
@@ -24,12 +23,6 @@ UNBUILT = {
         3,
         "publish: pushing to the Hub is not built yet; leave it out",
     ),
-    "block_influence": (
-        f"{PRUNE}block_influence\n",
-        5,
-        "prune_layers.by: block_influence is not built yet; choose by snr",
-    ),
-    "angular_distance": (f"{PRUNE}angular_distance\n", 5, "prune_layers.by: angular_distance is not built yet"),
 }
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 
 from merge_assets.pipeline.analyses import analysis_spec
 from merge_assets.pipeline.graph import Graph
+from merge_assets.pipeline.importance import importance_spec
 from merge_assets.pipeline.keys import LEADERBOARD, op_names
 from merge_assets.pipeline.lateness import fresh_seconds
 from merge_assets.pipeline.leaderboard import leaderboard_spec
@@ -39,6 +40,7 @@ class Roster:
 def roster_of(workspace: Workspace, graph: Graph) -> Roster:
     """That of a workspace, without its Dagster definitions."""
     specs = [analysis_spec(node) for node in graph.analyses]
+    specs += [importance_spec(node) for node in graph.importance]
     specs += [variant_spec(node) for node in graph.variants]
     specs += [scores_spec(node, workspace.suites[node.suite]) for node in graph.scores]
     names = op_names(graph.built_keys())

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from merge_assets.identity import analysis_line, scores_line, variant_line
+from merge_assets.identity import analysis_line, importance_line, scores_line, variant_line
 from merge_assets.pipeline.graph import Graph, build_graph
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.outcome import REUSED
@@ -60,6 +60,10 @@ def lines_of(workspace: Workspace, graph: Graph) -> dict[dg.AssetKey, str]:
     lines = {node.model.key: variant_line(node.recipe.name) for node in graph.variants}
     identify = workspace.names.identify
     lines |= {node.key: analysis_line(identify(node.model.reference)) for node in graph.analyses}
+    lines |= {
+        node.key: importance_line(identify(node.model.reference), node.kind, node.sample.label)
+        for node in graph.importance
+    }
     lines |= {node.key: scores_line(identify(node.model.reference), node.suite) for node in graph.scores}
     return lines
 

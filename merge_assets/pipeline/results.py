@@ -190,7 +190,7 @@ def scores_metadata(scored: "Scored", parents: "Sequence[Parent]", stale: str | 
     metadata["scores"] = table(_score_rows(scores, [theirs for parent in parents for theirs in parent.scores]))
     if unknown := [parent.unknown for parent in parents if not parent.scores]:
         metadata["no_difference"] = "; ".join(unknown)
-    if scores.headline is not None:
+    if scores.headline is not None and not scores.part:  # that of a part is another number
         metadata["headline"] = round(scores.headline, 4)
     for row in scores.tasks:
         metadata[printable(f"{row.task} {row.metric}")] = round(row.value, 4)
@@ -343,6 +343,7 @@ def _ranking(frame: "DataFrame") -> list[Metadata]:
         for suite in suites:
             row[suite] = _percent(record[suite])
             row[f"{suite} Δ"] = _percent(record[f"{suite} delta"], sign="+")
+        row["failed"] = record["failed"] or ""
         row["out of date"] = record["stale"] or ""
         rows.append(row)
     return rows

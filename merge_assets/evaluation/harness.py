@@ -29,8 +29,9 @@ from merge_assets.errors import EvaluationError, MergeAssetsError, SuiteError
 from merge_assets.evaluation.answers import Answers
 from merge_assets.evaluation.command import allow_code, lm_eval_command
 from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of, single_tasks
+from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.meter import Meter
-from merge_assets.evaluation.results import Flaws, ResultKey, SampleCount, TaskResult, plain
+from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
 from merge_assets.evaluation.suite import Suite
 from merge_assets.evaluation.watched import WatchedLM, leave_out_failed
 from merge_assets.model_worker import Desk, reason

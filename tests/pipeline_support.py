@@ -164,7 +164,11 @@ class FakeApi:
 
     def score(self, workspace: Workspace, reference: Any, suite: str, **_: Any) -> Any:
         self._call(f"{suite} {reference}")
-        return SimpleNamespace(artifact=_artifact(sha(f"{suite} {self.content(workspace, reference)}")), reused=False)
+        return SimpleNamespace(
+            artifact=_artifact(sha(f"{suite} {self.content(workspace, reference)}")),
+            reused=False,
+            scores=SimpleNamespace(failures=(), failed=""),
+        )
 
     def rank(self, workspace: Workspace, **_: Any) -> Any:
         self._call("rank")

@@ -93,7 +93,8 @@ def _cards(board: Leaderboard) -> list[_Card]:
     scored = [row for row in board.rows if column and column in row.cells]
     if column is None or not scored:
         return []
-    best = _number(scored[0].cells[column].value, column)
+    first = scored[0].cells[column]
+    best = _number(first.value, column) + (f" ({first.part})" if first.part else "")
     cards: list[_Card] = [("Best score", scored[0].entry.model, best, _label(column) + _if_stale(scored[0].entry), "")]
     compared = [(delta, row.cells[column], row.entry) for row in scored if (delta := row.cells[column].best_parent)]
     gains = [each for each in compared if each[0].verdict.word == "better"]
@@ -138,6 +139,7 @@ def _cell_tip(cell: Cell, column: Column, listed: Mapping[str, str]) -> str:
         listed: the version of each model that the leaderboard has.
     """
     value = _number(cell.value, column) + ("%" if column.is_fraction else "")
+    value += f" of {cell.part} tasks" if cell.part else ""
     lines = [_label(column), value + (f" ± {_number(cell.stderr, column)}" if cell.stderr else "")]
     if cell.n is not None:
         lines.append(f"{_counted(cell.n, 'document')}, {cell.shots}-shot")
@@ -200,7 +202,8 @@ def _difference(delta: Delta, cell: Cell, column: Column) -> str:
 
 
 def _range(board: Leaderboard, column: Column) -> tuple[float, float]:
-    values = [row.cells[column].value for row in board.rows if column in row.cells]
+    cells = [row.cells[column] for row in board.rows if column in row.cells]
+    values = [cell.value for cell in cells if not cell.part] or [cell.value for cell in cells] or [0.0]
     return min(values), max(values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lm_eval.models.huggingface
@@ -20,13 +21,11 @@ from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.model_settings import ends_turns_as_texts
 
-_HFLM = lm_eval.models.huggingface.HFLM
-
 _Document = tuple[str, int]
 """The name of a task and the number of one of its documents."""
 
 
-class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
+class WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
     """lm-eval's model with a :class:`Meter`, that answers no batch twice.
 
     Requests are put into batches as lm-eval does it; each batch is then asked of lm-eval alone, which makes the same tensors of
@@ -163,7 +162,7 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
             said = self._answer(
                 digest_of_batch("generation", [[one.args[0] for one in asked], asked[0].args[1]]),
                 len(batch),
-                lambda asked=asked, batch=batch: self._generate(asked, [lengths[index] for index in batch]),
+                partial(self._generate, asked, [lengths[index] for index in batch]),
                 counted=True,
             )
             answers.update(zip(batch, said, strict=True))
@@ -211,7 +210,7 @@ class WatchedLM(_HFLM):  # type: ignore[misc]  # lm-eval ships no types
             said = self._answer(
                 digest_of_batch("likelihood", [[context, text] for _, context, text in asked]),
                 len(batch),
-                lambda asked=asked: ask(asked, disable_tqdm=True),
+                partial(ask, asked, disable_tqdm=True),
                 counted=self._windows is None,
             )
             answers.update(zip(batch, said, strict=True))

@@ -225,7 +225,7 @@ def scores_metadata(
     metadata["scores"] = table(_score_rows(scores, beside_parents([scores], parents, samples)))
     if unknown := [parent.unknown for parent in parents if not parent.scores]:
         metadata["no_difference"] = "; ".join(unknown)
-    if scores.headline is not None:
+    if scores.headline is not None and not scores.part:  # that of a part is another number
         metadata["headline"] = round(scores.headline, 4)
     for row in scores.tasks:
         metadata[printable(f"{row.task} {row.metric}")] = round(row.value, 4)
@@ -391,6 +391,7 @@ def _ranking(frame: "DataFrame") -> list[Metadata]:
             row[suite] = _percent(record[suite])
             row[f"{suite} Δ"] = _percent(record[f"{suite} delta"], sign="+")
             row[f"{suite} verdict"] = record[f"{suite} verdict"] or ""
+        row["failed"] = record["failed"] or ""
         row["out of date"] = record["stale"] or ""
         rows.append(row)
     return rows

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from merge_assets import api
+from merge_assets.api.rank import leaderboard_entries
 from merge_assets.errors import EvaluationError
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
@@ -65,7 +66,7 @@ def test_the_store_keeps_what_there_is_and_the_next_call_tries_the_rest(root: Pa
     assert first.evaluated == ("tiny_choice",)
     again = api.score(opened(root), MODEL, "tiny")
     assert (again.artifact.version, again.reused, again.evaluated) == (first.artifact.version, False, ())
-    (entry,) = api.leaderboard_entries(opened(root))
+    (entry,) = leaderboard_entries(opened(root))
     assert entry.scores == [first.scores]
     generate(root, 12)
     whole = api.score(opened(root), MODEL, "tiny")

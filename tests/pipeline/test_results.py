@@ -162,6 +162,7 @@ def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_p
             "demo/task:acc": [0.1, 0.2],
             "demo/task:acc delta": [0.1, 0.2],
             "stale": pandas.array(["mean has other bytes", None], dtype="string"),
+            "failed": pandas.array([None, "1 of 2 tasks failed: word: too long"], dtype="string"),
         }
     )
     assert _ranking(frame) == [
@@ -174,6 +175,7 @@ def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_p
             "demo": "26.2",
             "demo Δ": "-0.4",
             "demo verdict": "cannot tell",
+            "failed": "",
             "out of date": "mean has other bytes",
         },
         {
@@ -185,6 +187,7 @@ def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_p
             "demo": "",
             "demo Δ": "",
             "demo verdict": "",
+            "failed": "1 of 2 tasks failed: word: too long",
             "out of date": "",
         },
     ]

@@ -64,8 +64,8 @@ def keep_made_apart() -> None:
 
 
 def as_loaded(manager: TaskManager, loaded: Any) -> TaskManager:
-    """A manager that gives these tasks, whatever it is asked for. lm-eval has tasks that are loaded pass through one again, where
-    it would draw more: ``task_name`` draws, each time that it is read.
+    """A manager that gives these tasks, whatever it is asked for. lm-eval has tasks that are loaded pass through one again,
+    where it would draw more: ``task_name`` draws, each time that it is read.
     """
     once = copy.copy(manager)
     once.load = lambda asked: loaded

@@ -6,6 +6,7 @@ time. Here it is kept for one task in one process, so that nothing depends on wh
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from lm_eval.tasks import TaskManager
 
 PYTHON_SEED = 0
 """lm-eval's default seed of Python's random, which few-shot sampling does not use."""
@@ -59,3 +61,12 @@ def keep_made_apart() -> None:
         return str(folder / Path(_USUAL_PATH(made_of, fingerprint)).name)
 
     _KIND._get_cache_file_path = path
+
+
+def as_loaded(manager: TaskManager, loaded: Any) -> TaskManager:
+    """A manager that gives these tasks, whatever it is asked for. lm-eval has tasks that are loaded pass through one again,
+    where it would draw more: ``task_name`` draws, each time that it is read.
+    """
+    once = copy.copy(manager)
+    once.load = lambda asked: loaded
+    return once

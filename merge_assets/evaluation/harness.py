@@ -29,7 +29,7 @@ from merge_assets.errors import EvaluationError, MergeAssetsError, SuiteError
 from merge_assets.evaluation.answers import Answers
 from merge_assets.evaluation.command import allow_code, lm_eval_command
 from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of, single_tasks
-from merge_assets.evaluation.draws import PYTHON_SEED, Drawn, keep_made_apart, seed_all
+from merge_assets.evaluation.draws import PYTHON_SEED, Drawn, as_loaded, keep_made_apart, seed_all
 from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.packages import fit_packages
@@ -336,9 +336,10 @@ class Harness:
         for name, task in loaded["tasks"].items():
             if key.shots and task.get_config("num_fewshot") == 0:
                 raise SuiteError(f"{where}.shots: {name} is a 0-shot task; its own files fix that. Set 0")
+        once = as_loaded(manager, loaded)
         if key.task in loaded["groups"]:
-            return manager, [loaded["groups"][key.task]]
-        return manager, list(loaded["tasks"].values())
+            return once, [loaded["groups"][key.task]]
+        return once, list(loaded["tasks"].values())
 
     def _result(self, key: ResultKey, output: Mapping[str, Any], seconds: float) -> TaskResult:
         metrics = {

@@ -241,6 +241,8 @@ class Suite(ModelSettings):
         if self._digest is None:
             beside = {"file", "name", "description", "include_path", "trust_remote_code"}
             content = self.model_dump(mode="json", exclude=beside)
+            for entry, described in zip(self.tasks, content["tasks"], strict=True):
+                described["headline"] = self.in_headline(entry)
             content["digests"] = {entry.task: self.task_digest(entry.task) for entry in self.tasks}
             self._digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return self._digest

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -157,6 +158,18 @@ def test_it_works_where_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     with ModelWorker(VERBS, Limits()) as worker:
         assert ask(worker, "folder") == str(tmp_path)
+
+
+def test_its_temporary_files_go_with_it_however_it_ends() -> None:
+    with ModelWorker(VERBS, Limits(answer=0.3)) as worker:
+        left = Path(ask(worker, "litter"))
+        assert left.is_file()
+        with pytest.raises(ModelWorkerError, match="was ended"):
+            ask(worker, "spin", limit="answer")
+        assert not left.parent.exists()
+        other = Path(ask(worker, "litter"))
+    assert other.parent not in (left.parent, Path(tempfile.gettempdir()))
+    assert not other.parent.exists()
 
 
 @pytest.mark.parametrize("limit", ["load", "answer", "silence"])

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from merge_assets.errors import EvaluationError
@@ -57,6 +58,13 @@ def environment(desk: Desk) -> dict[str, str]:
 
 def folder(desk: Desk) -> str:
     return os.getcwd()  # noqa: PTH109
+
+
+def litter(desk: Desk) -> str:
+    """A temporary file that nobody clears away."""
+    number, name = tempfile.mkstemp()
+    os.close(number)
+    return name
 
 
 def fail(desk: Desk, *, own: bool) -> None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from merge_assets import api
 from merge_assets.evaluation.results import SampleCount, TaskResult, TaskResults
 from merge_assets.evaluation.runner import result_keys
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Models
+from tests.sample_support import lines
 
 SUITE = "tasks: [{task: arc_easy, metric: acc}]\n"
 TASK = "arc_easy"
 
 
-def evaluated(space: api.Workspace, model: str, value: float, suite: str = "demo") -> api.Scored:
+def answered(space: api.Workspace, model: str, answers: Sequence[float], suite: str = "demo") -> api.Scored:
+    """The same with right and wrong answers to documents, whose mean is the value."""
+    return evaluated(space, model, sum(answers) / len(answers), suite, answers)
+
+
+def evaluated(
+    space: api.Workspace, model: str, value: float, suite: str = "demo", answers: Sequence[float] = ()
+) -> api.Scored:
     """Score a model of which each task of a suite is found finished, with this value.
 
     Args:
@@ -20,12 +31,14 @@ def evaluated(space: api.Workspace, model: str, value: float, suite: str = "demo
         model: what to score, as it is now.
         value: of the metric ``acc``.
         suite: name of the suite.
+        answers: right and wrong ones to documents; none are kept by default.
     """
+    samples = [json.loads(line) for line in lines(TASK, "acc", answers)]
     reference = ModelReference.parse(model)
     fingerprint = Models(space).fetch(reference).fingerprint
     assert fingerprint is not None
     for key in result_keys(space.suites.require(suite), fingerprint):
-        TaskResults(space.cache / "evaluations").commit(_found(key, value), {TASK: []})
+        TaskResults(space.cache / "evaluations").commit(_found(key, value), {TASK: samples})
     return api.score(space, reference, suite)
 
 

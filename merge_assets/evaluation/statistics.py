@@ -141,7 +141,7 @@ def compare(measure: Measure, draws: FloatArray) -> Difference:
     low, high = np.quantile(differences, [LEVEL / 2, 1 - LEVEL / 2])
     unlike = [_unlike(part) for part in measure.parts]
     counted = [one for one in unlike if one is not None]
-    detectable = _detectable(measure, counted) if len(counted) == len(unlike) else (_Z_LEVEL + _Z_POWER) * stderr
+    detectable = _detectable(measure, counted) if len(counted) == len(unlike) else _told_by(stderr, measure)
     return Difference(float(ours - theirs), stderr, float(low), float(high), p_value(measure), detectable or None)
 
 
@@ -270,6 +270,14 @@ def _signed_sums(draws: np.random.Generator, rows: FloatArray, counts: NDArray[n
             signs = 2.0 * draws.binomial(counts, 0.5, size=size) - counts
         sums[first : first + size[0]] = signs @ rows
     return sums
+
+
+def _told_by(stderr: float, measure: Measure) -> float:
+    """The smallest difference that is told from none with a chance of 80 %, where the documents' values are any numbers: by the
+    quantiles of Student's distribution, to the first order, and without what a bootstrap misses of a small sample's spread."""
+    free = max(1, sum(part.sums.shape[1] - len(np.unique(part.strata)) for part in measure.parts))
+    quantiles = sum(z + (z**3 + z) / (4 * free) for z in (_Z_LEVEL, _Z_POWER))
+    return quantiles * stderr * math.sqrt(1 + 1 / free)
 
 
 def _detectable(measure: Measure, unlike: Sequence[tuple[int, int, int]]) -> float | None:

@@ -24,9 +24,10 @@ from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.results import leaderboard_metadata, scores_metadata
 from merge_assets.pipeline.scores import parents_of
 from merge_assets.settings import Settings
-from merge_assets.workspace.results import variant_code
+from merge_assets.workspace.results import KnownScores, variant_code
+from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.staleness import Staleness
-from tests.scored import SUITE, evaluated
+from tests.scored import SUITE, answered, evaluated
 from tests.synthetic import write_llama
 
 MEAN = "description: of both\nmerge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
@@ -265,6 +266,58 @@ def test_merge_of_a_recipe_that_the_project_does_not_have(root: Path) -> None:
     space = opened(root)
     api.merge(space, space.recipe("mine.yaml"), root / "out")
     assert "## Scores" not in (root / "out" / "README.md").read_text()
+
+
+# -- better, worse, cannot tell -------------------------------------------------------------------------------------------
+
+
+def judged(root: Path) -> api.Scored:
+    """A variant of which 30 of 40 answers are right, and parents with 10 and 29."""
+    build(root)
+    for model, count in (("a", 10), ("b", 29)):
+        answered(opened(root), model, [1.0] * count + [0.0] * (40 - count))
+    return answered(opened(root), "mean", [1.0] * 30 + [0.0] * 10)
+
+
+def test_a_difference_is_judged_by_the_samples_of_the_store(root: Path) -> None:
+    judged(root)
+    found, notes = deltas(root)
+    assert [(delta.parent, delta.verdict.word, delta.verdict.why) for delta in found] == [
+        ("a", "better", ""),
+        ("b", "cannot tell", ""),
+    ]
+    assert notes == []
+    assert {file.suffix for file in (root / "var/cache/samples").iterdir()} == {".npz"}
+    for file in (root / "var/cache/samples").iterdir():
+        file.write_bytes(b"damaged")
+    again, _ = deltas(root)
+    assert again == found
+
+
+def test_the_card_and_the_page_of_the_scores_say_the_same(root: Path) -> None:
+    scored = judged(root)
+    row = "| demo | arc_easy | acc | 75.0 | ▲ +50.0 better than a; ≈ +2.5 cannot tell from b |\n"
+    assert row in card_of(scored)
+    assert row in merged_card(root)
+    space = opened(root)
+    (node,) = (node for node in build_graph(space).scores if node.model.title == "mean")
+    known = KnownScores(space)
+    parents = parents_of(space, node, scored.artifact, known)
+    table = scores_metadata(scored, parents, None, StoredSamples(known, space.cache))["scores"]
+    assert [(record.data["Δ a"], record.data["Δ b"]) for record in table.records] == [
+        ("+50.0 better", "+2.5 cannot tell")
+    ] * 2
+
+
+def test_scores_without_samples_say_that_they_have_none(root: Path) -> None:
+    build(root)
+    answered(opened(root), "a", [1.0] * 10 + [0.0] * 30)
+    score(root, 0.9)
+    found, notes = deltas(root)
+    assert [(delta.verdict.word, delta.verdict.why) for delta in found] == [
+        ("cannot tell", "mean: no samples of arc_easy are kept")
+    ]
+    assert "a: cannot tell: mean: no samples of arc_easy are kept" in notes
 
 
 # -- whoever shows it ----------------------------------------------------------------------------------------------------

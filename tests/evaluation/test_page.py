@@ -13,6 +13,7 @@ from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, P
 from merge_assets.evaluation.leaderboard_files import write_leaderboard
 from merge_assets.evaluation.page import leaderboard_page
 from tests.leaderboard_support import ENTRIES, row, scores
+from tests.sample_support import Answered
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,76 @@ def test_the_page_holds_the_table_without_its_script(board: Leaderboard) -> None
     untold = ": cannot tell\nmix: no samples are kept"
     compared = f"≈ +6.0 vs a (50.0){untold}\n≈ +16.0 vs org/b (40.0){untold}"
     assert f"demo_cloze acc_norm\n56.0% ± 3.0\n50 documents, 0-shot\n{compared}" in tips
+
+
+def entries_with(count: int, answers: Answered) -> list[LeaderboardEntry]:
+    """A variant of which so many of 40 answers are right, and its parent with 20."""
+    parent, child = (answers.model(name, {"t": [1.0] * n + [0.0] * (40 - n)}) for name, n in (("p", 20), ("c", count)))
+    return [
+        LeaderboardEntry(model="p", kind="base", fingerprint="f", scores=[parent]),
+        LeaderboardEntry(model="c", kind="variant", parents=[Parent("p", "f", [parent])], scores=[child]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "tile", "word"),
+    [
+        (35, ("c", "▲ +37.5", "against p"), "better"),
+        (
+            22,
+            ("none", "≈", "of no variant can be told that its demo average is better than its best parent's"),
+            "cannot tell",
+        ),
+        (5, ("none", "≈", "of no variant can be told that its demo average is better than its best parent's"), "worse"),
+    ],
+)
+def test_the_tile_of_the_largest_gain_shows_one_that_can_be_told(
+    count: int, tile: tuple[str, str, str], word: str, tmp_path: Path, chromium: Any
+) -> None:
+    answers = Answered()
+    board = Leaderboard(entries_with(count, answers), samples=answers)
+    write_leaderboard(board, tmp_path)
+    page = chromium.new_page()
+    page.goto((tmp_path / "leaderboard.html").as_uri())
+    shown = page.locator(".cards li", has_text="Largest gain")
+    assert tuple(shown.locator(f".card-{part}").inner_text() for part in ("model", "value", "note")) == tile
+    cell = page.locator("#board tr", has_text="cannot tell" if word == "cannot tell" else word).locator("td.headline")
+    assert cell.locator(".verdict").inner_text().split("\n")[0].startswith(word)
+    assert board.table()["demo verdict"].dropna().tolist() == [word]
+
+
+def test_all_columns_of_a_suite_like_the_demos_fit_into_1440_pixels(tmp_path: Path, chromium: Any) -> None:
+    rows = [
+        row(f"demo_{kind}_{text}", metric, value, 0.071, higher=higher, headline=higher)
+        for kind, text, metric, value, higher in (
+            ("perplexity", "scripture", "byte_perplexity", 2.882, False),
+            ("perplexity", "manual", "byte_perplexity", 3.607, False),
+            ("perplexity", "glosses", "byte_perplexity", 4.312, False),
+            ("cloze", "scripture", "acc", 0.883, True),
+            ("cloze", "manual", "acc", 0.683, True),
+            ("next_word", "scripture", "exact_match,first-word", 0.675, True),
+            ("next_word", "manual", "exact_match,first-word", 0.350, True),
+        )
+    ]
+    made = scores("m", *rows, stderr=0.032)
+    parent = Parent("examples/checkpoints/scripture", "f", [made])
+    entry = LeaderboardEntry(
+        model="scaled-passthrough",
+        kind="variant",
+        method="task_arithmetic",
+        parameters=1_290_000,
+        layers=16,
+        parents=[parent],
+        scores=[made],
+        description="The base plus seven tenths of what each fine-tune learned",
+    )
+    write_leaderboard(Leaderboard([entry]), tmp_path)
+    page = chromium.new_page(viewport={"width": 1440, "height": 900})
+    page.goto((tmp_path / "leaderboard.html").as_uri())
+    scrolled, shown = page.evaluate(
+        "(frame => [frame.scrollWidth, frame.clientWidth])(document.querySelector('.frame'))"
+    )
+    assert scrolled == shown
 
 
 def test_in_a_browser_columns_sort_filters_hide_and_the_panel_shows_the_recipe(

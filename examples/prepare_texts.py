@@ -12,7 +12,8 @@ A document is held out when a digest of its name says so; the training script ne
 the packages each time and never written. What this script writes to ``suites/tasks/data/`` comes from held-out
 documents only:
 
-* ``<domain>.jsonl``: passages of 500 to 900 characters for rolling perplexity;
+* ``<domain>.jsonl``: many short passages, of 100 to 200 characters, for bits per byte: what can be told of two models grows
+  with the number of passages, and the time with the characters;
 * ``cloze_<domain>.jsonl`` (of the two domains with a fine-tune): a context and four continuations, the true one and
   three with two neighbouring words exchanged;
 * ``next_word_<domain>.jsonl`` (likewise): a context that stops before a word, and that word; the word is one that
@@ -44,10 +45,11 @@ SUITE_DATA = Path(__file__).resolve().parent.parent / "suites" / "tasks" / "data
 
 MANUAL_FOLDERS = ("library", "reference", "tutorial", "howto", "faq", "using", "extending", "c-api")
 SYNSETS_PER_DOCUMENT = 16
+SHORT_CHARACTERS = 100
+SHORT_PASSAGES = {"glosses": 80, "scripture": 240, "manual": 240}
 PASSAGE_CHARACTERS = 500
-PASSAGES = 32
-CLOZE_ITEMS = 60
-NEXT_WORD_ITEMS = 40
+CLOZE_ITEMS = 36
+NEXT_WORD_ITEMS = 30
 CONTEXT_CHARACTERS = 160
 IDIOM_COUNT = 20
 IDIOM_SHARE = 0.6
@@ -153,15 +155,16 @@ def sample(population: list[T], size: int, generator: random.Random) -> list[T]:
     return generator.sample(population, min(size, len(population)))
 
 
-def perplexity_items(held_out: list[Document], generator: random.Random) -> list[dict[str, object]]:
-    """Sample passages of all held-out documents of a domain."""
+def short_items(held_out: list[Document], count: int, generator: random.Random) -> list[dict[str, object]]:
+    """Sample ``count`` short passages of all held-out documents of a domain, from each as many as it takes."""
+    share = -(-2 * count // len(held_out))
     everything = [
         {"source": document.name, "text": passage}
         for document in held_out
-        for passage in sample(list(passages(document)), PLACES_PER_DOCUMENT, generator)
-        if len(passage) < PASSAGE_CHARACTERS + 400
+        for passage in sample(list(passages(document, SHORT_CHARACTERS)), share, generator)
+        if len(passage) < 2 * SHORT_CHARACTERS
     ]
-    return sample(everything, PASSAGES, generator)
+    return sample(everything, count, generator)
 
 
 def split_points(passage: str) -> list[int]:
@@ -257,7 +260,10 @@ def main() -> None:
         kept = sum(len(document.text) for document in held_out)
         print(f"{domain}: {len(training)} documents ({size} characters) to train on, {len(held_out)} ({kept}) held out")
         generator = random.Random(f"{SEED}-{domain}")
-        write_jsonl(out / f"{domain}.jsonl", perplexity_items(held_out, generator))
+        write_jsonl(
+            out / f"{domain}.jsonl",
+            short_items(held_out, SHORT_PASSAGES[domain], random.Random(f"{SEED}-{domain}-short")),
+        )
         if domain in FINE_TUNED:
             write_jsonl(out / f"cloze_{domain}.jsonl", cloze_items(held_out, generator))
             write_jsonl(out / f"next_word_{domain}.jsonl", next_word_items(training, held_out, generator))

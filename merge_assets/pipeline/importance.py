@@ -6,6 +6,7 @@ import dagster as dg
 
 from merge_assets.analysis.importance import TABLE
 from merge_assets.errors import MergeAssetsError
+from merge_assets.pipeline import gpu
 from merge_assets.pipeline.graph import ImportanceNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
@@ -39,7 +40,9 @@ def importance_spec(node: ImportanceNode) -> dg.AssetSpec:
 def build_importance(workspace: Workspace, node: ImportanceNode, op_name: str) -> dg.AssetsDefinition:
     """The asset that measures one model on one text."""
 
-    @single_asset(importance_spec(node), op_name)
+    device = workspace.settings.device
+
+    @single_asset(importance_spec(node), op_name, pool=gpu.pool(device), op_tags=gpu.op_tags(device))
     def importance(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 

@@ -106,8 +106,8 @@ class Frame:
         """
         self._load(file)
         self._model.tie_weights()
-        around = [module for module in self._model.modules() if not any(module is layer for layer in self._inner())]
-        self._fill_buffers(around)
+        inner = {id(module) for layer in self.layers for module in layer.modules()}
+        self._fill_buffers([module for module in self._model.modules() if id(module) not in inner])
         head = self._model.get_output_embeddings()
         missing = [name for name, tensor in head.named_parameters() if tensor.is_meta]
         missing += [name for name, tensor in self._model.get_input_embeddings().named_parameters() if tensor.is_meta]
@@ -115,9 +115,6 @@ class Frame:
             raise AnalysisError(
                 f"{self._name}: the checkpoint has no weights for its embedding or head ({', '.join(missing)})"
             )
-
-    def _inner(self) -> list[Any]:
-        return [module for layer in self.layers for module in layer.modules()]
 
     @contextmanager
     def loaded(self, number: int, file: Path) -> Iterator[Any]:

@@ -8,6 +8,7 @@ whole and named by the number of layers that it has gone through, so that work t
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -234,6 +235,12 @@ class _LeaveOneOut:
         self._predicted = length - 1
 
     def first(self, hidden: torch.Tensor) -> State:
+        size = (len(self._frame.layers) + 1) * hidden.numel() * hidden.element_size()
+        most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if most != resource.RLIM_INFINITY and size > most:
+            raise AnalysisError(
+                f"hidden states of a piece take {size / 1e9:.3g} GB, and a file may have {most / 1e9:.3g} GB; lower length"
+            )
         return {"hidden": hidden[None].cpu(), "cut": torch.zeros(len(self._frame.layers), dtype=torch.float64)}
 
     def step(self, frame: Frame, number: int, layer: Any, state: State, tokens: torch.Tensor) -> State:

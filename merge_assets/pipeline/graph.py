@@ -313,12 +313,14 @@ class _Builder:
             return snr_key(model.parts)
         kind, sample = template.importance, template.text
         assert kind is not None and sample is not None
-        try:
-            text = text_digest(self.workspace.settings, sample)
-        except AnalysisError:
-            text = ""
-        node = ImportanceNode(model, kind, sample, text)
-        return self.importance.setdefault(node.key, node).key
+        key = importance_key(model.parts, kind, sample.label)
+        if key not in self.importance:  # a text is read once for all recipes
+            try:
+                text = text_digest(self.workspace.settings, sample)
+            except AnalysisError:
+                text = ""
+            self.importance[key] = ImportanceNode(model, kind, sample, text)
+        return key
 
     def _model(self, reference: ModelReference) -> ModelNode:
         if reference not in self.identities:

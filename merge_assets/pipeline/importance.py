@@ -1,11 +1,16 @@
 """What the layers of models are worth on a text, where a recipe prunes them by that."""
 
+from contextlib import suppress
+
 import dagster as dg
 
 from merge_assets.analysis.importance import TABLE
+from merge_assets.errors import MergeAssetsError
+from merge_assets.pipeline import gpu
 from merge_assets.pipeline.graph import ImportanceNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
+from merge_assets.pipeline.progress import PASSES
 from merge_assets.pipeline.results import importance_metadata
 from merge_assets.pipeline.steps import is_refreshed, single_asset
 from merge_assets.pipeline.work import run_work
@@ -35,12 +40,15 @@ def importance_spec(node: ImportanceNode) -> dg.AssetSpec:
 def build_importance(workspace: Workspace, node: ImportanceNode, op_name: str) -> dg.AssetsDefinition:
     """The asset that measures one model on one text."""
 
-    @single_asset(importance_spec(node), op_name)
+    device = workspace.settings.device
+
+    @single_asset(importance_spec(node), op_name, pool=gpu.pool(device), op_tags=gpu.op_tags(device))
     def importance(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
         from merge_assets import api
 
         inputs = InputVersions(context.instance, [node.model])
-        context.log.info(str(api.importance_cost(workspace, node.model.reference, node.kind, node.sample)))
+        with suppress(MergeAssetsError):  # what is wrong with the model, the work will say
+            context.log.info(str(api.importance_cost(workspace, node.model.reference, node.kind, node.sample)))
         measured = run_work(
             context,
             node.key,
@@ -53,6 +61,7 @@ def build_importance(workspace: Workspace, node: ImportanceNode, op_name: str) -
                 refresh=is_refreshed(context),
                 work=work,
             ),
+            unit=PASSES,
         )
         inputs.report_moved(context, measured.artifact.manifest.fingerprints)
         return dg.MaterializeResult(

@@ -7,7 +7,8 @@ from merge_assets.plan.describe import human_bytes
 
 BYTES = "bytes"
 TASKS = "tasks"
-"""Units of work; of tasks, thousandths are counted."""
+PASSES = "passes"
+"""Units of work; of tasks, thousandths are counted; a pass is that of a piece of a text through a layer."""
 
 WINDOW_SECONDS = 60.0
 """What happened before tells nothing of the rate: what an earlier attempt finished is done at once."""
@@ -43,7 +44,7 @@ class Pace:
     """Follows one work from report to report.
 
     Args:
-        unit: what it counts, :data:`BYTES` or :data:`TASKS`.
+        unit: what it counts: :data:`BYTES`, :data:`TASKS` or :data:`PASSES`.
     """
 
     def __init__(self, unit: str) -> None:
@@ -80,4 +81,6 @@ def about(seconds: float) -> str:
 def _amount(done: int, total: int, unit: str) -> str:
     if unit == BYTES:
         return f"{human_bytes(done)} of {human_bytes(total)}"
+    if unit == PASSES:
+        return f"{done} of {total} {unit}"
     return f"{done / 1000:.1f} of {total / 1000:.0f} {unit}"

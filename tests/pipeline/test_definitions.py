@@ -21,7 +21,7 @@ from merge_assets.pipeline.checks import CHECKS_OF_A_STEP
 from merge_assets.pipeline.keys import group_name, op_names, tag_value
 from merge_assets.pipeline.variants import CHECKS
 from merge_assets.workspace.results import lm_eval_version
-from tests.pipeline_support import HUB, MEAN, PRUNED, SECOND, Project, project
+from tests.pipeline_support import HUB, MEAN, PRUNED, PRUNED_BY_TEXT, SECOND, Project, project
 
 __all__ = ["project"]  # fixture
 
@@ -35,6 +35,8 @@ def full(project: Project) -> Project:
     project.recipe("demo/mean", f"owners: ['team:merges']\ntags: {{family: tiny}}\n{MEAN}")
     project.recipe("demo/second", f"group: stacks/deep\n{SECOND}")
     project.recipe("demo/pruned", PRUNED)
+    project.recipe("demo/shorter", PRUNED_BY_TEXT)
+    (project.root / "words.txt").write_text("some words")
     project.recipe("hub/far", HUB)
     project.recipe("wrong", "merge_methd: linear\nmodels: []\n")
     return project

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from merge_assets.pipeline.progress import BYTES, TASKS, Pace, about
+from merge_assets.pipeline.progress import BYTES, PASSES, TASKS, Pace, about
 
 GIB = 2**30
 
@@ -19,6 +19,10 @@ def test_tasks_are_counted_in_thousandths_and_have_no_rate() -> None:
     now = Pace(TASKS).at(30, 2500, 7000, "arc")
     assert now.words == "36 %, 2.5 of 7 tasks, about 55 s left" or now.words.endswith("about 1 min left")
     assert (now.gib_per_s, now.doing) == (None, "arc")
+
+
+def test_passes_are_counted_one_by_one() -> None:
+    assert Pace(PASSES).at(30, 34, 136, "layer 7").words == "25 %, 34 of 136 passes, about 2 min left"
 
 
 def test_what_an_earlier_attempt_had_done_says_nothing_of_the_rate() -> None:

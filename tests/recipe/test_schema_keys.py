@@ -263,6 +263,7 @@ EXAMPLES: dict[str, Example] = {
     "TextSample.file": Example(shown, *(f"{TEXT}{{file: {name}}}}}" for name in "tu")),
     "TextSample.tokens": Example(shown, *(f"{TEXT}{{file: t, tokens: {n}}}}}" for n in (100, 200))),
     "TextSample.length": Example(shown, *(f"{TEXT}{{file: t{more}}}}}" for more in ("", ", length: 64"))),
+    "TextSample.dtype": Example(shown, *(f"{TEXT}{{file: t{more}}}}}" for more in ("", ", dtype: bfloat16"))),
     "PruneLayers.tensor": Example(shown, *(f"{PRUNE}by: snr, tensor: {t}, remove: 1}}" for t in ("v_proj", "o_proj"))),
     "PruneLayers.remove": Example(planned, *(f"{PRUNE}by: list, remove: [{n}]}}" for n in (1, 2))),
     "PruneLayers.at_most": Example(

@@ -188,13 +188,14 @@ def _last_build(workspace: Workspace, recipe: Recipe, plan: Plan) -> dict[str, o
 
 def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
     """Print the leaderboard."""
+    from merge_assets.evaluation.leaderboard_tables import models_table
     from merge_assets.evaluation.page import leaderboard_page
 
     ranked = api.rank(opened())
     if html is not None:
         html.write_text(leaderboard_page(ranked.leaderboard), encoding="utf-8")
     if as_json:
-        print(ranked.leaderboard.table().to_json(orient="records", indent=1))  # noqa: T201
+        print(models_table(ranked.leaderboard).to_json(orient="records", indent=1))  # noqa: T201
         return
     _print_leaderboard(ranked.leaderboard)
     console().print(f"page: {escape(ranked.artifact.url)}/leaderboard.html", soft_wrap=True)

@@ -21,8 +21,6 @@ from merge_assets.evaluation.verdicts import UNKNOWN, Pair, Verdict, are_equal
 from merge_assets.freshness import short
 
 if TYPE_CHECKING:
-    import pandas
-
     from merge_assets.evaluation.judge import Judge, SamplesOf
     from merge_assets.evaluation.samples import SuiteSamples
 
@@ -243,18 +241,6 @@ class Leaderboard:
             for model in ordered
             for rank, interval in [places.get(model, unranked)]
         ]
-
-    def table(self) -> pandas.DataFrame:
-        """One row per model; see :func:`merge_assets.evaluation.leaderboard_tables.models_table`."""
-        from merge_assets.evaluation.leaderboard_tables import models_table
-
-        return models_table(self)
-
-    def deltas(self) -> pandas.DataFrame:
-        """One row per model, score and parent; see :func:`merge_assets.evaluation.leaderboard_tables.deltas_table`."""
-        from merge_assets.evaluation.leaderboard_tables import deltas_table
-
-        return deltas_table(self)
 
     def _places(
         self, cells: Mapping[str, Mapping[Column, Cell]], judge: Judge

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from merge_assets.evaluation.leaderboard import Column, Leaderboard, Row, arrow, format_count
+from merge_assets.evaluation.leaderboard_tables import deltas_table, models_table
 from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import format_delta, format_value
 from merge_assets.markup import render
@@ -24,8 +25,8 @@ LEGEND = (
 def write_leaderboard(board: Leaderboard, directory: Path, title: str = "Leaderboard") -> list[Path]:
     """Writes :data:`FILES` into ``directory`` and returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    board.table().to_parquet(directory / "leaderboard.parquet", index=False)
-    board.deltas().to_parquet(directory / "deltas.parquet", index=False)
+    models_table(board).to_parquet(directory / "leaderboard.parquet", index=False)
+    deltas_table(board).to_parquet(directory / "deltas.parquet", index=False)
     (directory / "leaderboard.md").write_bytes(leaderboard_markdown(board).encode())
     (directory / "leaderboard.html").write_bytes(leaderboard_page(board, title).encode())
     return [directory / name for name in FILES]

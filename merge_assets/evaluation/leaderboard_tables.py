@@ -10,7 +10,7 @@ from merge_assets.evaluation.tables import frame
 if TYPE_CHECKING:
     import pandas
 
-    from merge_assets.evaluation.statistics import Difference
+    from merge_assets.evaluation.statistics import Contrast
 
 
 def models_table(board: Leaderboard) -> pandas.DataFrame:
@@ -96,7 +96,7 @@ def deltas_table(board: Leaderboard) -> pandas.DataFrame:
     )
 
 
-def _of(found: Difference | None, name: str) -> float | None:
+def _of(found: Contrast | None, name: str) -> float | None:
     return None if found is None else getattr(found, name)
 
 

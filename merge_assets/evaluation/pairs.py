@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from merge_assets.evaluation.headline import Headline, HeadlinePart, Term
 from merge_assets.evaluation.samples import FloatArray, SuiteSamples, TaskSamples
 from merge_assets.evaluation.scores import Scores, TaskScore, metric_key
-from merge_assets.evaluation.statistics import Measure, Part
+from merge_assets.evaluation.statistics import Measure, Ratio
 
 Formula = Callable[[FloatArray], FloatArray]
 """From values float64[..., parts] to one, float64[...]."""
@@ -152,7 +152,7 @@ def measure_of(sheets: Sequence[Sheet]) -> Measure:
     first = sheets[0]
     names = [name for *_, name in first.parts]
     parts = [
-        Part(np.stack([sheet.parts[number][0] for sheet in sheets]), strata, names.index(name))
+        Ratio(np.stack([sheet.parts[number][0] for sheet in sheets]), strata, names.index(name))
         for number, (_, strata, name) in enumerate(first.parts)
     ]
     return Measure(parts, first.value)

@@ -6,7 +6,7 @@ import dagster as dg
 
 from merge_assets.pipeline.keys import LEADERBOARD
 from merge_assets.pipeline.outcome import CONFIRMED
-from merge_assets.pipeline.results import leaderboard_metadata
+from merge_assets.pipeline.ranking import leaderboard_metadata
 from merge_assets.pipeline.steps import is_forced, single_asset
 from merge_assets.pipeline.work import run_work
 from merge_assets.plan.model import digest_of

@@ -26,14 +26,11 @@ from merge_assets.records import (
     NOTHING_CHANGED,
     AnalysisDetails,
     ImportanceDetails,
-    LeaderboardDetails,
     StoredBuildReport,
 )
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from merge_assets.api import Analysed, Built, Measured, Observation, Ranked, Scored
+    from merge_assets.api import Analysed, Built, Measured, Observation, Scored
     from merge_assets.evaluation.leaderboard import Parent, Row
     from merge_assets.evaluation.scores import Scores
     from merge_assets.store import Artifact
@@ -237,23 +234,6 @@ def scores_metadata(
     return metadata | artifact_metadata(scored.artifact)
 
 
-def leaderboard_metadata(ranked: "Ranked", markdown: str) -> Metadata:
-    """The leaderboard as a table, and what of it is out of date."""
-    stale = [{"model": row.entry.model, "why": row.entry.stale} for row in ranked.leaderboard.rows if row.entry.stale]
-    metadata: Metadata = {
-        "outcome": REUSED if ranked.reused else BUILT,
-        "models": ranked.artifact.manifest.described(LeaderboardDetails).models,
-        "ranking": table(_ranking(ranked.leaderboard.table())),
-    }
-    if stale:
-        metadata["out_of_date"] = table(stale)
-    metadata["leaderboard"] = dg.MetadataValue.md(markdown)
-    local = ranked.artifact.path
-    if local is not None and (local / "leaderboard.html").is_file():
-        metadata["page"] = dg.MetadataValue.path(str(local / "leaderboard.html"))
-    return metadata | artifact_metadata(ranked.artifact)
-
-
 def artifact_metadata(artifact: "Artifact") -> Metadata:
     """What every stored result says about its artifact."""
     local = artifact.path
@@ -373,29 +353,3 @@ def _dropped(plan: Plan) -> list[Metadata]:
 def _place(row: Any) -> tuple[str, int, str]:
     """Sort key of an analysed weight: its module, then its layer by number."""
     return row["module"], -1 if row["layer"] is None else int(row["layer"]), row["tensor"]
-
-
-def _ranking(frame: "DataFrame") -> list[Metadata]:
-    """The leaderboard's averages, one row per model: percent with the difference to the best parent, and what is told of it."""
-    suites = [name for name in frame.columns if "/" not in name and f"{name} delta" in frame.columns]
-    rows = []
-    for record in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        row: Metadata = {
-            "rank": record["rank"] if record["rank"] is not None else "",
-            "95 % ranks": "" if record["rank low"] is None else f"{record['rank low']}–{record['rank high']}",
-            "model": record["model"],
-            "method": record["method"] or record["kind"],
-            "layers": record["layers"] if record["layers"] is not None else "",
-        }
-        for suite in suites:
-            row[suite] = _percent(record[suite])
-            row[f"{suite} Δ"] = _percent(record[f"{suite} delta"], sign="+")
-            row[f"{suite} verdict"] = record[f"{suite} verdict"] or ""
-        row["failed"] = record["failed"] or ""
-        row["out of date"] = record["stale"] or ""
-        rows.append(row)
-    return rows
-
-
-def _percent(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{100 * value:{sign}.1f}"

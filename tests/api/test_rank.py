@@ -21,7 +21,8 @@ from merge_assets.cli.housekeeping import show_version
 from merge_assets.cli.show import show_leaderboard, show_recipes
 from merge_assets.evaluation.leaderboard import Delta, LeaderboardEntry
 from merge_assets.pipeline.graph import build_graph
-from merge_assets.pipeline.results import leaderboard_metadata, scores_metadata
+from merge_assets.pipeline.ranking import leaderboard_metadata
+from merge_assets.pipeline.results import scores_metadata
 from merge_assets.pipeline.scores import parents_of
 from merge_assets.settings import Settings
 from merge_assets.workspace.results import KnownScores, variant_code

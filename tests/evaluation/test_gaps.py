@@ -7,6 +7,7 @@ from dataclasses import replace
 from merge_assets.evaluation.failures import TaskFailure
 from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, Parent
 from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text
+from merge_assets.evaluation.leaderboard_tables import models_table
 from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import Scores, TaskScore
 from tests.leaderboard_support import row, scores
@@ -52,7 +53,7 @@ def test_headlines_of_other_tasks_are_not_compared() -> None:
 
 def test_reasons_are_in_every_form_of_the_leaderboard() -> None:
     board = Leaderboard([WHOLE, PART, NONE])
-    assert board.table()["failed"].fillna("").tolist() == [
+    assert models_table(board)["failed"].fillna("").tolist() == [
         "",
         "1 of 2 tasks failed: word: ValueError: too | long",
         "1 of 1 task failed: word: ValueError: too | long",

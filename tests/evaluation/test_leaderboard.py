@@ -24,6 +24,7 @@ from merge_assets.evaluation.leaderboard import (
     format_count,
 )
 from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text, write_leaderboard
+from merge_assets.evaluation.leaderboard_tables import deltas_table, models_table
 from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.verdicts import Verdict, Word
@@ -232,17 +233,17 @@ def test_a_column_is_a_headline_or_a_metric_of_a_task(board: Leaderboard) -> Non
 
 
 def test_the_table_holds_every_score_and_its_difference_to_the_best_parent(board: Leaderboard) -> None:
-    pd.testing.assert_frame_equal(board.table(), frame(TABLE))
+    pd.testing.assert_frame_equal(models_table(board), frame(TABLE))
 
 
 def test_there_is_one_difference_per_score_and_parent_or_the_reason_why_there_is_none(board: Leaderboard) -> None:
-    pd.testing.assert_frame_equal(board.deltas(), delta_frame())
+    pd.testing.assert_frame_equal(deltas_table(board), delta_frame())
 
 
 def test_columns_keep_their_types_where_nothing_is_known() -> None:
     empty = Leaderboard([])
-    assert types(empty.table()) == {name: kind for name, (kind, _) in (MODELS | FACTS).items()}
-    assert types(empty.deltas()) == DELTA_TYPES
+    assert types(models_table(empty)) == {name: kind for name, (kind, _) in (MODELS | FACTS).items()}
+    assert types(deltas_table(empty)) == DELTA_TYPES
 
 
 def test_markdown_is_one_table_per_suite_with_arrows_for_better_and_worse(board: Leaderboard) -> None:
@@ -306,7 +307,7 @@ def test_a_leaderboard_is_written_over_an_older_one(board: Leaderboard, tmp_path
 def test_missing_scores_are_null_in_every_export_and_never_nan(tmp_path: Path) -> None:
     board = Leaderboard(ENTRIES)
     write_leaderboard(board, tmp_path)
-    records = json.loads(board.table().to_json(orient="records"), parse_constant=pytest.fail)
+    records = json.loads(models_table(board).to_json(orient="records"), parse_constant=pytest.fail)
     assert records[1]["extra"] is None
     for name in ("leaderboard.md", "leaderboard.html"):
         text = (tmp_path / name).read_text().split("<body>")[-1].split("<script>")[0]
@@ -451,6 +452,6 @@ def test_what_to_mind_of_a_difference_is_said_in_every_export() -> None:
     assert board.rows[0].notes == []
     board.rows[0] = Row(1, entry, dict.fromkeys(board.columns, Cell(0.75, None, 0, 50, (delta,), (), delta)))
     assert board.rows[0].notes == ["a: torch 2.1 and 2.2"]
-    assert board.deltas()["note"].tolist() == ["torch 2.1 and 2.2"] * 2
+    assert deltas_table(board)["note"].tolist() == ["torch 2.1 and 2.2"] * 2
     assert "- **child**: a: torch 2.1 and 2.2\n" in leaderboard_markdown(board)
     assert "mind: torch 2.1 and 2.2" in leaderboard_page(board)

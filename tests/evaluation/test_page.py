@@ -11,6 +11,7 @@ import pytest
 from merge_assets.evaluation.headline import Headline, HeadlinePart, Term
 from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, Parent
 from merge_assets.evaluation.leaderboard_files import write_leaderboard
+from merge_assets.evaluation.leaderboard_tables import models_table
 from merge_assets.evaluation.page import leaderboard_page
 from tests.leaderboard_support import ENTRIES, row, scores
 from tests.sample_support import Answered
@@ -149,7 +150,7 @@ def test_the_tile_of_the_largest_gain_shows_one_that_can_be_told(
     assert tuple(shown.locator(f".card-{part}").inner_text() for part in ("model", "value", "note")) == tile
     cell = page.locator("#board tr", has_text="cannot tell" if word == "cannot tell" else word).locator("td.headline")
     assert cell.locator(".verdict").inner_text().split("\n")[0].startswith(word)
-    assert board.table()["demo verdict"].dropna().tolist() == [word]
+    assert models_table(board)["demo verdict"].dropna().tolist() == [word]
 
 
 def test_all_columns_of_a_suite_like_the_demos_fit_into_1440_pixels(tmp_path: Path, chromium: Any) -> None:

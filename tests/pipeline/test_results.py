@@ -19,8 +19,9 @@ from merge_assets import api
 from merge_assets.errors import Stopped
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
+from merge_assets.pipeline.ranking import ranking_rows
 from merge_assets.pipeline.reasons import AGAIN_TAG, ASKED, EVERYTHING, LOST
-from merge_assets.pipeline.results import SIZE, _ranking
+from merge_assets.pipeline.results import SIZE
 from merge_assets.pipeline.versions import report_observation
 from merge_assets.settings import Settings
 from merge_assets.work import Work
@@ -165,7 +166,7 @@ def test_the_ranking_shows_averages_in_percent_with_the_difference_to_the_best_p
             "failed": pandas.array([None, "1 of 2 tasks failed: word: too long"], dtype="string"),
         }
     )
-    assert _ranking(frame) == [
+    assert ranking_rows(frame) == [
         {
             "rank": 1,
             "95 % ranks": "1–3",

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from merge_assets.api.housekeeping import choose_one, inventory
 from merge_assets.errors import StoreError
 from merge_assets.records import Input
-from merge_assets.store import FileEntry
+from merge_assets.store import Artifact, FileEntry
 from merge_assets.store.inventory import Inventory, StoredVersion
 from merge_assets.workspace import Workspace
-from merge_assets.workspace.results import SCORES_FILE
+from merge_assets.workspace.results import SCORES_FILE, KnownScores
+from merge_assets.workspace.samples import StoredSamples
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
@@ -50,6 +51,8 @@ class ScoreChange:
         suite, task, metric: what was measured; the headline of a suite has no task and no metric.
         a, b: values in lm-eval's unit.
         stderr_a, stderr_b: their standard errors.
+        verdict: what the documents say of the second beside the first: better, worse or cannot tell, adjusted for all scores of
+            the comparison; empty where one was not evaluated.
     """
 
     suite: str
@@ -59,6 +62,7 @@ class ScoreChange:
     b: float | None
     stderr_a: float | None
     stderr_b: float | None
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def compare(workspace: Workspace, a: str, b: str | None = None) -> Comparison:
         inputs=_otherwise(*({item.name: item for item in manifest.inputs} for manifest in (one, other))),
         tensors=_difference(_tensors(one.files), _tensors(other.files)),
         files=_difference(_others(one.files), _others(other.files)),
-        scores=_scores(found, first, second),
+        scores=_scores(workspace, found, first, second),
     )
 
 
@@ -182,31 +186,55 @@ def _text_difference(a: StoredVersion, b: StoredVersion, name: str) -> list[str]
     return list(difflib.unified_diff(one, other, n=2, lineterm=""))[2:]
 
 
-def _scores(found: Inventory, a: StoredVersion, b: StoredVersion) -> list[ScoreChange]:
+@dataclass(frozen=True)
+class _Measured:
+    """A value, with the scores that it is from."""
+
+    value: float
+    stderr: float | None
+    higher_is_better: bool
+    scores: Scores
+    artifact: Artifact
+
+
+def _scores(workspace: Workspace, found: Inventory, a: StoredVersion, b: StoredVersion) -> list[ScoreChange]:
+    from merge_assets.evaluation.judge import Judge
+    from merge_assets.evaluation.verdicts import Pair
+
     one, other = (_scores_of(found, stored.artifact.version) for stored in (a, b))
-    rows = {**one, **other}
-    return [ScoreChange(*key, *_pair(one.get(key), other.get(key))) for key in rows]
+    samples = StoredSamples(KnownScores(workspace), workspace.cache)
+    for measured in (*one.values(), *other.values()):
+        samples.add(measured.scores, measured.artifact)
+    both = [key for key in one if key in other]
+    pairs = [
+        Pair(other[key].scores, one[key].scores, key[1] or None, key[2] or None, other[key].higher_is_better)
+        for key in both
+    ]
+    words = {key: each.word for key, each in zip(both, Judge(samples).verdicts(pairs), strict=True)}
+    return [ScoreChange(*key, *_pair(one.get(key), other.get(key)), words.get(key, "")) for key in {**one, **other}]
 
 
-Measured = tuple[float, float | None]
-"""A value and its standard error."""
+def _pair(a: _Measured | None, b: _Measured | None) -> tuple[float | None, float | None, float | None, float | None]:
+    return a and a.value, b and b.value, a and a.stderr, b and b.stderr
 
 
-def _pair(a: Measured | None, b: Measured | None) -> tuple[float | None, float | None, float | None, float | None]:
-    (value_a, error_a), (value_b, error_b) = a or (None, None), b or (None, None)
-    return value_a, value_b, error_a, error_b
-
-
-def _scores_of(found: Inventory, version: str) -> dict[tuple[str, str, str], Measured]:
+def _scores_of(found: Inventory, version: str) -> dict[tuple[str, str, str], _Measured]:
     """The newest values of everything that was evaluated of a version, by suite, task and metric."""
-    rows: dict[tuple[str, str, str], Measured] = {}
+    rows: dict[tuple[str, str, str], _Measured] = {}
     for line in sorted(line for line in found.versions if line.startswith(_SCORES)):
         for stored in found.versions[line]:
             if version in stored.artifact.manifest.fingerprints.values():
                 scores = _read(stored)
                 if scores.headline is not None and not scores.part:  # of a part, it is another thing
-                    rows[scores.suite, "", ""] = (scores.headline, scores.headline_stderr)
-                rows |= {(scores.suite, row.task, row.metric): (row.value, row.stderr) for row in scores.tasks}
+                    rows[scores.suite, "", ""] = _Measured(
+                        scores.headline, scores.headline_stderr, True, scores, stored.artifact
+                    )
+                rows |= {
+                    (scores.suite, row.task, row.metric): _Measured(
+                        row.value, row.stderr, row.higher_is_better, scores, stored.artifact
+                    )
+                    for row in scores.tasks
+                }
     return rows
 
 

@@ -64,15 +64,17 @@ def _print_difference(what: str, found: Compared) -> None:
 
 
 def _scores(scores: Sequence[ScoreChange]) -> Table:
-    heads = ("suite", "task", "metric", "first", "second", "Δ")
-    shown = table(*heads, title="Scores", numbers=heads[3:])
+    heads = ("suite", "task", "metric", "first", "second", "Δ", "the second is")
+    shown = table(*heads, title="Scores", numbers=heads[3:6])
     for row in scores:
         change = "" if row.a is None or row.b is None else f"{row.b - row.a:+.4f}"
         values = (
             "" if value is None else f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
             for value, error in ((row.a, row.stderr_a), (row.b, row.stderr_b))
         )
-        shown.add_row(escape(row.suite), escape(row.task or "headline"), escape(row.metric), *values, change)
+        shown.add_row(
+            escape(row.suite), escape(row.task or "headline"), escape(row.metric), *values, change, row.verdict
+        )
     return shown
 
 

@@ -90,8 +90,9 @@ def packed(samples: SuiteSamples) -> bytes:
             if not one.documents:
                 index.append([result, task, "", ""])
                 arrays.append(np.zeros(0))
+    members: dict[str, Any] = {str(number): array for number, array in enumerate(arrays)}
     file = io.BytesIO()
-    np.savez_compressed(file, index=np.array(json.dumps(index)), **{str(i): array for i, array in enumerate(arrays)})
+    np.savez_compressed(file, index=np.array(json.dumps(index)), **members)
     return file.getvalue()
 
 

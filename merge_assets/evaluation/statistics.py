@@ -34,6 +34,8 @@ _Z_LEVEL, _Z_POWER = 1.959963984540054, 0.8416212335729143
 """Quantiles of the normal distribution at 1 - LEVEL / 2 and at POWER."""
 _FEW = 10
 """Fewer swaps than these with as large a difference tell too little of how rare it is."""
+_MANY = 500
+"""Documents with as many different values have sums that are normal."""
 _CHUNK = 4_000_000
 """Numbers that are held at once."""
 
@@ -258,7 +260,13 @@ def _only(ratios: FloatArray) -> FloatArray:
 
 
 def _signed_sums(draws: np.random.Generator, rows: FloatArray, counts: NDArray[np.int64]) -> FloatArray:
-    """Sums of rows, each ``counts`` times and each time with a random sign: float64[SWAPS, columns]."""
+    """Sums of rows, each ``counts`` times and each time with a random sign: float64[SWAPS, columns].
+
+    Of very many rows of which none outweighs the others the sums are normal, and are drawn as such.
+    """
+    squares = counts[:, None] * rows**2
+    if len(rows) > _MANY and (squares.max(axis=0) <= squares.sum(axis=0) / 50).all():
+        return draws.multivariate_normal(np.zeros(rows.shape[1]), (rows.T * counts) @ rows, SWAPS, method="svd")
     sums = np.zeros((SWAPS, rows.shape[1]))
     step = max(1, _CHUNK // max(len(rows), 1))
     for first in range(0, SWAPS if len(rows) else 0, step):
@@ -276,7 +284,7 @@ def _told_by(stderr: float, measure: Measure) -> float:
     """The smallest difference that is told from none with a chance of 80 %, where the documents' values are any numbers: by the
     quantiles of Student's distribution, to the first order, and without what a bootstrap misses of a small sample's spread."""
     free = max(1, sum(part.sums.shape[1] - len(np.unique(part.strata)) for part in measure.parts))
-    quantiles = sum(z + (z**3 + z) / (4 * free) for z in (_Z_LEVEL, _Z_POWER))
+    quantiles = math.fsum(z + (z * z * z + z) / (4 * free) for z in (_Z_LEVEL, _Z_POWER))
     return quantiles * stderr * math.sqrt(1 + 1 / free)
 
 

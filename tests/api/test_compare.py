@@ -88,7 +88,10 @@ def test_two_builds_of_a_recipe_that_was_edited(build: Callable[[str], api.Built
     assert "mergekit_config.yml" in found.recipe and found.inputs == {}
     assert found.facts["input key"] == (first.artifact.manifest.key, second.artifact.manifest.key)
     assert {"layers", "parameters", "method"}.isdisjoint(found.facts)
-    assert [(s.task, s.a, s.b) for s in found.scores] == [("", 0.25, 0.5), ("arc_easy", 0.25, 0.5)]
+    assert [(s.task, s.a, s.b, s.verdict) for s in found.scores] == [
+        ("", 0.25, 0.5, "cannot tell"),
+        ("arc_easy", 0.25, 0.5, "cannot tell"),
+    ]
     assert not found.alike
 
 

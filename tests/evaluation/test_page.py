@@ -155,7 +155,7 @@ def test_the_tile_of_the_largest_gain_shows_one_that_can_be_told(
 
 def test_all_columns_of_a_suite_like_the_demos_fit_into_1440_pixels(tmp_path: Path, chromium: Any) -> None:
     rows = [
-        row(f"demo_{kind}_{text}", metric, value, 0.071, higher=higher, headline=higher)
+        row(f"demo_{kind}_{text}", metric, value, 0.071 if higher else None, higher=higher, headline=higher)
         for kind, text, metric, value, higher in (
             ("perplexity", "scripture", "byte_perplexity", 2.882, False),
             ("perplexity", "manual", "byte_perplexity", 3.607, False),

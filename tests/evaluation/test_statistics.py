@@ -107,6 +107,15 @@ def test_several_tasks_are_swapped_together() -> None:
     assert found.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 9999) + 1e-4)
 
 
+@pytest.mark.parametrize("gap", [0.03, 0.08])
+def test_very_many_documents_are_compared_as_few_are(gap: float) -> None:
+    draws = np.random.default_rng(6)
+    theirs = draws.uniform(0, 1, 900)
+    ours = theirs + draws.normal(gap, 0.8, 900)
+    expected = scipy.stats.ttest_rel(ours, theirs).pvalue
+    assert compared(single(ours, theirs)).p == pytest.approx(expected, abs=4 * math.sqrt(expected / 9999) + 1e-4)
+
+
 @pytest.mark.parametrize("gap", [0.8, 1.2])
 def test_beyond_the_sample_of_swaps_p_is_no_smaller_than_it_is(gap: float) -> None:
     """Forty documents, of which the exact share is too small to be sampled; bounded from above and from below."""

@@ -341,7 +341,7 @@ def _suite(text: SuiteText) -> Suite:
     try:
         suite = Suite.model_validate({**data, "file": text.real})
     except ValidationError as error:
-        known = {"tasks": SuiteTask, "headline": DeclaredPart}
+        known: dict[str, type[BaseModel]] = {"tasks": SuiteTask, "headline": DeclaredPart}
         raise EvaluationError(explain(path, error, Suite, known)) from None
     if text.task_digests is not None:
         suite._task_digests.update(text.task_digests)

@@ -348,7 +348,7 @@ def _suite(text: SuiteText) -> Suite:
     try:
         suite = Suite.model_validate({**data, "file": text.real})
     except ValidationError as error:
-        known = {
+        known: dict[str, type[BaseModel]] = {
             "tasks": SuiteTask,
             "headline": DeclaredPart,
             "generation": Generation,

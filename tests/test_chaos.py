@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,21 @@ def event(at: float, pid: int, kind: str, key: str = "k", made: tuple[str, ...] 
         ),
         pytest.param(
             [event(0, 1, "begin"), event(5, 2, "begin"), event(9, 2, "end", made=("a",))],
-            {1: 4.0},
+            {1: [(0.0, 4.0)]},
             ["yes", "yes"],
             id="after one that died",
         ),
         pytest.param(
             [event(0, 1, "begin"), event(5, 2, "begin"), event(9, 2, "end", made=("a",))],
-            {1: 8.0},
+            {1: [(0.0, 8.0)]},
             ["yes", "no"],
             id="beside one that should have died",
+        ),
+        pytest.param(
+            [event(0, 1, "begin"), event(50, 2, "begin"), event(90, 2, "end", made=("a",))],
+            {1: [(0.0, 4.0), (30.0, 80.0)]},
+            ["yes", "yes"],
+            id="after one that died, whose number another process was given",
         ),
         pytest.param(
             [event(0, 1, "end", made=("a",)), event(5, 2, "end", made=("b",)), event(9, 3, "end", made=("a",))],
@@ -94,7 +100,7 @@ def event(at: float, pid: int, kind: str, key: str = "k", made: tuple[str, ...] 
     ],
 )
 def test_work_that_was_done_twice_or_side_by_side_is_found(
-    events: list[str], seen: Mapping[int, float], answers: list[str], tmp_path: Path
+    events: list[str], seen: Mapping[int, Sequence[tuple[float, float]]], answers: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "witness").write_text("\n".join(events))
     assert [row.answer for row in once(tmp_path / "witness", seen, 0)] == answers

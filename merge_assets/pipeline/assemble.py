@@ -17,6 +17,7 @@ from merge_assets.pipeline.importance import build_importance
 from merge_assets.pipeline.keys import BUILD_JOB, LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
 from merge_assets.pipeline.scores import build_scores
+from merge_assets.pipeline.unfinished import build_unfinished
 from merge_assets.pipeline.variants import build_variant
 from merge_assets.workspace import Workspace
 
@@ -69,6 +70,7 @@ def build_definitions(
             *build_base_sensors(workspace, graph.bases),
             *broken_sensors,
             *build_alerts(workspace, reconciler),
+            *build_unfinished(workspace, reconciler),
             gone_sensor(defined),
         ],
         executor=choose_executor(workspace.settings),

@@ -261,7 +261,7 @@ def carry_out(store: ArtifactStore, plan: RemovalPlan, *, work: Work = UNATTENDE
     for number, one in enumerate(litter):
         work.report(len(removed) + number, total, one.what)
         freed += again.occupied(one.files)
-        _remove_litter(place, one)
+        remove_litter(place, one)
     work.report(total, total, "done")
     return Done(removed, spared, litter, freed)
 
@@ -309,9 +309,7 @@ def _litter(inventory: Inventory, alive: Collection[Name], limit: timedelta) -> 
     for build in inventory.unfinished:
         if build.alive or (inventory.now - build.changed < _waits(build, limit)):
             continue
-        first = [entry for entry in build.files if entry.path.endswith(f"/{PROGRESS}")]
-        files = (*first, *(entry for entry in build.files if entry not in first))
-        found.append(Litter(describe(build), files, build.uploads, build))
+        found.append(litter_of(build))
     for upload in inventory.uploads:
         if inventory.now - upload.begun >= limit:
             found.append(Litter(f"upload of {upload.path}", uploads=(upload,)))
@@ -328,6 +326,13 @@ def _litter(inventory: Inventory, alive: Collection[Name], limit: timedelta) -> 
             path = f"{line}/{CURRENT}"
             found.append(Litter(f"{path}, which names no version", (Listed(path, 0, inventory.now),), pointer=line))
     return found
+
+
+def litter_of(build: Unfinished) -> Litter:
+    """What was left unfinished, in the order in which it goes."""
+    first = [entry for entry in build.files if entry.path.endswith(f"/{PROGRESS}")]
+    files = (*first, *(entry for entry in build.files if entry not in first))
+    return Litter(describe(build), files, build.uploads, build)
 
 
 def _waits(build: Unfinished, limit: timedelta) -> timedelta:
@@ -354,7 +359,8 @@ def _still(again: Inventory, one: Litter) -> bool:
     )
 
 
-def _remove_litter(place: Place, one: Litter) -> None:
+def remove_litter(place: Place, one: Litter) -> None:
+    """Remove something that is of no version."""
     if one.pointer:
         for entry in one.files:
             _drop_pointer(place, one.pointer, entry.path)

@@ -26,8 +26,10 @@ from merge_assets.store.versions import read_manifest, read_pointer, read_record
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 _LOG = logging.getLogger(__name__)
+BUILD_PATH = re.compile(rf"(.+?)/{BUILDS}/([^/]+)/(.+)")
+"""A file of a build in a bucket: its line, the name of the build, and the file."""
+
 _READERS = 16
-_BUILD = re.compile(rf"(.+?)/{BUILDS}/([^/]+)/(.+)")
 _ATTEMPT = re.compile(r"(.+)/(attempt-[0-9a-f]{8})/.+")
 _KEY = re.compile(rf"(.+)/{KEYS}/([^/]+)\.json")
 _LEASE = re.compile(rf"(.+)/{LEASES}/([^/]+)\.json")
@@ -252,7 +254,7 @@ class _Sorter:
                 self._groups[folder, attempt[2]].append(entry)
             elif self._remote:
                 self._groups[folder, ""].append(entry)
-        elif (match := _BUILD.fullmatch(path)) and _is_line(match[1]):
+        elif (match := BUILD_PATH.fullmatch(path)) and _is_line(match[1]):
             self._put_build(entry, match[1], match[2], match[3])
         elif path.endswith(f"/{CURRENT}") and _is_line(line := path.rpartition("/")[0]):
             self.pointers.add(line)
@@ -264,7 +266,7 @@ class _Sorter:
             self._loose[path] = entry
 
     def put_upload(self, upload: Upload) -> None:
-        match = _BUILD.fullmatch(upload.path)
+        match = BUILD_PATH.fullmatch(upload.path)
         if match and (match[1], match[2]) not in self._builds and match[1] not in self._doubtful:
             self._group_uploads[match[1], match[2]].append(upload)
         elif not match or match[1] not in self._doubtful:

@@ -35,7 +35,10 @@ def mean(ratios: FloatArray) -> FloatArray:
 
 
 def part(
-    *models: Sequence[float], weights: Sequence[float] | None = None, strata: Sequence[int] | None = None
+    *models: Sequence[float],
+    weights: Sequence[float] | None = None,
+    strata: Sequence[int] | None = None,
+    source: int = 0,
 ) -> Ratio:
     """What each document adds, of each model; of equal weights and one stratum by default."""
     values = np.array(models, dtype=np.float64)
@@ -43,7 +46,7 @@ def part(
         np.ones_like(values) if weights is None else np.broadcast_to(np.array(weights, dtype=np.float64), values.shape)
     )
     sums = np.stack([values, heavy], axis=-1)
-    return Ratio(sums, np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.array(strata))
+    return Ratio(sums, np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.array(strata), source)
 
 
 def single(*models: Sequence[float], weights: Sequence[float] | None = None) -> Measure:
@@ -57,7 +60,7 @@ def compared(measure: Measure) -> Contrast:
 def means(answers: int, *, documents: int = 30, parts: int = 3, seed: int = 0) -> Measure:
     """Right and wrong answers to several tasks; the value is the mean over the tasks."""
     draws = np.random.default_rng(seed)
-    return Measure([part(*draws.integers(0, 2, (answers, documents + 7 * i))) for i in range(parts)], mean)
+    return Measure([part(*draws.integers(0, 2, (answers, documents + 7 * i)), source=i) for i in range(parts)], mean)
 
 
 # -- one test -----------------------------------------------------------------------------------------------------------
@@ -103,8 +106,19 @@ def test_several_tasks_are_swapped_together() -> None:
     each = [np.array([np.dot(signs, gap) for signs in itertools.product((-1, 1), repeat=len(gap))]) for gap in gaps]
     all_ways = (each[0][:, None] + each[1][None, :]).ravel()
     exact = float((np.abs(all_ways) >= abs(sum(gap.sum() for gap in gaps)) - 1e-9).mean())
-    found = compared(Measure([part(*one), part(*two)], mean))
+    found = compared(Measure([part(*one), part(*two, source=1)], mean))
     assert found.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 9999) + 1e-4)
+
+
+def test_two_metrics_of_the_same_documents_are_as_their_mean_document_by_document() -> None:
+    """Metrics that nearly agree tell no more than one: drawn apart, the error would be smaller by the root of two."""
+    draws = np.random.default_rng(3)
+    models = draws.normal([[0.2], [0]], 1, (2, 40))
+    metrics = [models, models + draws.normal(0, 0.1, (2, 40))]
+    found = compared(Measure([part(*one) for one in metrics], mean))
+    expected = compared(single(*np.mean(metrics, axis=0)))
+    assert found.stderr == pytest.approx(expected.stderr)
+    assert found.p == pytest.approx(expected.p, abs=4 * math.sqrt(0.25 / 9999))
 
 
 @pytest.mark.parametrize("gap", [0.03, 0.08])

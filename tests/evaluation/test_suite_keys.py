@@ -77,7 +77,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "Suite.seed": (suite(), suite(top="seed: 7")),
     "Suite.batch_size": (suite(), suite(top="batch_size: 4")),
     "Suite.chat_template": (suite(), suite(top="chat_template: '{{ messages[0].content }}'")),
-    "Suite.chat_template: auto": (suite(top="chat_template: auto"), suite(top="chat_template: off")),
+    "Suite.chat_template: auto": (suite(top="chat_template: auto"), suite(top="chat_template: on")),
     "Suite.chat_template: on": (suite(top="chat_template: on"), suite(top="chat_template: off")),
     "Suite.chat_template: off": (suite(top="chat_template: off"), suite(top="chat_template: on")),
     "Suite.fewshot_as_multiturn": (

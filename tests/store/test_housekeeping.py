@@ -31,6 +31,7 @@ from merge_assets.store.inventory import survey
 from merge_assets.store.names import STORE
 from merge_assets.store.place.fsspec import FsspecPlace
 from merge_assets.store.renamed import RenamedVersions
+from merge_assets.store.superseded import clear_superseded
 from tests.s3.rgw import Rgw, bucket, rgw
 from tests.store_places import Lot
 from tests.store_support import commit, made_from
@@ -463,6 +464,27 @@ def test_an_unfinished_build_waits_for_the_next_and_goes_when_it_waited_too_long
     assert [litter.build is not None for litter in collect(cloud).litter] == [True]
     assert "Uploads" not in rgw.client().list_multipart_uploads(Bucket=bucket)
     assert rgw.keys(bucket) == {STORE}
+
+
+def test_what_a_dead_builder_was_sending_goes_once_nothing_is_to_be_built_on_its_line(
+    cloud: ArtifactStore, bucket: str, rgw: Rgw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop() -> None:
+        raise Stopped("here")
+
+    build(cloud, "variants/b", "1f", {"t": b"t" * 100})
+    for line in ("variants/a", "variants/b"):
+        with pytest.raises(Stopped):
+            build(cloud, line, "2f", {"u": os.urandom(PART)}, taken=stop)
+    assert clear_superseded(cloud, lambda: ["variants/a", "variants/b"]) == [], "their builders may live"
+    monkeypatch.setattr("merge_assets.store.inventory.DEAD", NOW)
+    removed = clear_superseded(cloud, lambda: ["variants/b"])
+    assert [what.rpartition("/")[0] for what in removed] == ["unfinished variants/b"]
+    left = [upload["Key"] for upload in rgw.client().list_multipart_uploads(Bucket=bucket)["Uploads"]]
+    assert [key.split("/builds/")[0] for key in left] == ["variants/a"]
+    assert [build.line for build in survey(cloud).unfinished] == ["variants/a"]
+    assert_sound(cloud)
+    assert names(cloud) == {("variants/b", "1f")}
 
 
 def test_a_build_that_is_taken_up_again_since_the_decision_stays(

@@ -26,6 +26,8 @@ from merge_assets.workspace import Workspace
 from tests.faults.chaos.project import BAD_METHOD, BAD_NUMBERS, write_settings
 
 SCORES = "scores.json"
+_LOOK = 5.0
+"""Seconds from the begin of a process to when it is seen, at most."""
 
 
 @dataclass
@@ -138,7 +140,7 @@ def verified(root: Path, environment: Mapping[str, str]) -> Row:
     return row
 
 
-def once(witness: Path, last_seen: Mapping[int, float], began: float) -> list[Row]:
+def once(witness: Path, last_seen: Mapping[int, Sequence[tuple[float, float]]], began: float) -> list[Row]:
     """Whether nothing was completed twice, and no two processes were at the same at once."""
     events = [json.loads(line) for line in witness.read_text().splitlines()] if witness.exists() else []
     completed: Counter[tuple[str, str, str]] = Counter()
@@ -170,15 +172,17 @@ def _ends(events: Sequence[Mapping[str, Any]], key: str, began: float) -> str:
 
 
 def _works(
-    events: Sequence[Mapping[str, Any]], last_seen: Mapping[int, float]
+    events: Sequence[Mapping[str, Any]], last_seen: Mapping[int, Sequence[tuple[float, float]]]
 ) -> Iterator[tuple[float, float, str, int]]:
-    """Begin, end, key and process of every piece of work; what was never ended lasts as long as its process was seen."""
+    """Begin, end, key and process of every piece of work; what was never ended lasts as long as its process was seen, which is
+    not that of another process to which its number was given later."""
     for number, event in enumerate(events):
         if event["event"] != "begin":
             continue
         same = (e for e in events[number + 1 :] if e["pid"] == event["pid"] and e["key"] == event["key"])
         end = next(same, None)
-        until = end["at"] if end is not None else last_seen.get(event["pid"], event["at"])
+        spans = [last for first, last in last_seen.get(event["pid"], ()) if first - _LOOK <= event["at"]]
+        until = end["at"] if end is not None else max([event["at"], *spans[-1:]])
         yield event["at"], until, f"{event['what']} {event['key']}", event["pid"]
 
 

@@ -33,7 +33,10 @@ _PATTERNS = (
         EXPECTED,
         rf"{BAD_NUMBERS}|not a finite number|NaN or infinit|is no recipe|layer_range|r\d\d\.yaml|unlinaer|unknown method",
     ),
-    (CHANGED, r"changed while|not as it was|differs from|has changed|changed since|changed meanwhile"),
+    (
+        CHANGED,
+        r"changed while|not as it was|not what it was when it was digested|differs from|has changed|changed since|changed meanwhile",
+    ),
     (
         OUTAGE,
         r"s3://|bucket|endpoint|[Cc]onnection (?:refused|reset|closed)|Could not connect|Broken pipe|timed? ?out|Connect call",

@@ -62,7 +62,8 @@ class Census:
     def __init__(self, mark: str) -> None:
         self._wanted = f"{MARK}={mark}".encode()
         self._known: dict[tuple[int, int], Process | None] = {}
-        self.last_seen: dict[int, float] = {}
+        self._latest: dict[int, int] = {}
+        self.last_seen: dict[int, list[tuple[float, float]]] = {}
 
     def look(self) -> list[Process]:
         """All that live now, without zombies, by number."""
@@ -74,8 +75,18 @@ class Census:
                     continue
                 if (process := self._look_at(pid, parent, born)) is not None:
                     found.append(process)
-        self.last_seen.update((process.pid, time.time()) for process in found)
+        for process in found:
+            self._note(process, time.time())
         return found
+
+    def _note(self, process: Process, now: float) -> None:
+        """A number is given to another process when its own has ended; each has its own span."""
+        spans = self.last_seen.setdefault(process.pid, [])
+        if spans and self._latest.get(process.pid) == process.born:
+            spans[-1] = (spans[-1][0], now)
+        else:
+            spans.append((now, now))
+        self._latest[process.pid] = process.born
 
     def _look_at(self, pid: int, parent: int, born: int) -> Process | None:
         key = pid, born

@@ -33,7 +33,7 @@ from merge_assets.evaluation.statistics import (
     LEVEL,
     FloatArray,
     Measure,
-    Part,
+    Ratio,
     compare,
     holm,
     p_value,
@@ -135,7 +135,7 @@ def something(column: Column, shift: float, times: int) -> FloatArray:
                 ahead = float((totals[0, 0] - totals[1, 0]) / totals[0, 1])
                 sums = part.sums[:, chosen]
                 sums[0, :, 0] += sums[0, :, 1] * (shift / level - ahead)
-            parts.append(Part(sums, part.strata))
+            parts.append(Ratio(sums, part.strata))
         found[time] = p_value(Measure(parts, column.measure.value))
     return found
 
@@ -162,7 +162,7 @@ def _swapped(measure: Measure, mask: NDArray[np.bool_]) -> Measure:
     ends = np.cumsum([part.sums.shape[1] for part in measure.parts])[:-1]
     return Measure(
         [
-            Part(np.where(own[None, :, None], part.sums[::-1], part.sums), part.strata)
+            Ratio(np.where(own[None, :, None], part.sums[::-1], part.sums), part.strata)
             for part, own in zip(measure.parts, np.split(mask, ends), strict=True)
         ],
         measure.value,

@@ -143,11 +143,6 @@ class Cell:
     unknown: tuple[Parent, ...]
     best_parent: Delta | None
 
-    @property
-    def compared(self) -> tuple[Delta | Parent, ...]:
-        """For every parent the difference, or the parent itself where there is none."""
-        return (*self.deltas, *self.unknown)
-
 
 @dataclass(frozen=True)
 class Row:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from merge_assets.evaluation.samples import FloatArray, SuiteSamples, TaskSamples
 from merge_assets.evaluation.scores import Scores, TaskScore, metric_key
-from merge_assets.evaluation.statistics import Measure, Part
+from merge_assets.evaluation.statistics import Measure, Ratio
 
 Formula = Callable[[FloatArray], FloatArray]
 """From values float64[..., parts] to one, float64[...]."""
@@ -135,7 +135,7 @@ def measure_of(sheets: Sequence[Sheet]) -> Measure:
     """Several models' values, of sheets of one cohort."""
     first = sheets[0]
     parts = [
-        Part(np.stack([sheet.parts[number][0] for sheet in sheets]), strata)
+        Ratio(np.stack([sheet.parts[number][0] for sheet in sheets]), strata)
         for number, (_, strata) in enumerate(first.parts)
     ]
     return Measure(parts, first.value)

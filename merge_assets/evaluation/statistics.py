@@ -41,7 +41,7 @@ _CHUNK = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Ratio:
     """A ratio of two sums over documents: a mean, or log-likelihoods over bytes.
 
     Attributes:
@@ -53,9 +53,9 @@ class Part:
     sums: FloatArray
     strata: NDArray[np.int64]
 
-    def of(self, models: Sequence[int]) -> Part:
+    def of(self, models: Sequence[int]) -> Ratio:
         """The same of some models."""
-        return Part(self.sums[list(models)], self.strata)
+        return Ratio(self.sums[list(models)], self.strata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Measure:
         value: from the ratios of the parts, float64[..., parts], to the value, float64[...].
     """
 
-    parts: Sequence[Part]
+    parts: Sequence[Ratio]
     value: Callable[[FloatArray], FloatArray]
 
     @property
@@ -82,7 +82,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """What is known of the difference of two models' values, in the unit of the values.
 
     Attributes:
@@ -127,7 +127,7 @@ def resampled(measure: Measure, resamples: int = RESAMPLES) -> FloatArray:
     return measure.value(ratios)
 
 
-def compare(measure: Measure, draws: FloatArray) -> Difference:
+def compare(measure: Measure, draws: FloatArray) -> PairedDifference:
     """The difference of the first of two models to the second.
 
     Args:
@@ -141,11 +141,11 @@ def compare(measure: Measure, draws: FloatArray) -> Difference:
     unlike = [_unlike(part) for part in measure.parts]
     counted = [one for one in unlike if one is not None]
     detectable = _detectable(measure, counted) if len(counted) == len(unlike) else _told_by(stderr, measure)
-    return Difference(float(ours - theirs), stderr, float(low), float(high), p_value(measure), detectable or None)
+    return PairedDifference(float(ours - theirs), stderr, float(low), float(high), p_value(measure), detectable or None)
 
 
 def p_value(measure: Measure) -> float:
-    """How often two models that do not differ would differ as much as the two of a measure; see :class:`Difference`."""
+    """How often two models that do not differ would differ as much as the two of a measure; see :class:`PairedDifference`."""
     unlike = _unlike(measure.parts[0]) if len(measure.parts) == 1 else None
     return _swapped_p(measure) if unlike is None else mcnemar(*unlike[:2])
 
@@ -207,7 +207,7 @@ def _drawn(draws: np.random.Generator, rows: int, count: int) -> FloatArray:
     return np.bincount(chosen.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 
-def _unlike(part: Part) -> tuple[int, int, int] | None:
+def _unlike(part: Ratio) -> tuple[int, int, int] | None:
     """Of a mean of zeros and ones: the documents that the first model alone gets right, those that the second does, and all;
     ``None`` for anything else."""
     if not np.isin(part.sums[..., 0], (0.0, 1.0)).all() or not (part.sums[..., 1] == 1).all():

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_assets.evaluation.statistics import (
-    Difference,
     FloatArray,
     Measure,
-    Part,
+    PairedDifference,
+    Ratio,
     compare,
     holm,
     mcnemar,
@@ -34,21 +34,23 @@ def mean(ratios: FloatArray) -> FloatArray:
     return ratios.mean(axis=-1)
 
 
-def part(*models: Sequence[float], weights: Sequence[float] | None = None, strata: Sequence[int] | None = None) -> Part:
+def part(
+    *models: Sequence[float], weights: Sequence[float] | None = None, strata: Sequence[int] | None = None
+) -> Ratio:
     """What each document adds, of each model; of equal weights and one stratum by default."""
     values = np.array(models, dtype=np.float64)
     heavy = (
         np.ones_like(values) if weights is None else np.broadcast_to(np.array(weights, dtype=np.float64), values.shape)
     )
     sums = np.stack([values, heavy], axis=-1)
-    return Part(sums, np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.array(strata))
+    return Ratio(sums, np.zeros(values.shape[1], dtype=np.int64) if strata is None else np.array(strata))
 
 
 def single(*models: Sequence[float], weights: Sequence[float] | None = None) -> Measure:
     return Measure([part(*models, weights=weights)], first)
 
 
-def compared(measure: Measure) -> Difference:
+def compared(measure: Measure) -> PairedDifference:
     return compare(measure, resampled(measure))
 
 

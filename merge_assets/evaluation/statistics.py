@@ -276,8 +276,12 @@ def _signed_sums(draws: np.random.Generator, rows: FloatArray, counts: NDArray[n
 
 def _told_by(stderr: float, measure: Measure) -> float:
     """The smallest difference that is told from none with a chance of 80 %, where the documents' values are any numbers: by the
-    quantiles of Student's distribution, to the first order, and without what a bootstrap misses of a small sample's spread."""
-    free = max(1, sum(part.sums.shape[1] - len(np.unique(part.strata)) for part in measure.parts))
+    quantiles of Student's distribution, to the first order, and without what a bootstrap misses of a small sample's spread.
+
+    Documents that weigh more, since they are longer, vary more; so there are fewer that count (Kish, 1965).
+    """
+    squares = [part.sums[..., 1].mean(axis=0) ** 2 for part in measure.parts]
+    free = max(1.0, sum(float(each.sum() ** 2 / (each**2).sum()) - 1 for each in squares))
     quantiles = math.fsum(z + (z * z * z + z) / (4 * free) for z in (_Z_LEVEL, _Z_POWER))
     return quantiles * stderr * math.sqrt(1 + 1 / free)
 

@@ -215,7 +215,10 @@ def _scores(workspace: Workspace, found: Inventory, a: StoredVersion, b: StoredV
 
 
 def _pair(a: _Measured | None, b: _Measured | None) -> tuple[float | None, float | None, float | None, float | None]:
-    return a and a.value, b and b.value, a and a.stderr, b and b.stderr
+    (value_a, error_a), (value_b, error_b) = (
+        (None, None) if one is None else (one.value, one.stderr) for one in (a, b)
+    )
+    return value_a, value_b, error_a, error_b
 
 
 def _scores_of(found: Inventory, version: str) -> dict[tuple[str, str, str], _Measured]:

@@ -14,7 +14,7 @@ from merge_assets.evaluation.pairs import (
 )
 from merge_assets.evaluation.samples import FloatArray, SuiteSamples
 from merge_assets.evaluation.scores import Scores
-from merge_assets.evaluation.statistics import LEVEL, Contrast, compare, holm, rank_intervals, resampled
+from merge_assets.evaluation.statistics import LEVEL, PairedDifference, compare, holm, rank_intervals, resampled
 from merge_assets.evaluation.verdicts import Pair, Verdict, Word
 
 SamplesOf = Callable[[Scores], SuiteSamples]
@@ -43,7 +43,7 @@ class Judge:
             columns.setdefault(_column(pair), []).extend([pair.ours, pair.theirs])
         cohorts = {column: self._cohorts(column, involved) for column, involved in columns.items()}
         found = [self._compared(pair, cohorts[_column(pair)]) for pair in pairs]
-        adjusted = iter(holm([one.p for one in found if isinstance(one, Contrast)]))
+        adjusted = iter(holm([one.p for one in found if isinstance(one, PairedDifference)]))
         return [
             Verdict("cannot tell", why=one) if isinstance(one, str) else _verdict(pair, one, next(adjusted))
             for pair, one in zip(pairs, found, strict=True)
@@ -69,7 +69,7 @@ class Judge:
         ]
         return rank_intervals([sign * value for value in values], found)
 
-    def _compared(self, pair: Pair, cohorts: Mapping[int, _Cohort]) -> Contrast | str:
+    def _compared(self, pair: Pair, cohorts: Mapping[int, _Cohort]) -> PairedDifference | str:
         """The difference, or why there is none."""
         sheets = [self._sheet(scores, _column(pair)) for scores in (pair.ours, pair.theirs)]
         for scores, sheet in zip((pair.ours, pair.theirs), sheets, strict=True):
@@ -114,7 +114,7 @@ class _Cohort:
         """float64[resamples, models]."""
         return resampled(self._measure)
 
-    def compare(self, ours: int, theirs: int) -> Contrast:
+    def compare(self, ours: int, theirs: int) -> PairedDifference:
         two = [self.members.index(ours), self.members.index(theirs)]
         return compare(self._measure.of(two), self.draws[:, two])
 
@@ -123,7 +123,7 @@ def _column(pair: Pair) -> _Column:
     return pair.ours.suite, pair.task, pair.metric
 
 
-def _verdict(pair: Pair, found: Contrast, adjusted: float) -> Verdict:
+def _verdict(pair: Pair, found: PairedDifference, adjusted: float) -> Verdict:
     word: Word = "cannot tell"
     if adjusted <= LEVEL:
         word = "better" if (found.difference > 0) == pair.higher_is_better else "worse"

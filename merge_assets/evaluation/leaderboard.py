@@ -144,11 +144,6 @@ class Cell:
     best_parent: Delta | None
     part: str = ""
 
-    @property
-    def compared(self) -> tuple[Delta | Parent, ...]:
-        """For every parent the difference, or the parent itself where there is none."""
-        return (*self.deltas, *self.unknown)
-
 
 @dataclass(frozen=True)
 class Row:

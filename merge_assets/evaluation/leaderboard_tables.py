@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from merge_assets.evaluation.leaderboard import Delta, Leaderboard, Parent
 from merge_assets.evaluation.tables import frame
 
 if TYPE_CHECKING:
     import pandas
 
-    from merge_assets.evaluation.statistics import Contrast
+    from merge_assets.evaluation.leaderboard import Delta, Leaderboard
+    from merge_assets.evaluation.statistics import PairedDifference
 
 
 def models_table(board: Leaderboard) -> pandas.DataFrame:
@@ -61,26 +61,22 @@ def deltas_table(board: Leaderboard) -> pandas.DataFrame:
     p_holm, adjusted for all rows; detectable: the smallest difference that the documents could have told, with a chance of 80 %
     at the 5 % level; note: why there is no difference or nothing can be told of it, or what to mind.
     """
-    found = [
-        (row.entry.model, column, cell, each)
-        for row in board.rows
-        for column, cell in row.cells.items()
-        for each in cell.compared
-    ]
-    deltas = [each if isinstance(each, Delta) else None for *_, each in found]
+    cells = [(row.entry.model, column, cell) for row in board.rows for column, cell in row.cells.items()]
+    compared = [(*at, delta, delta.parent, delta.version, _note(delta)) for at in cells for delta in at[2].deltas]
+    missing = [(*at, None, to.model, to.fingerprint, to.unknown) for at in cells for to in at[2].unknown]
+    place = {(model, column): number for number, (model, column, _) in enumerate(cells)}
+    found = sorted([*compared, *missing], key=lambda each: place[each[0], each[1]])
+    deltas = [delta for _, _, _, delta, *_ in found]
     told = [delta.verdict.found if delta else None for delta in deltas]
     return frame(
         {
             "model": ("string", [model for model, *_ in found]),
-            "parent": ("string", [each.parent if isinstance(each, Delta) else each.model for *_, each in found]),
-            "parent_version": (
-                "string",
-                [each.version if isinstance(each, Delta) else each.fingerprint for *_, each in found],
-            ),
-            "suite": ("string", [column.suite for _, column, _, _ in found]),
-            "task": ("string", [column.task for _, column, _, _ in found]),
-            "metric": ("string", [column.metric for _, column, _, _ in found]),
-            "value": ("Float64", [cell.value for _, _, cell, _ in found]),
+            "parent": ("string", [parent for *_, parent, _, _ in found]),
+            "parent_version": ("string", [version for *_, version, _ in found]),
+            "suite": ("string", [column.suite for _, column, *_ in found]),
+            "task": ("string", [column.task for _, column, *_ in found]),
+            "metric": ("string", [column.metric for _, column, *_ in found]),
+            "value": ("Float64", [cell.value for _, _, cell, *_ in found]),
             "parent_value": ("Float64", [delta.parent_value if delta else None for delta in deltas]),
             "delta": ("Float64", [delta.difference if delta else None for delta in deltas]),
             "gain": ("Float64", [delta.gain if delta else None for delta in deltas]),
@@ -91,16 +87,14 @@ def deltas_table(board: Leaderboard) -> pandas.DataFrame:
             "p": ("Float64", [_of(one, "p") for one in told]),
             "p_holm": ("Float64", [delta.verdict.adjusted if delta else None for delta in deltas]),
             "detectable": ("Float64", [_of(one, "detectable") for one in told]),
-            "note": ("string", [_note(each) for *_, each in found]),
+            "note": ("string", [note for *_, note in found]),
         }
     )
 
 
-def _of(found: Contrast | None, name: str) -> float | None:
+def _of(found: PairedDifference | None, name: str) -> float | None:
     return None if found is None else getattr(found, name)
 
 
-def _note(to: Delta | Parent) -> str | None:
-    if isinstance(to, Parent):
-        return to.unknown
-    return "; ".join([*([to.verdict.why] if to.verdict.why else []), *to.caveats]) or None
+def _note(delta: Delta) -> str | None:
+    return "; ".join([*([delta.verdict.why] if delta.verdict.why else []), *delta.caveats]) or None

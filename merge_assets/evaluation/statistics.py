@@ -85,7 +85,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PairedDifference:
     """What is known of the difference of two models' values, in the unit of the values.
 
     Attributes:
@@ -130,7 +130,7 @@ def resampled(measure: Measure, resamples: int = RESAMPLES) -> FloatArray:
     return measure.value(ratios)
 
 
-def compare(measure: Measure, draws: FloatArray) -> Contrast:
+def compare(measure: Measure, draws: FloatArray) -> PairedDifference:
     """The difference of the first of two models to the second.
 
     Args:
@@ -144,11 +144,11 @@ def compare(measure: Measure, draws: FloatArray) -> Contrast:
     unlike = [_unlike(part) for part in measure.parts]
     counted = [one for one in unlike if one is not None]
     detectable = _detectable(measure, counted) if len(counted) == len(unlike) else _told_by(stderr, measure)
-    return Contrast(float(ours - theirs), stderr, float(low), float(high), p_value(measure), detectable or None)
+    return PairedDifference(float(ours - theirs), stderr, float(low), float(high), p_value(measure), detectable or None)
 
 
 def p_value(measure: Measure) -> float:
-    """How often two models that do not differ would differ as much as the two of a measure; see :class:`Contrast`."""
+    """How often two models that do not differ would differ as much as the two of a measure; see :class:`PairedDifference`."""
     unlike = _unlike(measure.parts[0]) if len(measure.parts) == 1 else None
     return _swapped_p(measure) if unlike is None else mcnemar(*unlike[:2])
 
@@ -282,8 +282,12 @@ def _signed_sums(draws: np.random.Generator, rows: FloatArray, counts: NDArray[n
 
 def _told_by(stderr: float, measure: Measure) -> float:
     """The smallest difference that is told from none with a chance of 80 %, where the documents' values are any numbers: by the
-    quantiles of Student's distribution, to the first order, and without what a bootstrap misses of a small sample's spread."""
-    free = max(1, sum(part.sums.shape[1] - len(np.unique(part.strata)) for part in measure.parts))
+    quantiles of Student's distribution, to the first order, and without what a bootstrap misses of a small sample's spread.
+
+    Documents that weigh more, since they are longer, vary more; so there are fewer that count (Kish, 1965).
+    """
+    squares = [part.sums[..., 1].mean(axis=0) ** 2 for part in measure.parts]
+    free = max(1.0, sum(float(each.sum() ** 2 / (each**2).sum()) - 1 for each in squares))
     quantiles = math.fsum(z + (z * z * z + z) / (4 * free) for z in (_Z_LEVEL, _Z_POWER))
     return quantiles * stderr * math.sqrt(1 + 1 / free)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
-    from merge_assets.evaluation.statistics import Contrast
+    from merge_assets.evaluation.statistics import PairedDifference
 
 Word = Literal["better", "worse", "cannot tell"]
 
@@ -44,7 +44,7 @@ class Verdict:
     """
 
     word: Word
-    found: Contrast | None = None
+    found: PairedDifference | None = None
     adjusted: float | None = None
     why: str = ""
 

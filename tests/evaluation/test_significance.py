@@ -65,9 +65,9 @@ def found(column: Column) -> float:
 
 @pytest.mark.slow
 def test_the_smallest_difference_that_could_be_told_is_told(columns: list[Column]) -> None:
-    """Four of five times, within three standard errors."""
-    told = {column.name: (something(column, found(column), 400) <= LEVEL).mean() for column in columns}
-    assert {name: share for name, share in told.items() if share < 0.8 - 3 * math.sqrt(0.8 * 0.2 / 400)} == {}
+    """Four of five times, but for two standard errors of 400 times, and what a formula for few documents misses."""
+    told = {column.name: float((something(column, found(column), 400) <= LEVEL).mean()) for column in columns}
+    assert {name: share for name, share in told.items() if share < 0.8 - 0.02 - 2 * math.sqrt(0.8 * 0.2 / 400)} == {}
 
 
 def test_the_error_of_the_same_documents_is_smaller_than_that_of_independent_models(columns: list[Column]) -> None:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from merge_assets.evaluation.statistics import (
-    Contrast,
     FloatArray,
     Measure,
+    PairedDifference,
     Ratio,
     compare,
     holm,
@@ -53,7 +53,7 @@ def single(*models: Sequence[float], weights: Sequence[float] | None = None) -> 
     return Measure([part(*models, weights=weights)], first)
 
 
-def compared(measure: Measure) -> Contrast:
+def compared(measure: Measure) -> PairedDifference:
     return compare(measure, resampled(measure))
 
 

@@ -35,7 +35,7 @@ _PATTERNS = (
     ),
     (
         CHANGED,
-        r"changed while|not as it was|not what it was when it was digested|differs from|has changed|changed since|changed meanwhile",
+        r"changed (?:while|since|meanwhile)|not as it was|not what it was when it was digested|differs from|has changed",
     ),
     (
         OUTAGE,

@@ -206,8 +206,8 @@ def scores_metadata(
     metadata = _measured(scored.artifact, scored.reused, scored.changes)
     spent = math.fsum(row.seconds for row in scores.tasks if not scored.reused and row.task in scored.evaluated)
     if not scored.reused:
-        failures = {failure.task for failure in scores.failures}
-        tasks, failed = len({row.task for row in scores.tasks} | failures), len(failures)
+        lacking = {failure.task for failure in scores.failures}
+        tasks, failed = len({row.task for row in scores.tasks} | lacking), len(lacking)
         known = "" if len(scored.evaluated) + failed == tasks else "; of the others there were results of these bytes"
         known += f"; {failed} failed" if failed else ""
         metadata["work"] = f"{len(scored.evaluated)} of {tasks} tasks evaluated, in {spent:.0f} s{known}"

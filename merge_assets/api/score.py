@@ -154,7 +154,8 @@ def score(
 
     def make(turn: Turn) -> Scored:
         def keep(scores: Scores, write: Callable[[Path], None], results: Sequence[StoredResult] = ()) -> Artifact:
-            stored_samples = StoredSamples(KnownScores(workspace), workspace.cache)
+            known = KnownScores(workspace)
+            stored_samples = StoredSamples(known, workspace.cache)
 
             def samples(of: Scores) -> SuiteSamples:
                 return samples_of_results(results) if of is scores else stored_samples(of)
@@ -162,7 +163,6 @@ def score(
             with workspace.store.draft(line, started, turn=turn) as draft:
                 write(draft.directory)
                 if variant is not None and scores.tasks:  # it is as it is for ever, its card too
-                    known = KnownScores(workspace)
                     others = [one for one in scores_of(workspace, known, variant) if one.suite != suite]
                     rows = card_rows_of(workspace, variant, [*others, scores], known, samples)
                     card = with_scores(variant.read_bytes(CARD).decode(), variant.version, rows)

@@ -144,6 +144,24 @@ def test_workers_and_tiles_keep_both_bounds_or_are_the_least_that_there_can_be(
     assert tile == STATISTICS_TILE or all(on_each * tile * 120 <= each / 2 for each in free)
 
 
+def test_tensors_that_only_the_cpu_computes_have_half_of_the_memory_and_copies_count_for_nothing(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (merged,) = plan.tensors
+    (copy,) = plan_text(copied(*write_models(tmp_path, "a", {"a": 64})), tmp_path).tensors
+    one = Devices("cuda", ("cuda:0",))
+
+    def gpu_tile(*tensors: OutputTensor, memory: int = MEMORY) -> int:
+        return executor._room(one, tensors, None, 4, memory)[1].gpu_tile
+
+    machine(monkeypatch, gpus=1, free=1 << 30)
+    assert gpu_tile(copy) == gpu_tile()
+    machine(monkeypatch, gpus=1, free=1 << 40)
+    assert gpu_tile(merged, copy) == gpu_tile(merged)
+    monkeypatch.setattr(OutputTensor, "needs_cpu", property(lambda tensor: tensor.is_copy))
+    assert gpu_tile(merged, copy) == gpu_tile(merged, memory=MEMORY // 2) < gpu_tile(merged)
+
+
 def test_room_gives_large_tiles_and_a_small_setting_small_ones(plan: Plan) -> None:
     tensors = list(plan.tensors)
     assert gpu_tiles(tensors, GPU_TILE, 2, 10**9, [80 * 10**9]) == (2, GPU_TILE)

@@ -9,6 +9,7 @@ import pytest
 from merge_assets import api
 from merge_assets.errors import EngineError, Stopped, StoreError
 from merge_assets.store.names import STORE
+from merge_assets.store.reuse import Verify
 from merge_assets.work import Work
 from tests.s3 import builds
 from tests.s3.builds import build, contents, project, workspace, write_model
@@ -135,6 +136,14 @@ def test_tensors_of_another_variant_are_taken_over(root: Path, remote: api.Works
     twin = build(space, "twin")
     mlp = sum("mlp" in tensor.name for tensor in twin.plan.tensors)
     assert (twin.report.tensors_computed, twin.report.tensors_reused) == (mlp, len(twin.plan.tensors) - mlp)
+
+
+@pytest.mark.parametrize("verify", ["full", "sampled"])
+def test_what_nobody_wrote_over_is_sound(verify: Verify, remote: api.Workspace) -> None:
+    first = build(remote, "mean")
+    found = remote.store.origins({tensor.key for tensor in first.plan.tensors}, "variants/twin")
+    assert len(found) == len(first.plan.tensors) and all(origin.tag for origin in found.values())
+    assert remote.store.sound(found, verify) == found
 
 
 @pytest.mark.parametrize("verify", ["full", "sampled"])

@@ -75,7 +75,7 @@ def columns_of(one: Scores, other: Scores, samples: Mapping[int, SuiteSamples]) 
         return [sheet_of(scores, task, metric, samples[id(scores)]) for scores in (one, other)]
 
     def documents(sheet: Sheet) -> int:
-        return sum(len(sums) for sums, _ in sheet.parts)
+        return sum(len(sums) for sums, *_ in sheet.parts)
 
     theirs = {(row.task, row.metric): row for row in other.tasks}
     columns = []

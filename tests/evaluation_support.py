@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import random
 import socket
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import lm_eval.api.task
 
 from merge_assets.errors import MergeAssetsError, ModelWorkerError
 from merge_assets.model_worker import Desk, Limits, reason
@@ -30,11 +34,16 @@ class HereWorker:
         self._messages, channel = socket.socketpair()
         self._desk = Desk(channel)
         self._frames = Frames()
+        # What a verb leaves in a process goes with it elsewhere.
+        self._left = contextlib.ExitStack()
+        self._left.enter_context(mock.patch.dict(os.environ))
+        self._left.enter_context(mock.patch("lm_eval.api.task.tqdm", lm_eval.api.task.tqdm))
 
     def __enter__(self) -> HereWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.close()
         self._messages.close()
         self._desk.channel.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from merge_assets.evaluation.headline import Headline, HeadlinePart, Term
 from merge_assets.evaluation.leaderboard import LeaderboardEntry, Parent
 from merge_assets.evaluation.scores import Scores, TaskScore
 
@@ -35,6 +36,11 @@ def row(
     )
 
 
+def part_of(task: str, metric: str, value: float | None = None, stderr: float | None = None) -> HeadlinePart:
+    """A part of a plain mean; without a value, of a task that failed."""
+    return HeadlinePart(task=task, terms=(Term(task=task, metric=metric, value=value),), value=value, stderr=stderr)
+
+
 def scores(model: str, *rows: TaskScore, suite: str = "demo", stderr: float | None = None) -> Scores:
     values = [r.value for r in rows if r.headline]
     return Scores(
@@ -45,6 +51,7 @@ def scores(model: str, *rows: TaskScore, suite: str = "demo", stderr: float | No
         tasks=rows,
         headline=sum(values) / len(values) if values else None,
         headline_stderr=stderr,
+        formula=Headline(parts=tuple(part_of(r.task, r.metric, r.value, r.stderr) for r in rows if r.headline)),
         seed=1234,
         versions={"lm_eval": "0.4"},
     )

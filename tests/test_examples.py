@@ -137,7 +137,7 @@ def test_held_out_text_is_small_and_its_licences_lie_beside_it():
 @pytest.mark.parametrize("domain", ["scripture", "manual"])
 def test_cloze_choices_are_four_orders_of_the_same_words_and_answers_are_spread(domain):
     items = read_items(f"cloze_{domain}.jsonl")
-    assert len(items) >= 50
+    assert len(items) >= 36
     assert all(len(set(item["choices"])) == 4 for item in items)
     assert all(len({tuple(sorted(choice.split())) for choice in item["choices"]}) == 1 for item in items)
     counts = [sum(item["answer"] == place for item in items) for place in range(4)]

@@ -222,11 +222,11 @@ def test_adapters_are_no_parents_and_a_model_with_two_of_them_is_one(space: api.
 @pytest.mark.parametrize(
     ("fingerprint", "version", "found"),
     [
-        pytest.param(NEW, "1", True, id="of these bytes"),
-        pytest.param(None, "1", True, id="bytes not known"),
-        pytest.param(OLD, "1", False, id="of other bytes"),
-        pytest.param(NEW, "2", False, id="of an earlier version of the analysis"),
-        pytest.param(None, "2", False, id="of an earlier version, bytes not known"),
+        pytest.param(NEW, results.ANALYSIS_VERSION, True, id="of these bytes"),
+        pytest.param(None, results.ANALYSIS_VERSION, True, id="bytes not known"),
+        pytest.param(OLD, results.ANALYSIS_VERSION, False, id="of other bytes"),
+        pytest.param(NEW, "a later one", False, id="of an earlier version of the analysis"),
+        pytest.param(None, "a later one", False, id="of an earlier version, bytes not known"),
     ],
 )
 def test_an_analysis_counts_while_the_same_would_be_made(

@@ -39,7 +39,7 @@ def clear_unfinished(workspace: Workspace, reconciler: Reconciler, instance: dg.
 
     try:
         removed = clear_superseded(workspace.store, settled)
-    except StoreError as error:
+    except (StoreError, OSError) as error:  # the bucket may not be there yet
         return dg.SkipReason(f"uploads cannot be listed or removed: {error}")
     return dg.SkipReason(
         "; ".join(f"removed {what}" for what in removed) or "nothing is left of builds that nobody wants"

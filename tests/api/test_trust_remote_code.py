@@ -173,7 +173,8 @@ def test_a_recipe_that_names_the_model_has_its_variant_loaded_and_scored_by_the_
     untrusting = project.open()
     with pytest.raises(EvaluationError, match=NAMES_THE_KEY):  # what was found by the code does not stand any more
         api.score(untrusting, ModelReference("copy-own"), "tiny")
-    assert [entry.model for entry in leaderboard_entries(untrusting)] == ["copy-plain"]
+    valued = [entry.model for entry in leaderboard_entries(untrusting) if any(one.tasks for one in entry.scores)]
+    assert valued == ["copy-plain"]
     trusting = project.open(recipe="trust_remote_code: [./own]\n")
     assert api.score(trusting, ModelReference("copy-own"), "tiny").reused
     assert [entry.model for entry in leaderboard_entries(trusting)] == ["copy-own", "copy-plain"]

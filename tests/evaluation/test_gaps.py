@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from merge_assets.evaluation.failures import TaskFailure
+from merge_assets.evaluation.headline import Headline
 from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, Parent
 from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text
 from merge_assets.evaluation.leaderboard_tables import models_table
 from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import Scores, TaskScore
-from tests.leaderboard_support import row, scores
+from tests.leaderboard_support import part_of, row, scores
 
 
 def base(model: str, *found: Scores) -> LeaderboardEntry:
@@ -20,7 +21,9 @@ def base(model: str, *found: Scores) -> LeaderboardEntry:
 def lacking(model: str, *rows: TaskScore, reason: str = "ValueError: too | long") -> Scores:
     """Scores whose task ``word`` failed."""
     failure = TaskFailure(task="word", metric="acc", headline=True, reason=reason)
-    return scores(model, *rows).model_copy(update={"failures": (failure,)})
+    found = scores(model, *rows)
+    formula = Headline(parts=(*found.formula.parts, part_of("word", "acc")))
+    return found.model_copy(update={"failures": (failure,), "formula": formula})
 
 
 WHOLE = base("whole", scores("whole", row("cloze", "acc", 0.25), row("word", "acc", 0.25)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from merge_assets.evaluation.judge import Judge
-from merge_assets.evaluation.pairs import UnmatchedError, mean_of_tasks, measure_of, sheet_of
+from merge_assets.evaluation.pairs import UnmatchedError, measure_of, sheet_of
 from merge_assets.evaluation.samples import packed, read_samples, unpacked
 from merge_assets.evaluation.scores import Scores, TaskScore
 from merge_assets.evaluation.statistics import mcnemar
@@ -93,7 +93,7 @@ def of_subjects(answered: Answered, value: float) -> Scores:
 def test_a_group_is_weighted_as_its_value_says(value: float) -> None:
     answered = Answered()
     made = of_subjects(answered, value)
-    sheet = sheet_of(made, "mmlu", "acc", answered(made), mean_of_tasks)
+    sheet = sheet_of(made, "mmlu", "acc", answered(made))
     assert measure_of([sheet]).values.tolist() == [pytest.approx(value)]
     strata = [len(np.unique(each)) for _, each in sheet.parts]
     assert strata == ([2] if value == 24 / 40 else [1, 1])
@@ -103,7 +103,7 @@ def test_a_value_that_the_documents_do_not_give_is_not_judged() -> None:
     answered = Answered()
     made = of_subjects(answered, 0.61)
     with pytest.raises(UnmatchedError, match=r"^acc of mmlu does not follow from its samples one by one$"):
-        sheet_of(made, "mmlu", "acc", answered(made), mean_of_tasks)
+        sheet_of(made, "mmlu", "acc", answered(made))
 
 
 def test_the_headline_follows_from_its_tasks_by_the_suites_formula() -> None:
@@ -116,14 +116,14 @@ def test_the_headline_follows_from_its_tasks_by_the_suites_formula() -> None:
     skewed = made.model_copy(update={"headline": (3 * 0.25 + 0.75) / 4})
     assert measure_of([sheet_of(skewed, None, None, answered(made), weighted)]).values.tolist() == [0.375]
     with pytest.raises(UnmatchedError, match="do not give the recorded headline"):
-        sheet_of(skewed, None, None, answered(made), mean_of_tasks)
+        sheet_of(skewed, None, None, answered(made))
 
 
 def test_a_number_that_is_none_is_not_judged() -> None:
     answered = Answered()
     made = answered.add(scores("m", row("t", "acc", 0.5)), {"t": lines("t", "acc", [1.0, "nan"])})
     with pytest.raises(UnmatchedError, match=r"^acc of 1 documents of t is no number$"):
-        sheet_of(made, "t", "acc", answered(made), mean_of_tasks)
+        sheet_of(made, "t", "acc", answered(made))
 
 
 # -- what is matched --------------------------------------------------------------------------------------------------------
@@ -163,9 +163,7 @@ def test_documents_with_one_hash_are_matched_in_their_order() -> None:
     found = verdict(answered, one, other, "t", "acc").found
     assert found is not None
     assert (found.difference, found.p) == (0, 1)
-    sums = (
-        measure_of([sheet_of(each, "t", "acc", answered(each), mean_of_tasks) for each in (one, other)]).parts[0].sums
-    )
+    sums = measure_of([sheet_of(each, "t", "acc", answered(each)) for each in (one, other)]).parts[0].sums
     assert sorted(zip(*sums[..., 0].tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 

@@ -143,6 +143,11 @@ def test_without_the_key_nothing_of_it_runs_and_the_key_is_named(project: Projec
     assert project.traces() == []
 
 
+def valued(space: api.Workspace) -> list[str]:
+    """Models with a value; of the others the leaderboard has why there is none."""
+    return [entry.model for entry in leaderboard_entries(space) if any(one.tasks for one in entry.scores)]
+
+
 def test_a_recipe_that_names_the_model_has_its_variant_loaded_and_scored_by_the_code(project: Project) -> None:
     space = project.open(recipe="trust_remote_code: [./own]\n")
     built, other = (api.build(space, space.recipe(f"copy-{name}")) for name in ("own", "plain"))
@@ -173,11 +178,10 @@ def test_a_recipe_that_names_the_model_has_its_variant_loaded_and_scored_by_the_
     untrusting = project.open()
     with pytest.raises(EvaluationError, match=NAMES_THE_KEY):  # what was found by the code does not stand any more
         api.score(untrusting, ModelReference("copy-own"), "tiny")
-    valued = [entry.model for entry in leaderboard_entries(untrusting) if any(one.tasks for one in entry.scores)]
-    assert valued == ["copy-plain"]
+    assert valued(untrusting) == ["copy-plain"]
     trusting = project.open(recipe="trust_remote_code: [./own]\n")
     assert api.score(trusting, ModelReference("copy-own"), "tiny").reused
-    assert [entry.model for entry in leaderboard_entries(trusting)] == ["copy-own", "copy-plain"]
+    assert valued(trusting) == ["copy-own", "copy-plain"]
     assert project.traces() == []
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from merge_assets.evaluation.headline import Headline, HeadlinePart, Term
 from merge_assets.evaluation.judge import Judge
 from merge_assets.evaluation.pairs import UnmatchedError, measure_of, sheet_of
 from merge_assets.evaluation.samples import packed, read_samples, unpacked
@@ -95,7 +96,7 @@ def test_a_group_is_weighted_as_its_value_says(value: float) -> None:
     made = of_subjects(answered, value)
     sheet = sheet_of(made, "mmlu", "acc", answered(made))
     assert measure_of([sheet]).values.tolist() == [pytest.approx(value)]
-    strata = [len(np.unique(each)) for _, each in sheet.parts]
+    strata = [len(np.unique(each)) for _, each, _ in sheet.parts]
     assert strata == ([2] if value == 24 / 40 else [1, 1])
 
 
@@ -110,13 +111,22 @@ def test_the_headline_follows_from_its_tasks_by_the_suites_formula() -> None:
     answered = Answered()
     made = answered.model("m", {"a": right(10), "b": right(30)})
 
-    def weighted(of: Scores):
-        return lambda ratios: (3 * ratios[..., 0] + ratios[..., 1]) / 4
-
     skewed = made.model_copy(update={"headline": (3 * 0.25 + 0.75) / 4})
-    assert measure_of([sheet_of(skewed, None, None, answered(made), weighted)]).values.tolist() == [0.375]
+    weighted = [part.model_copy(update={"weight": w}) for part, w in zip(made.formula.parts, (3, 1), strict=True)]
+    right_one = skewed.model_copy(update={"formula": Headline(parts=tuple(weighted))})
+    assert measure_of([sheet_of(right_one, None, None, answered(made))]).values.tolist() == [0.375]
     with pytest.raises(UnmatchedError, match="do not give the recorded headline"):
         sheet_of(skewed, None, None, answered(made))
+
+
+def test_tasks_of_a_group_count_by_themselves_and_by_what_chance_gives() -> None:
+    answered = Answered()
+    made = of_subjects(answered, 24 / 40)
+    terms = [Term(task=task, metric="acc", lower=0.25, value=value) for task, value in (("law", 0.9), ("art", 0.5))]
+    value = (0.65 / 0.75 + 0.25 / 0.75) / 2
+    formula = Headline(parts=(HeadlinePart(task="mmlu", terms=tuple(terms), value=value),))
+    spread = made.model_copy(update={"headline": value, "formula": formula})
+    assert measure_of([sheet_of(spread, None, None, answered(made))]).values.tolist() == [pytest.approx(value)]
 
 
 def test_a_number_that_is_none_is_not_judged() -> None:

@@ -201,17 +201,17 @@ def workers():
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 pass
-    def below(pid):
+    def below(pid, depth=1):
         for child, parent in parents.items():
             if parent == pid:
-                yield child
-                yield from below(child)
+                yield depth, child
+                yield from below(child, depth + 1)
     return list(below(os.getpid()))
 
 def report(done, total, label):
     found = re.search(r"(likelihoods|generations|windows) (\\d+)/(\\d+)", label)
     if found and int(found[3]) and int(found[2]) >= 0.9 * int(found[3]):
-        who = os.getpid() if sys.argv[4] == "command" else max(workers())
+        who = os.getpid() if sys.argv[4] == "command" else max(workers())[1]  # numbers begin anew after the last, depths do not
         with contextlib.suppress(ProcessLookupError):  # it tells no more, but what it has told is still read
             os.kill(who, signal.SIGKILL)
 

@@ -38,7 +38,7 @@ from merge_assets.workspace import Automation
 from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
-    from merge_assets.evaluation.leaderboard import Leaderboard
+    from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
 
 
 def show_recipes(*, as_json: bool) -> int:
@@ -236,9 +236,23 @@ def _print_leaderboard(board: Leaderboard) -> None:
             print_fact(
                 "out of date", f"{printable(row.entry.model)}: {printable(row.entry.stale)}", style="bold yellow"
             )
+    flawed = {row.entry.model: _of_answers(row.entry) for row in board.rows}
     for row in board.rows:
         for note in row.notes:
-            print_fact("note", f"{printable(row.entry.model)}: {printable(note)}")
+            if note not in flawed[row.entry.model]:
+                print_fact("note", f"{printable(row.entry.model)}: {printable(note)}")
+    if count := sum(map(bool, flawed.values())):
+        print_fact(
+            "note", f"of {count} models some prompts were cut, or answers are empty or came to no end: see the page"
+        )
+
+
+def _of_answers(entry: LeaderboardEntry) -> frozenset[str]:
+    """Notes on single prompts and answers, of which there may be one for each model and task."""
+    from merge_assets.evaluation.flaws import told
+
+    rows = ((scores.suite, row) for scores in entry.scores for row in scores.tasks)
+    return frozenset(f"{suite}: {text}" for suite, row in rows for text in told(row.task, row.n, row.flaws))
 
 
 _Column = tuple[str, list[str]]

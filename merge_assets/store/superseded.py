@@ -32,6 +32,7 @@ def clear_superseded(store: ArtifactStore, settled: Callable[[], Collection[str]
     if not done:
         return []
     dead = [build for build in survey(store).unfinished if build.line in done and build.uploads and not build.alive]
-    for build in dead:
-        remove_litter(store.place, litter_of(build))
-    return [litter_of(build).what for build in dead]
+    litter = [litter_of(build) for build in dead]
+    for one in litter:
+        remove_litter(store.place, one)
+    return [one.what for one in litter]

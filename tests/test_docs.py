@@ -249,6 +249,8 @@ def test_recipes_suites_and_settings_that_are_shown_are_read(block: Block, tmp_p
         from merge_assets.evaluation.suite import load_suite
 
         (tmp_path / "tasks").mkdir()
+        (tmp_path / "texts").mkdir()
+        (tmp_path / "texts/poems.txt").write_text("A line.\n")
         assert load_suite(file).tasks
     else:
         pytest.fail("neither a recipe nor a suite; if that is right, say so in NO_RECIPE")

@@ -19,13 +19,15 @@ from merge_assets.analysis.importance_run import Importance
 from merge_assets.analysis.matrices import Matrix
 from merge_assets.analysis.storage import identity
 from merge_assets.checkpoint import TensorHeader
+from merge_assets.evaluation.disagreement import Disagreement
 from merge_assets.evaluation.failures import TaskFailure
 from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.headline import DeclaredPart, Headline, HeadlinePart
+from merge_assets.evaluation.result_keys import result_keys
 from merge_assets.evaluation.results import Circumstances, ResultKey, TaskResult
-from merge_assets.evaluation.runner import result_keys
 from merge_assets.evaluation.scores import Scores, TaskScore
-from merge_assets.evaluation.suite import Suite, SuiteTask, load_suite
+from merge_assets.evaluation.suite import Suite, load_suite
+from merge_assets.evaluation.suite_task import SuiteTask
 from merge_assets.recipe import TextSample
 from merge_assets.workspace import results as workspace_results
 from merge_assets.workspace.results import analysis_key, importance_key, scores_key
@@ -70,6 +72,7 @@ SUITE_CHANGES = {
     },
 }
 SUITE_BESIDE = {
+    "confirm": ("seed: 1", "seed: 1\nconfirm: 2"),  # of results that are of a part, in whose keys it is
     "file": ("", ""),  # written elsewhere below
     "name": ("name: mine", "name: other"),
     "description": ("description: words", "description: others"),
@@ -87,6 +90,12 @@ TASK_CHANGES = {
     "revision": ("shots: 0", f"shots: 0, revision: {'a' * 40}"),
     "higher_is_better": ("higher_is_better: true", "higher_is_better: null"),
     "headline": ("headline: null", "headline: false"),
+}
+TEXT_ENTRY = "{text: words.txt, metric: kl, piece: 99, to: m}"
+TEXT_CHANGES = {
+    "text": ("text: words.txt", "text: others.txt"),
+    "piece": ("piece: 99", "piece: 100"),
+    "to": ("to: m", "to: n"),
 }
 DECLARED_CHANGES = {
     "task": ("{task: own}", "{task: other}"),
@@ -108,6 +117,8 @@ def suite(folder: Path, old: str = "", new: str = "", *, data: str = "1") -> Sui
             "task: own\ndataset_path: json\ndataset_kwargs: {data_files: data.jsonl}\n"
         )
         (folder / name / "data.jsonl").write_text(data)
+    for name in ("words.txt", "others.txt"):
+        (folder / name).write_text(name)
     (folder / "mine.yaml").write_text(SUITE.replace(old, new) if old else SUITE)
     made = load_suite(folder / "mine.yaml")
     assert made.digest  # is of the files as they are now
@@ -116,7 +127,7 @@ def suite(folder: Path, old: str = "", new: str = "", *, data: str = "1") -> Sui
 
 def test_the_sides_of_a_suite() -> None:
     sides(Suite, SUITE_CHANGES, SUITE_BESIDE)
-    sides(SuiteTask, TASK_CHANGES, ())
+    sides(SuiteTask, {*TASK_CHANGES, *TEXT_CHANGES}, ())
     sides(DeclaredPart, DECLARED_CHANGES, ())
 
 
@@ -136,6 +147,30 @@ def test_scores_depend_on_the_headlines_formula_and_what_was_measured_does_not(f
     assert after.digest != before.digest
     assert scores_key(after, HEX) != scores_key(before, HEX)
     assert result_keys(after, HEX) == result_keys(before, HEX)
+
+
+@pytest.mark.parametrize("field", TEXT_CHANGES)
+def test_scores_depend_on_a_text_how_it_is_cut_and_what_is_compared_with(field: str, tmp_path: Path) -> None:
+    with_text = SUITE.replace("tasks: [", f"tasks: [{TEXT_ENTRY}, ")
+    before, after = (suite(tmp_path, SUITE, each) for each in (with_text, with_text.replace(*TEXT_CHANGES[field])))
+    assert after.digest != before.digest
+    assert scores_key(after, HEX) != scores_key(before, HEX)
+    assert result_keys(after, HEX) != result_keys(before, HEX)
+
+
+def test_scores_depend_on_the_words_of_a_text_and_the_bytes_of_the_other_model(tmp_path: Path) -> None:
+    mine = suite(tmp_path, "tasks: [", f"tasks: [{TEXT_ENTRY}, ")
+    keys = {scores_key(mine, HEX), scores_key(mine, HEX, others={"m": HEX}), scores_key(mine, HEX, others={"m": OTHER})}
+    (tmp_path / "words.txt").write_text("other words")
+    keys.add(scores_key(load_suite(mine.file), HEX))
+    assert len(keys) == 4
+
+
+def test_results_depend_on_which_documents_were_asked(tmp_path: Path) -> None:
+    one, other = (suite(tmp_path, "seed: 1", f"seed: 1\nconfirm: {number}") for number in (2, 3))
+    found = {result_keys(each, HEX, documents=part) for each in (one, other) for part in ("search", "confirm")}
+    assert len(found) == 4
+    assert result_keys(one, HEX) == result_keys(other, HEX)
 
 
 def test_data_beside_a_task_are_part_of_it(tmp_path: Path) -> None:
@@ -158,7 +193,7 @@ def test_scores_have_the_key_of_the_model_lm_eval_and_our_evaluation(
     keys = {scores_key(mine, HEX), scores_key(mine, OTHER), scores_key(mine, HEX, lm_eval="0.0.1")}
     keys.add(scores_key(mine, HEX, trust_remote_code=True))
     assert len(keys) == 4
-    monkeypatch.setattr("merge_assets.evaluation.runner.EVALUATION_VERSION", "another")
+    monkeypatch.setattr("merge_assets.evaluation.result_keys.EVALUATION_VERSION", "another")
     assert scores_key(mine, HEX) not in keys
 
 
@@ -200,6 +235,7 @@ ROW: Mapping[str, object] = {
     "result": "s",
     "made": Circumstances(device="cuda"),
     "flaws": Flaws(truncated=1),
+    "disagreements": (Disagreement(piece=0, position=0, kl=1, before="", token="a", ours="b", theirs="c"),),
 }
 
 

@@ -26,6 +26,7 @@ from merge_assets.api.importance import Measured, importance, importance_cost, m
 from merge_assets.api.merge import merge
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.plan import plan
+from merge_assets.api.preflight import check, look_over, refused, suites_of
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
 from merge_assets.identity import ModelIdentity
@@ -47,18 +48,22 @@ __all__ = [
     "Workspace",
     "analyse",
     "build",
+    "check",
     "compare",
     "evaluate",
     "import_recipe",
     "importance",
     "importance_cost",
     "load_recipe",
+    "look_over",
     "measure_importance",
     "merge",
     "observe",
     "plan",
     "rank",
+    "refused",
     "score",
     "snr",
+    "suites_of",
     "write_recipe",
 ]

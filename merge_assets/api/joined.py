@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Parent
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite import Suite
+    from merge_assets.recipe import Published
 
 
 def other_scores(scored: str, current: str | None) -> str | None:
@@ -69,7 +70,10 @@ def scores_of(workspace: Workspace, known: KnownScores, variant: Artifact) -> li
 
 
 def card_rows(
-    scores: Sequence[Scores], parents: Sequence[Parent] = (), samples: SamplesOf | None = None
+    scores: Sequence[Scores],
+    parents: Sequence[Parent] = (),
+    samples: SamplesOf | None = None,
+    published: Sequence[Published] = (),
 ) -> list[dict[str, str]]:
     """Scores as a model card lists them; see :func:`merge_assets.variant.card.with_scores`.
 
@@ -77,10 +81,13 @@ def card_rows(
         scores: of the variant.
         parents: what it was made of.
         samples: what its documents and theirs say.
+        published: what others published of it.
     """
     from merge_assets.evaluation.leaderboard import arrow, beside_parents
+    from merge_assets.evaluation.published import published_beside
     from merge_assets.evaluation.scores import format_delta, format_value
 
+    theirs = published_beside(published, scores)
     return [
         {
             "suite": column.suite,
@@ -92,6 +99,7 @@ def card_rows(
                 f"{'from' if delta.verdict.word == 'cannot tell' else 'than'} {delta.parent}"
                 for delta in cell.deltas
             ),
+            "published": theirs.get((column.suite, column.task, column.metric), ""),
         }
         for column, cell in beside_parents(scores, parents, samples).cells.items()
     ]
@@ -110,7 +118,9 @@ def card_rows_of(
         samples: what the documents say.
     """
     suites = [workspace.suites[one.suite] for one in scores if one.suite in workspace.suites]
-    return card_rows(scores, parents_of(workspace, known, variant, suites), samples)
+    recipe = workspace.book.recipes.get(variant.line.removeprefix(variant_line("")))
+    published = recipe.published if recipe is not None else ()
+    return card_rows(scores, parents_of(workspace, known, variant, suites), samples, published)
 
 
 def scored_folder(workspace: Workspace, name: str, folder: Path, work: Work) -> tuple[str, list[dict[str, str]]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.api.joined import card_rows_of, scores_of
+from merge_assets.api.preflight import data_hub, index_of, refused
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.model_worker import Limits
@@ -25,11 +26,12 @@ from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.trust import trusts, trusts_folder
 
 if TYPE_CHECKING:
-    from merge_assets.evaluation.data import DataHub
     from merge_assets.evaluation.results import StoredResult
-    from merge_assets.evaluation.runner import Evaluation
+    from merge_assets.evaluation.runner import Evaluation, Other
     from merge_assets.evaluation.samples import SuiteSamples
     from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.suite import Suite
+    from merge_assets.evaluation.suite_task import Documents
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str | None = None,
     refresh: bool = False,
+    documents: Documents = "all",
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluate a model folder on a suite, without the store; the result has the scores.
@@ -76,12 +79,13 @@ def evaluate(
         batch_size: sequences per forward pass, instead of the suite's.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         refresh: evaluate every task again, and keep what comes out instead of what is in the cache.
+        documents: of each task: all, those that a search may see, or those that the suite's ``confirm`` keeps from it.
         work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
 
-    wanted = workspace.suites.require(suite)
+    wanted = _checked(workspace, suite, work)
     evaluation = evaluate_suite(
         Path(model_dir),
         wanted,
@@ -91,8 +95,11 @@ def evaluate(
         batch_size=batch_size,
         refresh=refresh,
         trust_remote_code=trusts_folder(workspace, wanted, Path(model_dir)),
-        hub=_data_hub(workspace),
+        hub=data_hub(workspace),
         limits=Limits.of(workspace.settings),
+        index=index_of(workspace, wanted, work),
+        documents=documents,
+        others=_others(workspace, Models(workspace), wanted, work),
         work=work,
     )
     if out is not None:
@@ -129,8 +136,8 @@ def score(
     from merge_assets.evaluation.samples import samples_of_results
     from merge_assets.evaluation.scores import Scores
 
-    wanted = workspace.suites.require(suite)
     require("lm_eval")
+    wanted = _checked(workspace, suite, work)
     started = datetime.now(UTC)
     identity = workspace.names.identify(reference)
     models = Models(workspace)
@@ -138,7 +145,9 @@ def score(
     assert item.fingerprint is not None
     line = scores_line(identity, suite)
     trust = trusts(workspace, wanted, reference, item.fingerprint)
-    key = scores_key(wanted, item.fingerprint, trust_remote_code=trust)
+    others = _others(workspace, models, wanted, work)
+    compared = {name: other.fingerprint for name, other in others.items()}
+    key = scores_key(wanted, item.fingerprint, trust_remote_code=trust, others=compared)
 
     def stored() -> Scored | None:
         found = workspace.store.reuse(line, key)
@@ -150,6 +159,7 @@ def score(
 
     before = stored() if refresh else None
     inputs = [models.used(str(reference), item.fingerprint)]
+    inputs += [models.used(name, found) for name, found in compared.items() if name != str(reference)]
     variant = workspace.store.get(variant_line(reference.path), item.fingerprint) if identity.kind == "recipe" else None
 
     def make(turn: Turn) -> Scored:
@@ -189,9 +199,11 @@ def score(
             device=workspace.settings.device,
             refresh=refresh,
             trust_remote_code=trust,
-            hub=_data_hub(workspace),
+            hub=data_hub(workspace),
             limits=Limits.of(workspace.settings),
+            index=index_of(workspace, wanted, turn.work),
             failed=keep_failed,
+            others=others,
             work=turn.work,
         )
         artifact = keep(evaluation.scores, evaluation.write, evaluation.results)
@@ -208,8 +220,22 @@ def score(
     )[0]
 
 
-def _data_hub(workspace: Workspace) -> DataHub:
-    from merge_assets.evaluation.data import DataHub
+def _checked(workspace: Workspace, name: str, work: Work) -> Suite:
+    """The suite, of which nothing is wrong as far as files tell."""
+    suite = workspace.suites.require(name)
+    for error in refused(workspace, [name], of_suite=True, work=work).values():
+        raise error
+    return suite
 
-    token = workspace.settings.hub_token
-    return DataHub(workspace.settings.hub_endpoint, token.get_secret_value() if token else None)
+
+def _others(workspace: Workspace, models: Models, suite: Suite, work: Work) -> dict[str, Other]:
+    """The models that a suite compares with, fetched."""
+    from merge_assets.evaluation.runner import Other
+
+    verify, found = workspace.settings.verify_inputs, {}
+    for name in suite.others:
+        item = models.fetch(ModelReference.parse(name), work=work.silent())
+        assert item.fingerprint is not None
+        guard = partial(look_through, item, verify, models.local.digested_states, work.silent())
+        found[name] = Other(item.fingerprint, Path(item.checkpoint.location), guard)
+    return found

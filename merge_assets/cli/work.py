@@ -23,6 +23,7 @@ from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.suite_task import Documents
 
 
 def run_merge(
@@ -146,12 +147,16 @@ def run_evaluate(
     batch_size: int | None,
     device: str | None,
     refresh: bool,
+    documents: Documents,
 ) -> None:
     """Evaluate on one suite, or on every default suite."""
     workspace = opened() if out is None else Workspace.open()
     reference = parse_reference(model)
-    if out is None and (limit or batch_size or device):
-        raise EvaluationError("--limit, --batch-size and --device are for quick looks; give --out DIR with them")
+    if out is None and (limit or batch_size or device or documents != "all"):
+        raise EvaluationError(
+            "--limit, --batch-size, --device and --documents are for scores that the store does not keep; give --out DIR "
+            "with them"
+        )
     require("lm_eval")
     from merge_assets.evaluation.circumstances import changes
 
@@ -173,6 +178,7 @@ def run_evaluate(
                     batch_size=batch_size,
                     device=device,
                     refresh=refresh,
+                    documents=documents,
                     work=work,
                 )
                 scores, where = evaluation.scores, str(target)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from merge_assets.evaluation.results import ResultKey
 from merge_assets.evaluation.suite import Suite
+from merge_assets.evaluation.texts import TEXT_TASK, TEXT_TASK_NAME, text_metadata
 
 _ALLOW_CODE = "HF_ALLOW_CODE_EVAL"
 """What metrics that run programs ask for."""
 
 
 def lm_eval_command(
-    key: ResultKey, suite: Suite, model_dir: Path, *, device: str, batch_size: int, chat: bool, python_seed: int
+    key: ResultKey,
+    suite: Suite,
+    model_dir: Path,
+    *,
+    device: str,
+    batch_size: int,
+    chat: bool,
+    python_seed: int,
+    samples: Mapping[str, Sequence[int]] | None = None,
 ) -> list[str]:
     """The command that gives the numbers of one result.
 
@@ -25,17 +36,23 @@ def lm_eval_command(
         batch_size: sequences per forward pass, as it was chosen.
         chat: whether prompts were turns of a conversation.
         python_seed: of Python's random.
+        samples: per task name, the numbers of the documents that are asked; None takes all, or the first.
     """
+    text = text_metadata(suite, key.task)
+    folder, task = (TEXT_TASK, TEXT_TASK_NAME) if text else (suite.tasks_dir, key.task)
     model = {"pretrained": str(model_dir), "dtype": key.dtype}
     if key.trust_remote_code:
         model["trust_remote_code"] = "True"
     allowed = ["env", f"{_ALLOW_CODE}=1"] if key.settings.unsafe_code else []
     command = [*allowed, "lm_eval", "--model", "hf", *key.settings.command(model, chat=chat)]
-    if suite.tasks_dir:
-        command += ["--include_path", str(suite.tasks_dir)]
-    command += ["--tasks", key.task, "--device", device, "--batch_size", str(batch_size)]
+    command += ["--include_path", str(folder)] if folder else []
+    command += ["--tasks", task, "--device", device, "--batch_size", str(batch_size)]
+    command += ["--metadata", json.dumps(text)] if text else []
     command += ["--num_fewshot", str(key.shots)] if key.shots is not None else []
-    command += ["--limit", str(key.limit)] if key.limit is not None else []
+    if samples is not None:
+        command += ["--samples", json.dumps({task if text else name: found for name, found in samples.items()})]
+    elif key.limit is not None:
+        command += ["--limit", str(key.limit)]
     return [*command, "--seed", f"{python_seed},{key.seed},{key.seed},{key.seed}"]
 
 

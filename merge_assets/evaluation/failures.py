@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from merge_assets.evaluation.suite import Suite, SuiteTask
+from merge_assets.errors import MergeAssetsError, ModelMemoryError
+from merge_assets.evaluation.suite import Suite
+from merge_assets.evaluation.suite_task import SuiteTask
 from merge_assets.records import Record
+
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+"""What differs from time to time in the message of an error."""
 
 
 class TaskFailure(Record):
@@ -42,6 +49,14 @@ class Failed:
             reason=self.reason,
             may_pass=self.may_pass,
         )
+
+
+def failed_of(error: MergeAssetsError, suite: Suite, task: str, model_dir: Path) -> Failed:
+    """An error as a row of scores says it, which names the task and the model by itself."""
+    where = suite.where(task)
+    text = str(error).removeprefix(f"{where}: {task} on {model_dir.resolve()} ").removeprefix(f"{where}: ")
+    text = _ADDRESS.sub("", text.removeprefix("failed: "))
+    return Failed(text, error.may_pass or isinstance(error, ModelMemoryError))
 
 
 def all_failures(failures: Sequence[TaskFailure], rows: int) -> str:

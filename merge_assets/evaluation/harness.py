@@ -11,35 +11,38 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
-import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import lm_eval.api.task
 import lm_eval.evaluator
 import torch
-import transformers
 from lm_eval.tasks import TaskManager
 
 from merge_assets.errors import EvaluationError, MergeAssetsError, SuiteError
 from merge_assets.evaluation.answers import Answers
 from merge_assets.evaluation.command import allow_code, lm_eval_command
 from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of, single_tasks
+from merge_assets.evaluation.divergence import Divergence, diverging
 from merge_assets.evaluation.draws import PYTHON_SEED, Drawn, as_loaded, keep_made_apart, seed_all
 from merge_assets.evaluation.flaws import Flaws
+from merge_assets.evaluation.indexing import ships
+from merge_assets.evaluation.loading import load_task, task_manager
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.packages import fit_packages
+from merge_assets.evaluation.parts import chosen_of
+from merge_assets.evaluation.preflight import unknown
+from merge_assets.evaluation.quiet import be_quiet
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
 from merge_assets.evaluation.suite import Suite
-from merge_assets.evaluation.watched import WatchedLM, leave_out_failed
+from merge_assets.evaluation.token_counts import add_counts
+from merge_assets.evaluation.values import directions_of, metrics_of
+from merge_assets.evaluation.watched import WatchedLM, leave_out_failed, loaded
 from merge_assets.extras import not_installed
 from merge_assets.model_worker import Desk, reason
 from merge_assets.model_worker.code import run_code_of
-from merge_assets.model_worker.generation import fix_generation
 
 _ANSWERING = ("lm_eval", "transformers", "torch")
 """Packages whose versions may change the last digits of an answer."""
@@ -51,6 +54,7 @@ def begin(
     model_dir: str,
     suite: Mapping[str, Any],
     suite_file: str,
+    index: str | None,
     device: str,
     dtype: str,
     batch_size: int | str,
@@ -63,13 +67,14 @@ def begin(
         model_dir: absolute path of the directory that is loaded.
         suite: content of the suite, as JSON.
         suite_file: where it was read.
+        index: the file with the names of lm-eval's own tasks, if that is kept.
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: dtype of the loaded weights; "auto" is the checkpoint's own.
         batch_size: sequences per forward pass, or "auto".
         code: an empty folder for the checkpoint's own code, if that may be run.
         memory: bytes that this process may take, if that is bounded.
     """
-    _be_quiet()
+    be_quiet()
     if code is not None:
         run_code_of(Path(model_dir), code)
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
@@ -78,6 +83,7 @@ def begin(
         desk,
         Path(model_dir),
         read,
+        index,
         device=device,
         dtype=dtype,
         batch_size=batch_size,
@@ -87,18 +93,25 @@ def begin(
 
 
 def fetch(
-    desk: Desk, *, suite: Mapping[str, Any], suite_file: str, task: str, revision: str | None, hub: Mapping[str, Any]
+    desk: Desk,
+    *,
+    suite: Mapping[str, Any],
+    suite_file: str,
+    index: str | None,
+    task: str,
+    revision: str | None,
+    hub: Mapping[str, Any],
 ) -> list[Fetched]:
     """Bring the data of a task into the caches, by making the task, at a commit where the suite names one, and tell what they
     are. The one verb that is asked of a process with a network: it knows no checkpoint."""
-    _be_quiet()
+    be_quiet()
     keep_made_apart()  # it may be drawn, and here without seeds
     DataHub(**hub).use()
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
     allow_code(read)
-    defaults = _ships(read, task)
+    defaults = ships(read, task)
     if defaults not in desk.held:
-        desk.held[defaults] = _manager(read, defaults=defaults, metadata={})
+        desk.held[defaults] = task_manager(read, task, index, defaults=defaults, metadata={})
     manager = desk.held[defaults]
     if task in manager.task_index:  # what there is not, tasks and packages, the worker will say
         with fetching(revision) as fetched:
@@ -122,10 +135,15 @@ def find(desk: Desk, *, keys: Sequence[Mapping[str, Any]]) -> None:
         desk.held["harness"].find(ResultKey.model_validate(key))
 
 
-def load(desk: Desk) -> dict[str, Any]:
-    """Load the model, once; on what answers depend besides the model and what is asked."""
+def load(desk: Desk, *, other: str | None) -> dict[str, Any]:
+    """Load the model, once; on what answers depend besides the model and what is asked.
+
+    Args:
+        other: directory of the model that it is compared with, which is loaded, too.
+    """
     harness = desk.held["harness"]
     harness.load()
+    harness.load_other(other)
     return dict(harness.circumstances())
 
 
@@ -140,17 +158,6 @@ def run(desk: Desk, *, key: Mapping[str, Any], answers: str | None) -> Any:
     return desk.held["harness"].run(ResultKey.model_validate(key), Answers(Path(answers)) if answers else None)
 
 
-def _ships(suite: Suite, task: str) -> bool:
-    """Whether lm-eval's own tasks are needed. Indexing its 15,000 files takes tens of seconds; local suites do without."""
-    local = suite.local_task(task)
-    return not (local and local.own)
-
-
-def _manager(suite: Suite, *, defaults: bool, metadata: dict[str, str]) -> TaskManager:
-    folder = suite.tasks_dir
-    return TaskManager(include_path=str(folder) if folder else None, include_defaults=defaults, metadata=metadata)
-
-
 class Harness:
     """A checkpoint that is loaded once, on which the tasks of a suite are run. See :func:`begin`.
 
@@ -162,6 +169,7 @@ class Harness:
         desk: Desk,
         model_dir: Path,
         suite: Suite,
+        index: str | None,
         *,
         device: str,
         dtype: str,
@@ -170,6 +178,7 @@ class Harness:
         memory: int | None,
     ) -> None:
         self._memory = memory
+        self._index = index
         self._settings = suite.settings
         self._chat = False
         self._trust = trust
@@ -181,25 +190,25 @@ class Harness:
         self._dtype = dtype
         self._batch_size = batch_size
         self._lm: WatchedLM | None = None
-        self._managers: dict[bool, TaskManager] = {}
+        self._other: tuple[str, WatchedLM] | None = None
+        self._managers: dict[bool | str, TaskManager] = {}
         self._tasks: tuple[TaskManager, list[Any]] | None = None
         self._drawn: Drawn | None = None
         lm_eval.api.task.tqdm = self._meter.prompts
 
     def find(self, key: ResultKey) -> TaskManager:
         """What knows a task."""
-        where = self._suite.where(key.task)
-        defaults = _ships(self._suite, key.task)
-        if defaults not in self._managers:
+        is_text = self._suite.text_of(key.task) is not None
+        defaults = ships(self._suite, key.task)
+        name = key.task if is_text else defaults
+        if name not in self._managers:
             metadata = {"pretrained": str(self._model_dir), "dtype": self._dtype}
-            self._managers[defaults] = _manager(self._suite, defaults=defaults, metadata=metadata)
-        manager = self._managers[defaults]
-        if key.task not in manager.task_index:
-            broken = "".join(
-                f"; {path} is not readable: {why}" for path, why in self._suite.broken_task_files().items()
+            self._managers[name] = task_manager(
+                self._suite, key.task, self._index, defaults=defaults, metadata=metadata
             )
-            folder = f" and not in {self._suite.tasks_dir}" if self._suite.tasks_dir else ""
-            raise SuiteError(f"{where}.task: no task {key.task!r} in lm-eval {key.lm_eval}{folder}{broken}")
+        manager = self._managers[name]
+        if not is_text and key.task not in manager.task_index:
+            raise SuiteError(unknown(self._suite, key.task, key.lm_eval, manager.task_index))
         return manager
 
     def prepare(self, key: ResultKey, fetched: Sequence[Sequence[Any]]) -> None:
@@ -212,31 +221,25 @@ class Harness:
         """Load the model, unless it is loaded."""
         if self._lm is not None:
             return
-        try:
-            config = transformers.AutoConfig.from_pretrained(
-                self._model_dir, local_files_only=True, trust_remote_code=self._trust
-            )
-            # The library's own choice: what the config says may be code of the Hub.
-            config._attn_implementation = None
-            lm = WatchedLM(
-                pretrained=str(self._model_dir),
-                device=self._device,
-                dtype=self._dtype,
-                batch_size=1 if self._batch_size == "auto" else self._batch_size,
-                trust_remote_code=self._trust,
-                config=config,
-                **self._settings.arguments(),
-            )
-            fix_generation(lm.model)
-        except Exception as error:
-            raise EvaluationError(f"{self._model_dir}: the checkpoint does not load: {reason(error)}") from error
-        lm.attach(self._meter)
-        lm.watch_layers()
+        lm = self._loaded(self._model_dir, self._trust)
         try:
             self._chat = lm.is_asked_in_turns(self._settings.chat_template)
         except ValueError as error:
             raise EvaluationError(f"{self._suite.file}: chat_template: {self._model_dir}: {error}") from None
         self._lm = lm
+
+    def load_other(self, directory: str | None) -> None:
+        """Load the model that the first is compared with, unless it is loaded; without one, forget the last."""
+        if directory is None:
+            self._other = None
+        elif self._other is None or self._other[0] != directory:
+            self._other = None  # there is room for one
+            self._other = (directory, self._loaded(Path(directory), trust=False))
+
+    def _loaded(self, directory: Path, trust: bool) -> WatchedLM:
+        size = 1 if self._batch_size == "auto" else self._batch_size
+        arguments = {"device": self._device, "dtype": self._dtype, "batch_size": size, **self._settings.arguments()}
+        return loaded(WatchedLM, directory, arguments, trust, self._meter)
 
     def circumstances(self) -> dict[str, Any]:
         """On what the answers of the loaded model depend besides its bytes and what is asked."""
@@ -258,9 +261,14 @@ class Harness:
         self._lm.begin(answers.read() if answers else {}, lambda *item: self._desk.give(["answers", *item]))
         if self._batch_size == "auto":
             self._lm.choose_batch_size(self._memory)
-        left_out = leave_out_failed(single_tasks(tasks))
         started = time.monotonic()
         with self._failing(key):
+            samples = chosen_of(key, single_tasks(tasks))
+            if self._other is not None:
+                models = Divergence(self._lm, self._other[1], self._meter)
+                output, found = diverging(models, tasks[0], key, samples)
+                return self._told(key, tasks, output, started, [], disagreements=found)
+            left_out = leave_out_failed(single_tasks(tasks))
             self._drawn.restore()
             try:
                 output = lm_eval.evaluator.simple_evaluate(
@@ -269,7 +277,8 @@ class Harness:
                     num_fewshot=key.shots,
                     batch_size=self._batch_size,
                     device=self._device,
-                    limit=key.limit,
+                    limit=key.limit if samples is None else None,
+                    samples=samples,
                     gen_kwargs=self._settings.generation.given() or None,
                     apply_chat_template=self._chat,
                     fewshot_as_multiturn=self._chat and self._settings.fewshot_as_multiturn,
@@ -291,13 +300,36 @@ class Harness:
                         )
             if output is None:
                 raise EvaluationError(f"{self._where(key)}failed: this process is not the first of its group")
-            logged: dict[str, list[dict[str, Any]]] = dict(output["samples"])
-            for task, samples in logged.items():
-                for sample in samples:
-                    self._desk.give(["sample", task, plain(sample)])
-            result = self._result(key, output, time.monotonic() - started)
-            observed = {"data": data_of(logged), "revisions": revisions_of(tasks), "flaws": self._flaws(logged)}
-            return json.loads(result.model_copy(update=observed).model_dump_json())
+            add_counts(output, single_tasks(tasks), self._lm)
+            command = lm_eval_command(
+                key,
+                self._suite,
+                self._model_dir,
+                device=str(self._device),
+                batch_size=self._lm.batch_size,
+                chat=self._chat,
+                python_seed=PYTHON_SEED,
+                samples=samples,
+            )
+            return self._told(key, tasks, output, started, command)
+
+    def _told(
+        self,
+        key: ResultKey,
+        tasks: list[Any],
+        output: Mapping[str, Any],
+        started: float,
+        command: list[str],
+        **beside: Any,
+    ) -> Any:
+        """Gives the samples; the result, as JSON."""
+        logged: dict[str, list[dict[str, Any]]] = dict(output["samples"])
+        for task, samples in logged.items():
+            for sample in samples:
+                self._desk.give(["sample", task, plain(sample)])
+        result = self._result(key, output, command, time.monotonic() - started)
+        observed = {"data": data_of(logged), "revisions": revisions_of(tasks), "flaws": self._flaws(logged)}
+        return json.loads(result.model_copy(update=observed | beside).model_dump_json())
 
     def _flaws(self, logged: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Flaws]:
         assert self._lm is not None
@@ -315,7 +347,9 @@ class Harness:
         """Says which task failed."""
         try:
             yield
-        except MergeAssetsError:
+        except MergeAssetsError as error:
+            if str(self._suite.file) not in str(error):
+                error.prefix(f"{self._where(key)}failed: ")
             raise
         except Exception as error:
             raise EvaluationError(f"{self._where(key)}failed: {not_installed(error) or reason(error)}") from error
@@ -330,7 +364,7 @@ class Harness:
             )
         manager = self.find(key)
         seed_all(key.seed)
-        loaded = manager.load([key.task])
+        loaded = load_task(manager, self._suite, key.task)
         self._drawn = Drawn.now()
         fit_packages()
         for name, task in loaded["tasks"].items():
@@ -341,20 +375,12 @@ class Harness:
             return once, [loaded["groups"][key.task]]
         return once, list(loaded["tasks"].values())
 
-    def _result(self, key: ResultKey, output: Mapping[str, Any], seconds: float) -> TaskResult:
-        metrics = {
-            name: {metric: _number(value) for metric, value in values.items() if "," in metric}
-            for name, values in output["results"].items()
-        }
-        directions = {
-            name: {metric: better for metric, better in values.items() if isinstance(better, bool)}
-            for name, values in output["higher_is_better"].items()
-        }
+    def _result(self, key: ResultKey, output: Mapping[str, Any], command: list[str], seconds: float) -> TaskResult:
         packages = ("lm_eval", "transformers", "torch", "datasets")
         return TaskResult(
             key=key,
-            metrics=metrics,
-            higher_is_better=directions,
+            metrics=metrics_of(output),
+            higher_is_better=directions_of(output),
             shots={name: int(shots) for name, shots in output["n-shot"].items() if isinstance(shots, int)},
             samples={name: SampleCount(**counts) for name, counts in output["n-samples"].items()},
             task_versions={name: str(v) for name, v in output["versions"].items() if v is not None},
@@ -364,35 +390,7 @@ class Harness:
             model_dtype=str(output["config"].get("model_dtype", "")).removeprefix("torch."),
             batch_size=self._lm.batch_size if self._lm else 1,
             chat=self._chat,
-            command=lm_eval_command(
-                key,
-                self._suite,
-                self._model_dir,
-                device=str(self._device),
-                batch_size=self._lm.batch_size if self._lm else 1,
-                chat=self._chat,
-                python_seed=PYTHON_SEED,
-            ),
+            command=command,
             seconds=round(seconds, 3),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, str) or value is None:
-        return None
-    number = float(value)  # type: ignore[arg-type]
-    return number if math.isfinite(number) else None
-
-
-def _be_quiet() -> None:
-    """Silences lm-eval, datasets and transformers below errors, and replaces what only costs time.
-
-    ``add_env_info`` runs pip and nvidia-smi (2 s per call); what matters of it is recorded in the result.
-    """
-    for name in ("lm_eval", "datasets", "transformers", "accelerate"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    lm_eval.evaluator.add_env_info = lambda storage: None
-    lm_eval.evaluator.get_git_commit_hash = lambda: None
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

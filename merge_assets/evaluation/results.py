@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -22,8 +23,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from merge_assets.evaluation.answers import AnswersFolder
+from merge_assets.evaluation.disagreement import Disagreement
 from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.model_settings import ModelSettings
+from merge_assets.evaluation.suite_task import Documents
 from merge_assets.records import FORMAT, Record, RecordFile
 from merge_assets.sealed import seal, unseal
 
@@ -84,6 +87,9 @@ class ResultKey(BaseModel):
         trust_remote_code: whether code that comes with the checkpoint was run where it asks for that; its fingerprint covers
             the code.
         settings: how the model was loaded and asked.
+        documents: of the task: all, those that a search may see, or those that it never does.
+        confirm: how many a search never sees, or the fraction of them; None where all are asked.
+        to: fingerprint of the checkpoint that the model was compared with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -101,6 +107,9 @@ class ResultKey(BaseModel):
     revision: str | None
     trust_remote_code: bool
     settings: ModelSettings = ModelSettings()
+    documents: Documents = "all"
+    confirm: int | float | None = None
+    to: str | None = None
 
     @property
     def digest(self) -> str:
@@ -129,8 +138,9 @@ class TaskResult(RecordFile):
         batch_size: sequences per forward pass.
         chat: whether prompts were turns of a conversation.
         flaws: per task name, with how many documents something was wrong; tasks without any are left out.
-        command: the lm-eval command line that gives the same numbers.
+        command: the lm-eval command line that gives the same numbers; empty where there is none.
         seconds: wall time of the task without loading the model.
+        disagreements: where in a text the model is least of the mind of the one that it was compared with, the worst first.
     """
 
     key: ResultKey
@@ -151,6 +161,7 @@ class TaskResult(RecordFile):
     batch_size: int = 1
     chat: bool = False
     flaws: dict[str, Flaws] = Field(default_factory=dict)
+    disagreements: tuple[Disagreement, ...] = ()
 
     @property
     def circumstances(self) -> Circumstances:
@@ -171,6 +182,12 @@ class StoredResult:
 
     result: TaskResult
     directory: Path
+
+    @property
+    def folder_name(self) -> str:
+        """Name of a folder for it among those of a suite."""
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", self.result.key.task).strip("._") or "task"
+        return f"{name}-{self.result.key.digest[:8]}"
 
     def sample_files(self) -> dict[str, Path]:
         """JSON-lines file of the logged samples of each task name."""

@@ -5,8 +5,6 @@ This module is light: lm-eval, transformers and torch are imported by the model 
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,10 +22,12 @@ from merge_assets.errors import (
 )
 from merge_assets.evaluation.answers import Answers, AnswersFolder
 from merge_assets.evaluation.data import DataHub
-from merge_assets.evaluation.failures import Failed
-from merge_assets.evaluation.results import EVALUATION_VERSION, ResultKey, StoredResult, TaskResult, TaskResults
+from merge_assets.evaluation.failures import Failed, failed_of
+from merge_assets.evaluation.result_keys import result_keys
+from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResult, TaskResults
 from merge_assets.evaluation.scores import Scores, collect_scores
 from merge_assets.evaluation.suite import Suite
+from merge_assets.evaluation.suite_task import Documents
 from merge_assets.extras import require
 from merge_assets.filestate import check_unchanged
 from merge_assets.model_worker import Limit, Limits, ModelWorker, code_folder
@@ -36,13 +36,25 @@ from merge_assets.work import UNATTENDED, Work
 HARNESS = "merge_assets.evaluation.harness"
 """The verbs that are asked here."""
 
-_ADDRESS = re.compile(" at 0x[0-9a-f]+")
-"""What differs from time to time in the message of an error."""
-
 _DEFAULT = Limits()
 _HUB = DataHub()
 _STEPS = 1000
 """Progress is reported in thousandths of a task."""
+
+
+@dataclass(frozen=True)
+class Other:
+    """A checkpoint that models are compared with.
+
+    Attributes:
+        fingerprint: of its bytes.
+        directory: where it lies.
+        guard: see :func:`evaluate_suite`.
+    """
+
+    fingerprint: str
+    directory: Path
+    guard: Callable[[], Callable[[], None]]
 
 
 @dataclass(frozen=True)
@@ -67,54 +79,6 @@ class Evaluation:
         self.scores.write(directory, list(unique.values()))
 
 
-def result_keys(
-    suite: Suite,
-    fingerprint: str,
-    *,
-    dtype: str | None = None,
-    batch_size: int | str | None = None,
-    limit: int | float | None = None,
-    lm_eval: str | None = None,
-    trust_remote_code: bool = False,
-) -> tuple[ResultKey, ...]:
-    """The key of each task's result, in the suite's order; imports neither torch nor lm-eval.
-
-    Args:
-        suite: the suite.
-        fingerprint: the checkpoint's fingerprint.
-        dtype: dtype in which the weights are loaded; overrides the suite's.
-        batch_size: overrides the suite's.
-        limit: caps the documents of every task, whatever the suite says; for a quick look.
-        lm_eval: version of lm-eval; default: the one that is installed.
-        trust_remote_code: whether code that comes with the checkpoint is run where it asks for that.
-    """
-    settings = suite.settings
-    version = lm_eval or importlib.metadata.version("lm_eval")
-    return tuple(
-        ResultKey(
-            evaluation=EVALUATION_VERSION,
-            model=fingerprint,
-            task=entry.task,
-            task_digest=suite.task_digest(entry.task),
-            shots=entry.shots,
-            limit=entry.limit if limit is None else limit,
-            seed=suite.seed,
-            dtype=dtype or suite.dtype,
-            batch_size=batch_size or suite.batch_size or 1,
-            lm_eval=version,
-            revision=entry.revision,
-            trust_remote_code=trust_remote_code,
-            settings=settings,
-        )
-        for entry in suite.tasks
-    )
-
-
-def pending_tasks(keys: Sequence[ResultKey], results: TaskResults) -> list[str]:
-    """Names of the tasks without a committed result."""
-    return [key.task for key in dict.fromkeys(keys) if results.find(key) is None]
-
-
 def evaluate_suite(
     model_dir: Path,
     suite: Suite,
@@ -131,7 +95,10 @@ def evaluate_suite(
     trust_remote_code: bool = False,
     hub: DataHub = _HUB,
     limits: Limits = _DEFAULT,
+    index: Path | None = None,
     failed: Callable[[Scores], None] | None = None,
+    documents: Documents = "all",
+    others: Mapping[str, Other] | None = None,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluates a checkpoint on every task of a suite that has no committed result yet.
@@ -155,7 +122,10 @@ def evaluate_suite(
             it, which has no network.
         hub: from which data of tasks are fetched.
         limits: of the process that loads the checkpoint.
+        index: the file with the names of lm-eval's own tasks, where that is kept.
         failed: gets the scores where every task failed, before the error.
+        documents: of each task: all, those that a search may see, or those that it never does, as ``confirm`` has it.
+        others: the models that the suite compares with, by how it names them; all of them.
         work: told thousandths of a task done, the total, and the task at work with its requests; asked several times a second.
 
     Raises:
@@ -171,8 +141,20 @@ def evaluate_suite(
         fingerprint = digest.fingerprint
         states = {str(model_dir / name): state for name, state in digest.states.items()}
         guard = partial(partial, check_unchanged, states)
+    if documents != "all" and suite.confirm is None:
+        raise SuiteError(
+            f"{suite.file}: confirm: is not set, so there are no documents for {documents!r}; set a number"
+        )
+    others = others or {}
     keys = result_keys(
-        suite, fingerprint, dtype=dtype, batch_size=batch_size, limit=limit, trust_remote_code=trust_remote_code
+        suite,
+        fingerprint,
+        dtype=dtype,
+        batch_size=batch_size,
+        limit=limit,
+        trust_remote_code=trust_remote_code,
+        documents=documents,
+        others={name: other.fingerprint for name, other in others.items()},
     )
     unique = list(dict.fromkeys(keys))
     committed = {key: stored for key in unique if (stored := results.find(key)) is not None}
@@ -189,8 +171,12 @@ def evaluate_suite(
     errors: dict[ResultKey, MergeAssetsError] = {}
     if missing:
         require("lm_eval", "torch", "transformers")
-        unchanged = guard() if guard is not None else None
-        evaluator = _Evaluator(model_dir, suite, device=device, hub=hub, limits=limits, answers=results.answers)
+        guards = [guard, *(other.guard for other in others.values())]
+        unchanged = [one() for one in guards if one is not None]
+        evaluator = _Evaluator(
+            model_dir, suite, device=device, hub=hub, limits=limits, answers=results.answers, index=index
+        )
+        evaluator.others = {other.fingerprint: str(other.directory.resolve()) for other in others.values()}
         evaluator.fetch(missing, work)
         with ModelWorker(HARNESS, limits) as worker, code_folder(trust_remote_code) as code:
             evaluator.begin(worker, missing, code, work)
@@ -214,13 +200,13 @@ def evaluate_suite(
                         raise
                     errors[key] = error
                     continue
-                if unchanged is not None:
-                    unchanged()
+                for check in unchanged:
+                    check()
                 suite.require_unchanged(key.task)
                 found[key] = results.commit(result, samples, replace=refresh)
     work.report(total, total, f"{suite.name}: {len(unique)} tasks")
 
-    problems = {key: _reason(error, suite, key, model_dir) for key, error in errors.items()}
+    problems = {key: failed_of(error, suite, key.task, model_dir) for key, error in errors.items()}
     scores = scores_of(found, problems)
     if not found:
         if failed is not None:
@@ -231,27 +217,32 @@ def evaluate_suite(
     return Evaluation(scores, ordered, evaluated, before)
 
 
-def _reason(error: MergeAssetsError, suite: Suite, key: ResultKey, model_dir: Path) -> Failed:
-    """An error as a row of scores says it, which names the task and the model by itself."""
-    where = suite.where(key.task)
-    text = str(error).removeprefix(f"{where}: {key.task} on {model_dir.resolve()} ").removeprefix(f"{where}: ")
-    text = _ADDRESS.sub("", text.removeprefix("failed: "))
-    return Failed(text, error.may_pass or isinstance(error, ModelMemoryError))
-
-
 class _Evaluator:
     """What is asked of the model worker to evaluate a checkpoint. Its errors are those of :func:`evaluate_suite`."""
 
     def __init__(
-        self, model_dir: Path, suite: Suite, *, device: str, hub: DataHub, limits: Limits, answers: AnswersFolder
+        self,
+        model_dir: Path,
+        suite: Suite,
+        *,
+        device: str,
+        hub: DataHub,
+        limits: Limits,
+        answers: AnswersFolder,
+        index: Path | None,
     ) -> None:
         self._model_dir = str(model_dir.resolve())
         self._suite = suite
-        self._described = {"suite": suite.model_dump(mode="json"), "suite_file": str(suite.file)}
+        self._described = {
+            "suite": suite.model_dump(mode="json"),
+            "suite_file": str(suite.file),
+            "index": None if index is None else str(index),
+        }
         self._device = device
         self._limits = limits
         self._hub = hub
         self._answers = answers
+        self.others: Mapping[str, str] = {}
         self._begun = False
         self._unloadable: MergeAssetsError | None = None
         self._fetched: dict[str, Any] = {}
@@ -318,9 +309,11 @@ class _Evaluator:
                 raise EvaluationError(f"{where}: the data of {key.task} cannot be fetched: {why}") from None
             raise
         try:
-            circumstances = self._ask(worker, "load", {}, key, work, "load")
+            other = None if key.to is None else self.others[key.to]
+            circumstances = self._ask(worker, "load", {"other": other}, key, work, "load")
         except (EvaluationError, ModelMemoryError) as error:
-            self._unloadable = error
+            if key.to is None:  # else it may be the other model, or that there is no room for two
+                self._unloadable = error
             raise
         samples: dict[str, list[dict[str, Any]]] = {}
         try:
@@ -382,4 +375,4 @@ class _Evaluator:
 def _answering(key: ResultKey) -> dict[str, Any]:
     """What of a key an answer depends on, besides what is asked."""
     included = {"evaluation": True, "model": True, "dtype": True, "trust_remote_code": True}
-    return key.model_dump(mode="json", include=included) | {"arguments": key.settings.arguments()}
+    return key.model_dump(mode="json", include=included) | {"arguments": key.settings.arguments(), "to": key.to}

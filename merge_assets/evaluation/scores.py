@@ -12,11 +12,13 @@ from typing import NamedTuple
 from pydantic import Field
 
 from merge_assets.errors import EvaluationError, SuiteError
+from merge_assets.evaluation.disagreement import Disagreement
 from merge_assets.evaluation.failures import Failed, TaskFailure, all_failures
 from merge_assets.evaluation.flaws import Flaws, summed, told
 from merge_assets.evaluation.headline import Headline, HeadlinePart, Term, measured
 from merge_assets.evaluation.results import Circumstances, StoredResult, TaskResult
-from merge_assets.evaluation.suite import Suite, SuiteTask
+from merge_assets.evaluation.suite import Suite
+from merge_assets.evaluation.suite_task import SuiteTask
 from merge_assets.markup import render
 from merge_assets.records import Record, RecordFile
 
@@ -42,6 +44,7 @@ class TaskScore(Record):
         seconds: wall time of the task.
         made: by what, on what and with which documents it was measured.
         flaws: with how many documents something was wrong, summed over the members of a group.
+        disagreements: where in a text the model is least of the mind of the one that it was compared with.
     """
 
     task: str
@@ -59,6 +62,7 @@ class TaskScore(Record):
     seconds: float = Field(ge=0)
     made: Circumstances = Field(default_factory=Circumstances)
     flaws: Flaws = Field(default_factory=Flaws)
+    disagreements: tuple[Disagreement, ...] = ()
 
     @property
     def is_fraction(self) -> bool:
@@ -165,7 +169,8 @@ class Scores(RecordFile):
 
     def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
         """A table of the rows, with one column of differences per parent that has scores on the same suite."""
-        texts = {"parts": self.parts, "notes": self.notes}
+        apart = [one.cells(row.task) for row in self.tasks for one in row.disagreements]
+        texts = {"parts": self.parts, "notes": self.notes, "apart": apart}
         return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict(), **texts)
 
     def shown(self, parents: Sequence[Scores] = ()) -> ShownScores:
@@ -220,7 +225,7 @@ class Scores(RecordFile):
         (directory / "scores.json").write_text(self.to_json(), encoding="utf-8")
         (directory / "scores.md").write_text(self.to_markdown(), encoding="utf-8")
         for stored in results:
-            target = directory / "tasks" / f"{_slug(stored.result.key.task)}-{stored.result.key.digest[:8]}"
+            target = directory / "tasks" / stored.folder_name
             target.mkdir(parents=True, exist_ok=True)
             for file in stored.directory.iterdir():
                 (target / file.name).write_bytes(file.read_bytes())
@@ -335,7 +340,6 @@ def format_delta(difference: float | None, is_fraction: bool, value: float = 1.0
 
 def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult | Failed) -> TaskScore | TaskFailure:
     where = f"{suite.file}: tasks[{index}]"
-
     if isinstance(result, Failed):
         return result.of(suite, entry)
     metrics = _metrics_of(entry.task, result)
@@ -374,6 +378,7 @@ def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult | Failed
         seconds=result.seconds,
         made=result.circumstances,
         flaws=summed(result.flaws.values()),
+        disagreements=result.disagreements,
     )
 
 
@@ -392,7 +397,3 @@ def _difference(row: TaskScore, parent: Scores) -> float | None:
         if (other.task, other.metric) == (row.task, row.metric):
             return row.value - other.value
     return None
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._") or "task"

@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +28,14 @@ from pydantic import (
 )
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
+from merge_assets.evaluation.declared import Declared
 from merge_assets.evaluation.headline import DeclaredHeadline, DeclaredPart, require_listed
 from merge_assets.evaluation.model_settings import Generation, ModelArguments, ModelSettings
 from merge_assets.evaluation.suite_files import SuiteText, read_suite, read_texts
 from merge_assets.evaluation.suite_problems import explain
+from merge_assets.evaluation.suite_task import SuiteTask, whole_or_fraction
 from merge_assets.evaluation.tasks import LocalTask, TaskFolder
+from merge_assets.evaluation.texts import local_text
 from merge_assets.reference import ModelReference
 from merge_assets.regular import is_folder
 from merge_assets.shown import without_credentials
@@ -42,45 +44,6 @@ from merge_assets.yamlfile import parse_documents
 _MAX_TASKS = 1000
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["auto"]
-
-
-class SuiteTask(BaseModel):
-    """One metric of one task of a suite.
-
-    A headline metric is a fraction in 0..1 where higher is better, such as accuracy.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    task: str = Field(min_length=1, description="name of an lm-eval task, group or tag")
-    metric: str = Field(
-        min_length=1, description='lm-eval metric; with its filter where there are several: "exact_match,strict-match"'
-    )
-    shots: int | None = Field(None, ge=0, description="few-shot examples; null leaves it to the task")
-    limit: int | float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="documents per task, or a fraction below 1; null means all"
-    )
-    revision: str | None = Field(
-        None, description="commit of the task's data set on the Hub; null takes the newest, whose digest is recorded"
-    )
-    higher_is_better: bool | None = Field(None, description="null asks lm-eval")
-    headline: bool | None = Field(
-        None, description="whether the metric enters the average; null means yes; a formula says so itself"
-    )
-
-    @field_validator("limit")
-    @classmethod
-    def _whole_or_fraction(cls, limit: int | float | None) -> int | float | None:
-        if isinstance(limit, float) and limit >= 1:
-            raise ValueError("a limit of 1 or more is a whole number of documents; write it without a fraction")
-        return limit
-
-    @field_validator("revision")
-    @classmethod
-    def _whole_commit(cls, revision: str | None) -> str | None:
-        if revision is not None and not re.fullmatch("[0-9a-f]{40}", revision):
-            raise ValueError("a data set is pinned by its commit, all 40 hex digits; branches and tags move")
-        return revision
 
 
 class Suite(ModelSettings):
@@ -107,6 +70,12 @@ class Suite(ModelSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype in which weights are loaded; auto is the checkpoint's own, slow on CPUs for bfloat16"
     )
+    confirm: int | float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="documents of each task that a search never sees, or their fraction",
+    )
     trust_remote_code: tuple[ModelReference, ...] = Field(
         (), strict=False, description="models whose code is run when they are evaluated, without a network"
     )
@@ -127,6 +96,11 @@ class Suite(ModelSettings):
     def _texts(self, models: tuple[ModelReference, ...]) -> list[str]:
         return [str(model) for model in models]
 
+    @field_validator("confirm")
+    @classmethod
+    def _whole_or_fraction(cls, confirm: int | float | None) -> int | float | None:
+        return whole_or_fraction(confirm)
+
     @model_validator(mode="after")
     def _each_once(self) -> Suite:
         seen = set()
@@ -134,6 +108,11 @@ class Suite(ModelSettings):
             if (entry.task, entry.metric) in seen:
                 raise ValueError(f"task {entry.task} with metric {entry.metric} is listed twice")
             seen.add((entry.task, entry.metric))
+        pieces: dict[str, set[object]] = {}
+        for entry in self.tasks:
+            pieces.setdefault(entry.task, set()).add((entry.text, entry.piece))
+        if twice := [name for name, ways in pieces.items() if len(ways) > 1]:
+            raise ValueError(f"{twice[0]} is listed with different pieces, or as a task and as a text; make them alike")
         return self
 
     @model_validator(mode="after")
@@ -156,7 +135,7 @@ class Suite(ModelSettings):
     def in_headline(self, entry: SuiteTask) -> bool:
         """Whether a metric of a task enters the headline."""
         if isinstance(self.headline, str):
-            return entry.headline is not False
+            return entry.headline is not False and not entry.is_proxy
         return any(
             part.task == entry.task and entry.metric in (part.metrics or [entry.metric]) for part in self.headline
         )
@@ -180,13 +159,31 @@ class Suite(ModelSettings):
         """Absolute path of the folder with the suite's own lm-eval tasks, or None."""
         return None if self.include_path is None else Path(os.path.realpath(self.file.parent / self.include_path))
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The models that the suite compares with, as it names them."""
+        return tuple(dict.fromkeys(entry.to for entry in self.tasks if entry.to is not None))
+
+    def text_of(self, name: str) -> SuiteTask | None:
+        """The entry of a text, or None for a task of lm-eval."""
+        return next((entry for entry in self.tasks if entry.task == name and entry.text is not None), None)
+
     def local_task(self, name: str) -> LocalTask | None:
-        """The task as the suite's folder defines it, or None for a task that ships with lm-eval."""
+        """The task as the suite's folder defines it, or a text; None for a task that ships with lm-eval."""
+        if (entry := self.text_of(name)) is not None and entry.text is not None:
+            return local_text(name, self.file.parent / entry.text, entry.piece, f"{self.where(name)}.text")
         if self.tasks_dir is None:
             return None
         if self._folder is None:
             self._folder = TaskFolder(self.tasks_dir)
         return self._folder.find(name)
+
+    def declared(self) -> dict[str, Declared]:
+        """What the suite's own task files declare, by the names of tasks, groups and tags."""
+        if self.tasks_dir is None:
+            return {}
+        self.local_task("")
+        return self._folder.declared() if self._folder else {}
 
     def broken_task_files(self) -> dict[Path, str]:
         """Task files of the suite's folder that cannot be read, with the reason."""
@@ -216,9 +213,11 @@ class Suite(ModelSettings):
         Raises:
             EvaluationError: if they are not any more.
         """
-        now = (
-            TaskFolder(self.tasks_dir).find(name) if self.tasks_dir is not None and is_folder(self.tasks_dir) else None
-        )
+        if self.text_of(name) is not None:
+            now = self.local_task(name)
+        else:
+            folder = self.tasks_dir is not None and is_folder(self.tasks_dir)
+            now = TaskFolder(self.tasks_dir).find(name) if folder and self.tasks_dir is not None else None
         shipped = self.task_digest(name) == _shipped(name)
         if shipped if now is None else now.digest == self.task_digest(name):
             return
@@ -236,10 +235,11 @@ class Suite(ModelSettings):
     def digest(self) -> str:
         """sha256 of all that determines scores, computed once: content without name and description, task files.
 
-        Whose code is run is in the key of each result: it concerns one model and no other.
+        Whose code is run is in the key of each result: it concerns one model and no other. So is what part of the documents was
+        asked.
         """
         if self._digest is None:
-            beside = {"file", "name", "description", "include_path", "trust_remote_code"}
+            beside = {"file", "name", "description", "include_path", "trust_remote_code", "confirm"}
             content = self.model_dump(mode="json", exclude=beside)
             for entry, described in zip(self.tasks, content["tasks"], strict=True):
                 described["headline"] = self.in_headline(entry)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
+from merge_assets.evaluation.declared import Declared, declared_of
 from merge_assets.regular import is_file, open_regular
 from merge_assets.yamlfile import parse_documents, read_text
 
@@ -96,6 +97,12 @@ class TaskFolder:
         local = self._collect(name, files, seen)
         own = local or seen <= {*self._configs, *self._tags}
         return LocalTask(name, tuple(sorted(files)), local, own, self._digest(name, files))
+
+    def declared(self) -> dict[str, Declared]:
+        """What the files of the folder declare, by name."""
+        found = {name: _declared(config, chain) for name, (config, chain) in self._configs.items()}
+        tags = {tag: Declared("tag", members=tuple(sorted(names))) for tag, names in self._tags.items()}
+        return tags | found
 
     def _index(self, path: Path) -> None:
         chain: list[Path] = []
@@ -208,6 +215,13 @@ class TaskFolder:
             inherited.pop("task_list", None)
             merged.update(inherited)
         return {**merged, **config}
+
+
+def _declared(config: Mapping[str, Any], chain: tuple[Path, ...]) -> Declared:
+    functions = {str(leaf) for leaf in _leaves(config) if isinstance(leaf, _Function)}
+    modules = {f"{function.rpartition('.')[0].replace('.', '/')}.py" for function in functions}
+    files = {str(path.parent / module) for path in chain for module in modules}
+    return declared_of(config, str(chain[0]), tuple(sorted(files)), functions)
 
 
 def _digest_of(path: Path, limit: int) -> tuple[str, int]:

@@ -9,17 +9,22 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lm_eval.models.huggingface
 import torch
+import transformers
 from lm_eval.models.utils import Collator
 
+from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.answers import Answer, digest_of_batch
 from merge_assets.evaluation.batching import batch_size, bytes_per_token
 from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.model_settings import ends_turns_as_texts
+from merge_assets.model_worker import reason
+from merge_assets.model_worker.generation import fix_generation
 
 _Document = tuple[str, int]
 """The name of a task and the number of one of its documents."""
@@ -289,3 +294,31 @@ def leave_out_failed(tasks: Sequence[Any]) -> dict[str, list[bool]]:
 
         task.process_results = measured
     return seen
+
+
+def loaded(
+    kind: type[WatchedLM], directory: Path, arguments: Mapping[str, Any], trust: bool, meter: Meter
+) -> WatchedLM:
+    """A checkpoint as lm-eval's model.
+
+    Args:
+        kind: of model.
+        directory: of the checkpoint.
+        arguments: of lm-eval's model class, but for those below.
+        trust: whether the checkpoint's own code may run.
+        meter: told of what is asked.
+
+    Raises:
+        EvaluationError: it does not load.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=trust)
+        # The library's own choice: what the config says may be code of the Hub.
+        config._attn_implementation = None
+        lm = kind(pretrained=str(directory), trust_remote_code=trust, config=config, **arguments)
+        fix_generation(lm.model)
+    except Exception as error:
+        raise EvaluationError(f"{directory}: the checkpoint does not load: {reason(error)}") from error
+    lm.attach(meter)
+    lm.watch_layers()
+    return lm

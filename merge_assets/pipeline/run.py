@@ -30,6 +30,7 @@ from merge_assets.pipeline.outcome import (
     Ending,
     Outcome,
 )
+from merge_assets.pipeline.preflight import stopped
 from merge_assets.pipeline.process import PROCESS_TAG, this_process
 from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, MEASUREMENTS, REASON_TAG, reason_of_run
 from merge_assets.pipeline.results import observation_metadata
@@ -135,6 +136,10 @@ def materialise(
             wanted.append(spec)
         else:
             tell(Outcome(spec.key.to_user_string(), UP_TO_DATE))
+    hindered = stopped(workspace, graph, wanted)
+    for key in hindered:
+        tell(hindered[key])
+    wanted = [spec for spec in wanted if spec.key not in hindered]
     if dry_run:
         for spec in wanted:
             tell(Outcome(spec.key.to_user_string(), WOULD, message=reasons[spec.key]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +31,14 @@ _CARRIES = "passthrough"
 """The method of parts of a model that a recipe does not name, whatever its own is."""
 
 
-def scores_key(suite: Suite, fingerprint: str, *, lm_eval: str | None = None, trust_remote_code: bool = False) -> str:
+def scores_key(
+    suite: Suite,
+    fingerprint: str,
+    *,
+    lm_eval: str | None = None,
+    trust_remote_code: bool = False,
+    others: Mapping[str, str] | None = None,
+) -> str:
     """Key of a model's scores on a suite: of what the suite says, and of the result of every task.
 
     Args:
@@ -39,10 +46,11 @@ def scores_key(suite: Suite, fingerprint: str, *, lm_eval: str | None = None, tr
         fingerprint: of the model.
         lm_eval: version of lm-eval; default: the one that is installed.
         trust_remote_code: whether the model's own code may be run.
+        others: fingerprints of the models that the suite compares with, by how it names them.
     """
-    from merge_assets.evaluation.runner import result_keys
+    from merge_assets.evaluation.result_keys import result_keys
 
-    keys = result_keys(suite, fingerprint, lm_eval=lm_eval, trust_remote_code=trust_remote_code)
+    keys = result_keys(suite, fingerprint, lm_eval=lm_eval, trust_remote_code=trust_remote_code, others=others)
     return digest_of({"suite": suite.digest, "results": [key.digest for key in keys]})
 
 
@@ -212,5 +220,7 @@ class KnownScores:
         # Where nothing can be evaluated, what was evaluated elsewhere is not out of date for that.
         lm_eval = lm_eval_version() or scores.versions.get("lm_eval", "none")
         trust = trusts(self._workspace, suite, model.reference, scores.fingerprint)
-        now = scores_key(suite, scores.fingerprint, lm_eval=lm_eval, trust_remote_code=trust)
+        # Scores are of the bytes that were compared with, whatever those models are now.
+        others = {name: artifact.manifest.fingerprints.get(name, "") for name in suite.others}
+        now = scores_key(suite, scores.fingerprint, lm_eval=lm_eval, trust_remote_code=trust, others=others)
         return stale_reason(Basis(artifact.manifest.key, {}), Basis(now, {})) is None

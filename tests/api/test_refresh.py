@@ -54,14 +54,14 @@ class DataHub:
 def hub(monkeypatch: pytest.MonkeyPatch) -> DataHub:
     import datasets
 
-    from merge_assets.evaluation import harness, runner
+    from merge_assets.evaluation import indexing, runner
 
     monkeypatch.setattr(runner, "ModelWorker", HereWorker)
     made = DataHub()
-    index = harness.TaskManager
+    index = indexing.TaskManager
     monkeypatch.setattr(datasets, "load_dataset", made.load_dataset)
     # Without lm-eval's own tasks, whose index takes half a minute.
-    monkeypatch.setattr(harness, "TaskManager", lambda **given: index(**{**given, "include_defaults": False}))
+    monkeypatch.setattr(indexing, "TaskManager", lambda **given: index(**{**given, "include_defaults": False}))
     return made
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from merge_assets.evaluation.failures import TaskFailure
 from merge_assets.evaluation.headline import Headline
 from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, Parent
-from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text
+from merge_assets.evaluation.leaderboard_files import leaderboard_markdown
 from merge_assets.evaluation.leaderboard_tables import models_table
+from merge_assets.evaluation.leaderboard_texts import value_text
 from merge_assets.evaluation.page import leaderboard_page
 from merge_assets.evaluation.scores import Scores, TaskScore
 from tests.leaderboard_support import part_of, row, scores

@@ -79,6 +79,9 @@ CHANGES: list[dict[str, object]] = [
     {"lm_eval": "0.5"},
     {"revision": "a" * 40},
     {"trust_remote_code": True},
+    {"documents": "search"},
+    {"confirm": 0.5},
+    {"to": "f" * 64},
     {"settings": ModelSettings(system_prompt="Be brief.")},
 ]
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import EvaluationError, Stopped
-from merge_assets.evaluation import harness, runner
+from merge_assets.evaluation import indexing, runner
+from merge_assets.evaluation.result_keys import pending_tasks, result_keys
 from merge_assets.evaluation.results import TaskResults
-from merge_assets.evaluation.runner import Evaluation, evaluate_suite, pending_tasks, result_keys
+from merge_assets.evaluation.runner import Evaluation, evaluate_suite
 from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.suite import load_suite
 from merge_assets.work import Work
@@ -278,8 +279,8 @@ def test_what_only_lm_eval_can_tell_is_an_error_with_file_and_key(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, says: str
 ) -> None:
     # lm-eval's own tasks are left out of the index: reading their 15,000 files takes half a minute.
-    real = harness.TaskManager
-    monkeypatch.setattr(harness, "TaskManager", lambda **kwargs: real(**{**kwargs, "include_defaults": False}))
+    real = indexing.TaskManager
+    monkeypatch.setattr(indexing, "TaskManager", lambda **kwargs: real(**{**kwargs, "include_defaults": False}))
     monkeypatch.setattr(runner, "ModelWorker", HereWorker)
     path = write_suite(tmp_path)
     text = path.read_text()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 from pydantic import BaseModel
 from transformers import GenerationConfig
 
@@ -20,8 +21,9 @@ from merge_assets.errors import EvaluationError
 from merge_assets.evaluation import runner
 from merge_assets.evaluation import suite as schema
 from merge_assets.evaluation.results import TaskResults
-from merge_assets.evaluation.runner import evaluate_suite
+from merge_assets.evaluation.runner import Other, evaluate_suite
 from merge_assets.evaluation.suite import load_suite
+from merge_assets.evaluation.suite_task import SuiteTask
 from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.scores import scores_spec
 from merge_assets.reference import ModelReference
@@ -63,6 +65,13 @@ EXAMPLES: dict[str, tuple[str, str]] = {
         task("higher_is_better: false, headline: false"),
     ),
     "SuiteTask.headline": (suite(), task("headline: false")),
+    "SuiteTask.text": (suite(), suite("{text: words.txt, metric: perplexity}")),
+    "SuiteTask.piece": (
+        suite("{text: words.txt, metric: perplexity}"),
+        suite("{text: words.txt, metric: perplexity, piece: 64}"),
+    ),
+    "SuiteTask.to": (suite(), suite("{text: words.txt, metric: kl, to: m}")),
+    "Suite.confirm": (suite(), suite(top="confirm: 2")),
     "Suite.name": (suite(), suite(top="name: other")),
     "Suite.description": (suite(), suite(top="description: Words")),
     "DeclaredPart.task": (formula(), formula("task: tiny_second")),
@@ -132,7 +141,7 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 
 
 def walk() -> Iterator[str]:
-    for model in (schema.DeclaredPart, schema.SuiteTask, schema.Suite, schema.Generation, schema.ModelArguments):
+    for model in (schema.DeclaredPart, SuiteTask, schema.Suite, schema.Generation, schema.ModelArguments):
         assert issubclass(model, BaseModel)
         described = model.model_json_schema()["properties"]
         for key in model.model_fields:
@@ -169,11 +178,11 @@ class LmEval:
     def simple_evaluate(
         self, *, tasks: list[Any], task_manager: object, model: object, **options: Any
     ) -> dict[str, Any]:
-        self.asked.append([options, [(one.config.task, one.config.doc_to_text) for one in tasks]])
+        self.asked.append([options, [(one.config.task, one.config.doc_to_text, one.config.metadata) for one in tasks]])
         name = tasks[0].config.task
         return {
             "samples": {},
-            "results": {name: {"acc,none": 0.5, "acc_norm,none": 0.25}},
+            "results": {name: {"acc,none": 0.5, "acc_norm,none": 0.25, "perplexity,none": 2.0}},
             "higher_is_better": {name: {"acc": True, "acc_norm": True}},
             "n-shot": {name: options["num_fewshot"]},
             "n-samples": {name: {"original": 6, "effective": 6}},
@@ -192,6 +201,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = root / "other" / "choice.yaml"
     file.write_text(file.read_text().replace('doc_to_text: "{{question}}"', 'doc_to_text: "Q: {{question}}"'))
     write_llama(root / "model", 2)
+    (root / "words.txt").write_text("words and more words\n" * 9)
     return root
 
 
@@ -202,9 +212,7 @@ def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.Monkey
     lm_eval = LmEval()
     monkeypatch.setattr(runner, "ModelWorker", HereWorker)
     monkeypatch.setattr(harness, "WatchedLM", lm_eval.model)
-    monkeypatch.setattr(
-        harness.transformers, "AutoConfig", SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace())
-    )
+    monkeypatch.setattr(transformers, "AutoConfig", SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace()))
     monkeypatch.setattr(harness.lm_eval.evaluator, "simple_evaluate", lm_eval.simple_evaluate)
     file = folder / "mine.yaml"
     file.write_text(text)
@@ -220,6 +228,8 @@ def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.Monkey
             fingerprint="0" * 64,
             device="cpu",
             trust_remote_code=ModelReference("m") in read.trust_remote_code,
+            documents="search" if read.confirm else "all",
+            others={name: Other("1" * 64, folder / "model", lambda: lambda: None) for name in read.others},
         )
     except EvaluationError as error:
         return str(error)

@@ -4,6 +4,7 @@ Nothing here touches a GPU: a CUDA context does not survive a fork.
 """
 
 import os
+from importlib import import_module
 
 from merge_assets.extras import is_installed
 from merge_assets.model_worker import prepare
@@ -15,9 +16,15 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ste
 # The steps report their progress themselves.
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+# What every step imports: the definitions' own code, and where Dagster keeps its events.
+for module in ("merge_assets.pipeline.location", "dagster._core.storage.event_log"):
+    import_module(module)
+if is_installed("dagster_postgres"):
+    import_module("dagster_postgres")
+
 # Models are loaded in processes of their own, which are forked from one that the steps of a run share.
 if is_installed("torch", "transformers"):
     prepare("merge_assets.variant.loading")
-    __import__("torch")  # some methods need it
+    import_module("torch")  # some methods need it
     if is_installed("lm_eval"):
         prepare("merge_assets.evaluation.harness")

@@ -123,6 +123,11 @@ _extras = {
     "seed": st.integers(0, 9),
     "evaluate": st.lists(st.sampled_from(["demo", "open-llm-leaderboard-v1"]), max_size=2),
     "publish": mapping({"repo_id": st.just("me/mine")}, {"private": st.booleans()}),
+    "published": st.lists(
+        mapping({"source": st.just("their card"), "values": st.just({"arc_challenge": 59.5, "average": 60})}),
+        min_size=1,
+        max_size=2,
+    ),
     "schedule": st.just("0 3 * * *"),
     "freshness": st.sampled_from(["7d", "12h"]),
     "device": st.just("cpu"),

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from merge_assets import api
+from merge_assets.evaluation.result_keys import result_keys
 from merge_assets.evaluation.results import SampleCount, TaskResult, TaskResults
-from merge_assets.evaluation.runner import result_keys
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Models
 from tests.sample_support import lines

@@ -10,7 +10,7 @@ from merge_assets.api.joined import other_scores, parents_of
 from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.identity import ModelIdentity
 from merge_assets.plan.model import digest_of
-from merge_assets.recipe import Recipe
+from merge_assets.recipe import Published, Recipe
 from merge_assets.recipe.load import read_recipes
 from merge_assets.records import Input, LeaderboardDetails, VariantDetails
 from merge_assets.reference import ModelReference
@@ -22,7 +22,7 @@ from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.staleness import Staleness
 
 if TYPE_CHECKING:
-    from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
+    from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry, Past
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite import Suite
 
@@ -58,16 +58,22 @@ def rank(workspace: Workspace, *, work: Work = UNATTENDED) -> Ranked:
 
     known = KnownScores(workspace)
     entries = leaderboard_entries(workspace, work, known)
-    leaderboard = Leaderboard(entries, samples=StoredSamples(known, workspace.cache))
+    samples = StoredSamples(known, workspace.cache)
+    leaderboard = Leaderboard(entries, samples=samples, published=_published(workspace))
     key = digest_of([leaderboard_page(leaderboard), [sorted(scores.digest for scores in e.scores) for e in entries]])
     found = workspace.store.reuse(LINE, key)
     if found is not None:
         return Ranked(found, True, leaderboard)
     with workspace.store.draft(LINE) as draft:
-        write_leaderboard(leaderboard, draft.directory)
+        write_leaderboard(leaderboard, draft.directory, lines=samples.lines)
         inputs = [_input(entry) for entry in entries]
         artifact = draft.commit(key, key=key, inputs=inputs, details=LeaderboardDetails(models=len(entries)))
     return Ranked(artifact, False, leaderboard)
+
+
+def _published(workspace: Workspace) -> dict[str, tuple[Published, ...]]:
+    """What others published of the variants of the book, whether they were ever built or not."""
+    return {name: recipe.published for name, recipe in workspace.book.recipes.items() if recipe.published}
 
 
 def _input(entry: LeaderboardEntry) -> Input:
@@ -154,6 +160,7 @@ class _Shelf:
             description=_description(text, recipe),
             recipe=text,
             stale="; ".join(reason for reason in reasons if reason) or None,
+            history=self._history(identity),
         )
 
     @property
@@ -163,6 +170,16 @@ class _Shelf:
     def _scores(self, identity: ModelIdentity, version: str) -> list[Scores]:
         found = [self._known.of(identity, suite, version) for suite in self._suites]
         return [scores for scores in found if scores is not None]
+
+    def _history(self, identity: ModelIdentity) -> list[Past]:
+        """What each version of a model scored last on each suite, the oldest first."""
+        from merge_assets.evaluation.leaderboard import Past
+
+        found: dict[tuple[str, str], Past] = {}
+        for suite in self._suites:
+            for when, scores in sorted(self._known.latest(identity, suite), key=_when, reverse=True):
+                found.setdefault((suite.name, scores.fingerprint), Past(when.isoformat(timespec="seconds"), scores))
+        return sorted(found.values(), key=lambda past: past.when)
 
     def _scored(self, identity: ModelIdentity) -> list[str]:
         """The versions of a model that have scores: the latest of each suite, then all others, each from the newest on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -80,9 +80,9 @@ def _main(
 
 @app.command(rich_help_panel="Recipes")
 def recipes(json: JsonOption = False) -> None:
-    """List all recipes: what they merge, whether automation builds them, and broken files with their error.
+    """List all recipes: what they merge, whether automation builds them, broken files and suites with their errors.
 
-    Ends with code 1 if a file is broken.
+    Ends with code 1 if a file is broken or an evaluation would fail.
     """
     from merge_assets.cli.show import show_recipes
 
@@ -94,16 +94,22 @@ def plan(
     recipe: RecipeArgument,
     json: JsonOption = False,
     shard_size: Annotated[str | None, typer.Option(help="Largest output shard, such as 5GB.")] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Also ask for the evaluations' data and make prompts of them; code 1 if one would fail."
+        ),
+    ] = False,
     allow_pickle: PickleOption = False,
 ) -> None:
     """Show what building a recipe would do, from file headers alone: no weights are read.
 
     Prints the layer map with the resolved parameter values, sizes, bytes to read and write, the memory needed, input
-    tensors that are dropped, and what differs from the last build.
+    tensors that are dropped, what differs from the last build, and what its evaluations would fail of.
     """
     from merge_assets.cli.show import show_plan
 
-    show_plan(recipe, as_json=json, shard_size=shard_size)
+    raise typer.Exit(show_plan(recipe, as_json=json, shard_size=shard_size, check=check))
 
 
 @app.command(rich_help_panel="Work on folders")
@@ -194,11 +200,18 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; needs --out.")] = None,
     device: DeviceOption = None,
     refresh: RefreshOption = False,
+    documents: Annotated[
+        Literal["all", "search", "confirm"],
+        typer.Option(
+            help="Of each task: all, those that a search may see, or those that the suite's confirm keeps from it; the last "
+            "two need --out."
+        ),
+    ] = "all",
 ) -> None:
     """Evaluate a model on a suite with lm-eval; an interrupted evaluation continues with the next task."""
     from merge_assets.cli.work import run_evaluate
 
-    run_evaluate(model, suite, out, limit, batch_size, device, refresh)
+    run_evaluate(model, suite, out, limit, batch_size, device, refresh, documents)
 
 
 @app.command(rich_help_panel="Pipeline")
@@ -271,11 +284,13 @@ def diff(
 def leaderboard(
     json: JsonOption = False,
     html: Annotated[Path | None, typer.Option(help="Also write the HTML page to this file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV to this file.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Also write a LaTeX table per suite to this file.")] = None,
 ) -> None:
     """Rank everything evaluated so far."""
     from merge_assets.cli.show import show_leaderboard
 
-    show_leaderboard(as_json=json, html=html)
+    show_leaderboard(as_json=json, html=html, csv=csv, latex=latex)
 
 
 @app.command(rich_help_panel="Pipeline")

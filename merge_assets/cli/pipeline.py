@@ -96,7 +96,7 @@ def run_demo() -> int:
     """Build everything that needs no Hub, print the leaderboard and where to look."""
     failed = run_build([])
     console().print()
-    show_leaderboard(as_json=False, html=None)
+    show_leaderboard(as_json=False)
     settings = load_settings()
     console().print(
         f"\nmerged models   {open_store(settings).url}/variants\n"

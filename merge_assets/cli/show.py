@@ -14,6 +14,7 @@ from rich.markup import escape
 from merge_assets import api
 from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size, print_fact, print_json, print_table, table
+from merge_assets.cli.findings import as_rows, print_findings
 from merge_assets.cli.opened import opened
 from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.freshness import short
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def show_recipes(*, as_json: bool) -> int:
-    """Print all recipes; 1 if any is broken."""
+    """Print all recipes and what their evaluations would fail of; 1 if any is broken or would fail."""
     workspace = opened()
     automation = Automation(workspace)
     staleness = Staleness(workspace, thorough=False)
@@ -61,9 +62,12 @@ def show_recipes(*, as_json: bool) -> int:
             broken.append(_broken_row(name, file, error))
         except Exception as error:  # one recipe never keeps the others from being listed
             broken.append(_broken_row(name, file, RecipeError(in_one_line(error), file=file)))
+    used = [suite for recipe in workspace.book.recipes.values() for suite in api.suites_of(workspace, recipe)]
+    findings = api.look_over(workspace, sorted(workspace.suites.keys() & set(used)))
+    wrong = bool(broken) or any(one.fails for found in findings.values() for one in found)
     if as_json:
-        print_json({"recipes": rows, "broken": broken})
-        return 1 if broken else 0
+        print_json({"recipes": rows, "broken": broken, "evaluations": as_rows(findings)})
+        return int(wrong)
     heads = ("recipe", "method", "models", "suites", "builds by itself", "in the store", "out of date")
     keys = ("name", "method", "models", "suites", "automated", "built", "stale")
     listed = table(*heads, title="Recipes")
@@ -72,7 +76,8 @@ def show_recipes(*, as_json: bool) -> int:
     print_table(listed)
     for entry in broken:
         err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
-    return 1 if broken else 0
+    print_findings(findings, out=err())
+    return int(wrong)
 
 
 def _broken_row(name: str, file: Path, error: MergeAssetsError) -> dict[str, str]:
@@ -80,7 +85,6 @@ def _broken_row(name: str, file: Path, error: MergeAssetsError) -> dict[str, str
 
 
 def _recipe_row(workspace: Workspace, automation: Automation, staleness: Staleness, recipe: Recipe) -> dict[str, str]:
-    suites = workspace.settings.default_suites if recipe.evaluate is None else recipe.evaluate
     current = staleness.current(recipe.name)
     return {
         "name": recipe.name,
@@ -88,21 +92,25 @@ def _recipe_row(workspace: Workspace, automation: Automation, staleness: Stalene
         "description": recipe.description,
         "method": recipe.merge_method,
         "models": ", ".join(str(reference) for reference in recipe.references()),
-        "suites": ", ".join(suites) if recipe.materialize else "",
+        "suites": ", ".join(api.suites_of(workspace, recipe)),
         "automated": "yes" if recipe.materialize and automation.allows(recipe) else "no",
         "built": "not stored" if not recipe.materialize else short(current.version) if current else "",
         "stale": staleness.reason(recipe) or "",
     }
 
 
-def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
-    """Print the plan of a recipe."""
+def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool = False) -> int:
+    """Print the plan of a recipe; 1 if its evaluations were checked and one would fail."""
     workspace = opened()
     recipe = workspace.recipe(name)
     plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
+    suites = api.suites_of(workspace, recipe)
+    findings = api.check(workspace, recipe, plan, suites) if check else api.look_over(workspace, suites)
+    wrong = check and any(one.fails for found in findings.values() for one in found)
     if as_json:
-        print_json(json.loads(plan.to_json()) | {"last_build": _last_build(workspace, recipe, plan)})
-        return
+        more = {"last_build": _last_build(workspace, recipe, plan), "evaluations": as_rows(findings)}
+        print_json(json.loads(plan.to_json()) | more)
+        return int(wrong)
     out = console()
     out.print(f"[bold]{escape(recipe.name)}[/]  {plan.method}  {escape(printable(recipe.description))}")
     print_layer_map(plan)
@@ -130,6 +138,8 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None) -> None:
     for warning in plan.warnings:
         out.print(f"[yellow]warning[/] {escape(warning)}")
     _print_difference(workspace, recipe, plan)
+    print_findings(findings, out=out, with_good=True)
+    return int(wrong)
 
 
 def print_layer_map(plan: Plan) -> None:
@@ -186,27 +196,35 @@ def _last_build(workspace: Workspace, recipe: Recipe, plan: Plan) -> dict[str, o
         return found | {"difference": None, "error": str(error)}
 
 
-def show_leaderboard(*, as_json: bool, html: Path | None) -> None:
+def show_leaderboard(
+    *, as_json: bool, html: Path | None = None, csv: Path | None = None, latex: Path | None = None
+) -> None:
     """Print the leaderboard."""
+    from merge_assets.evaluation.exports import leaderboard_csv, leaderboard_latex
     from merge_assets.evaluation.leaderboard_tables import models_table
     from merge_assets.evaluation.page import leaderboard_page
 
     ranked = api.rank(opened())
-    if html is not None:
-        html.write_text(leaderboard_page(ranked.leaderboard), encoding="utf-8")
+    made = [
+        (file, make)
+        for file, make in ((html, leaderboard_page), (csv, leaderboard_csv), (latex, leaderboard_latex))
+        if file is not None
+    ]
+    for file, make in made:
+        file.write_text(make(ranked.leaderboard), encoding="utf-8")
     if as_json:
         print(models_table(ranked.leaderboard).to_json(orient="records", indent=1))  # noqa: T201
         return
     _print_leaderboard(ranked.leaderboard)
     console().print(f"page: {escape(ranked.artifact.url)}/leaderboard.html", soft_wrap=True)
-    if html is not None:
-        console().print(f"also written to {escape(str(html))}")
+    for file, _ in made:
+        console().print(f"also written to {escape(str(file))}")
 
 
 def _print_leaderboard(board: Leaderboard) -> None:
     """Values alone after a suite's first score, whose difference to the best parent is shown, too."""
     from merge_assets.evaluation.leaderboard import format_count
-    from merge_assets.evaluation.leaderboard_files import LEGEND, cell_text, head_text, rank_text, rows_of, value_text
+    from merge_assets.evaluation.leaderboard_texts import LEGEND, cell_text, head_text, rank_text, rows_of, value_text
 
     for suite in board.suites:
         columns = [column for column in board.columns if column.suite == suite]
@@ -230,6 +248,7 @@ def _print_leaderboard(board: Leaderboard) -> None:
                 ranks.add_row(*(escape(printable(text)) for text in texts))
             print_table(ranks)
             console().print()
+    _print_published(board)
     console().print(LEGEND if board.suites else "No scores yet.", soft_wrap=True, highlight=False)
     for row in board.rows:
         if row.entry.stale:
@@ -253,6 +272,22 @@ def _of_answers(entry: LeaderboardEntry) -> frozenset[str]:
 
     rows = ((scores.suite, row) for scores in entry.scores for row in scores.tasks)
     return frozenset(f"{suite}: {text}" for suite, row in rows for text in told(row.task, row.n, row.flaws))
+
+
+def _print_published(board: Leaderboard) -> None:
+    """What others published, beside what was measured here."""
+    if not board.published:
+        return
+    heads = ("model", "suite", "benchmark", "published", "measured", "difference")
+    shown = table(*heads, title="Published by others, accuracies in percent", numbers=heads[3:])
+    for value in board.published:
+        published, measured, difference = value.texts
+        told = (value.model, value.suite or "", value.benchmark, published, measured or "not here", difference)
+        shown.add_row(*(escape(printable(text)) for text in told))
+    print_table(shown)
+    for source in dict.fromkeys(value.source for value in board.published):
+        print_fact("source", printable(source))
+    console().print()
 
 
 _Column = tuple[str, list[str]]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.circumstances import differences, row_differences
 from merge_assets.evaluation.gaps import gaps, is_of_the_same, part_of, reason_of_gap
+from merge_assets.evaluation.published import PublishedValue, published_values
 from merge_assets.evaluation.scores import Scores, TaskScore
 from merge_assets.evaluation.tables import refuse_repeated, shared_prefix
 from merge_assets.evaluation.verdicts import UNKNOWN, Pair, Verdict, are_equal
@@ -23,6 +24,7 @@ from merge_assets.freshness import short
 if TYPE_CHECKING:
     from merge_assets.evaluation.judge import Judge, SamplesOf
     from merge_assets.evaluation.samples import SuiteSamples
+    from merge_assets.recipe import Published
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class Parent:
         return f"not compared with {self.model}: no scores of the version it was made from, {short(self.fingerprint)}"
 
 
+@dataclass(frozen=True)
+class Past:
+    """Scores of one version of a model, as they were measured last, and when: UTC, ISO 8601."""
+
+    when: str
+    scores: Scores
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardEntry:
     """One version of one model. All that is said of it is of this version, whatever there is now.
@@ -62,6 +72,7 @@ class LeaderboardEntry:
         recipe: the YAML text of the recipe that it was made by.
         url: where the model can be found.
         stale: why it is not what there is, or would be made, now; ``None`` if it is.
+        history: scores of all versions of the model, this one among them, the oldest first.
     """
 
     model: str
@@ -76,6 +87,7 @@ class LeaderboardEntry:
     recipe: str | None = None
     url: str | None = None
     stale: str | None = None
+    history: list[Past] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -194,16 +206,23 @@ class Leaderboard:
         entries: the models; suites may differ between them.
         rank_by: the suite to rank by; the one with most models, then the first by name, if None.
         samples: what each model's documents say; without them, nothing can be told of any difference.
+        published: what others published of models, by the title of the variant whose recipe says it.
 
     Raises:
         EvaluationError: two entries share a title, an entry has two scores of one suite, or no entry has ``rank_by``.
     """
 
     def __init__(
-        self, entries: Sequence[LeaderboardEntry], *, rank_by: str | None = None, samples: SamplesOf = _no_samples
+        self,
+        entries: Sequence[LeaderboardEntry],
+        *,
+        rank_by: str | None = None,
+        samples: SamplesOf = _no_samples,
+        published: Mapping[str, Sequence[Published]] | None = None,
     ) -> None:
         self.entries = list(entries)
-        self._samples = samples
+        self.samples = samples
+        self._published = published or {}
         refuse_repeated("model", [entry.model for entry in self.entries])
         for entry in self.entries:
             refuse_repeated(f"{entry.model}: suite", [scores.suite for scores in entry.scores])
@@ -213,6 +232,11 @@ class Leaderboard:
             raise EvaluationError(f"leaderboard: no model has scores of suite {rank_by!r}; known: {', '.join(suites)}")
         self.suites = suites
         self.columns = [column for suite in suites for column in self._columns_of(suite)]
+
+    @cached_property
+    def published(self) -> list[PublishedValue]:
+        """What others published, beside what these models' scores are."""
+        return published_values(self._published, {entry.model: entry.scores for entry in self.entries})
 
     @property
     def rank_column(self) -> Column | None:
@@ -224,7 +248,7 @@ class Leaderboard:
         """The entries in the order of their ranks."""
         from merge_assets.evaluation.judge import Judge
 
-        judge = Judge(self._samples)
+        judge = Judge(self.samples)
         verdicts = self._verdicts(judge)
         entries = {entry.model: entry for entry in self.entries}
         cells = {model: self._cells(entry, verdicts) for model, entry in entries.items()}

@@ -1,35 +1,63 @@
-"""The files of a leaderboard: its tables as Parquet, as Markdown and as a page."""
+"""The files of a leaderboard: tables, Markdown, a page with pages of what changed, and what other programs read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from merge_assets.evaluation.leaderboard import Column, Leaderboard, Row, arrow, format_count
+from merge_assets.evaluation.charts import pareto_charts
+from merge_assets.evaluation.comparison import ParentComparison, comparisons_of
+from merge_assets.evaluation.comparison_page import comparison_names, comparison_pages
+from merge_assets.evaluation.documents import Lines
+from merge_assets.evaluation.exports import leaderboard_csv, leaderboard_latex
+from merge_assets.evaluation.leaderboard import Leaderboard, format_count
 from merge_assets.evaluation.leaderboard_tables import deltas_table, models_table
-from merge_assets.evaluation.page import leaderboard_page
-from merge_assets.evaluation.scores import format_delta, format_value
+from merge_assets.evaluation.leaderboard_texts import LEGEND, cell_text, head_text, rank_text, rows_of
+from merge_assets.evaluation.page import FilesBeside, leaderboard_page
+from merge_assets.evaluation.published import published_table
 from merge_assets.markup import render
 
-FILES = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard.html")
-"""One row per model; one row per model, score and parent; for the UI; one self-contained page."""
-
-
-LEGEND = (
-    "▲ better and ▼ worse than the best parent on the same documents, at the 5 % level over all differences shown; ≈ the "
-    "documents cannot tell; after a rank its 95 % interval; ± standard error of a score; ↓ lower is better. "
-    "Fractions in percent."
+FILES = (
+    *("leaderboard.parquet", "deltas.parquet", "published.parquet", "leaderboard.md", "leaderboard.html"),
+    *("leaderboard.csv", "leaderboard.tex"),
 )
+"""One row per model; one row per model, score and parent; one row per published value; for the UI; the page; for others."""
 
 
-def write_leaderboard(board: Leaderboard, directory: Path, title: str = "Leaderboard") -> list[Path]:
-    """Writes :data:`FILES` into ``directory`` and returns their paths."""
+def write_leaderboard(
+    board: Leaderboard, directory: Path, title: str = "Leaderboard", lines: Lines | None = None
+) -> list[Path]:
+    """Writes :data:`FILES` into ``directory``, ``pareto-NAME.svg`` for each chart, and with samples ``comparisons/…html``.
+
+    Args:
+        board: what to write.
+        directory: made if it is not there.
+        title: of the page.
+        lines: the samples in which answers are looked up; without them there are no pages of comparisons.
+
+    Returns:
+        The paths of what was written.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    charts = pareto_charts(board)
+    compared: list[ParentComparison] = comparisons_of(board) if lines is not None else []
+    names = comparison_names(compared)
     models_table(board).to_parquet(directory / "leaderboard.parquet", index=False)
     deltas_table(board).to_parquet(directory / "deltas.parquet", index=False)
-    (directory / "leaderboard.md").write_bytes(leaderboard_markdown(board).encode())
-    (directory / "leaderboard.html").write_bytes(leaderboard_page(board, title).encode())
-    return [directory / name for name in FILES]
+    published_table(board.published).to_parquet(directory / "published.parquet", index=False)
+    texts = {f"pareto-{chart.name}.svg": chart.svg for chart in charts}
+    files = FilesBeside(charts, [*FILES[-2:], *texts], names)
+    texts |= {
+        "leaderboard.md": leaderboard_markdown(board),
+        "leaderboard.csv": leaderboard_csv(board),
+        "leaderboard.tex": leaderboard_latex(board),
+        "leaderboard.html": leaderboard_page(board, title, files),
+    }
+    if lines is not None:
+        texts |= comparison_pages(compared, lines, title)
+    for name, text in texts.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_bytes(text.encode())
+    return [directory / name for name in dict.fromkeys([*FILES, *texts])]
 
 
 def leaderboard_markdown(board: Leaderboard) -> str:
@@ -45,51 +73,6 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         rank=rank_text,
         rows_of=lambda suite: rows_of(board, suite),
         stale=[row.entry for row in board.rows if row.entry.stale],
+        published=board.published,
         notes=[(row.entry.model, note) for row in board.rows for note in row.notes],
     )
-
-
-def rows_of(board: Leaderboard, suite: str) -> list[Row]:
-    """The rows of the models that were evaluated on a suite."""
-    return [row for row in board.rows if any(scores.suite == suite for scores in row.entry.scores)]
-
-
-def rank_text(row: Row) -> str:
-    """A rank with its interval, where that holds more than one: ``2 (1–4)``."""
-    if row.rank is None:
-        return ""
-    return (
-        f"{row.rank}"
-        if row.ranks is None or row.ranks[0] == row.ranks[1]
-        else "{} ({}–{})".format(row.rank, *row.ranks)
-    )
-
-
-def head_text(column: Column, columns: Sequence[Column]) -> str:
-    """What a column of scores is called beside others: with its metric where a task has several."""
-    several = sum(other.title == column.title for other in columns) > 1
-    title = f"{column.title} {column.metric}" if several and column.metric else column.title
-    return title if column.higher_is_better else f"{title} ↓"
-
-
-def cell_text(row: Row, column: Column) -> str:
-    """A score with its standard error, its difference to the best parent and its verdict; empty where there is none."""
-    text = value_text(row, column)
-    cell = row.cells.get(column)
-    if cell is None:
-        return text
-    if cell.stderr:
-        text += f" ±{format_value(cell.stderr, column.is_fraction)}"
-    if cell.best_parent is not None:
-        delta = cell.best_parent
-        difference = format_delta(delta.difference, column.is_fraction, cell.value)
-        text += f" {arrow(delta)}{difference} {delta.verdict.word}"
-    return text
-
-
-def value_text(row: Row, column: Column) -> str:
-    """A score alone, and of how many tasks a headline is that lacks some; where it failed, that; empty where there is none."""
-    cell = row.cells.get(column)
-    if cell is None:
-        return "failed" if row.failed(column) else ""
-    return format_value(cell.value, column.is_fraction) + (f" ({cell.part})" if cell.part else "")

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from merge_assets.evaluation.charts import Chart
+from merge_assets.evaluation.history import versions_of
 from merge_assets.evaluation.leaderboard import (
     Cell,
     Column,
-    Delta,
     Leaderboard,
     LeaderboardEntry,
     Row,
     arrow,
     format_count,
 )
-from merge_assets.evaluation.scores import format_delta, format_value
+from merge_assets.evaluation.members import TaskGroup, groups_of
+from merge_assets.evaluation.page_texts import difference, evidence, label, number, tone
+from merge_assets.evaluation.published import PublishedValue
 from merge_assets.freshness import short
 from merge_assets.markup import beside, render
 
@@ -36,20 +40,37 @@ _Card = tuple[str, str, str, str, str]
 """Its head, the model, the value, a note, and how the value is coloured."""
 
 
-def leaderboard_page(board: Leaderboard, title: str = "Leaderboard") -> str:
+@dataclass(frozen=True)
+class FilesBeside:
+    """What lies beside a page, which links to it, and charts of what is no property of the models.
+
+    Attributes:
+        charts: shown in the page.
+        exports: names of files.
+        comparisons: name of the page of each variant, parent and version of the parent.
+    """
+
+    charts: Sequence[Chart] = ()
+    exports: Sequence[str] = ()
+    comparisons: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+
+
+def leaderboard_page(board: Leaderboard, title: str = "Leaderboard", files: FilesBeside | None = None) -> str:
     """The whole page; no external resource is loaded.
 
     Args:
         board: what to show.
         title: heading and title of the page.
+        files: what lies beside it; a page without depends on nothing but models, scores and samples.
     """
+    groups = groups_of(board)
     ranges = {column: _range(board, column) for column in board.columns}
     listed = {entry.model: entry.fingerprint for entry in board.entries}
     return render(
         _PACKAGE,
         "leaderboard.html.j2",
         title=title,
-        style=beside(_PACKAGE, "leaderboard.css"),
+        style=beside(_PACKAGE, "leaderboard.css") + beside(_PACKAGE, "sections.css"),
         script=beside(_PACKAGE, "leaderboard.js"),
         board=board,
         summary=_summary(board),
@@ -61,17 +82,52 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard") -> str:
         cell_tip=lambda cell, column: _cell_tip(cell, column, listed),
         column_tip=_column_tip,
         count=format_count,
-        difference=_difference,
-        evidence=_evidence,
+        difference=difference,
+        evidence=evidence,
+        files=files or FilesBeside(),
+        groups=groups,
+        groups_of=lambda column: [group for group in groups if group.column == column],
         is_web_address=_is_web_address,
-        label=_label,
-        number=_number,
+        label=label,
+        number=number,
         parents_of=_parents_of,
         plain=_plain,
+        published=_published(board.published),
+        published_of=lambda model: [value for value in board.published if value.model == model],
         ranks=_ranks,
         short=short,
-        tone=_tone,
+        tone=tone,
+        versions=lambda entry: versions_of(entry, board.samples),
+        told_of=_told,
     )
+
+
+@dataclass(frozen=True)
+class _PublishedTable:
+    """Published values of one suite, or of benchmarks that no suite has: one row per model and source."""
+
+    suite: str | None
+    benchmarks: Sequence[str]
+    rows: Sequence[tuple[str, str, Mapping[str, PublishedValue]]]
+
+
+def _published(values: Sequence[PublishedValue]) -> list[_PublishedTable]:
+    tables = []
+    for suite in dict.fromkeys(value.suite for value in values):
+        own = [value for value in values if value.suite == suite]
+        rows: dict[tuple[str, str], dict[str, PublishedValue]] = {}
+        for value in own:
+            rows.setdefault((value.model, value.source), {})[value.benchmark] = value
+        benchmarks = list(dict.fromkeys(value.benchmark for value in own))
+        tables.append(_PublishedTable(suite, benchmarks, [(*key, found) for key, found in rows.items()]))
+    return tables
+
+
+def _told(group: TaskGroup, model: str) -> str:
+    """Of how many members of a group a model is better and worse than its best parent."""
+    words = [cell.best_parent.verdict.word for cell in group.cells.get(model, {}).values() if cell.best_parent]
+    said = ((f"▲ {words.count('better')}", "better"), (f"▼ {words.count('worse')}", "worse"))
+    return " ".join(text for text, word in said if word in words)
 
 
 def _summary(board: Leaderboard) -> list[str]:
@@ -94,17 +150,17 @@ def _cards(board: Leaderboard) -> list[_Card]:
     if column is None or not scored:
         return []
     first = scored[0].cells[column]
-    best = _number(first.value, column) + (f" ({first.part})" if first.part else "")
-    cards: list[_Card] = [("Best score", scored[0].entry.model, best, _label(column) + _if_stale(scored[0].entry), "")]
+    best = number(first.value, column) + (f" ({first.part})" if first.part else "")
+    cards: list[_Card] = [("Best score", scored[0].entry.model, best, label(column) + _if_stale(scored[0].entry), "")]
     compared = [(delta, row.cells[column], row.entry) for row in scored if (delta := row.cells[column].best_parent)]
     gains = [each for each in compared if each[0].verdict.word == "better"]
     if gains:
         delta, cell, entry = max(gains, key=lambda item: item[0].gain)
-        text = f"{arrow(delta)} {_difference(delta, cell, column)}"
+        text = f"{arrow(delta)} {difference(delta, cell, column)}"
         against = f"against {delta.parent}{_if_stale(entry)}"
-        cards.append(("Largest gain over the best parent", entry.model, text, against, _tone(delta)))
+        cards.append(("Largest gain over the best parent", entry.model, text, against, tone(delta)))
     elif compared:
-        told = f"of no variant can be told that its {_label(column)} is better than its best parent's"
+        told = f"of no variant can be told that its {label(column)} is better than its best parent's"
         cards.append(("Largest gain over the best parent", "none", "≈", told, "same"))
     tasks = [other for other in board.columns if other.task is not None]
     wins = Counter(
@@ -138,17 +194,17 @@ def _cell_tip(cell: Cell, column: Column, listed: Mapping[str, str]) -> str:
         column: where it stands.
         listed: the version of each model that the leaderboard has.
     """
-    value = _number(cell.value, column) + ("%" if column.is_fraction else "")
+    value = number(cell.value, column) + ("%" if column.is_fraction else "")
     value += f" of {cell.part} tasks" if cell.part else ""
-    lines = [_label(column), value + (f" ± {_number(cell.stderr, column)}" if cell.stderr else "")]
+    lines = [label(column), value + (f" ± {number(cell.stderr, column)}" if cell.stderr else "")]
     if cell.n is not None:
         lines.append(f"{_counted(cell.n, 'document')}, {cell.shots}-shot")
     for delta in cell.deltas:
         is_other = listed.get(delta.parent, delta.version) != delta.version
         parent = f"{delta.parent} of version {short(delta.version)}" if is_other else delta.parent
-        theirs, word = _number(delta.parent_value, column), delta.verdict.word
-        lines.append(f"{arrow(delta)} {_difference(delta, cell, column)} vs {parent} ({theirs}): {word}")
-        lines.append(_evidence(delta, cell, column).replace("\n", "; "))
+        theirs, word = number(delta.parent_value, column), delta.verdict.word
+        lines.append(f"{arrow(delta)} {difference(delta, cell, column)} vs {parent} ({theirs}): {word}")
+        lines.append(evidence(delta, cell, column).replace("\n", "; "))
         lines += [f"mind: {caveat}" for caveat in delta.caveats]
     lines += [parent.unknown for parent in cell.unknown]
     return "\n".join(lines)
@@ -159,26 +215,6 @@ def _parents_of(row: Row) -> list[str]:
     return list(dict.fromkeys(delta.parent for cell in row.cells.values() for delta in cell.deltas))
 
 
-def _evidence(delta: Delta, cell: Cell, column: Column) -> str:
-    """What a verdict rests on, in lines, or why there is nothing that it could; the page says what the lines are."""
-    verdict = delta.verdict
-    if verdict.found is None or verdict.adjusted is None:
-        return verdict.why
-
-    def shown(value: float) -> str:
-        return format_delta(value, column.is_fraction, cell.value)
-
-    found = verdict.found
-    least = [] if found.detectable is None else [f"least {shown(found.detectable).removeprefix('+')}"]
-    return "\n".join(
-        [f"{shown(found.low)} to {shown(found.high)}", f"p {found.p:.1g}, Holm {verdict.adjusted:.1g}", *least]
-    )
-
-
-def _tone(delta: Delta) -> str:
-    return {"better": "up", "worse": "down", "cannot tell": "same"}[delta.verdict.word]
-
-
 def _ranks(row: Row) -> str:
     """The interval of a rank, if it holds more than one."""
     return "" if row.ranks is None or row.ranks[0] == row.ranks[1] else f"{row.ranks[0]}–{row.ranks[1]}"
@@ -187,18 +223,6 @@ def _ranks(row: Row) -> str:
 def _is_web_address(url: str | None) -> bool:
     """Only these become links: a recipe's author must not place a script into the page."""
     return url is not None and url.startswith(("https://", "http://"))
-
-
-def _label(column: Column) -> str:
-    return f"{column.suite} average" if column.task is None else f"{column.task} {column.metric}"
-
-
-def _number(value: float, column: Column) -> str:
-    return format_value(value, column.is_fraction)
-
-
-def _difference(delta: Delta, cell: Cell, column: Column) -> str:
-    return format_delta(delta.difference, column.is_fraction, cell.value)
 
 
 def _range(board: Leaderboard, column: Column) -> tuple[float, float]:
@@ -219,9 +243,9 @@ def _bar(value: float, column: Column, limits: tuple[float, float]) -> str:
     return f"{100 * min(max(part, 0.0), 1.0) if math.isfinite(part) else 0.0:.1f}"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _plain(number: int | None) -> str:
-    return "" if number is None else str(number)
+def _plain(count: int | None) -> str:
+    return "" if count is None else str(count)

@@ -53,6 +53,16 @@ _VALUES: Mapping[str, Formula] = {
 """What lm-eval makes of a ratio of sums; of others, nothing."""
 
 
+def value_of(metric: str, ratio: float) -> float:
+    """What lm-eval makes of a ratio of sums for a metric, with or without its filter."""
+    return float(_VALUES.get(metric.partition(",")[0], _same)(np.array(ratio)))
+
+
+def more_is_better(metric: str, higher_is_better: bool) -> bool:
+    """Whether a larger ratio of sums is better: of log-likelihoods it is, also where the metric is a perplexity."""
+    return higher_is_better or metric.partition(",")[0] in _VALUES
+
+
 class UnmatchedError(ValueError):
     """Documents cannot be matched; the text says why."""
 

@@ -24,6 +24,7 @@ from merge_assets.recipe.schema import (
     Slice,
     Source,
 )
+from merge_assets.recipe.schema_published import AVERAGE, Published
 from merge_assets.recipe.schema_templates import DepthUpscale, ImportanceKind, Lowest, Protect, PruneLayers, TextSample
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
 from merge_assets.recipe.templates import (
@@ -35,6 +36,7 @@ from merge_assets.recipe.templates import (
 from merge_assets.recipe.unbuilt import check_built
 
 __all__ = [
+    "AVERAGE",
     "BODIES",
     "TEMPLATES",
     "BrokenRecipe",
@@ -50,6 +52,7 @@ __all__ = [
     "Protect",
     "PruneLayers",
     "Publish",
+    "Published",
     "Recipe",
     "RecipeBook",
     "RecipeSource",

@@ -32,6 +32,7 @@ from merge_assets.recipe.fields import (
     TagValue,
 )
 from merge_assets.recipe.parameters import Misfit, Parameters
+from merge_assets.recipe.schema_published import Published
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
 from merge_assets.reference import ModelReference
@@ -43,7 +44,7 @@ TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
-        *("materialize", "freshness", "trust_remote_code"),
+        *("materialize", "freshness", "trust_remote_code", "published"),
     }
 )
 MAX_MODELS = 256
@@ -185,6 +186,9 @@ class Recipe(RecipeMapping):
     )
     publish: Publish | None = Field(
         default=None, description="push the variant to the Hub; not built yet: an error of the plan"
+    )
+    published: tuple[Published, ...] = Field(
+        default=(), max_length=100, description="results that others published, shown beside those measured here"
     )
     schedule: Cron | None = Field(default=None, description="cron line for rebuild and evaluation")
     freshness: Duration | None = Field(

@@ -58,6 +58,24 @@ class StoredSamples:
         draft.replace(file)
         return found
 
+    def lines(self, scores: Scores, result: str, task: str) -> list[bytes]:
+        """The samples of a task as lm-eval logged them, a line each; empty if there are none, or they cannot be read.
+
+        Args:
+            scores: found in the store.
+            result: the first 8 digits of the digest of the task's result.
+            task: a task, or a member of a group.
+        """
+        artifact = self._known.artifact(scores)
+        try:
+            for name in artifact.manifest.files if artifact is not None else ():
+                if (found := _TASK.fullmatch(name)) is not None and found["result"] == result and artifact is not None:
+                    file = json.loads(artifact.read_bytes(name))["files"][task]
+                    return artifact.read_bytes(f"{name.rpartition('/')[0]}/{file}").splitlines()
+        except (MergeAssetsError, ValueError, KeyError, TypeError):
+            return []
+        return []
+
 
 def _digest(artifact: Artifact) -> str:
     digests = {name: entry.sha256 for name, entry in artifact.manifest.files.items() if name.startswith("tasks/")}

@@ -344,12 +344,12 @@ def stale(root: Path) -> str:
 
 
 def leaderboard_text(capsys: pytest.CaptureFixture[str]) -> str:
-    show_leaderboard(as_json=False, html=None)
+    show_leaderboard(as_json=False)
     return capsys.readouterr().out
 
 
 def leaderboard_json(capsys: pytest.CaptureFixture[str]) -> str:
-    show_leaderboard(as_json=True, html=None)
+    show_leaderboard(as_json=True)
     return str(json.loads(capsys.readouterr().out)[0]["stale"])
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from merge_assets.errors import EvaluationError
+from merge_assets.evaluation.charts import pareto_charts
 from merge_assets.evaluation.leaderboard import (
     Cell,
     Column,
@@ -23,9 +24,10 @@ from merge_assets.evaluation.leaderboard import (
     arrow,
     format_count,
 )
-from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, value_text, write_leaderboard
+from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, write_leaderboard
 from merge_assets.evaluation.leaderboard_tables import deltas_table, models_table
-from merge_assets.evaluation.page import leaderboard_page
+from merge_assets.evaluation.leaderboard_texts import value_text
+from merge_assets.evaluation.page import FilesBeside, leaderboard_page
 from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.verdicts import Verdict, Word
 from tests.leaderboard_support import ENTRIES, demo, row, scores
@@ -270,7 +272,10 @@ def test_names_cannot_break_a_markdown_table() -> None:
 
 def test_the_files_hold_the_tables_and_the_pages(board: Leaderboard, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "board"
-    names = ("leaderboard.parquet", "deltas.parquet", "leaderboard.md", "leaderboard.html")
+    names = (
+        *("leaderboard.parquet", "deltas.parquet", "published.parquet", "leaderboard.md", "leaderboard.html"),
+        *("leaderboard.csv", "leaderboard.tex", "pareto-parameters.svg"),
+    )
     assert write_leaderboard(board, folder, "Family") == [folder / name for name in names]
     assert {path.name for path in folder.iterdir()} == set(names)
     table = pd.read_parquet(folder / "leaderboard.parquet")
@@ -278,7 +283,9 @@ def test_the_files_hold_the_tables_and_the_pages(board: Leaderboard, tmp_path: P
     pd.testing.assert_frame_equal(table.assign(**lists), frame(TABLE))
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "deltas.parquet"), delta_frame())
     assert (folder / "leaderboard.md").read_bytes().decode() == MARKDOWN
-    assert (folder / "leaderboard.html").read_bytes().decode() == leaderboard_page(board, "Family")
+    assert (folder / "leaderboard.html").read_bytes().decode() == leaderboard_page(
+        board, "Family", FilesBeside(pareto_charts(board), names[-3:])
+    )
 
 
 def test_the_files_hold_columns_alone_and_no_index(board: Leaderboard, tmp_path: Path) -> None:
@@ -292,7 +299,7 @@ def test_the_files_hold_columns_alone_and_no_index(board: Leaderboard, tmp_path:
 def test_the_page_has_a_title_of_its_own_unless_it_is_given_one(board: Leaderboard, tmp_path: Path) -> None:
     write_leaderboard(board, tmp_path)
     assert "<title>Leaderboard</title>" in leaderboard_page(board)
-    assert (tmp_path / "leaderboard.html").read_text() == leaderboard_page(board)
+    assert "<title>Leaderboard</title>" in (tmp_path / "leaderboard.html").read_text()
 
 
 def test_a_leaderboard_is_written_over_an_older_one(board: Leaderboard, tmp_path: Path) -> None:

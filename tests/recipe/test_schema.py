@@ -248,6 +248,7 @@ def test_prune_layers_forms(tmp_path, written, remove):
         "materialize: false",
         "allow_nonfinite: false",
         "trust_remote_code: [org/a]",
+        "published: [{source: s, values: {a: 1}}]",
         "seed: 0",
         "x-note: {free: [1, 2]}",
         "parameters: {}",

@@ -100,6 +100,15 @@ def shown(text: str, folder: Path) -> object:
     return [sorted(specs, key=str), crons, ops, [(str(n.key), n.modules) for n in graph.analyses]]
 
 
+def reported(text: str, folder: Path) -> object:
+    """What the leaderboard says of published values."""
+    root = folder / f"project-{next(_numbers)}"
+    (root / "recipes").mkdir(parents=True)
+    (root / "recipes" / "mine.yaml").write_text(text)
+    workspace = api.Workspace.open(Settings(root=root, store=str(root / "store"), cache_dir=root / "cache"))
+    return [(value.model, value) for value in api.rank(workspace).leaderboard.published]
+
+
 def merged(text: str, folder: Path) -> object:
     """The weights, or why there are none, on a machine that has no GPU and a project that asks for one."""
     file = folder / f"m{next(_numbers)}.yaml"
@@ -130,6 +139,7 @@ FIGURES = [
         [(float("inf"), True, 1.2), (5.0, False, 0.1), (1.0, False, 0.9), (float("inf"), True, 1.1)]
     )
 ]
+VALUES = "published: [{source: a, suite: quick, values: {quiz: 5}}]"
 PASS = "merge_method: passthrough\nmodels: [{model: A}]\n"
 TWO = "merge_method: linear\nmodels: [{model: A}, {model: B}]\nparameters: {weight: 1}\n"
 TIES = "merge_method: ties\nparameters: {weight: 1}\n"
@@ -184,6 +194,13 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.seed": Example(planned, *(f"{TWO.replace('linear', 'dare_ties')}base_model: A\nseed: {n}" for n in (0, 1))),
     "Recipe.evaluate": Example(shown, PASS, f"{PASS}evaluate: [long]"),
     "Recipe.publish": Example(refused, PASS, f"{PASS}publish: {{repo_id: me/mine}}"),
+    "Recipe.published": Example(reported, PASS, f"{PASS}{VALUES}"),
+    "Published.source": Example(reported, *(f"{PASS}{VALUES.replace('source: a', f'source: {s}')}" for s in "ab")),
+    "Published.values": Example(reported, *(f"{PASS}{VALUES.replace('quiz: 5', f'quiz: {n}')}" for n in (5, 6))),
+    "Published.suite": Example(
+        reported, *(f"{PASS}{VALUES.replace('suite: quick', f'suite: {s}')}" for s in ("quick", "long"))
+    ),
+    "Published.model": Example(reported, f"{PASS}{VALUES}", f"{PASS}{VALUES.replace('suite', 'model: x, suite')}"),
     "Recipe.schedule": Example(shown, PASS, f"{PASS}schedule: '0 5 * * *'"),
     "Recipe.freshness": Example(shown, PASS, f"{PASS}freshness: 7d"),
     "Recipe.device": Example(merged, f"{TWO}device: cpu", f"{TWO}device: cuda"),

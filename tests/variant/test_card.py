@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from merge_assets.api.joined import card_rows
 from merge_assets.plan import Plan
 from merge_assets.plan.model import PlannedModel
-from merge_assets.recipe import Recipe, load_recipe
+from merge_assets.recipe import Published, Recipe, load_recipe
 from merge_assets.variant.card import model_card, with_scores
+from tests.leaderboard_support import row, scores
 from tests.merging import plan_text
 from tests.synthetic import write_llama
 
@@ -85,6 +87,20 @@ def test_what_a_card_says(made: tuple[Plan, Recipe]) -> None:
     assert (last.type, last.content) == ("fence", re.sub(r"/\S+/(?=[ab]})", "", recipe.source.text.rstrip()) + "\n")
 
 
+def test_what_others_published_is_said_to_be_theirs_and_stands_beside_what_was_measured(
+    made: tuple[Plan, Recipe],
+) -> None:
+    plan, recipe = made
+    table = Published(source="a table", suite="demo", values={"t": 49.5, "average": 60})
+    text = model_card(plan, recipe.model_copy(update={"published": (table,)}))
+    assert "## Published by others\n\nNot measured here; accuracies in percent.\n\n" in text
+    assert "\n| mix | demo | t | 49.5 | a table |\n| mix | demo | average | 60 | a table |\n\n" in text
+    scored = scores("mix", row("t", "acc", 0.5))
+    section = with_scores(text, "77", card_rows([scored], published=[table])).partition("## Scores")[2]
+    assert "| demo | average |  | 50.0 | 60 (−10.0) |" in section
+    assert "| demo | t | acc | 50.0 | 49.5 (+0.5) |" in section
+
+
 def test_scores_stand_before_the_recipe_whatever_texts_say(made: tuple[Plan, Recipe]) -> None:
     plan, recipe = made
     source = recipe.source.model_copy(update={"text": f"{recipe.source.text}\n## Recipe\n\n```yaml\n"})
@@ -129,9 +145,10 @@ def test_nothing_breaks_out_of_a_card(made: tuple[Plan, Recipe], text: str) -> N
     """Of all that strangers can write into one; oracle: markdown-it."""
     plan, recipe = made
     source = recipe.source.model_copy(update={"text": f"a: {text}\nend"})
-    hostile = recipe.model_copy(update={"description": f"x{text}", "source": source})
+    table = Published.model_construct(source=text, suite=text, model=text, values={text: 1.5})
+    hostile = recipe.model_copy(update={"description": f"x{text}", "source": source, "published": (table,)})
     figures = ({"layer": 1, "tensor": text, "value": None, "margin": 1.0},)
-    scores = [{"suite": text, "task": text, "metric": text, "value": text}]
+    scores = [{"suite": text, "task": text, "metric": text, "value": text, "published": text}]
     of = replace(plan, removed_layers=figures, models=(PlannedModel(f"m{text}", "/x", FINGERPRINT),) * 2)
     with suppress(ValueError):  # what is no reference never becomes a plan
         card = ModelCard(with_scores(model_card(of, hostile), "77", scores)).text
@@ -140,5 +157,5 @@ def test_nothing_breaks_out_of_a_card(made: tuple[Plan, Recipe], text: str) -> N
         fence = blocks[-1]
         assert fence.type == "fence" and fence.content.rstrip().endswith("end")
         heads = [blocks[at + 1].content for at, block in enumerate(blocks) if block.type == "heading_open"]
-        assert heads == ["mix", "Models", "Layers", "Removed layers", "Scores", "Recipe"]
+        assert heads == ["mix", "Models", "Layers", "Removed layers", "Published by others", "Scores", "Recipe"]
         assert not [block for block in blocks if block.type == "html_block"]

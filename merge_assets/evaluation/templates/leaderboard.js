@@ -39,6 +39,23 @@
   // Filters.
   const form = document.querySelector(".controls");
   const output = form.querySelector("output");
+  // Columns: those of a suite that is not ticked are hidden, and single ones. The first head spans what is left of its suite.
+  const scores = heads.filter((button) => button.closest("th").dataset.suite !== undefined);
+  const choose = (data) => {
+    const several = form.querySelector("[name=suite]") !== null;
+    const suites = new Set(data.getAll("suite")), columns = new Set(data.getAll("column"));
+    const left = {};
+    for (const button of scores) {
+      const head = button.closest("th"), suite = head.dataset.suite;
+      const hidden = (several && !suites.has(suite)) || !columns.has(button.dataset.key);
+      for (const row of [head.parentElement, ...rows]) row.cells[head.cellIndex].hidden = hidden;
+      left[suite] = (left[suite] ?? 0) + (hidden ? 0 : 1);
+    }
+    for (const head of table.querySelectorAll("thead .suite")) {
+      head.colSpan = left[head.dataset.suite] || 1;
+      head.hidden = !left[head.dataset.suite];
+    }
+  };
   const filter = () => {
     const data = new FormData(form);
     const words = String(data.get("text")).toLowerCase().split(/\s+/).filter(Boolean);
@@ -48,15 +65,17 @@
       row.hidden = (kind && row.dataset.kind !== kind) || !words.every((word) => row.dataset.text.includes(word));
       shown += row.hidden ? 0 : 1;
     }
-    if (form.querySelector("[name=suite]")) {
-      const suites = new Set(data.getAll("suite"));
-      for (const cell of table.querySelectorAll("[data-suite]")) cell.hidden = !suites.has(cell.dataset.suite);
-    }
+    choose(data);
     output.textContent = shown === rows.length ? "" : `${shown} of ${rows.length} models`;
   };
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
+
+  document.addEventListener("click", (event) => {
+    const menu = form.querySelector(".pick");
+    if (menu && !menu.contains(event.target)) menu.open = false;
+  });
 
   // Details of one model in a panel; the address keeps the model, so that it can be linked to.
   const panel = document.getElementById("panel");

@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -217,3 +217,16 @@ def write_suite(folder: Path, *, name: str = "tiny", documents: int = 6) -> Path
         )
     )
     return path
+
+
+def of_lm_eval(metrics: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """The metrics of a result without those that are added to lm-eval's: perplexity of texts, tokens per answer."""
+
+    def is_added(name: str, values: Mapping[str, object]) -> bool:
+        metric = name.partition(",")[0].removesuffix("_stderr")
+        return metric == "tokens_per_answer" or (metric == "perplexity" and "word_perplexity,none" in values)
+
+    return {
+        task: {name: value for name, value in values.items() if not is_added(name, values)}
+        for task, values in metrics.items()
+    }

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from merge_assets.evaluation.result_keys import result_keys
 from merge_assets.evaluation.results import TaskResults
 from merge_assets.evaluation.runner import evaluate_suite
 from merge_assets.evaluation.suite import load_suite
-from tests.evaluation_support import write_checkpoint, write_suite
+from tests.evaluation_support import of_lm_eval, write_checkpoint, write_suite
 
 TEMPLATE = "{% for m in messages %}{{ m.role }} . {{ m.content }} {{ '</s>' if m.role == 'assistant' }} {% endfor %}"
 
@@ -213,13 +212,8 @@ def test_the_recorded_command_gives_the_same_numbers_for_each_setting(
     (file,) = stored.sample_files().values()
     ours = [json.loads(line) for line in file.read_text().splitlines()]
     metrics, prompts = by_hand(result.command, monkeypatch)
-    assert metrics == {task: _of_lm_eval(values) for task, values in result.metrics.items()}
+    assert metrics == of_lm_eval(result.metrics)
     assert {one["doc_id"]: one["prompt_hash"] for one in ours} == prompts
-
-
-def _of_lm_eval(values: Mapping[str, object]) -> dict[str, object]:
-    """The metrics without those that are added to lm-eval's."""
-    return {name: value for name, value in values.items() if not name.startswith("tokens_per_answer")}
 
 
 @pytest.mark.slow

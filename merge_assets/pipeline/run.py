@@ -18,7 +18,7 @@ from merge_assets.pipeline import location
 from merge_assets.pipeline.executor import require_launcher
 from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.home import open_instance, open_to_read
-from merge_assets.pipeline.keys import op_names
+from merge_assets.pipeline.keys import LEADERBOARD, op_names
 from merge_assets.pipeline.outcome import (
     FAILED,
     OBSERVED,
@@ -145,7 +145,22 @@ def materialise(
             tell(Outcome(spec.key.to_user_string(), WOULD, message=reasons[spec.key]))
     if dry_run or not wanted:
         return Materialised(None, tuple(outcomes))
-    run_id, ending = _execute(instance, wanted, reasons, tags, tell)
+    board = [spec for spec in wanted if spec.key == LEADERBOARD]
+    held_back = []
+
+    def tell_but_for_the_board(outcome: Outcome) -> None:
+        if board and (outcome.key, outcome.state) == (LEADERBOARD.to_user_string(), SKIPPED):
+            held_back.append(outcome)
+        else:
+            tell(outcome)
+
+    run_id, ending = _execute(instance, wanted, reasons, tags, tell_but_for_the_board)
+    if held_back and ending is None:
+        # It ranks the scores that are there, and says which failed: it does not need them all, as Dagster's steps do.
+        _, ending = _execute(instance, board, reasons, tags, tell)
+    else:
+        for outcome in held_back:
+            tell(outcome)
     return Materialised(run_id, tuple(outcomes), ending)
 
 

@@ -1,7 +1,7 @@
 """Contract of `materialise`, the function behind `merge-assets build`: it builds what is out of date, and nothing twice.
 
 The project is real: the shipped demo checkpoints, the real engine, a Dagster instance on disk, steps in processes of
-their own. Evaluation is left out, because it takes minutes.
+their own. But for one test evaluation is left out, because it takes minutes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pytest
 from merge_assets.errors import RecipeError
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.selection import select
+from tests.evaluation_support import write_checkpoint, write_suite
 from tests.pipeline_support import HUB, MEAN, PRUNED, SECOND, Project, project
 
 __all__ = ["project"]  # fixture
@@ -260,6 +261,33 @@ def test_a_stopped_build_leaves_nothing_half_written(root: Path, tmp_path: Path)
     committed = {path.parent for path in (folder / "var" / "store").rglob("manifest.json")}
     whole = {path.parent for path in (folder / "var" / "store").rglob("config.json") if drafts not in path.parents}
     assert whole <= committed
+
+
+@pytest.mark.slow
+def test_the_leaderboard_is_made_of_what_is_there_where_an_evaluation_fails(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "one")
+    file = write_suite(tmp_path / "suites")
+    (file.parent / "long.yaml").write_text(
+        f"{file.read_text().partition('tasks:')[0].replace('tiny', 'long')}"
+        "generation: {max_gen_toks: 100000}\ntasks:\n  - {task: tiny_generate, metric: exact_match}\n"
+    )
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "same.yaml").write_text(
+        "merge_method: passthrough\nmodels: [{model: one}]\nevaluate: [tiny, long]\n"
+    )
+    (tmp_path / "merge-assets.toml").write_text("default_suites = []\n")
+    (tmp_path / "build.py").write_text(BUILD)
+    (made,) = script(tmp_path, "print(json.dumps(build('same')))")
+    assert made["failed"] and list(made["states"])[-1] == "leaderboard"
+    assert states(made) == {
+        "base/one": "observed",
+        "variants/same": "built",
+        "scores/tiny/one": "built",
+        "scores/tiny/same": "built",
+        "scores/long/one": "failed",
+        "scores/long/same": "failed",
+        "leaderboard": "built",
+    }
 
 
 def test_selecting_a_recipe_selects_what_it_needs(project: Project) -> None:

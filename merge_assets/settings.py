@@ -32,6 +32,7 @@ from pydantic import field_validator as validates
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from merge_assets.alert_settings import Alerts
+from merge_assets.endpoint_settings import BaseUrl, ServeCommand
 from merge_assets.errors import SettingsError
 from merge_assets.regular import read_regular
 from merge_assets.shown import HIDDEN, without_credentials
@@ -155,6 +156,16 @@ class Settings(BaseSettings):
     model_memory: ByteSize | None = Field(
         default=None, gt=0, description="memory of a process that loads a model; default: nine tenths of what is free"
     )
+    endpoint: BaseUrl | None = Field(
+        default=None, description="base URL of a running server that suites of backend endpoint ask"
+    )
+    endpoint_model: str | None = Field(
+        default=None, min_length=1, description="name that the server serves a model under; {name} is the name here"
+    )
+    endpoint_key: SecretStr | None = Field(default=None, description="key that the server asks for")
+    endpoint_serve: ServeCommand | None = Field(
+        default=None, description="command that starts a server on a model's folder, with {model} and {port}"
+    )
     allow_unconfined: bool = Field(
         default=False, description="load models also where a process cannot be kept off the network"
     )
@@ -191,6 +202,13 @@ class Settings(BaseSettings):
         if token and (len(text) < MIN_TOKEN or text.strip() != text or not (text.isascii() and text.isprintable())):
             raise ValueError(f"must be {MIN_TOKEN} or more ASCII characters; `openssl rand -hex 32` makes one")
         return token
+
+    @validates("endpoint_serve")
+    @classmethod
+    def _one_server(cls, command: str | None, info: ValidationInfo) -> str | None:
+        if command is not None and info.data.get("endpoint") is not None:
+            raise ValueError("is set beside endpoint; a server is running or is started, so remove one of the two")
+        return command
 
     @validates("ui_hosts")
     @classmethod

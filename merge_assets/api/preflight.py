@@ -16,6 +16,7 @@ from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.data import DataHub
+    from merge_assets.evaluation.endpoint import Endpoint
     from merge_assets.evaluation.preflight import Finding
     from merge_assets.evaluation.suite import Suite
 
@@ -121,7 +122,8 @@ def check(
         itemsize = _BYTES.get(suite.dtype)
         weights = plan.bytes_to_write if itemsize is None else plan.parameter_count * itemsize
         room = free if is_gpu else limits.bytes_of_memory()
-        found[name] += checks.memory(suite, weights, room, "cuda" if is_gpu else "cpu")
+        if suite.backend != "endpoint":  # whose memory is the server's
+            found[name] += checks.memory(suite, weights, room, "cuda" if is_gpu else "cpu")
         if unreached:
             continue
         prompted = checks.prompts(
@@ -134,7 +136,7 @@ def check(
             work=work,
         )
         found[name] += prompted.findings
-        if prompted.tokens and not is_gpu:
+        if prompted.tokens and not is_gpu and suite.backend == "hf":
             text = f"{suite.file}: {checks.time_stated(prompted.tokens, plan.parameter_count)}"
             found[name].append(Finding("time", text, fails=False))
     return found
@@ -149,6 +151,17 @@ def data_hub(workspace: Workspace) -> DataHub:
 
     token = workspace.settings.hub_token
     return DataHub(workspace.settings.hub_endpoint, token.get_secret_value() if token else None)
+
+
+def endpoint_of(workspace: Workspace) -> Endpoint:
+    """The server that suites of that backend ask, by the settings."""
+    from merge_assets.evaluation.endpoint import Endpoint
+
+    settings = workspace.settings
+    key = settings.endpoint_key
+    return Endpoint(
+        settings.endpoint, settings.endpoint_model, key.get_secret_value() if key else None, settings.endpoint_serve
+    )
 
 
 def _tokenizer(workspace: Workspace, recipe: Recipe) -> Path | None:

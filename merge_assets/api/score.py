@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.api.joined import card_rows_of, scores_of
-from merge_assets.api.preflight import data_hub, index_of, refused
+from merge_assets.api.preflight import data_hub, endpoint_of, index_of, refused
 from merge_assets.extras import require
 from merge_assets.identity import scores_line, variant_line
 from merge_assets.model_worker import Limits
@@ -96,6 +96,7 @@ def evaluate(
         refresh=refresh,
         trust_remote_code=trusts_folder(workspace, wanted, Path(model_dir)),
         hub=data_hub(workspace),
+        endpoint=endpoint_of(workspace),
         limits=Limits.of(workspace.settings),
         index=index_of(workspace, wanted, work),
         documents=documents,
@@ -200,6 +201,7 @@ def score(
             refresh=refresh,
             trust_remote_code=trust,
             hub=data_hub(workspace),
+            endpoint=endpoint_of(workspace),
             limits=Limits.of(workspace.settings),
             index=index_of(workspace, wanted, turn.work),
             failed=keep_failed,

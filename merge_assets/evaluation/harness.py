@@ -23,6 +23,7 @@ from lm_eval.tasks import TaskManager
 
 from merge_assets.errors import EvaluationError, MergeAssetsError, SuiteError
 from merge_assets.evaluation.answers import Answers
+from merge_assets.evaluation.backends import EvaluatedModel, model_of
 from merge_assets.evaluation.command import allow_code, lm_eval_command
 from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of, single_tasks
 from merge_assets.evaluation.divergence import Divergence, diverging
@@ -39,13 +40,10 @@ from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, 
 from merge_assets.evaluation.suite import Suite
 from merge_assets.evaluation.token_counts import add_counts
 from merge_assets.evaluation.values import directions_of, metrics_of
-from merge_assets.evaluation.watched import WatchedLM, leave_out_failed, loaded
+from merge_assets.evaluation.watched import leave_out_failed
 from merge_assets.extras import not_installed
 from merge_assets.model_worker import Desk, reason
 from merge_assets.model_worker.code import run_code_of
-
-_ANSWERING = ("lm_eval", "transformers", "torch")
-"""Packages whose versions may change the last digits of an answer."""
 
 
 def begin(
@@ -135,14 +133,15 @@ def find(desk: Desk, *, keys: Sequence[Mapping[str, Any]]) -> None:
         desk.held["harness"].find(ResultKey.model_validate(key))
 
 
-def load(desk: Desk, *, other: str | None) -> dict[str, Any]:
+def load(desk: Desk, *, other: str | None, served: Mapping[str, str] | None) -> dict[str, Any]:
     """Load the model, once; on what answers depend besides the model and what is asked.
 
     Args:
         other: directory of the model that it is compared with, which is loaded, too.
+        served: the server that is asked in its stead; see :meth:`merge_assets.evaluation.endpoint.Server.open`.
     """
     harness = desk.held["harness"]
-    harness.load()
+    harness.load(served)
     harness.load_other(other)
     return dict(harness.circumstances())
 
@@ -189,8 +188,8 @@ class Harness:
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self._dtype = dtype
         self._batch_size = batch_size
-        self._lm: WatchedLM | None = None
-        self._other: tuple[str, WatchedLM] | None = None
+        self._lm: EvaluatedModel | None = None
+        self._other: tuple[str, EvaluatedModel] | None = None
         self._managers: dict[bool | str, TaskManager] = {}
         self._tasks: tuple[TaskManager, list[Any]] | None = None
         self._drawn: Drawn | None = None
@@ -217,11 +216,11 @@ class Harness:
         with self._failing(key), reading(key.revision, fetched):
             self._tasks = self._load(key)
 
-    def load(self) -> None:
+    def load(self, served: Mapping[str, str] | None) -> None:
         """Load the model, unless it is loaded."""
         if self._lm is not None:
             return
-        lm = self._loaded(self._model_dir, self._trust)
+        lm = self._loaded(self._model_dir, self._trust, served)
         try:
             self._chat = lm.is_asked_in_turns(self._settings.chat_template)
         except ValueError as error:
@@ -236,22 +235,23 @@ class Harness:
             self._other = None  # there is room for one
             self._other = (directory, self._loaded(Path(directory), trust=False))
 
-    def _loaded(self, directory: Path, trust: bool) -> WatchedLM:
-        size = 1 if self._batch_size == "auto" else self._batch_size
-        arguments = {"device": self._device, "dtype": self._dtype, "batch_size": size, **self._settings.arguments()}
-        return loaded(WatchedLM, directory, arguments, trust, self._meter)
+    def _loaded(self, directory: Path, trust: bool, served: Mapping[str, str] | None = None) -> EvaluatedModel:
+        return model_of(
+            self._settings,
+            directory,
+            device=self._device,
+            dtype=self._dtype,
+            batch_size=self._batch_size,
+            trust=trust,
+            served=served,
+            meter=self._meter,
+            call=self._desk.call,
+        )
 
     def circumstances(self) -> dict[str, Any]:
         """On what the answers of the loaded model depend besides its bytes and what is asked."""
         assert self._lm is not None
-        device = str(self._lm.device)
-        name = torch.cuda.get_device_name(device) if device.startswith("cuda") else ""
-        return {
-            "device": device.partition(":")[0],
-            "device_name": name,
-            "dtype": str(self._lm.model.dtype),
-            "versions": {package: importlib.metadata.version(package) for package in _ANSWERING},
-        }
+        return self._lm.circumstances()
 
     def run(self, key: ResultKey, answers: Answers | None) -> Any:
         """Evaluate the task that was prepared."""
@@ -304,11 +304,11 @@ class Harness:
             command = lm_eval_command(
                 key,
                 self._suite,
-                self._model_dir,
-                device=str(self._device),
+                device=self._device,
                 batch_size=self._lm.batch_size,
                 chat=self._chat,
                 python_seed=PYTHON_SEED,
+                model=self._lm.arguments,
                 samples=samples,
             )
             return self._told(key, tasks, output, started, command)
@@ -376,7 +376,8 @@ class Harness:
         return once, list(loaded["tasks"].values())
 
     def _result(self, key: ResultKey, output: Mapping[str, Any], command: list[str], seconds: float) -> TaskResult:
-        packages = ("lm_eval", "transformers", "torch", "datasets")
+        assert self._lm is not None
+        circumstances = self._lm.circumstances()
         return TaskResult(
             key=key,
             metrics=metrics_of(output),
@@ -385,10 +386,10 @@ class Harness:
             samples={name: SampleCount(**counts) for name, counts in output["n-samples"].items()},
             task_versions={name: str(v) for name, v in output["versions"].items() if v is not None},
             seeds={"python": PYTHON_SEED, "numpy": key.seed, "torch": key.seed, "fewshot": key.seed},
-            versions={package: importlib.metadata.version(package) for package in packages},
-            device=str(self._device),
+            versions={**circumstances["versions"], "datasets": importlib.metadata.version("datasets")},
+            device=self._device if self._settings.backend == "hf" else circumstances["device"],
             model_dtype=str(output["config"].get("model_dtype", "")).removeprefix("torch."),
-            batch_size=self._lm.batch_size if self._lm else 1,
+            batch_size=self._lm.batch_size,
             chat=self._chat,
             command=command,
             seconds=round(seconds, 3),

@@ -6,7 +6,15 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 
 class Generation(BaseModel):
@@ -48,6 +56,18 @@ class ModelArguments(BaseModel):
     think_end_token: str | int | None = Field(None, description="what an answer begins after")
 
 
+class VllmArguments(BaseModel):
+    """Arguments of lm-eval's model class ``vllm``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one copy of the model is spread over")
+    data_parallel_size: int = Field(1, ge=1, description="copies of the model, each on GPUs of its own; needs ray")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, strict=False, description="share of a GPU's memory that vLLM takes; null leaves it to vLLM"
+    )
+
+
 class ModelSettings(BaseModel):
     """How models are loaded and asked. All of it is part of the key of every result.
 
@@ -70,15 +90,60 @@ class ModelSettings(BaseModel):
     model_args: ModelArguments = Field(ModelArguments(), description="further arguments of lm-eval's model class")
     parallelize: bool = Field(False, description="spread the layers of a model over all GPUs")
     unsafe_code: bool = Field(False, description="run the programs that models write, which some tasks ask for")
+    backend: Literal["hf", "endpoint", "vllm"] = Field(
+        "hf", description="what computes: transformers, a server of the OpenAI protocol that the settings name, or vLLM"
+    )
+    vllm: VllmArguments = Field(VllmArguments(), description="arguments of the backend vllm")
 
     @field_validator("chat_template", mode="before")
     @classmethod
     def _word(cls, value: object) -> object:
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
+    @model_serializer(mode="wrap")
+    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what came later and is not set: keys of results are made of this."""
+        content: dict[str, Any] = handler(self)
+        return {
+            name: value
+            for name, value in content.items()
+            if name not in ("backend", "vllm") or getattr(self, name) != ModelSettings.model_fields[name].default
+        }
+
+    @model_validator(mode="after")
+    def _fits_the_backend(self) -> ModelSettings:
+        """What a backend has no way to do is refused, not left undone."""
+        if self.backend != "vllm" and self.vllm != VllmArguments():
+            raise ValueError(f"vllm: is for backend: vllm, and this is backend: {self.backend}; remove this key")
+        if self.backend == "hf":
+            return self
+        given = self.model_args.model_dump(exclude_none=True)
+        unknown = ("logits_cache", "softmax_dtype")
+        if self.backend == "endpoint":
+            unknown += ("enable_thinking", "think_end_token")
+        if names := [name for name in unknown if name in given]:
+            raise ValueError(
+                f"model_args.{names[0]}: is for backend: hf; lm-eval's class of {self.backend} has no such argument"
+            )
+        if self.parallelize:
+            instead = "set vllm.tensor_parallel_size" if self.backend == "vllm" else "that is the server's"
+            raise ValueError(f"parallelize: is for backend: hf; {instead}")
+        if self.chat_template not in ("auto", "on", "off"):
+            raise ValueError(
+                f"chat_template: the text of a template is for backend: hf; {self.backend} takes on, off and auto, and the "
+                "tokenizer's own"
+            )
+        if self.generation.num_beams is not None:
+            raise ValueError(f"generation.num_beams: is for backend: hf; {self.backend} has no beams")
+        return self
+
     def arguments(self) -> dict[str, Any]:
         """Arguments of lm-eval's model class, those that are not as it has them."""
         given = self.model_args.model_dump(mode="json", exclude_none=True)
+        if self.backend == "endpoint" and "prefix_token_id" in given:
+            given["custom_prefix_token_id"] = given.pop("prefix_token_id")
+        if self.backend == "vllm":
+            given |= self.vllm.model_dump(mode="json", exclude_defaults=True)
         if self.max_length is not None:
             given["max_length"] = self.max_length
         if self.parallelize:

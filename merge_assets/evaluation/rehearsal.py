@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -18,14 +17,12 @@ from merge_assets.evaluation.data import reading, single_tasks
 from merge_assets.evaluation.draws import keep_made_apart, seed_all
 from merge_assets.evaluation.indexing import manager_of, ships
 from merge_assets.evaluation.packages import fit_packages
+from merge_assets.evaluation.room import room_of
 from merge_assets.evaluation.suite import Suite
 from merge_assets.model_worker import Desk
 
-_CONTEXTS = ("n_positions", "max_position_embeddings", "n_ctx")
-"""Where lm-eval looks for the length of the context, in this order."""
-
-_USUAL_ROOM, _USUAL_ANSWER = 2048, 256
-"""lm-eval's, where neither model nor task says one."""
+_USUAL_ANSWER = 256
+"""lm-eval's, where the task says none."""
 
 
 def rehearse(
@@ -104,7 +101,7 @@ def rehearse(
         own = requests[0].args[1].get("max_gen_toks") or _USUAL_ANSWER
         told["answer"] = read.generation.max_gen_toks or own
     if tokenizer is not None and model_dir is not None:
-        told["room"] = read.max_length or _room(Path(model_dir), tokenizer)
+        told["room"] = read.max_length or room_of(Path(model_dir), tokenizer)
         told["tokens"] = [len(tokenizer(_text(request)).input_ids) for request in requests]
     return told | {"seconds": time.process_time() - began}
 
@@ -119,14 +116,3 @@ def gpu_memory(desk: Desk) -> int | None:
 def _text(request: Any) -> str:
     """What a request has the model read."""
     return "".join(request.args[:2]) if request.request_type == "loglikelihood" else str(request.args[0])
-
-
-def _room(model_dir: Path, tokenizer: Any) -> int:
-    config = json.loads((model_dir / "config.json").read_bytes())
-    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    for name in _CONTEXTS:
-        for fields in (config, inner):
-            if isinstance(fields.get(name), int):
-                return int(fields[name])
-    longest = getattr(tokenizer, "model_max_length", 0)
-    return int(longest) if 0 < longest < 10**9 else _USUAL_ROOM

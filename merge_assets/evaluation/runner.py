@@ -22,6 +22,7 @@ from merge_assets.errors import (
 )
 from merge_assets.evaluation.answers import Answers, AnswersFolder
 from merge_assets.evaluation.data import DataHub
+from merge_assets.evaluation.endpoint import Endpoint, Server
 from merge_assets.evaluation.failures import Failed, failed_of
 from merge_assets.evaluation.result_keys import result_keys
 from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResult, TaskResults
@@ -38,6 +39,7 @@ HARNESS = "merge_assets.evaluation.harness"
 
 _DEFAULT = Limits()
 _HUB = DataHub()
+_NOWHERE = Endpoint()
 _STEPS = 1000
 """Progress is reported in thousandths of a task."""
 
@@ -94,6 +96,7 @@ def evaluate_suite(
     refresh: bool = False,
     trust_remote_code: bool = False,
     hub: DataHub = _HUB,
+    endpoint: Endpoint = _NOWHERE,
     limits: Limits = _DEFAULT,
     index: Path | None = None,
     failed: Callable[[Scores], None] | None = None,
@@ -121,6 +124,7 @@ def evaluate_suite(
         trust_remote_code: whether code that comes with the checkpoint is run where it asks for that, in the process that loads
             it, which has no network.
         hub: from which data of tasks are fetched.
+        endpoint: the server that is asked where the suite's backend is one.
         limits: of the process that loads the checkpoint.
         index: the file with the names of lm-eval's own tasks, where that is kept.
         failed: gets the scores where every task failed, before the error.
@@ -178,7 +182,12 @@ def evaluate_suite(
         )
         evaluator.others = {other.fingerprint: str(other.directory.resolve()) for other in others.values()}
         evaluator.fetch(missing, work)
-        with ModelWorker(HARNESS, limits) as worker, code_folder(trust_remote_code) as code:
+        with (
+            ModelWorker(HARNESS, limits) as worker,
+            code_folder(trust_remote_code) as code,
+            Server(endpoint, suite, model_dir.resolve(), title or model_dir.name, limits) as server,
+        ):
+            evaluator.server = server
             evaluator.begin(worker, missing, code, work)
             for key in missing:
                 suite.require_unchanged(key.task)
@@ -243,6 +252,7 @@ class _Evaluator:
         self._hub = hub
         self._answers = answers
         self.others: Mapping[str, str] = {}
+        self.server: Server | None = None
         self._begun = False
         self._unloadable: MergeAssetsError | None = None
         self._fetched: dict[str, Any] = {}
@@ -310,7 +320,8 @@ class _Evaluator:
             raise
         try:
             other = None if key.to is None else self.others[key.to]
-            circumstances = self._ask(worker, "load", {"other": other}, key, work, "load")
+            served = self.server.open(work) if self.server and self._suite.backend == "endpoint" else None
+            circumstances = self._ask(worker, "load", {"other": other, "served": served}, key, work, "load")
         except (EvaluationError, ModelMemoryError) as error:
             if key.to is None:  # else it may be the other model, or that there is no room for two
                 self._unloadable = error
@@ -353,6 +364,7 @@ class _Evaluator:
                 work=work,
                 doing=f"evaluating {key.task}",
                 each=each,
+                reply=None if self.server is None else partial(self.server.reply, work=work),
             )
         except ModelMemoryError as error:
             self._begun = False
@@ -362,7 +374,9 @@ class _Evaluator:
             self._begun = self._begun and error.answered
             for kind in (EvaluationError, SuiteError):
                 if error.raised == kind.__name__:
-                    raise kind(str(error)) from None
+                    again = kind(str(error))
+                    again.may_pass = self.server is not None and self.server.may_pass
+                    raise again from None
             raise self._failed(key, str(error)) from None
 
     def _failed(self, key: ResultKey, why: str) -> EvaluationError:

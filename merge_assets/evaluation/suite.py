@@ -30,7 +30,7 @@ from pydantic import (
 from merge_assets.errors import EvaluationError, RecipeError, in_one_line
 from merge_assets.evaluation.declared import Declared
 from merge_assets.evaluation.headline import DeclaredHeadline, DeclaredPart, require_listed
-from merge_assets.evaluation.model_settings import Generation, ModelArguments, ModelSettings
+from merge_assets.evaluation.model_settings import Generation, ModelArguments, ModelSettings, VllmArguments
 from merge_assets.evaluation.suite_files import SuiteText, read_suite, read_texts
 from merge_assets.evaluation.suite_problems import explain
 from merge_assets.evaluation.suite_task import SuiteTask, whole_or_fraction
@@ -126,6 +126,18 @@ class Suite(ModelSettings):
             if self.in_headline(entry) and entry.higher_is_better is False:
                 instead = "leave it out of the formula" if is_formula else "set headline: false"
                 raise ValueError(f"tasks[{i}]: a metric where lower is better cannot enter the headline; {instead}")
+        return self
+
+    @model_validator(mode="after")
+    def _backend_can(self) -> Suite:
+        if self.backend == "endpoint" and self.dtype != "auto":
+            raise ValueError(f"dtype: {self.dtype} is the server's to choose with backend: endpoint; remove this key")
+        for i, entry in enumerate(self.tasks):
+            if entry.to is not None and self.backend != "hf":
+                raise ValueError(
+                    f"tasks[{i}].to: a divergence is of whole distributions over the vocabulary, which backend: {self.backend} "
+                    "does not give; put this entry into a suite of backend: hf"
+                )
         return self
 
     def metrics_of(self, task: str) -> tuple[str, ...]:
@@ -353,6 +365,7 @@ def _suite(text: SuiteText) -> Suite:
             "headline": DeclaredPart,
             "generation": Generation,
             "model_args": ModelArguments,
+            "vllm": VllmArguments,
         }
         raise EvaluationError(explain(path, error, Suite, known)) from None
     if text.task_digests is not None:

@@ -5,49 +5,49 @@ Imported by the model worker alone.
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lm_eval.models.huggingface
 import torch
 import transformers
-from lm_eval.models.utils import Collator
 
 from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.answers import Answer, digest_of_batch
+from merge_assets.evaluation.answers import Answer
 from merge_assets.evaluation.batching import batch_size, bytes_per_token
-from merge_assets.evaluation.flaws import Flaws
 from merge_assets.evaluation.meter import Meter
-from merge_assets.evaluation.model_settings import ends_turns_as_texts
+from merge_assets.evaluation.watching import Watching
 from merge_assets.model_worker import reason
 from merge_assets.model_worker.generation import fix_generation
 
-_Document = tuple[str, int]
-"""The name of a task and the number of one of its documents."""
+_ANSWERING = ("lm_eval", "transformers", "torch")
+"""Packages whose versions may change the last digits of an answer."""
 
 
-class WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
-    """lm-eval's model with a :class:`Meter`, that answers no batch twice.
+class WatchedLM(Watching, lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-eval ships no types
+    """lm-eval's model of transformers, watched; lm-eval makes the same tensors of each batch that it makes of all."""
 
-    Requests are put into batches as lm-eval does it; each batch is then asked of lm-eval alone, which makes the same tensors of
-    it.
-    """
-
-    meter: Meter | None = None
-    known: Mapping[str, list[Answer]] = {}
-    keep: Callable[[str, list[Answer]], None] = staticmethod(lambda batch, answers: None)
-    _windows: int | None = None
+    arguments: dict[str, Any]
     _free: int | None = None
     _is_chosen = True
-    _documents: Sequence[_Document] | None = None
 
-    def attach(self, meter: Meter) -> None:
-        self.meter = meter
-        self.set_cache_hook(meter)
+    @property
+    def _shares_prompts(self) -> bool:
+        return bool(self.backend == "causal" and self.logits_cache)
+
+    def circumstances(self) -> dict[str, Any]:
+        """On what its answers depend besides its bytes and what is asked."""
+        device = str(self.device)
+        return {
+            "device": device.partition(":")[0],
+            "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else "",
+            "dtype": str(self.model.dtype),
+            "versions": {package: importlib.metadata.version(package) for package in _ANSWERING},
+        }
 
     def watch_layers(self) -> None:
         """A sign of life before every call of the model and of each of its layers, generation steps included."""
@@ -62,36 +62,15 @@ class WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-ev
                 for layer in module:
                     layer.register_forward_pre_hook(poll)
 
-    def is_asked_in_turns(self, chat_template: str) -> bool:
-        """Whether prompts are turns of a conversation, by what a suite says.
-
-        Raises:
-            ValueError: they are to be, and there is no template for it.
-        """
-        if chat_template == "off":
-            return False
-        if chat_template == "auto":
-            return ends_turns_as_texts(self.tokenizer, self._ends())
-        if chat_template == "on" and not self.tokenizer.chat_template:
-            raise ValueError("its tokenizer has no chat template; set off or auto, or give a template")
-        return True
-
     def _ends(self) -> set[int]:
         """The tokens that end what the model generates."""
         own = self.model.generation_config.eos_token_id
         return {self.eot_token_id, *(own if isinstance(own, list) else [own])} - {None}
 
     def begin(self, known: Mapping[str, list[Answer]], keep: Callable[[str, list[Answer]], None]) -> None:
-        """Get ready for a task.
-
-        Args:
-            known: the answers of batches that were asked before, by their digests.
-            keep: gets those of each batch that is asked now.
-        """
-        self.known, self.keep = known, keep
+        super().begin(known, keep)
         self._free = None
         self._is_chosen = True
-        self._flawed: dict[str, set[_Document]] = defaultdict(set)
 
     def choose_batch_size(self, memory: int | None) -> None:
         """Choose it by the longest of the first requests, and keep it for the task.
@@ -111,76 +90,9 @@ class WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-ev
             self.batch_size_per_gpu = batch_size(self._free, min(longest, self.max_length), per_token, self.device.type)
             self._is_chosen = True
 
-    def flaws(self) -> dict[str, Flaws]:
-        """What was wrong with the prompts and answers since :meth:`begin`, by the name of the task."""
-        counts: dict[str, dict[str, int]] = defaultdict(dict)
-        for kind, documents in self._flawed.items():
-            for task, _ in documents:
-                counts[task][kind] = counts[task].get(kind, 0) + 1
-        return {task: Flaws(**kinds) for task, kinds in counts.items()}
-
-    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
-        if self.meter is not None:
-            self.meter.check()
-        tokens: list[int] = super().tok_encode(string, *args, **kwargs)
-        if self._windows is not None and self.meter is not None:
-            self._windows += math.ceil(len(tokens) / self.max_length)
-            self.meter.total = self._windows
-        return tokens
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        self._start(len(requests), "likelihoods")
-        self._documents = [(request.task_name, request.doc_id) for request in requests]
-        try:
-            answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-        finally:
-            self._documents = None
-        return answers
-
-    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        self._start(0, "windows")
-        self._choose(max((len(request.args[0].encode()) for request in requests), default=1))  # tokens are fewer
-        self._windows = 0
-        try:
-            answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
-        finally:
-            self._windows = None
-        return answers
-
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        self._start(len(requests), "generations")
-        if any(request.args[1].get("do_sample") for request in requests):
-            # Each text depends on all that were drawn before it.
-            self._choose(self.max_length)
-            texts: list[str] = super().generate_until(requests, disable_tqdm=True)
-            return texts
-        answers: dict[int, Answer] = {}
-        lengths = [len(self.tok_encode(request.args[0])) for request in requests]
-        self._choose(
-            max(
-                length + int(request.args[1].get("max_gen_toks", self.max_gen_toks))
-                for length, request in zip(lengths, requests, strict=True)
-            )
-        )
-        for batch in self._generation_batches(requests, lengths):
-            asked = [requests[index] for index in batch]
-            said = self._answer(
-                digest_of_batch("generation", [[one.args[0] for one in asked], asked[0].args[1]]),
-                len(batch),
-                partial(self._generate, asked, [lengths[index] for index in batch]),
-                counted=True,
-            )
-            answers.update(zip(batch, said, strict=True))
-        for index, (text, endless, cut) in answers.items():
-            document = (requests[index].task_name, requests[index].doc_id)
-            kinds = {"empty": not text.strip(), "endless": endless, "truncated": cut}
-            for kind in (kind for kind, is_so in kinds.items() if is_so):
-                self._flawed[kind].add(document)
-        return [answers[index][0] for index in range(len(requests))]
-
     def _generate(self, requests: list[Any], lengths: Sequence[int]) -> list[Answer]:
         """One batch: the texts, whether they came to no end, and whether their prompts were cut."""
-        texts = super().generate_until(requests, disable_tqdm=True)
+        texts = lm_eval.models.huggingface.HFLM.generate_until(self, requests, disable_tqdm=True)
         return [
             (text, endless, length > self._room)
             for text, endless, length in zip(texts, self._endless, lengths, strict=True)
@@ -203,69 +115,6 @@ class WatchedLM(lm_eval.models.huggingface.HFLM):  # type: ignore[misc]  # lm-ev
             for row in rows
         ]
         return texts
-
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = True, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
-        self._choose(max((len(context) + len(text) for _, context, text in requests), default=1))
-        answers: dict[int, Answer] = {}
-        ask = super()._loglikelihood_tokens
-        for batch in self._likelihood_batches(requests):
-            asked = [requests[index] for index in batch]
-            said = self._answer(
-                digest_of_batch("likelihood", [[context, text] for _, context, text in asked]),
-                len(batch),
-                partial(ask, asked, disable_tqdm=True),
-                counted=self._windows is None,
-            )
-            answers.update(zip(batch, said, strict=True))
-        if self._documents is not None:
-            for document, (_, context, text) in zip(self._documents, requests, strict=True):
-                if len(context) + len(text) > self.max_length + 1:
-                    self._flawed["truncated"].add(document)
-        return [(answers[index][0], answers[index][1]) for index in range(len(requests))]
-
-    def _answer(self, batch: str, size: int, ask: Callable[[], Sequence[Answer]], *, counted: bool) -> Sequence[Answer]:
-        """The answers of a batch, which is asked if they are not known; ``counted`` if lm-eval tells of each that it asks."""
-        said: Sequence[Answer] | None = self.known.get(batch)
-        is_new = said is None or len(said) != size
-        if said is None or is_new:
-            said = ask()
-            self.keep(batch, list(said))
-        if self.meter is not None and not (is_new and counted):
-            self.meter.advance(size)
-        return said
-
-    def _likelihood_batches(self, requests: Sequence[Any]) -> Iterator[list[int]]:
-        """The requests, by number, that go through the model together.
-
-        As in lm-eval 0.4: those whose texts differ in the last token alone share a prompt, the longest prompts come first.
-        """
-
-        def tokens(item: tuple[int, Any]) -> list[int]:
-            return list(item[1][1]) + list(item[1][2])
-
-        items = list(enumerate(requests))
-        if self.backend == "causal" and self.logits_cache:
-            shared = Collator.group(items, fn=lambda item: tokens(item)[:-1], group_by="contexts")
-            groups = [(max(group, key=lambda item: len(item[1][2])), group) for group in shared.values()]
-        else:
-            groups = [(item, [item]) for item in items]
-        groups.sort(key=lambda pair: (-len(tokens(pair[0])), tuple(tokens(pair[0]))))
-        for start in range(0, len(groups), self.batch_size):
-            yield sorted(index for _, group in groups[start : start + self.batch_size] for index, _ in group)
-
-    def _generation_batches(self, requests: Sequence[Any], lengths: Sequence[int]) -> Iterator[list[int]]:
-        """The same of generations: those of equal settings, the longest prompts first; in the order in which they are asked."""
-        items = list(enumerate(requests))
-        for group in Collator.group(items, fn=lambda item: item[1].args[1], group_by="gen_kwargs").values():
-            ordered = sorted(group, key=lambda item: (-lengths[item[0]], item[1].args[0]))
-            for start in range(0, len(ordered), self.batch_size):
-                yield [index for index, _ in ordered[start : start + self.batch_size]]
-
-    def _start(self, total: int, what: str) -> None:
-        if self.meter is not None:
-            self.meter.begin(total, what)
 
 
 def is_failed(answer: object) -> bool:
@@ -319,6 +168,9 @@ def loaded(
         fix_generation(lm.model)
     except Exception as error:
         raise EvaluationError(f"{directory}: the checkpoint does not load: {reason(error)}") from error
+    lm.arguments = {"pretrained": str(directory), "dtype": arguments["dtype"]}
+    if trust:
+        lm.arguments["trust_remote_code"] = "True"
     lm.attach(meter)
     lm.watch_layers()
     return lm

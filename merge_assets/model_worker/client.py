@@ -61,6 +61,7 @@ class ModelWorker:
         work: Work = UNATTENDED,
         doing: str = "",
         each: Callable[[Any], None] | None = None,
+        reply: Callable[[Any], Any] | None = None,
     ) -> Any:
         """What a verb returns. A worker that was ended is replaced by a new one, which holds nothing yet.
 
@@ -71,6 +72,7 @@ class ModelWorker:
             work: told what the verb tells; asked several times a second, and after all that the verb tells.
             doing: to follow the word "while" if it is stopped.
             each: gets the items that the verb gives before it returns.
+            reply: does what the verb calls for; what it takes is not the worker's time.
 
         Raises:
             ModelMemoryError: the worker was ended because it took too much memory.
@@ -81,7 +83,7 @@ class ModelWorker:
             channel = self._started(work)
             with contextlib.suppress(OSError):  # what ended it is on the lease
                 send(channel, {"verb": f"{self._module}:{verb}", "arguments": dict(arguments)})
-            return self._answer(limit, work, doing, each)
+            return self._answer(limit, work, doing, each, reply)
         except (ModelWorkerError, Stopped) as error:
             if not (isinstance(error, ModelWorkerError) and error.answered):
                 self._close()
@@ -97,7 +99,14 @@ class ModelWorker:
                 raise ModelWorkerError(f"cannot be loaded here: {message.get('error') if message else message}")
         return self._ends[0]
 
-    def _answer(self, limit: Limit | None, work: Work, doing: str, each: Callable[[Any], None] | None) -> Any:
+    def _answer(
+        self,
+        limit: Limit | None,
+        work: Work,
+        doing: str,
+        each: Callable[[Any], None] | None,
+        reply: Callable[[Any], Any] | None,
+    ) -> Any:
         while True:
             match self._next(limit, work, doing):
                 case {"report": [int(done), int(total), str(label)]}:
@@ -105,6 +114,10 @@ class ModelWorker:
                     work.check(doing)
                 case {"item": item} if each is not None:
                     each(item)
+                case {"call": call} if reply is not None and self._ends is not None:
+                    answer = reply(call)
+                    with contextlib.suppress(OSError):  # what ended it is on the lease
+                        send(self._ends[0], {"reply": answer})
                 case {"answer": answer}:
                     return answer
                 case {"error": str(text), "raised": str(raised)}:

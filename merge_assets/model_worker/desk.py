@@ -30,10 +30,12 @@ class Desk:
     Attributes:
         channel: to who asked.
         held: what verbs keep for the next request: a model that was loaded.
+        frames: what has arrived on the channel.
     """
 
     channel: socket.socket
     held: dict[Any, Any] = field(default_factory=dict)
+    frames: Frames = field(default_factory=Frames)
 
     def report(self, done: int, total: int, label: str) -> None:
         """Tell how far it is; also a sign of life."""
@@ -43,14 +45,23 @@ class Desk:
         """Hand over a part of the answer before the answer."""
         send(self.channel, {"item": item})
 
+    def call(self, request: Any) -> Any:
+        """Have who asked do something that a model worker may not, and wait for what comes of it."""
+        send(self.channel, {"call": request})
+        while (message := self.frames.take()) is None:
+            if not (data := self.channel.recv(_PIECE)):
+                raise BrokenPipeError  # nobody is there any more
+            self.frames.feed(data)
+        return message["reply"]
+
 
 def serve(channel: socket.socket) -> None:
     """Answer requests until there are no more, or nobody reads the answers."""
-    desk, frames = Desk(channel), Frames()
+    desk = Desk(channel)
     send(channel, READY)
     while data := channel.recv(_PIECE):
-        frames.feed(data)
-        while (request := frames.take()) is not None:
+        desk.frames.feed(data)
+        while (request := desk.frames.take()) is not None:
             send(channel, _answer(desk, request))
 
 

@@ -52,7 +52,7 @@ def keep(channel: socket.socket, lease: socket.socket, request: Mapping[str, Any
     ended = _watch(worker, lease, None if most is None else most + shared, most)
     with contextlib.suppress(OSError):
         send(lease, ended)
-    _end_all()
+    end_all()
     if temporary is not None:
         shutil.rmtree(temporary, ignore_errors=True)
     os._exit(0)
@@ -113,7 +113,7 @@ def _memory(process: int) -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
-def _end_all() -> None:
+def end_all() -> None:
     """End what the worker started: as orphans they are children of this process."""
     listing = Path(f"/proc/self/task/{os.getpid()}/children")
     with contextlib.suppress(OSError):

@@ -81,13 +81,14 @@ def _start(*, offline: bool) -> socket.socket:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # without a terminal there is nobody to ask
-            env=_POLITE | (_environment(os.environ) if offline else {**os.environ, **_QUIET, **_path()}),
+            env=_POLITE | (without_secrets(os.environ) if offline else {**os.environ, **_QUIET, **_path()}),
         )
     atexit.register(_end, process, ours, os.getpid())
     return ours
 
 
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for what loads a model: without our secrets, and off the Hub."""
     kept = {
         name: value
         for name, value in environment.items()

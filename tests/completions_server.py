@@ -20,7 +20,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Model:
@@ -81,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     options: argparse.Namespace
     lock = threading.Lock()
     asked = 0
-    tried: set[bytes] = set()
+    tried: ClassVar[set[bytes]] = set()
 
     def log_message(self, *_: object) -> None:
         """Nothing is printed."""
@@ -89,26 +89,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._may() and self.path == "/v1/models":
             self._send(200, {"object": "list", "data": [{"id": self.options.name, "object": "model"}]})
-        else:
-            self._send(404, {"error": {"message": f"there is no {self.path}"}})
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        if not self._may():
-            return
-        if self.path != "/v1/completions":
-            return self._send(404, {"error": {"message": f"there is no {self.path}"}})
-        with self.lock:
-            self._complete(raw)
+        if self._may() and self.path == "/v1/completions":
+            with self.lock:
+                self._send(*self._completed(raw))
 
     def _may(self) -> bool:
         given = self.headers.get("Authorization", "")
-        if self.options.key is None or given == f"Bearer {self.options.key}":
+        if self.options.key is not None and given != f"Bearer {self.options.key}":
+            self._send(401, {"error": {"message": f"Incorrect API key provided: {given}"}})
+        elif self.path not in ("/v1/models", "/v1/completions"):
+            self._send(404, {"error": {"message": f"there is no {self.path}"}})
+        else:
             return True
-        self._send(401, {"error": {"message": f"Incorrect API key provided: {given}"}})
         return False
 
-    def _complete(self, raw: bytes) -> None:
+    def _completed(self, raw: bytes) -> tuple[int, object]:
+        """The status and the content of an answer."""
         body: Mapping[str, Any] = json.loads(raw)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
         if self.options.log:
@@ -121,17 +120,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 os._exit(3)
             case "busy" if raw not in self.tried:
                 self.tried.add(raw)
-                return self._send(429 if self.asked % 2 else 503, {"error": {"message": "busy"}})
+                return 429 if self.asked % 2 else 503, {"error": {"message": "busy"}}
             case "broken":
-                return self._send(500, {"error": {"message": "it broke"}})
+                return 500, {"error": {"message": "it broke"}}
             case "page":
-                return self._send(200, "<html>Welcome</html>")
+                return 200, "<html>Welcome</html>"
             case "begins":
                 prompts = [[1, *prompt] for prompt in prompts]
         longest = max(map(len, prompts)) + body["max_tokens"]
         if longest > self.model.context:
             text = f"This model's maximum context length is {self.model.context} tokens, you asked for {longest}"
-            return self._send(400, {"error": {"message": text}})
+            return 400, {"error": {"message": text}}
         choices = [
             self.model.echoed(prompt)
             if body.get("echo")
@@ -142,7 +141,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             choices = [choice | {"logprobs": None} for choice in choices]
         if self.options.fault == "drops":
             choices = choices[:1]
-        self._send(200, {"choices": [{"index": number} | choice for number, choice in enumerate(choices)]})
+        return 200, {"choices": [{"index": number} | choice for number, choice in enumerate(choices)]}
 
     def _send(self, status: int, content: object) -> None:
         data = content.encode() if isinstance(content, str) else json.dumps(content).encode()

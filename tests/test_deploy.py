@@ -160,7 +160,7 @@ def test_variables_are_documented_known_and_not_given_here() -> None:
     assert set(re.findall(r"\$\{([A-Z_]+)", text)) == offered
     assert (
         re.findall(
-            r"^(?:POSTGRES_PASSWORD|MERGE_ASSETS_HUB_TOKEN|MERGE_ASSETS_UI_TOKEN|AWS_\w+)=(.+)$", example, re.MULTILINE
+            r"^(?:POSTGRES_PASSWORD|MERGE_ASSETS_\w+_(?:TOKEN|KEY)|AWS_\w+)=(.+)$", example, re.MULTILINE
         )
         == []
     )

@@ -68,8 +68,10 @@ SUITE_CHANGES = {
             "model_args": "{add_bos_token: true}",
             "parallelize": "true",
             "unsafe_code": "true",
+            "vllm": "{tensor_parallel_size: 2}\nbackend: vllm",
         }.items()
     },
+    "backend": ("dtype: float32", "backend: endpoint"),
 }
 SUITE_BESIDE = {
     "confirm": ("seed: 1", "seed: 1\nconfirm: 2"),  # of results that are of a part, in whose keys it is

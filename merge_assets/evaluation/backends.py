@@ -89,6 +89,9 @@ def model_of(
         assert served is not None
         return asking(directory, settings, served=served, batch_size=size, trust=trust, meter=meter, call=call)
     if settings.backend == "vllm":
-        return loaded_by_vllm(directory, settings, dtype=dtype, batch_size=batch_size, trust=trust, meter=meter)
+        lm: EvaluatedModel = loaded_by_vllm(
+            directory, settings, dtype=dtype, batch_size=batch_size, trust=trust, meter=meter
+        )
+        return lm
     arguments = {"device": device, "dtype": dtype, "batch_size": size, **settings.arguments()}
     return loaded(WatchedLM, directory, arguments, trust, meter)

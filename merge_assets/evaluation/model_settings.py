@@ -118,9 +118,9 @@ class ModelSettings(BaseModel):
         if self.backend == "hf":
             return self
         given = self.model_args.model_dump(exclude_none=True)
-        unknown = ("logits_cache", "softmax_dtype")
+        unknown = ["logits_cache", "softmax_dtype"]
         if self.backend == "endpoint":
-            unknown += ("enable_thinking", "think_end_token")
+            unknown += ["enable_thinking", "think_end_token"]
         if names := [name for name in unknown if name in given]:
             raise ValueError(
                 f"model_args.{names[0]}: is for backend: hf; lm-eval's class of {self.backend} has no such argument"

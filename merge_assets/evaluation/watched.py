@@ -35,7 +35,6 @@ class WatchedLM(Watching, lm_eval.models.huggingface.HFLM):  # type: ignore[misc
     _free: int | None = None
     _is_chosen = True
 
-    @property
     def _shares_prompts(self) -> bool:
         return bool(self.backend == "causal" and self.logits_cache)
 

@@ -185,7 +185,7 @@ class Watching(lm_eval.api.model.TemplateLM):  # type: ignore[misc]  # lm-eval s
             return list(item[1][1]) + list(item[1][2])
 
         items = list(enumerate(requests))
-        if self._shares_prompts:
+        if self._shares_prompts():
             shared = Collator.group(items, fn=lambda item: tokens(item)[:-1], group_by="contexts")
             groups = [(max(group, key=lambda item: len(item[1][2])), group) for group in shared.values()]
         else:
@@ -202,7 +202,8 @@ class Watching(lm_eval.api.model.TemplateLM):  # type: ignore[misc]  # lm-eval s
             for start in range(0, len(ordered), self.batch_size):
                 yield [index for index, _ in ordered[start : start + self.batch_size]]
 
-    _shares_prompts = False
+    def _shares_prompts(self) -> bool:
+        return False
 
     def _choose(self, longest: int) -> None:
         """Learns how many tokens the longest of the next requests has, before they are asked."""

@@ -20,6 +20,8 @@ from transformers import GenerationConfig
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation import runner
 from merge_assets.evaluation import suite as schema
+from merge_assets.evaluation.endpoint import Server
+from merge_assets.evaluation.model_settings import ModelSettings
 from merge_assets.evaluation.results import TaskResults
 from merge_assets.evaluation.runner import Other, evaluate_suite
 from merge_assets.evaluation.suite import load_suite
@@ -132,6 +134,23 @@ EXAMPLES: dict[str, tuple[str, str]] = {
     "ModelArguments.think_end_token": (suite(), suite(top="model_args: {think_end_token: '</think>'}")),
     "Suite.batch_size: auto": (suite(top="batch_size: auto"), suite(top="batch_size: 4")),
     "Suite.trust_remote_code": (suite(), suite(top="trust_remote_code: [m]")),
+    "Suite.backend": (suite(), suite(top="backend: endpoint")),
+    "Suite.backend: hf": (suite(top="backend: hf"), suite(top="backend: endpoint")),
+    "Suite.backend: endpoint": (suite(top="backend: endpoint"), suite(top="backend: vllm")),
+    "Suite.backend: vllm": (suite(top="backend: vllm"), suite(top="backend: hf")),
+    "Suite.vllm": (suite(top="backend: vllm"), suite(top="backend: vllm\nvllm: {tensor_parallel_size: 2}")),
+    "VllmArguments.tensor_parallel_size": (
+        suite(top="backend: vllm"),
+        suite(top="backend: vllm\nvllm: {tensor_parallel_size: 2}"),
+    ),
+    "VllmArguments.data_parallel_size": (
+        suite(top="backend: vllm"),
+        suite(top="backend: vllm\nvllm: {data_parallel_size: 2}"),
+    ),
+    "VllmArguments.gpu_memory_utilization": (
+        suite(top="backend: vllm"),
+        suite(top="backend: vllm\nvllm: {gpu_memory_utilization: 0.5}"),
+    ),
     "Suite.dtype": (suite(), suite(top="dtype: float32")),
     "Suite.dtype: auto": (suite(top="dtype: auto"), suite(top="dtype: float32")),
     "Suite.dtype: float32": (suite(top="dtype: float32"), suite(top="dtype: bfloat16")),
@@ -141,7 +160,14 @@ EXAMPLES: dict[str, tuple[str, str]] = {
 
 
 def walk() -> Iterator[str]:
-    for model in (schema.DeclaredPart, SuiteTask, schema.Suite, schema.Generation, schema.ModelArguments):
+    for model in (
+        schema.DeclaredPart,
+        SuiteTask,
+        schema.Suite,
+        schema.Generation,
+        schema.ModelArguments,
+        schema.VllmArguments,
+    ):
         assert issubclass(model, BaseModel)
         described = model.model_json_schema()["properties"]
         for key in model.model_fields:
@@ -173,7 +199,21 @@ class LmEval:
             flaws=dict,
             device="cpu",
             batch_size=options["batch_size"],
+            circumstances=lambda: {"device": "cpu", "versions": {}},
         )
+
+    def asking(self, directory: Path, settings: ModelSettings, **options: Any) -> object:
+        """The model of a server."""
+        return self._other("endpoint", directory, settings)
+
+    def loaded_by_vllm(self, directory: Path, settings: ModelSettings, **options: Any) -> object:
+        """The model of vLLM."""
+        return self._other("vllm", directory, settings)
+
+    def _other(self, kind: str, directory: Path, settings: ModelSettings) -> object:
+        found: Any = self.model(**settings.arguments(), batch_size=1)
+        found.arguments = {"backend": kind, "pretrained": str(directory)}
+        return found
 
     def simple_evaluate(
         self, *, tasks: list[Any], task_manager: object, model: object, **options: Any
@@ -207,11 +247,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluated(text: str, folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """What lm-eval was asked, the scores, and what Dagster shows of the suite; digests and times left out."""
-    from merge_assets.evaluation import harness
+    from merge_assets.evaluation import backends, harness
 
     lm_eval = LmEval()
     monkeypatch.setattr(runner, "ModelWorker", HereWorker)
-    monkeypatch.setattr(harness, "WatchedLM", lm_eval.model)
+    monkeypatch.setattr(backends, "WatchedLM", lm_eval.model)
+    monkeypatch.setattr(backends, "asking", lm_eval.asking)
+    monkeypatch.setattr(backends, "loaded_by_vllm", lm_eval.loaded_by_vllm)
+    monkeypatch.setattr(Server, "open", lambda self, work: {"url": "", "model": "", "told": ""})
     monkeypatch.setattr(transformers, "AutoConfig", SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace()))
     monkeypatch.setattr(harness.lm_eval.evaluator, "simple_evaluate", lm_eval.simple_evaluate)
     file = folder / "mine.yaml"

@@ -4,11 +4,12 @@
 What it computes is a real model's; the protocol is written here after what vLLM answers, and what lm-eval's
 ``local-completions`` reads. A server of others is compared by hand with ``benchmarks/endpoints.py``.
 
-    python -m tests.completions_server FOLDER --port 8000 [--name m] [--key k] [--log file] [--fault which]
+    python -m tests.completions_server FOLDER --port 8000 [--log file] [--dies]
 
-Faults: ``silent`` gives no log-probabilities; ``begins`` puts a token of its own before each prompt; ``drops`` answers one
-prompt of each request; ``dies`` ends at the fifth request for completions; ``busy`` answers 503 and 429 to every first try;
-``broken`` answers 500 to all; ``page`` answers with a web page.
+Its base URL is ``http://127.0.0.1:8000/v1``, where the model is ``m``. Below ``/FAULT/v1`` it has a fault: ``silent`` gives no
+log-probabilities; ``begins`` puts a token of its own before each prompt; ``drops`` answers one prompt of each request; ``busy``
+answers 503 and 429 to every first try; ``broken`` answers 500; ``page`` is a web page; ``keyed`` wants :data:`KEY`; ``named``
+serves ``org/m-v2``. With ``--dies`` the process ends at the fifth request.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+
+KEY = "sk-very-secret-words"
 
 
 class Model:
@@ -87,20 +90,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Nothing is printed."""
 
     def do_GET(self) -> None:
-        if self._may() and self.path == "/v1/models":
-            self._send(200, {"object": "list", "data": [{"id": self.options.name, "object": "model"}]})
+        if self._is_let_in("models"):
+            name = "org/m-v2" if self._fault == "named" else "m"
+            self._send(200, {"object": "list", "data": [{"id": name, "object": "model"}]})
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        if self._may() and self.path == "/v1/completions":
+        if self._is_let_in("completions"):
             with self.lock:
                 self._send(*self._completed(raw))
 
-    def _may(self) -> bool:
+    def _is_let_in(self, what: str) -> bool:
+        fault, _, place = self.path.lstrip("/").rpartition("v1/")
+        self._fault = fault.strip("/")
         given = self.headers.get("Authorization", "")
-        if self.options.key is not None and given != f"Bearer {self.options.key}":
+        if self._fault == "keyed" and given != f"Bearer {KEY}":
             self._send(401, {"error": {"message": f"Incorrect API key provided: {given}"}})
-        elif self.path not in ("/v1/models", "/v1/completions"):
+        elif place != what:
             self._send(404, {"error": {"message": f"there is no {self.path}"}})
         else:
             return True
@@ -114,7 +120,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with Path(self.options.log).open("a") as file:
                 file.writelines(json.dumps(body | {"prompt": prompt}) + "\n" for prompt in prompts)
         type(self).asked += 1
-        match self.options.fault:
+        match "dies" if self.options.dies else self._fault:
             case "dies" if self.asked >= 5:
                 print("out of memory", flush=True)
                 os._exit(3)
@@ -137,9 +143,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             else self.model.continued(prompt, body["max_tokens"], body.get("stop") or [])
             for prompt in prompts
         ]
-        if self.options.fault == "silent":
+        if self._fault == "silent":
             choices = [choice | {"logprobs": None} for choice in choices]
-        if self.options.fault == "drops":
+        if self._fault == "drops":
             choices = choices[:1]
         return 200, {"choices": [{"index": number} | choice for number, choice in enumerate(choices)]}
 
@@ -154,11 +160,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    for name, default in (("port", "0"), ("name", "m"), ("key", None), ("log", None), ("fault", "")):
-        parser.add_argument(f"--{name}", default=default)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--log")
+    parser.add_argument("--dies", action="store_true")
     Handler.options = parser.parse_args()
     Handler.model = Model(Handler.options.folder)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(Handler.options.port)), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", Handler.options.port), Handler)
     print(f"http://127.0.0.1:{server.server_address[1]}/v1", flush=True)
     server.serve_forever()
 

@@ -159,10 +159,7 @@ def test_variables_are_documented_known_and_not_given_here() -> None:
     offered = set(re.findall(r"^([A-Z_]+)=", example, re.MULTILINE))
     assert set(re.findall(r"\$\{([A-Z_]+)", text)) == offered
     assert (
-        re.findall(
-            r"^(?:POSTGRES_PASSWORD|MERGE_ASSETS_\w+_(?:TOKEN|KEY)|AWS_\w+)=(.+)$", example, re.MULTILINE
-        )
-        == []
+        re.findall(r"^(?:POSTGRES_PASSWORD|MERGE_ASSETS_\w+_(?:TOKEN|KEY)|AWS_\w+)=(.+)$", example, re.MULTILINE) == []
     )
 
     dockerfile = (DEPLOY / "Dockerfile").read_text()

@@ -30,10 +30,10 @@ from merge_assets.evaluation.results import ResultKey, TaskResults
 from merge_assets.evaluation.runner import Evaluation, evaluate_suite
 from merge_assets.evaluation.suite import load_suite
 from merge_assets.model_worker import Limits
-from merge_assets.settings import Settings, load_settings
+from merge_assets.settings import load_settings
+from tests.completions_server import KEY
 from tests.evaluation_support import sentence, write_checkpoint, write_suite
 
-KEY = "sk-very-secret-words"
 SERVE = f"{sys.executable} -m tests.completions_server {{model}} --port {{port}}"
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +53,23 @@ def served(model: Path, *options: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the server was asked, a line for each prompt."""
+    return tmp_path_factory.mktemp("log") / "asked.jsonl"
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, log: Path) -> Iterator[str]:
+    """Where a server of the model is; its faults are below this address."""
+    with served(model, "--log", str(log)) as url:
+        yield url.removesuffix("/v1")
+
+
+def asked(log: Path) -> int:
+    return len(log.read_text().splitlines()) if log.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +144,8 @@ def test_a_server_and_the_model_itself_agree_on_likelihoods_texts_and_generation
     folder: Path = request.getfixturevalue(which)
     here = evaluated(folder, suite(tmp_path, f"{top}\nmax_length: 62"), tmp_path / "here")
     with served(folder) as url:
-        there = evaluated(
-            folder, suite(tmp_path, f"{top}\nbackend: endpoint\nmax_length: 64"), tmp_path / "there", Endpoint(url)
-        )
+        path = suite(tmp_path, f"{top}\nbackend: endpoint\nmax_length: 64")
+        there = evaluated(folder, path, tmp_path / "there", Endpoint(url))
     ours, theirs = samples_of(here), samples_of(there)
     assert len(ours) > 20
     assert theirs.keys() == ours.keys()
@@ -148,31 +164,25 @@ def test_a_server_and_the_model_itself_agree_on_likelihoods_texts_and_generation
 
 
 @pytest.mark.slow
-def test_prompts_that_do_not_fit_are_counted(model: Path, tmp_path: Path) -> None:
-    with served(model) as url:
-        found = evaluated(
-            model,
-            suite(tmp_path, "backend: endpoint\nmax_length: 8", only="tiny_choice"),
-            tmp_path / "r",
-            Endpoint(url),
-        )
+def test_prompts_that_do_not_fit_are_counted(model: Path, server: str, tmp_path: Path) -> None:
+    path = suite(tmp_path, "backend: endpoint\nmax_length: 8", only="tiny_choice")
+    found = evaluated(model, path, tmp_path / "r", Endpoint(f"{server}/v1"))
     assert found.results[0].result.flaws["tiny_choice"].truncated == 6
 
 
 @pytest.mark.slow
-def test_the_recorded_command_gives_the_same_numbers(model: Path, tmp_path: Path) -> None:
+def test_the_recorded_command_gives_the_same_numbers(model: Path, server: str, tmp_path: Path) -> None:
     path = suite(tmp_path, "backend: endpoint", only="tiny_choice")
-    with served(model, "--key", KEY) as url:
-        result = evaluated(model, path, tmp_path / "r", Endpoint(url, key=KEY)).results[0].result
-        assert result.command[:3] == ["lm_eval", "--model", "local-completions"]
-        assert KEY not in " ".join(result.command)
-        done = subprocess.run(
-            [sys.executable, "-m", *result.command, "--output_path", str(tmp_path / "theirs")],
-            env={**os.environ, "OPENAI_API_KEY": KEY, "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    result = evaluated(model, path, tmp_path / "r", Endpoint(f"{server}/keyed/v1", key=KEY)).results[0].result
+    assert result.command[:3] == ["lm_eval", "--model", "local-completions"]
+    assert KEY not in " ".join(result.command)
+    done = subprocess.run(
+        [sys.executable, "-m", *result.command, "--output_path", str(tmp_path / "theirs")],
+        env={**os.environ, "OPENAI_API_KEY": KEY, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (file,) = (tmp_path / "theirs").rglob("results_*.json")
     theirs = json.loads(file.read_text())["results"]["tiny_choice"]
@@ -221,33 +231,21 @@ def write_cloze(folder: Path, documents: int) -> Path:
 
 @pytest.mark.slow
 def test_killed_at_nine_tenths_of_2000_documents_less_than_a_hundredth_is_asked_again(
-    model: Path, tmp_path: Path
+    model: Path, server: str, log: Path, tmp_path: Path
 ) -> None:
     """Counted by the server: what it was asked in both runs together."""
-    log, path = tmp_path / "asked.jsonl", write_cloze(tmp_path, 2000)
-    with served(model, "--log", str(log)) as url:
-        command = [
-            sys.executable,
-            "-c",
-            textwrap.dedent(KILLED),
-            str(model),
-            str(path),
-            str(tmp_path / "r"),
-            "url",
-            url,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        before = len(log.read_text().splitlines())
-        assert 1800 <= before < 2000
-        assert not list(TaskResults(tmp_path / "r"))
-        found = evaluated(model, path, tmp_path / "r", Endpoint(url))
-        asked = log.read_text().splitlines()
-        assert found.results[0].result.samples["tiny_choice"].effective == 2000
-        assert len(asked) - 2000 < 0.01 * 2000
-        again = evaluated(model, path, tmp_path / "r", Endpoint(url), refresh=False)
-        assert again.evaluated == ()
-        assert len(log.read_text().splitlines()) == len(asked)
+    path, url, before = write_cloze(tmp_path, 2000), f"{server}/v1", asked(log)
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(model), str(path), str(tmp_path / "r"), "url", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert 1800 <= asked(log) - before < 2000
+    assert not list(TaskResults(tmp_path / "r"))
+    found = evaluated(model, path, tmp_path / "r", Endpoint(url))
+    assert found.results[0].result.samples["tiny_choice"].effective == 2000
+    both = asked(log) - before
+    assert 0 <= both - 2000 < 0.01 * 2000
+    assert evaluated(model, path, tmp_path / "r", Endpoint(url)).evaluated == ()
+    assert asked(log) - before == both
 
 
 @pytest.mark.slow
@@ -282,7 +280,7 @@ def test_a_server_that_was_started_ends_with_the_evaluation_and_with_its_death(m
 
 @pytest.mark.slow
 def test_the_key_is_in_no_file_no_message_and_not_in_the_process_that_reads_the_checkpoint(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MERGE_ASSETS_ENDPOINT_KEY", KEY)
     path = suite(tmp_path / "s", "backend: endpoint", only="tiny_choice")
@@ -290,10 +288,10 @@ def test_the_key_is_in_no_file_no_message_and_not_in_the_process_that_reads_the_
     seen = tmp_path / "seen"
     data = path.parent / "tasks" / "data.py"
     data.write_text(data.read_text() + f"\nimport os\nPath({str(seen)!r}).write_text(repr(dict(os.environ)))\n")
-    with served(model, "--key", KEY) as url:
-        evaluated(model, path, tmp_path / "r", Endpoint(url, key=KEY))
-        with pytest.raises(EvaluationError) as refused:
-            evaluated(model, path, tmp_path / "other", Endpoint(url, key=f"{KEY}-wrong"))
+    url = f"{server}/keyed/v1"
+    evaluated(model, path, tmp_path / "r", Endpoint(url, key=KEY))
+    with pytest.raises(EvaluationError) as refused:
+        evaluated(model, path, tmp_path / "other", Endpoint(url, key=f"{KEY}-wrong"))
     assert "401" in str(refused.value)
     assert "endpoint_key (MERGE_ASSETS_ENDPOINT_KEY)" in str(refused.value)
     assert "******" in str(refused.value)  # the server said it back
@@ -316,9 +314,11 @@ FAULTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_answer_that_is_none_fails_the_task_in_one_line(fault: str, model: Path, tmp_path: Path) -> None:
-    path = suite(tmp_path, "backend: endpoint", only="tiny_choice")
-    with served(model, "--fault", fault) as url, pytest.raises(EvaluationError) as error:
+def test_an_answer_that_is_none_fails_the_task_in_one_line(
+    fault: str, model: Path, server: str, tmp_path: Path
+) -> None:
+    path, url = suite(tmp_path, "backend: endpoint", only="tiny_choice"), f"{server}/{fault}/v1"
+    with pytest.raises(EvaluationError) as error:
         evaluated(model, path, tmp_path / "r", Endpoint(url))
     assert FAULTS[fault] in str(error.value)
     assert url in str(error.value)
@@ -328,32 +328,31 @@ def test_an_answer_that_is_none_fails_the_task_in_one_line(fault: str, model: Pa
 
 
 @pytest.mark.slow
-def test_what_generates_has_a_value_where_likelihoods_have_none(model: Path, tmp_path: Path) -> None:
-    with served(model, "--fault", "silent") as url:
-        found = evaluated(model, suite(tmp_path, "backend: endpoint"), tmp_path / "r", Endpoint(url))
+def test_what_generates_has_a_value_where_likelihoods_have_none(model: Path, server: str, tmp_path: Path) -> None:
+    found = evaluated(model, suite(tmp_path, "backend: endpoint"), tmp_path / "r", Endpoint(f"{server}/silent/v1"))
     assert [row.task for row in found.scores.tasks] == ["tiny_generate"]
     assert {failure.task for failure in found.scores.failures} == {"tiny_perplexity", "tiny_choice", "tiny_group"}
     assert all("no log-probabilities" in failure.reason for failure in found.scores.failures)
 
 
 @pytest.mark.slow
-def test_a_busy_server_is_asked_again_and_a_prompt_that_is_too_long_is_not(model: Path, tmp_path: Path) -> None:
+def test_a_busy_server_is_asked_again_and_a_prompt_that_is_too_long_is_not(
+    model: Path, server: str, log: Path, tmp_path: Path
+) -> None:
     path = suite(tmp_path, "backend: endpoint", only="tiny_choice")
-    with served(model, "--fault", "busy") as url:
-        assert evaluated(model, path, tmp_path / "r", Endpoint(url)).evaluated
-    log = tmp_path / "asked.jsonl"
-    path = suite(tmp_path, "backend: endpoint\nmax_length: 500", only="tiny_perplexity")
-    with served(model, "--log", str(log)) as url, pytest.raises(EvaluationError) as error:
-        evaluated(model, path, tmp_path / "r", Endpoint(url))
+    assert evaluated(model, path, tmp_path / "r", Endpoint(f"{server}/busy/v1")).evaluated
+    path, before = suite(tmp_path, "backend: endpoint\nmax_length: 500", only="tiny_perplexity"), asked(log)
+    with pytest.raises(EvaluationError) as error:
+        evaluated(model, path, tmp_path / "r", Endpoint(f"{server}/v1"))
     assert "400" in str(error.value)
     assert "maximum context length is 64 tokens" in str(error.value)
     assert "set max_length to the server's context" in str(error.value)
-    assert len(log.read_text().splitlines()) == 1
+    assert asked(log) - before == 1
 
 
 @pytest.mark.slow
 def test_a_server_that_ends_in_the_middle_is_named_with_what_it_said_last(model: Path, tmp_path: Path) -> None:
-    serve = f"sh -c 'cd {ROOT} && {SERVE} --fault dies'"
+    serve = f"sh -c 'cd {ROOT} && {SERVE} --dies'"
     with pytest.raises(EvaluationError) as error:
         evaluated(model, suite(tmp_path, "backend: endpoint"), tmp_path / "r", Endpoint(serve=serve))
     assert re.search(r"\(the setting endpoint_serve\) ended with exit code 3: .*out of memory$", str(error.value))
@@ -386,14 +385,15 @@ def test_without_a_server_every_task_fails_with_what_to_set(
 
 
 @pytest.mark.slow
-def test_a_model_that_is_not_served_is_refused_and_those_that_are_are_named(model: Path, tmp_path: Path) -> None:
-    path = suite(tmp_path, "backend: endpoint", only="tiny_choice")
-    with served(model, "--name", "org/m-v2") as url:
-        for named, asked in ((None, "m"), ("org/{name}", "org/m"), ("other", "other")):
-            with pytest.raises(EvaluationError) as error:
-                evaluated(model, path, tmp_path / "r", Endpoint(url, model=named))
-            assert f"endpoint {url} serves org/m-v2, not '{asked}'; set endpoint_model" in str(error.value)
-        assert evaluated(model, path, tmp_path / "r", Endpoint(url, model="org/{name}-v2")).evaluated
+def test_a_model_that_is_not_served_is_refused_and_those_that_are_are_named(
+    model: Path, server: str, tmp_path: Path
+) -> None:
+    path, url = suite(tmp_path, "backend: endpoint", only="tiny_choice"), f"{server}/named/v1"
+    for named, wanted in ((None, "m"), ("org/{name}", "org/m"), ("other", "other")):
+        with pytest.raises(EvaluationError) as error:
+            evaluated(model, path, tmp_path / "r", Endpoint(url, model=named))
+        assert f"endpoint {url} serves org/m-v2, not '{wanted}'; set endpoint_model" in str(error.value)
+    assert evaluated(model, path, tmp_path / "r", Endpoint(url, model="org/{name}-v2")).evaluated
 
 
 @pytest.mark.slow
@@ -495,4 +495,8 @@ def test_a_server_runs_or_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGE_ASSETS_ENDPOINT_SERVE", "vllm serve {model} --port {port}")
     with pytest.raises(SettingsError, match="a server is running or is started, so remove one of the two"):
         load_settings()
-    assert "******" in str(dict((name, shown) for name, shown, _ in Settings(endpoint_key=KEY).describe()))  # noqa: C402
+    monkeypatch.delenv("MERGE_ASSETS_ENDPOINT")
+    monkeypatch.setenv("MERGE_ASSETS_ENDPOINT_KEY", KEY)
+    shown = {name: value for name, value, _ in load_settings().describe()}
+    assert shown["endpoint_key"] == "******"
+    assert shown["endpoint_serve"] == "vllm serve {model} --port {port}"

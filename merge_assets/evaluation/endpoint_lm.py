@@ -37,17 +37,19 @@ class EndpointLM(Watching, lm_eval.models.openai_completions.LocalCompletionsAPI
         post: sends one request, and returns the server's answer.
         told: what is recorded of the server.
         ends: the tokens that end a text, by the checkpoint.
+        begins: whether the tokenizer's own token stands before a whole text; ``add_bos_token`` of the arguments is of prompts.
         arguments: of lm-eval's class; its command takes the same.
     """
 
     spare = 0
 
-    def __init__(self, post: Post, told: str, ends: set[int], arguments: Mapping[str, Any]) -> None:
+    def __init__(self, post: Post, told: str, ends: set[int], *, begins: bool, arguments: Mapping[str, Any]) -> None:
         # Who sends tries again, and knows after what.
         super().__init__(**arguments, max_retries=1)
         self._post, self._told, self._ends_of_texts = post, told, ends
         self.arguments = {name: value for name, value in arguments.items() if name != "batch_size"}
         self._is_cut: dict[str, bool] = {}
+        self._begins_prompts, self._begins_texts = bool(arguments["add_bos_token"]), begins
 
     @property
     def batch_size(self) -> int:
@@ -67,6 +69,21 @@ class EndpointLM(Watching, lm_eval.models.openai_completions.LocalCompletionsAPI
 
     def _ends(self) -> set[int]:
         return self._ends_of_texts
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        self._begin_with(self._begins_prompts)
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        self._begin_with(self._begins_texts)  # which no template is around
+        return super().loglikelihood_rolling(requests, disable_tqdm)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        self._begin_with(self._begins_prompts)
+        return super().generate_until(requests, disable_tqdm)
+
+    def _begin_with(self, begins: bool) -> None:
+        self.add_bos_token = self.arguments["add_bos_token"] = begins
 
     def model_call(self, messages: Any, *, generate: bool = True, gen_kwargs: Any = None, **kwargs: Any) -> Any:
         payload = self._create_payload(
@@ -170,6 +187,8 @@ def asking(
             directory, local_files_only=True, trust_remote_code=trust
         )
         ends = _ends(directory, tokenizer)
+        own = settings.model_args.add_bos_token
+        begins = _begins_texts(tokenizer) if own is None else own
         arguments = {
             "model": served["model"],
             "base_url": served["url"],
@@ -177,32 +196,34 @@ def asking(
             "tokenizer_backend": "huggingface",
             "batch_size": batch_size,
             "max_length": room_of(directory, tokenizer),
-            "add_bos_token": _begins_texts(tokenizer, settings, ends),
+            "add_bos_token": begins and (own is not None or not _is_in_template(tokenizer, settings, ends)),
             **settings.arguments(),
         }
         if trust:
             arguments["trust_remote_code"] = True
-        lm = EndpointLM(post, served["told"], ends, arguments)
+        lm = EndpointLM(post, served["told"], ends, begins=begins, arguments=arguments)
     except Exception as error:
         raise EvaluationError(f"{directory}: the tokenizer does not load: {reason(error)}") from error
     lm.attach(meter)
     return lm
 
 
-def _begins_texts(tokenizer: Any, settings: ModelSettings, ends: set[int]) -> bool:
-    """Whether the tokenizer's own token stands before a prompt: as with ``hf`` where it has one, but not before a template that
-    writes it itself."""
+def _begins_texts(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts a token of its own before a text."""
     first = tokenizer("a", add_special_tokens=True).input_ids[:1]
-    if tokenizer.bos_token_id is None or first != [tokenizer.bos_token_id]:
-        return False
+    return tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+
+
+def _is_in_template(tokenizer: Any, settings: ModelSettings, ends: set[int]) -> bool:
+    """Whether prompts are turns, and the template writes that token."""
     in_turns = settings.chat_template == "on" or (
         settings.chat_template == "auto" and ends_turns_as_texts(tokenizer, ends)
     )
     if not in_turns or not tokenizer.chat_template:
-        return True
+        return False
     turn = [{"role": "user", "content": "a"}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return not text.startswith(tokenizer.bos_token)
+    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    return text.startswith(tokenizer.bos_token)
 
 
 def _ends(directory: Path, tokenizer: Any) -> set[int]:

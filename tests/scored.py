@@ -37,7 +37,7 @@ def evaluated(
     reference = ModelReference.parse(model)
     fingerprint = Models(space).fetch(reference).fingerprint
     assert fingerprint is not None
-    for key in result_keys(space.suites.require(suite), fingerprint):
+    for key in result_keys(space.suite_of(suite, space.book.resolve(reference)), fingerprint):
         TaskResults(space.cache / "evaluations").commit(_found(key, value), {TASK: samples})
     return api.score(space, reference, suite)
 

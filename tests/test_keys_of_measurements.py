@@ -220,6 +220,7 @@ SCORES: Mapping[str, object] = {
     "seed": 1,
     "versions": {"lm_eval": "0.5"},
     "trust_remote_code": True,
+    "otherwise": {"dtype": "float32"},
     "format": 3,
 }
 ROW: Mapping[str, object] = {

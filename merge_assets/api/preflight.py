@@ -25,10 +25,12 @@ def suites_of(workspace: Workspace, recipe: Recipe) -> tuple[str, ...]:
     """The suites that a recipe's variant is evaluated on."""
     if not recipe.materialize:
         return ()
-    return tuple(workspace.settings.default_suites if recipe.evaluate is None else recipe.evaluate)
+    if recipe.evaluate is None:
+        return tuple(workspace.settings.default_suites)
+    return tuple(dict.fromkeys(entry.suite for entry in recipe.evaluate))
 
 
-def look_over(workspace: Workspace, suites: Iterable[str]) -> dict[str, list[Finding]]:
+def look_over(workspace: Workspace, suites: Iterable[str], recipe: Recipe | None = None) -> dict[str, list[Finding]]:
     """What files alone tell of suites: names of tasks and metrics, packages, programs that models write.
 
     Tasks of lm-eval itself are looked at where their names are kept for the version that is installed; :func:`index_of` keeps
@@ -37,7 +39,9 @@ def look_over(workspace: Workspace, suites: Iterable[str]) -> dict[str, list[Fin
     Args:
         workspace: where suites are found.
         suites: their names.
+        recipe: which asks its variant; ``None`` takes the suites as they are.
     """
+    from merge_assets.evaluation.otherwise import set_otherwise
     from merge_assets.evaluation.preflight import Finding, look_over
     from merge_assets.evaluation.task_index import known_names
 
@@ -45,7 +49,11 @@ def look_over(workspace: Workspace, suites: Iterable[str]) -> dict[str, list[Fin
     found: dict[str, list[Finding]] = {}
     for name in dict.fromkeys(suites):
         try:
-            found[name] = look_over(workspace.suites.require(name), shipped)
+            suite = workspace.suite_of(name, recipe)
+            found[name] = look_over(suite, shipped)
+            if recipe is not None and suite.otherwise:
+                text = f"{recipe.source.at('evaluate')}: {set_otherwise(suite.otherwise)}"
+                found[name].append(Finding("settings", text, fails=False))
         except MergeAssetsError as error:
             found[name] = [Finding("suite", str(error))]
     return found
@@ -109,13 +117,13 @@ def check(
     for name in wanted:
         if name in workspace.suites:
             index_of(workspace, workspace.suites[name], work)
-    found = look_over(workspace, wanted)
+    found = look_over(workspace, wanted, recipe)
     limits, hub = Limits.of(workspace.settings), data_hub(workspace)
     is_gpu = workspace.settings.device != "cpu" and (free := checks.gpu_memory(limits, work)) is not None
     for name in wanted:
         if any(one.fails and one.kind in ("suite", "task", "package", "code") for one in found[name]):
             continue  # there is nothing to ask for
-        suite = workspace.suites[name]
+        suite = workspace.suite_of(name, recipe)
         names = {**(known_names(_folder(workspace)) or {}), **suite.declared()}
         unreached = checks.reach(checks.hub_data(suite, names), hub, limits, work)
         found[name] += unreached

@@ -64,6 +64,7 @@ def evaluate(
     device: str | None = None,
     refresh: bool = False,
     documents: Documents = "all",
+    model: ModelReference | None = None,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluate a model folder on a suite, without the store; the result has the scores.
@@ -80,12 +81,13 @@ def evaluate(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         refresh: evaluate every task again, and keep what comes out instead of what is in the cache.
         documents: of each task: all, those that a search may see, or those that the suite's ``confirm`` keeps from it.
+        model: what the folder is of; a variant is asked as its recipe has it.
         work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults
     from merge_assets.evaluation.runner import evaluate_suite
 
-    wanted = _checked(workspace, suite, work)
+    wanted = _checked(workspace, suite, model, work)
     evaluation = evaluate_suite(
         Path(model_dir),
         wanted,
@@ -138,7 +140,7 @@ def score(
     from merge_assets.evaluation.scores import Scores
 
     require("lm_eval")
-    wanted = _checked(workspace, suite, work)
+    wanted = _checked(workspace, suite, reference, work)
     started = datetime.now(UTC)
     identity = workspace.names.identify(reference)
     models = Models(workspace)
@@ -222,9 +224,9 @@ def score(
     )[0]
 
 
-def _checked(workspace: Workspace, name: str, work: Work) -> Suite:
-    """The suite, of which nothing is wrong as far as files tell."""
-    suite = workspace.suites.require(name)
+def _checked(workspace: Workspace, name: str, model: ModelReference | None, work: Work) -> Suite:
+    """The suite as a model is asked it, of which nothing is wrong as far as files tell."""
+    suite = workspace.suite_of(name, None if model is None else workspace.book.resolve(model))
     for error in refused(workspace, [name], of_suite=True, work=work).values():
         raise error
     return suite

@@ -92,11 +92,19 @@ def _recipe_row(workspace: Workspace, automation: Automation, staleness: Stalene
         "description": recipe.description,
         "method": recipe.merge_method,
         "models": ", ".join(str(reference) for reference in recipe.references()),
-        "suites": ", ".join(api.suites_of(workspace, recipe)),
+        "suites": ", ".join(_asked(workspace, recipe, name) for name in api.suites_of(workspace, recipe)),
         "automated": "yes" if recipe.materialize and automation.allows(recipe) else "no",
         "built": "not stored" if not recipe.materialize else short(current.version) if current else "",
         "stale": staleness.reason(recipe) or "",
     }
+
+
+def _asked(workspace: Workspace, recipe: Recipe, suite: str) -> str:
+    """A suite, with what of it the recipe sets otherwise."""
+    if suite not in workspace.suites:  # it is said below
+        return suite
+    otherwise = workspace.suite_of(suite, recipe).otherwise
+    return f"{suite} ({', '.join(otherwise)})" if otherwise else suite
 
 
 def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool = False) -> int:
@@ -105,7 +113,7 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool =
     recipe = workspace.recipe(name)
     plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
     suites = api.suites_of(workspace, recipe)
-    findings = api.check(workspace, recipe, plan, suites) if check else api.look_over(workspace, suites)
+    findings = api.check(workspace, recipe, plan, suites) if check else api.look_over(workspace, suites, recipe)
     wrong = check and any(one.fails for found in findings.values() for one in found)
     if as_json:
         more = {"last_build": _last_build(workspace, recipe, plan), "evaluations": as_rows(findings)}
@@ -224,14 +232,22 @@ def show_leaderboard(
 def _print_leaderboard(board: Leaderboard) -> None:
     """Values alone after a suite's first score, whose difference to the best parent is shown, too."""
     from merge_assets.evaluation.leaderboard import format_count
-    from merge_assets.evaluation.leaderboard_texts import LEGEND, cell_text, head_text, rank_text, rows_of, value_text
+    from merge_assets.evaluation.leaderboard_texts import (
+        LEGEND,
+        cell_text,
+        head_text,
+        marks_of,
+        rank_text,
+        rows_of,
+        value_text,
+    )
 
     for suite in board.suites:
         columns = [column for column in board.columns if column.suite == suite]
         rows = rows_of(board, suite)
         shown: list[_Column] = [
             ("#", [rank_text(row) for row in rows]),
-            ("model", [f"{row.entry.model} ⚠" if row.entry.stale else row.entry.model for row in rows]),
+            ("model", [row.entry.model + marks_of(row, suite) for row in rows]),
             ("method", [row.entry.method or row.entry.kind for row in rows]),
             ("size", [format_count(row.entry.parameters) for row in rows]),
             ("layers", [str(row.entry.layers or "") for row in rows]),

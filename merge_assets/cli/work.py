@@ -179,6 +179,7 @@ def run_evaluate(
                     device=device,
                     refresh=refresh,
                     documents=documents,
+                    model=reference,
                     work=work,
                 )
                 scores, where = evaluation.scores, str(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from merge_assets.evaluation.otherwise import differing_settings
 from merge_assets.evaluation.scores import Scores, TaskScore, format_value
 
 _UNKNOWN = "unknown"
@@ -19,10 +20,11 @@ def row_differences(a: TaskScore, b: TaskScore) -> tuple[str, ...]:
 
 
 def differences(a: Scores, b: Scores) -> tuple[str, ...]:
-    """The same of two models' scores: of all tasks that both have, each difference once."""
+    """The same of two models' scores: of all tasks that both have, each difference once, after what their recipes set."""
     theirs = {(row.task, row.metric): row for row in b.tasks}
     pairs = [(row, theirs[row.task, row.metric]) for row in a.tasks if (row.task, row.metric) in theirs]
-    return tuple(dict.fromkeys(text for one, other in pairs for text in _differing(one, other)))
+    told = [text for one, other in pairs for text in _differing(one, other)]
+    return tuple(dict.fromkeys([*differing_settings(a.otherwise, b.otherwise), *told]))
 
 
 def changes(before: Scores, after: Scores) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from merge_assets.evaluation.leaderboard import Leaderboard, format_count
 from merge_assets.evaluation.leaderboard_tables import models_table
-from merge_assets.evaluation.leaderboard_texts import head_text, rank_text, rows_of, value_text
+from merge_assets.evaluation.leaderboard_texts import head_text, marks_of, rank_text, rows_of, value_text
+from merge_assets.evaluation.otherwise import MARK
 from merge_assets.evaluation.scores import format_delta, format_value
 from merge_assets.shown import visible
 
@@ -21,6 +22,7 @@ _LATEX = {
     "±": r"$\pm$",
     "–": "--",
     "…": r"\ldots{}",
+    MARK: r"$\ddagger$",
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _LATEX)))
 _SIGNS = {"better": r"$\blacktriangle$", "worse": r"$\blacktriangledown$", "cannot tell": r"$\approx$"}
@@ -48,7 +50,8 @@ def leaderboard_latex(board: Leaderboard) -> str:
         lines += [" & ".join(heads) + r" \\", r"\midrule"]
         for row in rows_of(board, suite):
             entry = row.entry
-            cells = [rank_text(row), entry.model, entry.method or entry.kind, format_count(entry.parameters)]
+            model = entry.model + marks_of(row, suite).replace("⚠", "").rstrip()
+            cells = [rank_text(row), model, entry.method or entry.kind, format_count(entry.parameters)]
             texts = [_escaped(cell) for cell in cells]
             for column in columns:
                 text, cell = _escaped(value_text(row, column)), row.cells.get(column)

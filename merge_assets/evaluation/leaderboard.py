@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.circumstances import differences, row_differences
 from merge_assets.evaluation.gaps import gaps, is_of_the_same, part_of, reason_of_gap
+from merge_assets.evaluation.otherwise import differing_settings
 from merge_assets.evaluation.published import PublishedValue, published_values
 from merge_assets.evaluation.scores import Scores, TaskScore
 from merge_assets.evaluation.tables import refuse_repeated, shared_prefix
@@ -356,7 +357,8 @@ def _caveats(ours: Sequence[Scores], theirs: Sequence[Scores], column: Column) -
     if column.task is None:
         return differences(one, other)
     rows = [_row(scores, column) for scores in (one, other)]
-    return row_differences(*(row for row in rows if row is not None))
+    asked = differing_settings(one.otherwise, other.otherwise)
+    return (*asked, *row_differences(*(row for row in rows if row is not None)))
 
 
 def _of_suite(of_suites: Sequence[Scores], suite: str) -> Scores:

@@ -11,7 +11,7 @@ from merge_assets.evaluation.documents import Lines
 from merge_assets.evaluation.exports import leaderboard_csv, leaderboard_latex
 from merge_assets.evaluation.leaderboard import Leaderboard, format_count
 from merge_assets.evaluation.leaderboard_tables import deltas_table, models_table
-from merge_assets.evaluation.leaderboard_texts import LEGEND, cell_text, head_text, rank_text, rows_of
+from merge_assets.evaluation.leaderboard_texts import LEGEND, cell_text, head_text, marks_of, rank_text, rows_of
 from merge_assets.evaluation.page import FilesBeside, leaderboard_page
 from merge_assets.evaluation.published import published_table
 from merge_assets.markup import render
@@ -70,6 +70,7 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         cell=cell_text,
         count=format_count,
         head=lambda column: head_text(column, [each for each in board.columns if each.suite == column.suite]),
+        marks=marks_of,
         rank=rank_text,
         rows_of=lambda suite: rows_of(board, suite),
         stale=[row.entry for row in board.rows if row.entry.stale],

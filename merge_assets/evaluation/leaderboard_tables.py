@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from merge_assets.evaluation.otherwise import set_otherwise
 from merge_assets.evaluation.tables import frame
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def models_table(board: Leaderboard) -> pandas.DataFrame:
     Columns: rank, its 95 % interval (rank low, rank high), model, kind, method, parameters, layers, parents and their versions,
     then for each score column ``name`` (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent,
     value minus parent's value), ``name best parent`` and ``name verdict`` (better, worse or cannot tell); then description,
-    url, fingerprint, stale: why a row is out of date, and failed: which tasks have no value, and why.
+    url, fingerprint, stale: why a row is out of date, asked otherwise: what its recipe set otherwise than a suite says, and
+    failed: which tasks have no value, and why.
     """
     rows, entries = board.rows, [row.entry for row in board.rows]
     columns: dict[str, tuple[str, list[Any]]] = {
@@ -48,6 +50,8 @@ def models_table(board: Leaderboard) -> pandas.DataFrame:
     columns["url"] = ("string", [entry.url for entry in entries])
     columns["fingerprint"] = ("string", [entry.fingerprint for entry in entries])
     columns["stale"] = ("string", [entry.stale for entry in entries])
+    told = ["; ".join(f"{s.suite}: {set_otherwise(s.otherwise)}" for s in one.scores if s.otherwise) for one in entries]
+    columns["asked otherwise"] = ("string", [text or None for text in told])
     columns["failed"] = ("string", ["; ".join(s.failed for s in one.scores if s.failures) or None for one in entries])
     return frame(columns)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from merge_assets.evaluation.leaderboard import Column, Leaderboard, Row, arrow
+from merge_assets.evaluation.otherwise import MARK
 from merge_assets.evaluation.scores import format_delta, format_value
 
 LEGEND = (
@@ -28,6 +29,12 @@ def rank_text(row: Row) -> str:
         if row.ranks is None or row.ranks[0] == row.ranks[1]
         else "{} ({}–{})".format(row.rank, *row.ranks)
     )
+
+
+def marks_of(row: Row, suite: str) -> str:
+    """What stands behind a model's name: that it is out of date, or was asked otherwise than the suite says."""
+    otherwise = any(scores.otherwise for scores in row.entry.scores if scores.suite == suite)
+    return (" ⚠" if row.entry.stale else "") + (f" {MARK}" if otherwise else "")
 
 
 def head_text(column: Column, columns: Sequence[Column]) -> str:

@@ -26,8 +26,8 @@ class Finding:
     """One thing that was seen before an evaluation.
 
     Attributes:
-        kind: what it is about: ``suite``, ``task``, ``metric``, ``package``, ``code``, ``data``, ``prompts``, ``memory`` or
-            ``time``.
+        kind: what it is about: ``suite``, ``settings``, ``task``, ``metric``, ``package``, ``code``, ``data``, ``prompts``,
+            ``memory`` or ``time``.
         text: the suite's file, the key path, what was found and what to do.
         fails: whether the evaluation would fail of it; else it is to be known.
     """

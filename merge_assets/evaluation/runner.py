@@ -21,12 +21,13 @@ from merge_assets.errors import (
     in_one_line,
 )
 from merge_assets.evaluation.answers import Answers, AnswersFolder
+from merge_assets.evaluation.collect import collect_scores
 from merge_assets.evaluation.data import DataHub
 from merge_assets.evaluation.endpoint import Endpoint, Server
 from merge_assets.evaluation.failures import Failed, failed_of
 from merge_assets.evaluation.result_keys import result_keys
 from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResult, TaskResults
-from merge_assets.evaluation.scores import Scores, collect_scores
+from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.suite import Suite
 from merge_assets.evaluation.suite_task import Documents
 from merge_assets.extras import require

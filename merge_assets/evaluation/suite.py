@@ -82,6 +82,7 @@ class Suite(ModelSettings):
 
     _folder: TaskFolder | None = PrivateAttr(None)
     _digest: str | None = PrivateAttr(None)
+    _otherwise: dict[str, Any] = PrivateAttr(default_factory=dict)
     _task_digests: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("trust_remote_code", mode="before")
@@ -160,6 +161,11 @@ class Suite(ModelSettings):
         return tuple(
             DeclaredPart(task=entry.task, metrics=(entry.metric,)) for entry in self.tasks if self.in_headline(entry)
         )
+
+    @property
+    def otherwise(self) -> dict[str, Any]:
+        """What a recipe set otherwise than the suite's file says; see :mod:`merge_assets.evaluation.asked`."""
+        return self._otherwise
 
     @property
     def settings(self) -> ModelSettings:

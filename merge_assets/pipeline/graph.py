@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import dagster as dg
 
+from merge_assets.api.preflight import suites_of
 from merge_assets.errors import (
     AnalysisError,
     CheckpointError,
@@ -345,14 +346,20 @@ class _Builder:
             self.scores[node.key] = node
 
     def _suites(self, recipe: Recipe) -> list[str]:
-        """The recipe's suites that exist; each that does not is shown as broken."""
-        asked = recipe.evaluate if recipe.evaluate is not None else tuple(self.workspace.settings.default_suites)
-        for suite in asked:
+        """The recipe's suites that exist and take what it sets; each that does not is shown as broken."""
+        found = []
+        for suite in suites_of(self.workspace, recipe):
             if suite not in self.workspace.suites:
                 known = ", ".join(sorted(self.workspace.suites)) or "none"
                 message = f"{recipe.source.file}: evaluate: there is no usable suite {suite!r}; there are: {known}"
                 self._break(f"{recipe.name}-{suite}", recipe.source.file, message)
-        return [suite for suite in asked if suite in self.workspace.suites]
+                continue
+            try:
+                self.workspace.suite_of(suite, recipe)
+                found.append(suite)
+            except RecipeError as error:
+                self._break(f"{recipe.name}-{suite}", recipe.source.file, str(error))
+        return found
 
     def _group(self, recipe: Recipe) -> str:
         """The recipe's ``group``, else its folder inside the recipe folders."""

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from merge_assets.errors import printable
+from merge_assets.evaluation.otherwise import set_otherwise
 from merge_assets.evaluation.results import EVALUATION_VERSION
 from merge_assets.evaluation.suite import Suite
 from merge_assets.identity import variant_line
+from merge_assets.markup import escape_markdown
 from merge_assets.pipeline import gpu
 from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.inputs import InputVersions
@@ -51,6 +53,7 @@ def scores_spec(node: ScoresNode, suite: Suite, trusted: str = "") -> dg.AssetSp
         tags={"suite": tag_value(suite.name), "automation": "on" if node.automated else "off"},
         description=f"Scores of {node.model.title} on the suite {suite.name}.\n\n"
         f"{one_sentence(suite.description)}\n\n{tasks}"
+        + (f"\n\nMind: {one_sentence(escape_markdown(set_otherwise(suite.otherwise)))}" if suite.otherwise else "")
         + (f"\n\nMay run code of {trusted} (`trust_remote_code`), without a network." if trusted else ""),
         metadata={"dagster/code_references": code_references(suite.file, 1)},
     )
@@ -58,7 +61,7 @@ def scores_spec(node: ScoresNode, suite: Suite, trusted: str = "") -> dg.AssetSp
 
 def build_scores(workspace: Workspace, node: ScoresNode, op_name: str) -> dg.AssetsDefinition:
     """The asset that evaluates one model on one suite."""
-    suite = workspace.suites[node.suite]
+    suite = workspace.suite_of(node.suite, workspace.book.resolve(node.model.reference))
     trusted = printable(", ".join(may_trust(workspace, suite, node.model.reference)))
     device = workspace.settings.device
     # Base checkpoints first: their scores are what those of the variants are compared with.

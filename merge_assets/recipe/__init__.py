@@ -24,6 +24,7 @@ from merge_assets.recipe.schema import (
     Slice,
     Source,
 )
+from merge_assets.recipe.schema_evaluation import EvaluateEntry, GenerationEntry, ModelArgumentsEntry
 from merge_assets.recipe.schema_published import AVERAGE, Published
 from merge_assets.recipe.schema_templates import DepthUpscale, ImportanceKind, Lowest, Protect, PruneLayers, TextSample
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
@@ -42,9 +43,12 @@ __all__ = [
     "BrokenRecipe",
     "Conditional",
     "DepthUpscale",
+    "EvaluateEntry",
+    "GenerationEntry",
     "ImportanceKind",
     "LayerFigure",
     "Lowest",
+    "ModelArgumentsEntry",
     "ModelEntry",
     "Module",
     "ParameterValue",

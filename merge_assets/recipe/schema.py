@@ -32,6 +32,7 @@ from merge_assets.recipe.fields import (
     TagValue,
 )
 from merge_assets.recipe.parameters import Misfit, Parameters
+from merge_assets.recipe.schema_evaluation import Evaluate
 from merge_assets.recipe.schema_published import Published
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
@@ -181,8 +182,10 @@ class Recipe(RecipeMapping):
     tags: dict[TagKey, TagValue] = Field(default={}, description="tags in the UI")
     owners: tuple[Owner, ...] = Field(default=(), description="e-mail addresses or `team:NAME`")
     seed: StrictInt = Field(default=0, ge=0, lt=1 << 63, description="seed of the random methods")
-    evaluate: tuple[str, ...] | None = Field(
-        default=None, max_length=100, description="suites; `[]`: none; left out: the setting `default_suites`"
+    evaluate: Evaluate = Field(
+        default=None,
+        description="suites, each by its name or with how the variant is asked on it; `[]`: none; left out: the setting "
+        "`default_suites`",
     )
     publish: Publish | None = Field(
         default=None, description="push the variant to the Hub; not built yet: an error of the plan"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from merge_assets.analysis.importance import IMPORTANCE_VERSION
 from merge_assets.analysis.layers import ANALYSIS_VERSION
+from merge_assets.errors import RecipeError
 from merge_assets.freshness import Basis, stale_reason
 from merge_assets.identity import ModelIdentity, analysis_line, importance_line, scores_line
 from merge_assets.methods import find_method
@@ -216,7 +217,11 @@ class KnownScores:
         return self._read[name]
 
     def _is_of(self, artifact: Artifact, scores: Scores, suite: Suite, model: ModelIdentity) -> bool:
-        """Whether the suite, as it is now, measures the same."""
+        """Whether the suite, as the model is asked it now, measures the same."""
+        try:
+            suite = self._workspace.suite_of(suite.name, self._workspace.book.resolve(model.reference))
+        except RecipeError:  # it is said where it would be evaluated
+            return False
         # Where nothing can be evaluated, what was evaluated elsewhere is not out of date for that.
         lm_eval = lm_eval_version() or scores.versions.get("lm_eval", "none")
         trust = trusts(self._workspace, suite, model.reference, scores.fingerprint)

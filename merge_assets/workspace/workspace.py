@@ -15,7 +15,7 @@ from merge_assets.workspace.bucket import StoredModels
 from merge_assets.workspace.names import Names
 
 if TYPE_CHECKING:
-    from merge_assets.evaluation.suite import Suites
+    from merge_assets.evaluation.suite import Suite, Suites
     from merge_assets.hub import Hub
     from merge_assets.workspace.snapshot import Snapshot
 
@@ -61,6 +61,18 @@ class Workspace:
         return suites_of(self._planned.suites) if self._planned else load_suites(self.settings.suites)
 
     def snapshot(self) -> Snapshot:
+    def suite_of(self, name: str, recipe: Recipe | None) -> Suite:
+        """A suite as a recipe has its variant asked it; as its file has it for what is no variant.
+
+        Raises:
+            EvaluationError: there is no such suite, or its file is broken.
+            RecipeError: what the recipe sets does not go together with what the suite says.
+        """
+        from merge_assets.evaluation.asked import as_asked
+
+        suite = self.suites.require(name)
+        return suite if recipe is None else as_asked(suite, recipe)
+
         """What this workspace was opened with, for other processes to open the same."""
         from merge_assets.workspace.snapshot import Snapshot
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merge_assets.errors import EvaluationError
+from merge_assets.evaluation.collect import collect_scores
 from merge_assets.evaluation.headline import Headline, HeadlinePart, Term, measured
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult
-from merge_assets.evaluation.scores import Scores, collect_scores
+from merge_assets.evaluation.scores import Scores
 from merge_assets.evaluation.suite import load_suite, load_suites
 
 SUITES = Path(__file__).parents[2] / "suites"

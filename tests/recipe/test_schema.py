@@ -44,7 +44,7 @@ def test_every_extension_key(tmp_path):
     )
     assert recipe.name == "cluj-napoca-0.2"
     assert recipe.owners == ("team:merges", "a.b@example.org")
-    assert recipe.evaluate == ("open-llm-leaderboard-v1",)
+    assert [entry.suite for entry in recipe.evaluate or ()] == ["open-llm-leaderboard-v1"]
     assert recipe.publish.private is True
     assert (recipe.seed, recipe.device, recipe.allow_nonfinite) == (7, "cuda", True)
 

@@ -36,6 +36,7 @@ WORDS = {  # of keys whose schema is text, because a model reference or a templa
     "TokenizerSettings.source": ("union", "base"),
     "Recipe.chat_template": ("auto", *TEMPLATES),
     "Conditional.filter": ("*",),
+    "EvaluateEntry.chat_template": ("auto", "on", "off"),
 }
 _numbers = count()
 
@@ -147,6 +148,7 @@ PRUNE = "merge_method: passthrough\nprune_layers: {model: A, "
 TEXT = f"{PRUNE}by: block_influence, remove: 1, text: "
 WORDY = "merge_method: linear\nmodels: [{model: X}, {model: Y}]\nparameters: {weight: 1}\n"
 TOKENS = f"{WORDY}tokenizer: {{source: union, tokens: {{dog: "
+ASKED = f"{PASS}evaluate: [{{suite: quick, "
 DUS = "merge_method: passthrough\ndepth_upscale: "
 SLICES = "merge_method: passthrough\nslices: "
 MODULE = "merge_method: linear\nparameters: {weight: 1}\nmodules: {default: "
@@ -166,6 +168,14 @@ def each(place: str, look: Look, template: str, values: Sequence[str]) -> dict[s
     others = [*values[1:], values[0]]
     texts = [(template.replace("<>", a), template.replace("<>", b)) for a, b in zip(values, others, strict=True)]
     return {f"{place}: {value}": Example(look, *pair) for value, pair in zip(values, texts, strict=True)}
+
+
+def asked(owner: str, **values: str) -> dict[str, Example]:
+    """One example for every key of how a variant is asked, beside a suite that is taken as it is."""
+    inside = {"EvaluateEntry": "<>", "GenerationEntry": "generation: {<>}", "ModelArgumentsEntry": "model_args: {<>}"}
+    made = {key: inside[owner].replace("<>", f"{key}: {value}") for key, value in values.items()}
+    plain = f"{PASS}evaluate: [quick]"
+    return {f"{owner}.{key}": Example(shown, plain, f"{ASKED}{text}}}]") for key, text in made.items()}
 
 
 EXAMPLES: dict[str, Example] = {
@@ -193,6 +203,47 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.owners": Example(shown, PASS, f"{PASS}owners: ['team:merges']"),
     "Recipe.seed": Example(planned, *(f"{TWO.replace('linear', 'dare_ties')}base_model: A\nseed: {n}" for n in (0, 1))),
     "Recipe.evaluate": Example(shown, PASS, f"{PASS}evaluate: [long]"),
+    "EvaluateEntry.suite": Example(shown, *(f"{PASS}evaluate: [{{suite: {s}}}]" for s in ("quick", "long"))),
+    **asked(
+        "EvaluateEntry",
+        chat_template="'{{ messages }}'",
+        fewshot_as_multiturn="false",
+        system_prompt="Be brief.",
+        generation="{num_beams: 2}",
+        max_length="64",
+        dtype="float32",
+        batch_size="4",
+        model_args="{add_bos_token: true}",
+    ),
+    **asked(
+        "GenerationEntry",
+        max_gen_toks="5",
+        until="[a]",
+        do_sample="true",
+        temperature="0.5, do_sample: true",
+        top_p="0.5, do_sample: true",
+        top_k="5, do_sample: true",
+        num_beams="2",
+        repetition_penalty="1.5",
+    ),
+    **asked(
+        "ModelArgumentsEntry",
+        add_bos_token="true",
+        prefix_token_id="1",
+        logits_cache="false",
+        softmax_dtype="float64",
+        enable_thinking="false",
+        think_end_token="</think>",
+    ),
+    **each("EvaluateEntry.chat_template", shown, f"{ASKED}chat_template: <>}}]", ("auto", "on", "off")),
+    **each("EvaluateEntry.dtype", shown, f"{ASKED}dtype: <>}}]", ("auto", "float32", "bfloat16", "float16")),
+    **each(
+        "ModelArgumentsEntry.softmax_dtype",
+        shown,
+        f"{ASKED}model_args: {{softmax_dtype: <>}}}}]",
+        ("float32", "float64"),
+    ),
+    "EvaluateEntry.batch_size: auto": Example(shown, *(f"{ASKED}batch_size: {n}}}]" for n in ("auto", "1"))),
     "Recipe.publish": Example(refused, PASS, f"{PASS}publish: {{repo_id: me/mine}}"),
     "Recipe.published": Example(reported, PASS, f"{PASS}{VALUES}"),
     "Published.source": Example(reported, *(f"{PASS}{VALUES.replace('source: a', f'source: {s}')}" for s in "ab")),

@@ -42,7 +42,10 @@ def roster_of(workspace: Workspace, graph: Graph) -> Roster:
     specs = [analysis_spec(node) for node in graph.analyses]
     specs += [importance_spec(node) for node in graph.importance]
     specs += [variant_spec(node) for node in graph.variants]
-    specs += [scores_spec(node, workspace.suites[node.suite]) for node in graph.scores]
+    specs += [
+        scores_spec(node, workspace.suite_of(node.suite, workspace.book.resolve(node.model.reference)))
+        for node in graph.scores
+    ]
     names = op_names(graph.built_keys())
     automated = set(graph.automated_keys())
     if any(node.automated for node in graph.scores):

@@ -15,6 +15,7 @@ from typing import Any
 import lm_eval.models.huggingface
 import torch
 import transformers
+import transformers.models.llama.modeling_llama  # with what all families of models import, once for all workers
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.answers import Answer

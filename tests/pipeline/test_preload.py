@@ -61,6 +61,15 @@ def test_a_step_of_a_real_run_loads_a_model_and_evaluates_one(tmp_path: Path) ->
     assert space.store.current("scores/mean/tiny") is not None
 
 
+def test_what_a_step_imports_of_ours_is_there_before_it_is_forked() -> None:
+    look = (
+        "import sys, merge_assets.pipeline.preload; print(*(name for name in sys.argv[1:] if name not in sys.modules))"
+    )
+    asked = ("merge_assets.api.score", "merge_assets.api.build", "merge_assets.evaluation.runner", "jinja2")
+    done = subprocess.run([sys.executable, "-c", look, *asked], capture_output=True, text=True, timeout=600, check=True)
+    assert done.stdout.split() == []
+
+
 STEPS = f"""
 import multiprocessing, os
 from merge_assets.model_worker import Limits, ModelWorker

@@ -191,7 +191,7 @@ def importance(
 
 @app.command(rich_help_panel="Work on folders")
 def evaluate(
-    model: ModelArgument,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: each a folder, Hub id, or recipe.")],
     suite: Annotated[str | None, typer.Option(help="Name of a suite; default: the setting default_suites.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for scores and samples; without it, the result is kept in the store.")
@@ -208,10 +208,13 @@ def evaluate(
         ),
     ] = "all",
 ) -> None:
-    """Evaluate a model on a suite with lm-eval; an interrupted evaluation continues with the next task."""
+    """Evaluate models on a suite with lm-eval, one after the other; an interrupted evaluation continues with the next task.
+
+    Several models of one call share what is slow to import.
+    """
     from merge_assets.cli.work import run_evaluate
 
-    run_evaluate(model, suite, out, limit, batch_size, device, refresh, documents)
+    run_evaluate(models, suite, out, limit, batch_size, device, refresh, documents)
 
 
 @app.command(rich_help_panel="Pipeline")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -11,9 +12,9 @@ from rich.markup import escape
 
 from merge_assets import api
 from merge_assets.analysis.importance import TABLE, layer_table, read_importance
-from merge_assets.cli.console import console, parse_size, print_json, print_table, progress_bar, table
+from merge_assets.cli.console import console, err, parse_size, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
-from merge_assets.errors import AnalysisError, CheckpointError, EvaluationError, printable
+from merge_assets.errors import AnalysisError, CheckpointError, EvaluationError, MergeAssetsError, printable
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
 from merge_assets.recipe import ImportanceKind, TextSample
@@ -140,7 +141,7 @@ def run_importance(model: str, kind: str, settings: Mapping[str, object], out: P
 
 
 def run_evaluate(
-    model: str,
+    models: Sequence[str],
     suite: str | None,
     out: Path | None,
     limit: int | None,
@@ -149,17 +150,51 @@ def run_evaluate(
     refresh: bool,
     documents: Documents,
 ) -> None:
-    """Evaluate on one suite, or on every default suite."""
+    """Evaluate on one suite, or on every default suite; a model that fails does not keep the others from being tried.
+
+    Raises:
+        MergeAssetsError: why the last of those that failed did; of the others it is printed.
+    """
     workspace = opened() if out is None else Workspace.open()
-    reference = parse_reference(model)
+    references = list(dict.fromkeys(map(parse_reference, models)))
     if out is None and (limit or batch_size or device or documents != "all"):
         raise EvaluationError(
             "--limit, --batch-size, --device and --documents are for scores that the store does not keep; give --out DIR "
             "with them"
         )
     require("lm_eval")
+    options = _Asked(suite, limit, batch_size, device, refresh, documents)
+    last: MergeAssetsError | None = None
+    for reference in references:
+        try:
+            several = out is not None and len(references) > 1
+            inner = workspace.names.identify(reference).parts if several else ()
+            _evaluate(workspace, reference, None if out is None else out.joinpath(*inner), options)
+        except MergeAssetsError as error:
+            if last is not None:
+                err().print(f"[bold red]error:[/] {escape(str(last))}", soft_wrap=True, highlight=False)
+            last = error
+    if last is not None:
+        raise last
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of the command."""
+
+    suite: str | None
+    limit: int | None
+    batch_size: int | None
+    device: str | None
+    refresh: bool
+    documents: Documents
+
+
+def _evaluate(workspace: Workspace, reference: ModelReference, out: Path | None, asked: _Asked) -> None:
+    """Evaluate one model."""
     from merge_assets.evaluation.circumstances import changes
 
+    suite, refresh = asked.suite, asked.refresh
     for name in [suite] if suite else workspace.settings.default_suites:
         with progress_bar(name, is_bytes=False) as work:
             if out is None:
@@ -174,11 +209,11 @@ def run_evaluate(
                     folder,
                     name,
                     out=target,
-                    limit=limit,
-                    batch_size=batch_size,
-                    device=device,
+                    limit=asked.limit,
+                    batch_size=asked.batch_size,
+                    device=asked.device,
                     refresh=refresh,
-                    documents=documents,
+                    documents=asked.documents,
                     model=reference,
                     work=work,
                 )

@@ -9,9 +9,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from merge_assets.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.results import ResultKey
 
 Fetched = tuple[str, dict[str, list[str]]]
 """How a data set was asked for, and the files in which each of its splits lies."""
@@ -81,6 +85,27 @@ class DataHub:
             constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
         if self.token is not None:
             os.environ["HF_TOKEN"] = self.token
+
+
+class FetchedData:
+    """Where the data of tasks lie that were fetched, for as long as a project is open: all models that are evaluated then have
+    the same, and nothing is asked for twice."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | None, ...], Sequence[Fetched]] = {}
+
+    def find(self, key: ResultKey) -> Sequence[Fetched] | None:
+        """What was fetched for a task of these files at this commit; ``None`` if nothing was, or it lies there no more."""
+        known = self._known.get(_task_of(key))
+        lie_there = known and all(Path(one).is_file() for _, files in known for each in files.values() for one in each)
+        return known if lie_there else None
+
+    def keep(self, key: ResultKey, fetched: Sequence[Fetched]) -> None:
+        self._known[_task_of(key)] = fetched
+
+
+def _task_of(key: ResultKey) -> tuple[str | None, ...]:
+    return key.task, key.task_digest, key.revision, key.lm_eval
 
 
 @contextlib.contextmanager

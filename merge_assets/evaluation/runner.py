@@ -22,7 +22,7 @@ from merge_assets.errors import (
 )
 from merge_assets.evaluation.answers import Answers, AnswersFolder
 from merge_assets.evaluation.collect import collect_scores
-from merge_assets.evaluation.data import DataHub
+from merge_assets.evaluation.data import DataHub, FetchedData
 from merge_assets.evaluation.endpoint import Endpoint, Server
 from merge_assets.evaluation.failures import Failed, failed_of
 from merge_assets.evaluation.result_keys import result_keys
@@ -103,6 +103,7 @@ def evaluate_suite(
     failed: Callable[[Scores], None] | None = None,
     documents: Documents = "all",
     others: Mapping[str, Other] | None = None,
+    fetched: FetchedData | None = None,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluates a checkpoint on every task of a suite that has no committed result yet.
@@ -131,6 +132,7 @@ def evaluate_suite(
         failed: gets the scores where every task failed, before the error.
         documents: of each task: all, those that a search may see, or those that it never does, as ``confirm`` has it.
         others: the models that the suite compares with, by how it names them; all of them.
+        fetched: what other evaluations have fetched, and what this one fetches.
         work: told thousandths of a task done, the total, and the task at work with its requests; asked several times a second.
 
     Raises:
@@ -182,7 +184,7 @@ def evaluate_suite(
             model_dir, suite, device=device, hub=hub, limits=limits, answers=results.answers, index=index
         )
         evaluator.others = {other.fingerprint: str(other.directory.resolve()) for other in others.values()}
-        evaluator.fetch(missing, work)
+        evaluator.fetch(missing, FetchedData() if fetched is None else fetched, work)
         with (
             ModelWorker(HARNESS, limits) as worker,
             code_folder(trust_remote_code) as code,
@@ -259,10 +261,12 @@ class _Evaluator:
         self._fetched: dict[str, Any] = {}
         self._unfetched: dict[str, str] = {}
 
-    def fetch(self, keys: Sequence[ResultKey], work: Work) -> None:
+    def fetch(self, keys: Sequence[ResultKey], fetched: FetchedData, work: Work) -> None:
         """Bring the data of tasks that are not local into the caches, in a process that knows no checkpoint: the one that
         loads the model has no network."""
         wanted = [key for key in keys if not ((local := self._suite.local_task(key.task)) and local.local)]
+        self._fetched = {key.task: known for key in wanted if (known := fetched.find(key)) is not None}
+        wanted = [key for key in wanted if key.task not in self._fetched]
         if not wanted:
             return
         with ModelWorker(HARNESS, self._limits, offline=False) as worker:
@@ -275,6 +279,7 @@ class _Evaluator:
                         work=work.silent(),
                         doing=f"fetching the data of {key.task}",
                     )
+                    fetched.keep(key, self._fetched[key.task])
                 except ModelWorkerError as error:  # of no matter where they are in the caches already
                     self._unfetched[key.task] = str(error)
 

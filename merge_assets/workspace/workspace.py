@@ -15,6 +15,7 @@ from merge_assets.workspace.bucket import StoredModels
 from merge_assets.workspace.names import Names
 
 if TYPE_CHECKING:
+    from merge_assets.evaluation.data import FetchedData
     from merge_assets.evaluation.suite import Suite, Suites
     from merge_assets.hub import Hub
     from merge_assets.workspace.snapshot import Snapshot
@@ -60,7 +61,6 @@ class Workspace:
 
         return suites_of(self._planned.suites) if self._planned else load_suites(self.settings.suites)
 
-    def snapshot(self) -> Snapshot:
     def suite_of(self, name: str, recipe: Recipe | None) -> Suite:
         """A suite as a recipe has its variant asked it; as its file has it for what is no variant.
 
@@ -73,11 +73,19 @@ class Workspace:
         suite = self.suites.require(name)
         return suite if recipe is None else as_asked(suite, recipe)
 
+    def snapshot(self) -> Snapshot:
         """What this workspace was opened with, for other processes to open the same."""
         from merge_assets.workspace.snapshot import Snapshot
 
         models = tuple(self.names.identities().values())
         return self._planned or Snapshot.of(self.settings, self.book.texts, self.suites.texts, models)
+
+    @cached_property
+    def fetched(self) -> FetchedData:
+        """The data of tasks that were fetched since this project was opened."""
+        from merge_assets.evaluation.data import FetchedData
+
+        return FetchedData()
 
     @cached_property
     def hub(self) -> Hub:

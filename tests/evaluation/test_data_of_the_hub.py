@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import EvaluationError
-from merge_assets.evaluation.data import DataHub
+from merge_assets.evaluation.data import DataHub, FetchedData
 from merge_assets.evaluation.results import TaskResult, TaskResults
 from merge_assets.evaluation.runner import evaluate_suite
 from merge_assets.evaluation.suite import load_suite
@@ -50,7 +50,12 @@ def rows(text: str) -> bytes:
 
 
 def evaluated(
-    folder: Path, model: Path, server: HubServer, token: str | None = None, **tasks: str
+    folder: Path,
+    model: Path,
+    server: HubServer,
+    token: str | None = None,
+    fetched: FetchedData | None = None,
+    **tasks: str,
 ) -> dict[str, TaskResult]:
     """The results of tasks, by their names.
 
@@ -59,6 +64,7 @@ def evaluated(
         model: what is evaluated.
         server: where the data lie.
         token: for the Hub.
+        fetched: by evaluations before.
         tasks: of each the data set, with the commit that the suite pins after an ``@``.
     """
     (folder / "tasks").mkdir(exist_ok=True)
@@ -75,6 +81,7 @@ def evaluated(
         results=TaskResults(folder / "results"),
         device="cpu",
         hub=DataHub(server.url, token),
+        fetched=fetched,
     )
     return {stored.result.key.task: stored.result for stored in done.results}
 
@@ -100,6 +107,24 @@ def test_each_task_is_measured_with_the_commit_that_it_is_to_have(
     with pytest.raises(EvaluationError, match=r"tasks\[0\]: the data of other cannot be fetched: .*commit") as caught:
         evaluated(tmp_path, model, server, other=f"acme/words@{'f' * 40}")
     assert "\n" not in str(caught.value)
+
+
+def test_models_of_one_project_have_the_same_data_which_are_fetched_once(
+    model: Path, server: HubServer, tmp_path: Path
+) -> None:
+    old = server.commit("datasets/acme/words", {"README.md": b"", "test.jsonl": rows("old small bread")})
+    fetched = FetchedData()
+    first = evaluated(tmp_path, model, server, fetched=fetched, words="acme/words")
+    server.commit("datasets/acme/words", {"test.jsonl": rows("the great river")})
+    asked = len(server.served)
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    second = evaluated(tmp_path, other, server, fetched=fetched, words="acme/words")
+    assert len(server.served) == asked
+    assert second["words"].revisions == first["words"].revisions == {"words": old}
+    (tmp_path / "results").rename(tmp_path / "before")
+    fresh = evaluated(tmp_path, other, server, words=f"acme/words@{old}")
+    assert len(server.served) > asked
+    assert (fresh["words"].metrics, fresh["words"].data) == (second["words"].metrics, second["words"].data)
 
 
 def test_data_that_cannot_be_had_are_one_clear_line(model: Path, server: HubServer, tmp_path: Path) -> None:

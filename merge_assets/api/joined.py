@@ -84,10 +84,12 @@ def card_rows(
         published: what others published of it.
     """
     from merge_assets.evaluation.leaderboard import arrow, beside_parents
+    from merge_assets.evaluation.otherwise import set_otherwise
     from merge_assets.evaluation.published import published_beside
     from merge_assets.evaluation.scores import format_delta, format_value
 
     theirs = published_beside(published, scores)
+    asked = {one.suite: set_otherwise(one.otherwise) for one in scores if one.otherwise}
     return [
         {
             "suite": column.suite,
@@ -100,6 +102,7 @@ def card_rows(
                 for delta in cell.deltas
             ),
             "published": theirs.get((column.suite, column.task, column.metric), ""),
+            "asked": asked.get(column.suite, ""),
         }
         for column, cell in beside_parents(scores, parents, samples).cells.items()
     ]

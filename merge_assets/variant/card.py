@@ -90,14 +90,16 @@ def with_scores(card: str, version: str, rows: Sequence[Mapping[str, str]]) -> s
         card: of a variant.
         version: its fingerprint.
         rows: ``suite``, ``task``, ``metric`` and ``value`` of each score of exactly this version; ``beside``, its differences
-            to the parents', may be empty, as may ``published``, what others published and the difference to it.
+            to the parents', may be empty, as may ``published``, what others published and the difference to it, and ``asked``,
+            what was not asked as the suite says.
     """
     if not rows:
         return card
     before, recipe, text = card.partition(_RECIPE)
     compared = any(row.get("beside") for row in rows)
     published = any(row.get("published") for row in rows)
-    texts = {"rows": rows, "compared": compared, "published": published}
+    asked = list(dict.fromkeys((row["suite"], row["asked"]) for row in rows if row.get("asked")))
+    texts = {"rows": rows, "compared": compared, "published": published, "asked": asked}
     section = render(_PACKAGE, "card_scores.md.j2", version=version, **texts)
     return f"{before}\n{section}{recipe}{text}"
 

@@ -12,6 +12,7 @@ from merge_assets import api
 from merge_assets.evaluation.leaderboard_files import leaderboard_markdown
 from merge_assets.evaluation.leaderboard_tables import models_table
 from merge_assets.evaluation.page import leaderboard_page
+from merge_assets.markup import escape_markdown
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.reference import ModelReference
@@ -73,6 +74,7 @@ def test_scores_of_another_way_of_asking_count_as_none(root: Path) -> None:
     build(root)
     first = evaluated(opened(root), "mean", 0.5)
     assert first.scores.otherwise == {"system_prompt": "Be brief.", "max_length": 64}
+    assert f"\n- demo: {escape_markdown(SAID)}\n" in first.artifact.read_bytes("README.md").decode()
     assert evaluated(opened(root), "mean", 0.5).reused
     write(root)
     space = opened(root)

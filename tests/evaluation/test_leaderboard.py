@@ -137,6 +137,7 @@ FACTS: Columns = {
     "url": ("string", [None, None, "https://example.org/father", None, None]),
     "fingerprint": ("string", ["c1", "", "f0", "g1", ""]),
     "stale": ("string", [None, None, None, "child has other bytes", None]),
+    "asked otherwise": ("string", [None] * 5),
     "failed": ("string", [None] * 5),
 }
 TABLE = MODELS | SCORES | FACTS

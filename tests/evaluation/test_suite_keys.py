@@ -211,8 +211,9 @@ class LmEval:
         return self._other("vllm", directory, settings)
 
     def _other(self, kind: str, directory: Path, settings: ModelSettings) -> object:
+        self.asked.append(kind)
         found: Any = self.model(**settings.arguments(), batch_size=1)
-        found.arguments = {"backend": kind, "pretrained": str(directory)}
+        found.arguments = {"pretrained": str(directory)}
         return found
 
     def simple_evaluate(

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from merge_assets import api
+from merge_assets.api.preflight import endpoint_of
 from merge_assets.engine.memory import Room
 from merge_assets.errors import MergeAssetsError
 from merge_assets.identity import variant_line
@@ -64,6 +65,11 @@ def graph(workspace: api.Workspace) -> object:
     made = build_graph(workspace)
     scores = [(str(node.key), node.automated) for node in made.scores]
     return sorted(workspace.book.recipes), sorted(workspace.suites), sorted(map(str, made.automated_keys())), scores
+
+
+def answering(workspace: api.Workspace) -> object:
+    """The server that suites of backend endpoint ask."""
+    return endpoint_of(workspace)
 
 
 def merged(workspace: api.Workspace) -> object:
@@ -234,6 +240,10 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "model_memory": (checking, {}, {"model_memory": "1GB"}),
     "allow_unconfined": (checking, {}, {"allow_unconfined": True}),
     "allow_pickle": (pickles, {}, {"allow_pickle": True}),
+    "endpoint": (answering, {}, {"endpoint": "http://127.0.0.1:9/v1"}),
+    "endpoint_model": (answering, {}, {"endpoint_model": "org/{name}"}),
+    "endpoint_key": (answering, {"endpoint_key": "one"}, {"endpoint_key": "other"}),
+    "endpoint_serve": (answering, {}, {"endpoint_serve": "vllm serve {model} --port {port}"}),
     "alerts": (sensors, {}, {"alerts": {"email_to": ["team@example.org"]}}),
 }
 

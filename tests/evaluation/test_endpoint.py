@@ -84,7 +84,7 @@ def with_bos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
     )
     tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %} {{ m.role }} {{ m.content }} {{ eos_token }}{% endfor %} king"
+        "{{ bos_token }}{% for m in messages %} {{ m.role }} {{ m.content }} {{ eos_token }}{% endfor %} king "
     )
     tokenizer.save_pretrained(folder)
     assert AutoTokenizer.from_pretrained(folder)("king").input_ids[0] == 1

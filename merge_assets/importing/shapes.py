@@ -8,8 +8,9 @@ from functools import cache, cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from merge_assets.recipe.parameters import Conditional
 from merge_assets.recipe.problems import HIDDEN_KEYS
@@ -108,7 +109,9 @@ def _of(annotation: Any) -> Shape:
         return _of_model(annotation)
     origin, inside = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _of(inside[0])
+        # What may be written, where that is more than what it is read as.
+        written = (each.json_schema_input_type for each in inside[1:] if isinstance(each, BeforeValidator))
+        return _of(next((one for one in written if one is not PydanticUndefined), inside[0]))
     if origin in (Union, UnionType):
         return _either(_of(side) for side in inside if side is not NoneType)
     if origin is dict:

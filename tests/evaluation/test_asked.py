@@ -18,7 +18,7 @@ from merge_assets.recipe import EvaluateEntry, GenerationEntry, ModelArgumentsEn
 from merge_assets.workspace.results import scores_key
 from tests.evaluation_support import write_suite
 
-OF_MACHINES = {"parallelize", "unsafe_code"}
+OF_MACHINES = {"parallelize", "unsafe_code", "backend", "vllm"}
 """What a suite alone says: what this machine has, and what may be run on it."""
 VALUES: dict[str, tuple[list[Any], list[Any]]] = {  # those that are taken, and those that are refused
     "chat_template": (["on", "off", "auto", "{{ messages }}", True, False], [5, "", [1]]),

@@ -56,6 +56,7 @@ COMES_WITH = {
     "botocore": "boto3",
     "kubernetes": "dagster-k8s",
     "markdown-it-py": "rich",
+    "tqdm": "huggingface-hub",
 }
 """Packages that another one pins and stands for."""
 

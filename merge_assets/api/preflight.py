@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.endpoint import Endpoint
     from merge_assets.evaluation.preflight import Finding
     from merge_assets.evaluation.suite import Suite
+    from merge_assets.evaluation.task_index import Names
 
 
 def suites_of(workspace: Workspace, recipe: Recipe) -> tuple[str, ...]:
@@ -87,13 +88,19 @@ def refused(
 def _reach(workspace: Workspace, found: Mapping[str, list[Finding]], work: Work) -> None:
     """Add which data sets of the Hub cannot be had."""
     from merge_assets.evaluation.check import hub_data, reach
-    from merge_assets.evaluation.task_index import known_names
 
     for name, listed in found.items():
         if name in workspace.suites:
             suite = workspace.suites[name]
-            names = {**(known_names(_folder(workspace)) or {}), **suite.declared()}
-            listed += reach(hub_data(suite, names), data_hub(workspace), Limits.of(workspace.settings), work)
+            data = hub_data(suite, _declared(workspace, suite))
+            listed += reach(data, data_hub(workspace), Limits.of(workspace.settings), work)
+
+
+def _declared(workspace: Workspace, suite: Suite) -> Names:
+    """What a suite's own files declare, over what is kept of lm-eval's."""
+    from merge_assets.evaluation.task_index import known_names
+
+    return {**(known_names(_folder(workspace)) or {}), **suite.declared()}
 
 
 def check(
@@ -111,7 +118,6 @@ def check(
     """
     from merge_assets.evaluation import check as checks
     from merge_assets.evaluation.preflight import Finding
-    from merge_assets.evaluation.task_index import known_names
 
     wanted = list(dict.fromkeys(suites))
     for name in wanted:
@@ -124,7 +130,7 @@ def check(
         if any(one.fails and one.kind in ("suite", "task", "package", "code") for one in found[name]):
             continue  # there is nothing to ask for
         suite = workspace.suite_of(name, recipe)
-        names = {**(known_names(_folder(workspace)) or {}), **suite.declared()}
+        names = _declared(workspace, suite)
         unreached = checks.reach(checks.hub_data(suite, names), hub, limits, work)
         found[name] += unreached
         itemsize = _BYTES.get(suite.dtype)
@@ -189,9 +195,9 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 def index_of(workspace: Workspace, suite: Suite, work: Work = UNATTENDED) -> Path | None:
     """The file with the names of lm-eval's own tasks, made if it is not there; ``None`` if the suite needs none, or it cannot
     be made, so that who loads tasks has to read them itself."""
-    from merge_assets.evaluation.task_index import index_file, names_made
+    from merge_assets.evaluation.task_index import index_file, names_made, ships
 
-    if all((local := suite.local_task(entry.task)) and local.own for entry in suite.tasks):
+    if not any(ships(suite, entry.task) for entry in suite.tasks):
         return None
     try:
         names_made(_folder(workspace), Limits.of(workspace.settings), work.silent())

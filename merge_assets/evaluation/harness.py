@@ -29,7 +29,6 @@ from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, re
 from merge_assets.evaluation.divergence import Divergence, diverging
 from merge_assets.evaluation.draws import PYTHON_SEED, Drawn, as_loaded, keep_made_apart, seed_all
 from merge_assets.evaluation.flaws import Flaws
-from merge_assets.evaluation.indexing import ships
 from merge_assets.evaluation.loading import load_task, task_manager
 from merge_assets.evaluation.meter import Meter
 from merge_assets.evaluation.packages import fit_packages
@@ -38,6 +37,7 @@ from merge_assets.evaluation.preflight import unknown
 from merge_assets.evaluation.quiet import be_quiet
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
 from merge_assets.evaluation.suite import Suite
+from merge_assets.evaluation.task_index import ships
 from merge_assets.evaluation.token_counts import add_counts
 from merge_assets.evaluation.values import directions_of, metrics_of
 from merge_assets.evaluation.watched import leave_out_failed

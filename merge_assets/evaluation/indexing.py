@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lm_eval.tasks._index import Entry, Kind
 from merge_assets.evaluation.declared import Declared, declared_of
 from merge_assets.evaluation.suite import Suite
 from merge_assets.evaluation.task_index import plain, read_names
+from merge_assets.evaluation.tasks import values_in
 from merge_assets.model_worker import Desk
 
 _KINDS = {"task": Kind.TASK, "class": Kind.PY_TASK, "group": Kind.GROUP, "tag": Kind.TAG}
@@ -28,28 +28,11 @@ def _declared(entry: Entry, root: Path) -> Declared:
     if entry.kind is Kind.TAG:
         return Declared("tag", members=tuple(sorted(entry.tags)))
     config = entry.cfg or {}
-    functions = {leaf for leaf in _texts(config) if leaf.startswith(f"{root}/")}
+    functions = {leaf for leaf in values_in(config) if isinstance(leaf, str) and leaf.startswith(f"{root}/")}
     files = {f"{leaf.rpartition('.')[0]}.py" for leaf in functions}
     code = tuple(sorted(str(Path(file).relative_to(root)) for file in files if Path(file).is_file()))
     path = str(entry.yaml_path.relative_to(root)) if entry.yaml_path else ""
     return declared_of(config, path, code, functions)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
-    elif isinstance(value, str):
-        yield value
-
-
-def ships(suite: Suite, task: str) -> bool:
-    """Whether lm-eval's own tasks are needed; suites whose folder has all that they ask for do without."""
-    local = suite.local_task(task)
-    return not (local and local.own)
 
 
 def manager_of(suite: Suite, index: str | None, *, defaults: bool, metadata: dict[str, str]) -> TaskManager:

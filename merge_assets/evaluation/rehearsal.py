@@ -15,10 +15,11 @@ from transformers import AutoTokenizer
 from merge_assets.evaluation.command import allow_code
 from merge_assets.evaluation.data import reading, single_tasks
 from merge_assets.evaluation.draws import keep_made_apart, seed_all
-from merge_assets.evaluation.indexing import manager_of, ships
+from merge_assets.evaluation.indexing import manager_of
 from merge_assets.evaluation.packages import fit_packages
 from merge_assets.evaluation.room import room_of
 from merge_assets.evaluation.suite import Suite
+from merge_assets.evaluation.task_index import ships
 from merge_assets.model_worker import Desk
 
 _USUAL_ANSWER = 256

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from merge_assets.evaluation.declared import Declared
+from merge_assets.evaluation.suite import Suite
 from merge_assets.model_worker import Limits, ask
 from merge_assets.sealed import seal, unseal
 from merge_assets.work import UNATTENDED, Work
@@ -33,6 +34,12 @@ def shipped_folder() -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
+
+
+def ships(suite: Suite, task: str) -> bool:
+    """Whether lm-eval's own tasks are needed; suites whose folder has all that they ask for do without."""
+    local = suite.local_task(task)
+    return not (local and local.own)
 
 
 def index_file(folder: Path) -> Path:

@@ -157,7 +157,7 @@ class TaskFolder:
         kwargs = config.get("dataset_kwargs") or {}
         data = list(self._data_files(kwargs.get("data_files"), chain[0].parent)) if isinstance(kwargs, Mapping) else []
         files.update(data)
-        if any(isinstance(value, _Function) for value in _leaves(config)):
+        if any(isinstance(value, _Function) for value in values_in(config)):
             # A function may read anything that lies beside it.
             for folder in {path.parent for path in chain}:
                 files.update(_plain_files(folder))
@@ -166,7 +166,7 @@ class TaskFolder:
         return config.get("dataset_path") in _PACKAGED_BUILDERS and bool(data)
 
     def _data_files(self, value: Any, folder: Path) -> Iterator[Path]:
-        for pattern in (leaf for leaf in _leaves(value) if isinstance(leaf, str) and "\0" not in leaf):
+        for pattern in (leaf for leaf in values_in(value) if isinstance(leaf, str) and "\0" not in leaf):
             # Looking through folders outside the suite's own would not end.
             inside = any(glob.has_magic(part) for part in Path(pattern).parts[:-1]) or "**" in pattern
             if inside and (Path(pattern).is_absolute() or ".." in Path(pattern).parts):
@@ -218,7 +218,7 @@ class TaskFolder:
 
 
 def _declared(config: Mapping[str, Any], chain: tuple[Path, ...]) -> Declared:
-    functions = {str(leaf) for leaf in _leaves(config) if isinstance(leaf, _Function)}
+    functions = {str(leaf) for leaf in values_in(config) if isinstance(leaf, _Function)}
     modules = {f"{function.rpartition('.')[0].replace('.', '/')}.py" for function in functions}
     files = {str(path.parent / module) for path in chain for module in modules}
     return declared_of(config, str(chain[0]), tuple(sorted(files)), functions)
@@ -269,13 +269,14 @@ def _walk(root: Path) -> Iterator[Path]:
             raise EvaluationError(f"{folder}: cannot be listed: {error.strerror or error}") from None
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def values_in(value: Any) -> Iterator[Any]:
+    """What mappings and lists hold in the end, at any depth."""
     if isinstance(value, Mapping):
         for inner in value.values():
-            yield from _leaves(inner)
+            yield from values_in(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _leaves(inner)
+            yield from values_in(inner)
     else:
         yield value
 

@@ -18,7 +18,7 @@ import pytest
 
 from merge_assets.errors import ModelWorkerError, Stopped
 from merge_assets.model_worker import Limit, Limits, ModelWorker
-from merge_assets.model_worker.nursery import _environment
+from merge_assets.model_worker.nursery import without_secrets
 from merge_assets.work import UNATTENDED, Work
 from tests.model_worker import verbs
 
@@ -146,7 +146,7 @@ def test_it_knows_no_secrets_and_is_told_not_to_ask_the_hub(worker: ModelWorker)
         "HOME": "/home/a",
         "TOKENIZERS_PARALLELISM": "no",
     }
-    kept = _environment(given)
+    kept = without_secrets(given)
     assert not {"t", "s", "u"} & set(kept.values())
     assert (kept["HOME"], kept["TOKENIZERS_PARALLELISM"]) == ("/home/a", "no")
     there = ask(worker, "environment")

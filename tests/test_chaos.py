@@ -53,6 +53,33 @@ def test_the_witness_tells_of_every_merge_that_computes_and_of_none_that_is_reus
     assert [row.answer for row in once(witness, {}, 0)] == ["no", "yes"]
 
 
+ANALYSE = """\
+import os, sys
+from merge_assets import api
+from merge_assets.reference import ModelReference
+from merge_assets.store.draft import Draft
+if "killed" in sys.argv:
+    Draft.commit = lambda *_, **__: os._exit(9)
+api.analyse(api.Workspace.open(), ModelReference.parse("./one"))
+"""
+
+
+@pytest.mark.slow
+def test_an_analysis_is_done_when_it_is_committed(tmp_path: Path) -> None:
+    save_llama(tmp_path / "one", layers=1)
+    (tmp_path / "merge-assets.toml").write_text('default_suites = []\ndevice = "cpu"\n')
+    witness = tmp_path / "witness.jsonl"
+    environment = {**os.environ, "CHAOS_WITNESS": str(witness), "PYTHONPATH": f"{WITNESS}:{REPOSITORY}"}
+
+    def analyse(*arguments: str) -> list[str]:
+        subprocess.run([sys.executable, "-c", ANALYSE, *arguments], cwd=tmp_path, env=environment, check=False)
+        return [json.loads(line)["event"] for line in witness.read_text().splitlines()]
+
+    assert analyse("killed") == ["begin"]
+    assert analyse() == ["begin", "begin", "end"]
+    assert analyse() == ["begin", "begin", "end"], "it is reused"
+
+
 def event(at: float, pid: int, kind: str, key: str = "k", made: tuple[str, ...] = ()) -> str:
     return json.dumps({"at": at, "pid": pid, "event": kind, "what": "merge", "key": key, "made": made})
 

@@ -29,9 +29,13 @@ def note(**fields: Any) -> None:
     os.close(descriptor)
 
 
+UNCOMMITTED: list[dict[str, Any]] = []
+"""Ends to be noted with the next commit of this process."""
+
+
 @contextmanager
-def told(what: str, key: str) -> Iterator[list[str]]:
-    """Begin and end of some work; the list takes the pieces that it made."""
+def told(what: str, key: str, *, until_committed: bool = False) -> Iterator[list[str]]:
+    """Begin and end of some work; the list takes the pieces that it made. What keeps no pieces ends when it is committed."""
     note(event="begin", what=what, key=key)
     made: list[str] = []
     try:
@@ -39,7 +43,11 @@ def told(what: str, key: str) -> Iterator[list[str]]:
     except BaseException as error:
         note(event="gave up", what=what, key=key, error=type(error).__name__)
         raise
-    note(event="end", what=what, key=key, made=made)
+    end = {"event": "end", "what": what, "key": key, "made": made}
+    if until_committed:
+        UNCOMMITTED.append(end)
+    else:
+        note(**end)
 
 
 def watch_merges(module: Any) -> None:
@@ -74,7 +82,8 @@ def watch_analyses(module: Any) -> None:
     @wraps(run)
     def analyse(checkpoint: Any, **named: Any) -> Any:
         digests = sorted((named.get("digests") or {}).items())
-        with told("analysis", f"{sha256(str(digests).encode()).hexdigest()} {named.get('modules')}") as made:
+        key = f"{sha256(str(digests).encode()).hexdigest()} {named.get('modules')}"
+        with told("analysis", key, until_committed=True) as made:
             analysis = run(checkpoint, **named)
             made.append("spectra")
         return analysis
@@ -82,10 +91,24 @@ def watch_analyses(module: Any) -> None:
     module.analyse = analyse
 
 
+def watch_commits(module: Any) -> None:
+    run = module.Draft.commit
+
+    @wraps(run)
+    def commit(*arguments: Any, **named: Any) -> Any:
+        artifact = run(*arguments, **named)
+        while UNCOMMITTED:
+            note(**UNCOMMITTED.pop())
+        return artifact
+
+    module.Draft.commit = commit
+
+
 HOOKS: dict[str, Callable[[Any], None]] = {
     "merge_assets.engine.execute": watch_merges,
     "merge_assets.evaluation.runner": watch_evaluations,
     "merge_assets.analysis.run": watch_analyses,
+    "merge_assets.store.draft": watch_commits,
 }
 
 

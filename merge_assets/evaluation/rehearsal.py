@@ -17,6 +17,7 @@ from merge_assets.evaluation.data import reading, single_tasks
 from merge_assets.evaluation.draws import keep_made_apart, seed_all
 from merge_assets.evaluation.indexing import manager_of
 from merge_assets.evaluation.packages import fit_packages
+from merge_assets.evaluation.quiet import be_quiet
 from merge_assets.evaluation.room import room_of
 from merge_assets.evaluation.suite import Suite
 from merge_assets.evaluation.task_index import ships
@@ -58,6 +59,7 @@ def rehearse(
         was made. Its ``chat`` is ``no template`` where a suite asks for one and the tokenizer has none.
     """
     began = time.process_time()
+    be_quiet()
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
     allow_code(read)
     keep_made_apart()

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import sys
+from multiprocessing import forkserver
 
 import dagster as dg
 from dagster._core.execution.retries import RetryMode
@@ -13,6 +15,9 @@ from merge_assets.pipeline.repeated import Retrying
 from merge_assets.settings import Settings
 
 PRELOAD_MODULE = "merge_assets.pipeline.preload"
+_PRELOADED = ("dagster._core.executor.multiprocess", PRELOAD_MODULE)
+"""What the process that forks steps imports first; Dagster would put its own module before ours."""
+
 ANOTHER = "set executor to multiprocess or in_process"
 
 
@@ -46,6 +51,18 @@ def require_launcher(settings: Settings, instance: dg.DagsterInstance) -> None:
         _require_pods(instance)
 
 
+def start_ahead(settings: Settings) -> None:
+    """Start the process from which steps are forked, without waiting for it: its imports take seconds, in which the process of
+    a run loads the definitions. A step's process has one already, and other executors need none."""
+    if settings.executor == "multiprocess" and _forks() and PRELOAD_MODULE not in sys.modules:
+        multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
+        forkserver.ensure_running()
+
+
+def _forks() -> bool:
+    return "forkserver" in multiprocessing.get_all_start_methods()
+
+
 def _local_executor() -> dg.ExecutorDefinition:
     """Steps as processes forked from one that has imported torch, transformers and lm-eval already.
 
@@ -53,13 +70,12 @@ def _local_executor() -> dg.ExecutorDefinition:
     """
 
     def local(_: dg.InitExecutorContext) -> dg.Executor:
-        forks = "forkserver" in multiprocessing.get_all_start_methods()
         return Retrying(
             LocalExecutor(
                 RetryMode.ENABLED,
                 steps_at_once(),
-                start_method="forkserver" if forks else "spawn",
-                explicit_forkserver_preload=[PRELOAD_MODULE],
+                start_method="forkserver" if _forks() else "spawn",
+                explicit_forkserver_preload=_PRELOADED,
             )
         )
 

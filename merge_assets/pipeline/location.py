@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 
 from merge_assets.pipeline.assemble import build_definitions
+from merge_assets.pipeline.executor import start_ahead
 from merge_assets.pipeline.gone import remember
 from merge_assets.pipeline.graph import Graph, build_graph
 from merge_assets.pipeline.keys import BUILD_JOB
@@ -58,6 +59,8 @@ def _gone() -> tuple[dg.AssetKey, ...]:
 @functools.cache
 def _made() -> dg.Definitions:
     end_with_parent()
+    if _handed_over():
+        start_ahead(workspace().settings)
     # Everything made here stays; looking for garbage among it again and again takes a tenth of the time.
     gc.disable()
     try:

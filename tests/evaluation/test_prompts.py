@@ -45,7 +45,9 @@ def test_prompts_are_the_same_and_each_template_is_compiled_once(
     environment = lm_eval.utils.env
     compiled: list[Any] = []
     compiles = environment.compile
-    monkeypatch.setattr(environment, "compile", lambda source, *rest: compiled.append(source) or compiles(source, *rest))
+    monkeypatch.setattr(
+        environment, "compile", lambda source, *rest: compiled.append(source) or compiles(source, *rest)
+    )
     monkeypatch.setattr(environment, "from_string", type(environment).from_string.__get__(environment))
     expected, before = prompts(tmp_path), len(compiled)
     compiled.clear()

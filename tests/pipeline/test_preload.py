@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 
 from merge_assets import api
+from merge_assets.pipeline import location
 from merge_assets.pipeline.executor import PRELOAD_MODULE
 from merge_assets.records import VariantDetails
 from merge_assets.settings import Settings
@@ -72,13 +73,22 @@ def test_what_a_step_imports_of_ours_is_there_before_it_is_forked() -> None:
 
 STEPS = f"""
 import multiprocessing, os
+from multiprocessing import forkserver
 from merge_assets.model_worker import Limits, ModelWorker
+from merge_assets.pipeline.executor import start_ahead
+from merge_assets.settings import Settings
 
 def step(say):
+    start_ahead(Settings(root=os.getcwd(), executor="multiprocess"))
+    assert forkserver._forkserver._forkserver_pid is None, "steps start no server of their own"
     with ModelWorker("tests.model_worker.verbs", Limits()) as worker:
         say.put((os.getppid(), worker.ask("who", {{}}, limit=None)["imported by"]))
 
 if __name__ == "__main__":
+    start_ahead(Settings(root=os.getcwd(), executor="in_process"))
+    assert forkserver._forkserver._forkserver_pid is None
+    start_ahead(Settings(root=os.getcwd(), executor="multiprocess"))
+    ahead = forkserver._forkserver._forkserver_pid
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([{PRELOAD_MODULE!r}])
     say = context.Queue()
@@ -88,11 +98,11 @@ if __name__ == "__main__":
     found = [say.get(timeout=600) for _ in steps]
     for one in steps:
         one.join()
-    print(len(set(found)), *found[0])
+    print(len(set(found)), *found[0], ahead)
 """
 
 
-def test_all_steps_of_a_run_share_one_nursery(tmp_path: Path) -> None:
+def test_all_steps_of_a_run_share_one_nursery_of_the_server_that_was_started_ahead(tmp_path: Path) -> None:
     (tmp_path / "steps.py").write_text(textwrap.dedent(STEPS))
     done = subprocess.run(
         [sys.executable, "steps.py"],
@@ -104,6 +114,30 @@ def test_all_steps_of_a_run_share_one_nursery(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    count, server, nursery = map(int, done.stdout.split())
+    count, server, nursery, ahead = map(int, done.stdout.split())
+    assert server == ahead, "it is not started again when the executor asks for it"
     assert count == 1, "one server of forks, and one nursery"
     assert server != nursery
+
+
+def test_what_works_on_a_run_starts_it_ahead_and_what_plans_runs_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "merge-assets.toml").write_text("default_suites = []\n")
+    monkeypatch.chdir(tmp_path)
+    started: list[str] = []
+    monkeypatch.setattr(location, "start_ahead", lambda settings: started.append(settings.executor))
+    location.forget()
+    try:
+        packed = location.workspace().snapshot().pack()
+        location.definitions()
+        assert started == []
+        location.forget()
+        metadata = {location.PLANNED: packed, location.GONE: "[]"}
+        monkeypatch.setattr(location, "_handed_over", lambda: metadata)
+        location.definitions()
+        assert started == ["multiprocess"]
+    finally:
+        monkeypatch.undo()
+        location.forget()

@@ -99,11 +99,11 @@ def test_scores_of_strangers_stay_in_their_cells() -> None:
     made = scores(HOSTILE, row(HOSTILE, HOSTILE, 0.5), suite=HOSTILE)
     board = Leaderboard([LeaderboardEntry(model=HOSTILE, kind="variant", method=HOSTILE, scores=[made])])
     shown = in_one_line(HOSTILE)
-    assert {token.type for line in cells(made.to_markdown([made])) for token in line} == {
+    assert {token.type for line in cells(made.to_markdown()) for token in line} == {
         *("text", "strong_open", "strong_close"),
     }
-    table = ["".join(token.content for token in line) for line in cells(made.to_markdown([made]))]
-    assert table[:9] == ["task", "metric", "shots", "n", "value", "± stderr", f"Δ {shown}", shown, shown]
+    table = ["".join(token.content for token in line) for line in cells(made.to_markdown())]
+    assert table[:8] == ["task", "metric", "shots", "n", "value", "± stderr", shown, shown]
     ranks = ["".join(token.content for token in line) for line in cells(leaderboard_markdown(board))]
     assert ranks[0] == shown
     assert ranks[8:11] == ["1", shown, shown]

@@ -174,16 +174,15 @@ class Scores(RecordFile):
         except ValueError as error:
             raise EvaluationError(f"scores: {error}; evaluate the model again") from None
 
-    def to_markdown(self, parents: Sequence[Scores] = ()) -> str:
-        """A table of the rows, with one column of differences per parent that has scores on the same suite."""
+    def to_markdown(self) -> str:
+        """A table of the rows."""
         apart = [one.cells(row.task) for row in self.tasks for one in row.disagreements]
         texts = {"parts": self.parts, "notes": self.notes, "apart": apart}
-        return render("merge_assets.evaluation", "scores.md.j2", **self.shown(parents)._asdict(), **texts)
+        return render("merge_assets.evaluation", "scores.md.j2", **self.shown()._asdict(), **texts)
 
-    def shown(self, parents: Sequence[Scores] = ()) -> ShownScores:
+    def shown(self) -> ShownScores:
         """The cells of :meth:`to_markdown` as text."""
-        parents = [parent for parent in parents if parent.suite == self.suite]
-        heads = ["task", "metric", "shots", "n", "value", "± stderr", *(f"Δ {parent.model}" for parent in parents)]
+        heads = ["task", "metric", "shots", "n", "value", "± stderr"]
         rows = [
             [
                 row.task,
@@ -192,19 +191,15 @@ class Scores(RecordFile):
                 str(row.n),
                 row.text,
                 "" if row.stderr is None else format_value(row.stderr, row.is_fraction),
-                *(format_delta(_difference(row, parent), row.is_fraction, row.value) for parent in parents),
             ]
             for row in self.tasks
         ]
-        nothing = [""] * len(parents)
-        rows += [[one.task, one.metric, "", "", f"failed: {one.reason}", "", *nothing] for one in self.failures]
+        rows += [[one.task, one.metric, "", "", f"failed: {one.reason}", ""] for one in self.failures]
         if self.headline is None:
             return ShownScores(heads, rows, [])
-        theirs = [self.headline_difference(parent) for parent in parents]
         stderr = "" if self.headline_stderr is None else format_value(self.headline_stderr, True)
         value = format_value(self.headline, True) + (f" ({self.part})" if self.part else "")
-        average = [value, stderr, *(format_delta(each, True) for each in theirs)]
-        return ShownScores(heads, rows, average)
+        return ShownScores(heads, rows, [value, stderr])
 
     @property
     def parts(self) -> list[list[str]]:
@@ -219,12 +214,6 @@ class Scores(RecordFile):
             ]
             for part in self.formula.parts
         ]
-
-    def headline_difference(self, parent: Scores) -> float | None:
-        """The headline minus that of another model; None unless both are of the same tasks."""
-        if self.headline is None or parent.headline is None or self.missing != parent.missing:
-            return None
-        return self.headline - parent.headline
 
     def write(self, directory: Path, results: Sequence[StoredResult] = ()) -> None:
         """Writes ``scores.json``, ``scores.md`` and, per task result, its JSON and samples below ``tasks/``."""
@@ -265,10 +254,3 @@ def format_delta(difference: float | None, is_fraction: bool, value: float = 1.0
     if not float(text):
         return "±0"
     return f"−{text[1:]}" if text.startswith("-") else text
-
-
-def _difference(row: TaskScore, parent: Scores) -> float | None:
-    for other in parent.tasks:
-        if (other.task, other.metric) == (row.task, row.metric):
-            return row.value - other.value
-    return None

@@ -101,7 +101,7 @@ def _row(suite: Suite, index: int, entry: SuiteTask, result: TaskResult | Failed
     key = metric_key(entry.metric, metrics)
     if key is None:
         known = ", ".join(sorted(name for name in metrics if "_stderr," not in name)) or "none"
-        raise SuiteError(f"{where}.metric: {entry.task} has no single metric {entry.metric!r}; it has: {known}")
+        raise SuiteError(f"{where}.metric: {entry.task} has no single metric {entry.metric!r} (it has: {known})")
     name, filter_name = key.split(",", 1)
     value = metrics[key]
     if value is None:

@@ -148,7 +148,7 @@ def _metric(where: str, entry: SuiteTask, names: Names) -> Iterator[Finding]:
 
 def _no_metric(asked: str, metric: str, known: Iterable[str]) -> str:
     listed = sorted(known)
-    return f"{asked} has no single metric {metric!r}{did_you_mean(metric, listed)}; it has: {', '.join(listed)}"
+    return f"{asked} has no single metric {metric!r} (it has: {', '.join(listed)}){did_you_mean(metric, listed)}"
 
 
 def _code(declared: Iterable[Declared]) -> list[Path]:

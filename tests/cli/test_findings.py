@@ -30,7 +30,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_a_plan_tells_what_its_evaluations_would_fail_of(root: Path) -> None:
-    says = f"{root}/suites/bad.yaml: tasks[0].metric: tiny_choice has no single metric 'accc', did you mean 'acc'?"
+    says = (
+        f"{root}/suites/bad.yaml: tasks[0].metric: tiny_choice has no single metric 'accc' (it has: acc, acc_norm), "
+        "did you mean 'acc'?"
+    )
     shown = run_command("plan", "bad", root=root)
     assert shown.code == 0 and f"scores on bad: would fail: {says}" in shown.stdout
     (found,) = json.loads(run_command("plan", "bad", "--json", root=root).stdout)["evaluations"]["bad"]

@@ -69,11 +69,11 @@ def test_of_what_is_right_nothing_is_said(tmp_path: Path, task: str) -> None:
         (
             "arc_easy acc_nrom",
             "metric",
-            "has no single metric 'acc_nrom', did you mean 'acc_norm'?; it has: acc, acc_norm",
+            "has no single metric 'acc_nrom' (it has: acc, acc_norm), did you mean 'acc_norm'?",
         ),
         ("gsm8k exact_match", "metric", "it has: exact_match,flexible-extract, exact_match,strict-match"),
         ("gsm8k exact_match,strict", "metric", "did you mean 'exact_match,strict-match'?"),
-        ("both acc_norm", "metric", "tasks[0].metric: both has no single metric 'acc_norm'; it has: acc"),
+        ("both acc_norm", "metric", "tasks[0].metric: both has no single metric 'acc_norm' (it has: acc)"),
         ("apart acc", "metric", "apart is a group of 3 tasks without a value; list its tasks instead"),
         ("ai2_arc acc", "metric", "ai2_arc is a tag of 2 tasks without a value; list its tasks instead"),
         ("humaneval pass@1", "code", "humaneval runs programs that the model writes; set unsafe_code: true"),
@@ -100,7 +100,7 @@ def test_metrics_that_code_may_give_are_no_error(tmp_path: Path) -> None:
 
 def test_own_files_are_read_as_lm_eval_reads_them(tmp_path: Path) -> None:
     (one,) = found(tmp_path, "tiny_choice accc", own=True)
-    assert "tiny_choice has no single metric 'accc', did you mean 'acc'?; it has: acc, acc_norm" in one.text
+    assert "tiny_choice has no single metric 'accc' (it has: acc, acc_norm), did you mean 'acc'?" in one.text
 
 
 def test_tasks_of_lm_eval_that_were_never_listed_are_said_to_be_unseen(tmp_path: Path) -> None:

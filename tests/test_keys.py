@@ -19,6 +19,7 @@ from merge_assets.methods.registry import built_in_methods
 from merge_assets.pipeline.graph import ModelNode, VariantNode
 from merge_assets.pipeline.variants import variant_spec
 from merge_assets.plan import inputs as plan_inputs
+from merge_assets.plan.decisions import TensorDecision
 from merge_assets.plan.inputs import plan_key, tensor_key
 from merge_assets.plan.made import LORA, MAKERS, Maker
 from merge_assets.plan.model import (
@@ -210,6 +211,7 @@ PLAN_BESIDE = {
     "removed_layers": ({"layer": 3},),
     "key": "k",
     "vocabulary": PlannedVocabulary("union", 0, 5, 5, ()),
+    "decisions": (TensorDecision("carried", "a", 1, "x", "head"),),
 }
 
 
@@ -258,5 +260,6 @@ def test_the_sides_of_a_recipe() -> None:
     keyed = {
         *("merge_method", "base_model", "models", "slices", "modules", "depth_upscale", "prune_layers", "parameters"),
         *("dtype", "out_dtype", "tokenizer", "tokenizer_source", "chat_template", "seed", "allow_nonfinite"),
+        "missing",
     }
     sides(Recipe, keyed, DESCRIPTIVE)

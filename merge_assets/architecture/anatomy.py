@@ -27,8 +27,15 @@ _OF_TOKENS_IN_LAYERS = re.compile(r"(embed_tokens|lm_head|shared_head\.head)\.(w
 _ON_THE_WAY_IN = re.compile(r"embed(?!_out)|wte|wpe|shared")
 _ON_THE_WAY_OUT = re.compile(r"norm|ln_f|head|pooler|classifier|score|output|embed_out|proj_out|predictions|\bmtp\b")
 _BUFFER = re.compile(
-    r"(?:position_ids|token_type_ids|num_batches_tracked|relative_position_index|attn\.(?:masked_)?bias)$"
+    r"(?:position_ids|token_type_ids|num_batches_tracked|relative_position_index|attn\.(?:masked_)?bias"
+    r"|inv_freq|freqs_cis|(?:cos|sin)_cached)$"
 )
+_TASK_HEAD = re.compile(
+    r"(?:^|\.)(?:mtp|nextn|medusa_head|eagle|score|classifier|classification_head|qa_outputs|pooler|v_head|value_head|reward_head"
+    r"|lm_head|cls|embed_out|proj_out|predictions|seq_relationship|logits_proj|summary|sequence_summary|score_head|vocab_\w+)\."
+)
+_PREDICTION = re.compile(r"(?:^|\.)(?:mtp|nextn)\.")
+_LEFTOVER = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|original_module|ia3_l|adapter_\w+)\.")
 
 
 def is_embedding(name: str) -> bool:
@@ -67,6 +74,21 @@ def is_after_layers(name: str) -> bool:
 def is_buffer(name: str) -> bool:
     """Whether a tensor is a table or mask that the architecture fixes, which is carried where it cannot be averaged."""
     return _BUFFER.search(name) is not None
+
+
+def is_task_head(name: str) -> bool:
+    """Whether a tensor is of a head: what predicts tokens, further tokens (MTP), classes or scores from the last states."""
+    return _TASK_HEAD.search(name) is not None
+
+
+def is_prediction(name: str) -> bool:
+    """Whether a tensor is of what predicts tokens beyond the next one, where its name says so."""
+    return _PREDICTION.search(name) is not None
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a tensor is what training with an adapter left in a checkpoint that is no adapter."""
+    return _LEFTOVER.search(name) is not None
 
 
 def embedding_among(shapes: Mapping[str, Shape]) -> str | None:

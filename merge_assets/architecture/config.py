@@ -18,6 +18,7 @@ _NOT_PER_LAYER = ("architectures", "_token_id", "_tokens", "_token_ids")
 _TELLING = re.compile(r"layer|type|intermediate|pattern|block|window|ffn|rope|moe|mlp|attn|attention|head|expert")
 """In keys of lists that hold one entry per layer. A list longer than this many entries needs no such word:"""
 _FEW = 4
+_PREDICTIONS = re.compile(r"^(?=.*layers)(?:.*_)?(?:nextn|mtp)(?:_|$)")
 _NUMBERS = re.compile(r"layer|idx|ind(?:ex|ic)es")
 
 Path = tuple[str, ...]
@@ -212,6 +213,14 @@ def set_everywhere(config: dict[str, Any], keys: Sequence[str], value: object, *
                 level[key] = value
     if not any(key in config for key in keys):
         config[default] = value
+
+
+def without_predictions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that counts no layers of multi-token prediction."""
+    new = copy.deepcopy(dict(config))
+    for level in levels(new):
+        level.update({key: 0 for key, value in level.items() if _PREDICTIONS.search(key) and type(value) is int})
+    return new
 
 
 def resize_vocabulary(config: dict[str, Any], old: int, new: int) -> None:

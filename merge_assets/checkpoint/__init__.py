@@ -2,7 +2,13 @@
 
 from merge_assets.checkpoint.adapter import LoraAdapter, LowRank, adapter_error, read_lora
 from merge_assets.checkpoint.checkpoint import Checkpoint
-from merge_assets.checkpoint.digest import CheckpointDigest, digest_checkpoint, fingerprint_of, known_digests
+from merge_assets.checkpoint.digest import (
+    CheckpointDigest,
+    digest_checkpoint,
+    fingerprint_of,
+    known_digests,
+    table_digest,
+)
 from merge_assets.checkpoint.files import (
     TOKENIZER_FILES,
     carried_files,
@@ -65,5 +71,6 @@ __all__ = [
     "read_lora",
     "read_quantised",
     "read_tokenizer",
+    "table_digest",
     "tokenizer_files",
 ]

@@ -15,7 +15,7 @@ from pathlib import Path
 from merge_assets.checkpoint.checkpoint import Checkpoint
 from merge_assets.checkpoint.files import fingerprint_files
 from merge_assets.checkpoint.tensors import TensorHeader
-from merge_assets.digests import DIGEST, PATTERN, Hasher
+from merge_assets.digests import DIGEST, PATTERN, Hasher, digest_of
 from merge_assets.errors import CheckpointError
 from merge_assets.filestate import FileState, settled
 from merge_assets.regular import open_regular
@@ -24,6 +24,9 @@ from merge_assets.work import UNATTENDED, Work
 
 BLOCK = 8 * 1024 * 1024
 """Bytes read at a time; whether to stop is asked once per block."""
+
+MAX_TABLE = 64 * 1024 * 1024
+"""Bytes of a tensor that is read when a plan is made."""
 
 _DIGEST = re.compile(rf"[0-9a-f]{{64}}|{PATTERN}")
 
@@ -77,6 +80,23 @@ def digest_checkpoint(
         files[name], states[name] = whole, state
         tensors.update(zip((tensor.name for tensor in own), parts, strict=True))
     return CheckpointDigest(fingerprint_of(files), files, {name: tensors[name] for name in checkpoint.tensors}, states)
+
+
+def table_digest(checkpoint: Checkpoint, header: TensorHeader) -> str | None:
+    """Digest of the bytes of one small tensor of a checkpoint on this machine; ``None`` if it is large, or lies elsewhere.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    file = Path(checkpoint.location) / header.file
+    if "://" in checkpoint.location or header.nbytes > MAX_TABLE or not file.is_file():
+        return None
+    try:
+        with open_regular(file) as source:
+            source.seek(header.begin)
+            return digest_of(source.read(header.nbytes))
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from None
 
 
 def known_digests(checkpoint: Checkpoint, cache_dir: Path) -> CheckpointDigest | None:

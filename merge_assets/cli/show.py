@@ -143,7 +143,9 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool =
         print_fact(label, value)
     for sentence in dropped_tensors(plan):
         print_fact("not used", sentence)
-    for warning in plan.warnings:
+    _print_decisions(plan)
+    told = {one.text for one in plan.decisions}
+    for warning in (text for text in plan.warnings if text not in told):
         out.print(f"[yellow]warning[/] {escape(warning)}")
     _print_difference(workspace, recipe, plan)
     print_findings(findings, out=out, with_good=True)
@@ -156,6 +158,16 @@ def print_layer_map(plan: Plan) -> None:
     for row in layer_map(plan):
         layers.add_row(escape(row.output), escape(row.sources), escape(row.values))
     print_table(layers)
+
+
+def _print_decisions(plan: Plan) -> None:
+    if not plan.decisions:
+        return
+    title = "Tensors that are not the same in all models"
+    decided = table("tensors", "what", "of", "first", "why", title=title, numbers=("tensors",))
+    for one in plan.decisions:
+        decided.add_row(str(one.count), one.what, escape(one.model), escape(one.example), escape(one.why))
+    print_table(decided)
 
 
 def _print_removed(plan: Plan) -> None:

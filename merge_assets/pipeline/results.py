@@ -7,6 +7,7 @@ work that was spared counts as nothing; everything else is text or a table.
 import itertools
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,8 @@ def plan_metadata(plan: Plan) -> Metadata:
         metadata["removed_layers"] = table(
             [{**row, "value": "∞" if row.get("infinite") else row.get("value")} for row in plan.removed_layers]
         )
+    if plan.decisions:
+        metadata["decisions"] = table([asdict(one) for one in plan.decisions])
     if plan.dropped:
         metadata["dropped_tensors"] = table(_dropped(plan))
     return metadata

@@ -9,17 +9,18 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from merge_assets.architecture import rewrite_config
-from merge_assets.architecture.anatomy import is_buffer
-from merge_assets.architecture.config import LayerOrigin
+from merge_assets.architecture.config import LayerOrigin, without_predictions
 from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.files import weights_stem
 from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
+from merge_assets.plan.decisions import Decisions
 from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, plan_key, tensor_key
 from merge_assets.plan.layers import InputLayers, layer_spans
 from merge_assets.plan.layout import lay_out
+from merge_assets.plan.missing import Missing
 from merge_assets.plan.model import (
     DroppedTensor,
     OutputTensor,
@@ -31,12 +32,11 @@ from merge_assets.plan.outside import outside_tensors, tied_output
 from merge_assets.plan.parameters import check_weights, resolve_parameters
 from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
-from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice
+from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice, Resolver
+from merge_assets.plan.spelling import spelled_alike
 from merge_assets.plan.vocabulary import plan_vocabulary
+from merge_assets.plan.whole_numbers import COMPUTABLE, WholeNumbers
 from merge_assets.recipe import BODIES, LayerFigure, Recipe, to_mergekit, with_stages
-
-COMPUTABLE = frozenset({"F64", "F32", "F16", "BF16"})
-"""Dtypes that take part in arithmetic; others are only copied."""
 
 
 def build_plan(
@@ -66,7 +66,9 @@ class _Builder:
     ) -> None:
         self.recipe = recipe
         self.method, warnings = check_alone(recipe)
+        self.decisions = Decisions()
         given, inputs = inputs, prepared(recipe, inputs)
+        inputs = spelled_alike(inputs, Resolver(recipe, self.method, inputs).donor, self.decisions)
         self.inputs = inputs
         self.sources = Inputs(inputs)
         self.taken: set[tuple[int, str]] = set()
@@ -86,6 +88,8 @@ class _Builder:
         self.donor = self.assembly.donor
         self.vocabulary = plan_vocabulary(recipe, inputs, self.donor)
         self.layers = InputLayers(recipe, inputs, self.assembly)
+        self.missing = Missing(recipe, inputs, self.donor, self.decisions)
+        self.whole_numbers = WholeNumbers(recipe, inputs, self.decisions)
         self.out_dtype = self._out_dtype()
 
     # -- the whole ---------------------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ class _Builder:
             donor=self.donor,
             layers=layer_spans(self.assembly.slices),
             dropped=self._dropped(tensors),
-            warnings=tuple(dict.fromkeys([*self.warnings, *self.vocabulary.warnings])),
+            warnings=tuple(dict.fromkeys([*self.warnings, *self.decisions.warnings, *self.vocabulary.warnings])),
             mergekit_config=self._mergekit_config(),
             removed_layers=tuple(
                 {**asdict(f), "value": _finite(f.value), "margin": _finite(f.margin)} for f in self.assembly.removed
@@ -113,6 +117,7 @@ class _Builder:
             key="",
             vocabulary=self.vocabulary.planned,
             written=self.vocabulary.written,
+            decisions=tuple(self.decisions),
         )
         return replace(made, key=plan_key(made))
 
@@ -158,9 +163,11 @@ class _Builder:
                 t = (i / (piece.layers - 1) if piece.layers > 1 else 1.0) if part.varies else 0.0
                 sources = [s.start + i for s in piece.sources]
                 for number, stack in enumerate(stacks):
-                    for suffix, headers in self.layers.of(part, piece, number, i):
+                    for suffix, headers, read in self.layers.of(part, piece, number, i):
                         name = stack.join(position, suffix)
-                        yield self._draft(name, part, piece, headers, sources, t, position if main else None)
+                        yield from self._drafts(
+                            name, part, piece, headers, sources, t, position if main else None, read=read
+                        )
                 position += 1
 
     def _outside(self, part: ResolvedPart, *, after: bool) -> Iterator[OutputTensor]:
@@ -168,18 +175,43 @@ class _Builder:
         piece = part.slices[-1 if after else 0]
         checkpoints = [self.inputs[s.model].checkpoint for s in piece.sources]
         for tensor in outside_tensors(checkpoints, part.name, layers=part.layers, after=after):
-            for place, header in enumerate(tensor.headers):
-                if header is None:
-                    lacking = self.inputs[piece.sources[place].model].reference
-                    raise self.fail(
-                        piece.key,
-                        f"{lacking} has no tensor {tensor.name}, which another source of this slice has; "
-                        "list only models with the same tensors",
-                    )
-            headers = [header for header in tensor.headers if header is not None]
-            yield self._draft(tensor.name, part, piece, headers, [None] * len(headers), 0.0, None)
+            nowhere = [None] * len(tensor.headers)
+            read = [tensor.name] * len(tensor.headers)
+            yield from self._drafts(
+                tensor.name, part, piece, tensor.headers, nowhere, 0.0, None, read=read, beyond=tensor.beyond
+            )
 
     # -- one tensor ----------------------------------------------------------------------------------------------------
+
+    def _drafts(
+        self,
+        name: str,
+        part: ResolvedPart,
+        piece: ResolvedSlice,
+        found: Sequence[TensorHeader | None],
+        layers: Sequence[int | None],
+        t: float,
+        layer: int | None,
+        *,
+        read: Sequence[str],
+        beyond: bool = False,
+    ) -> Iterator[OutputTensor]:
+        """One output tensor without its place and key; none if it is dropped."""
+        headers = [header for header in found if header is not None]
+        if len(headers) < len(found):
+            only = self.missing.source(name, read, found, piece, beyond=beyond)
+            if only is None:
+                return
+        else:
+            resized = [self.vocabulary.resized(s.model, h) for s, h in zip(piece.sources, headers, strict=True)]
+            self._check_shapes(name, piece, resized)
+            is_copy = part.carried or self.method.name == "passthrough"
+            only = None if is_copy else self.whole_numbers.source(name, headers, piece)
+        if only is not None:
+            header = found[only]
+            assert header is not None
+            piece, headers, layers = replace(piece, sources=(piece.sources[only],), base=None), [header], [layers[only]]
+        yield self._draft(name, part, piece, headers, layers, t, layer, carried=part.carried or only is not None)
 
     def _draft(
         self,
@@ -190,22 +222,13 @@ class _Builder:
         layers: Sequence[int | None],
         t: float,
         layer: int | None,
+        *,
+        carried: bool,
     ) -> OutputTensor:
         """One output tensor without its place and key."""
-        self._check_shapes(
-            name, piece, [self.vocabulary.resized(s.model, h) for s, h in zip(piece.sources, headers, strict=True)]
-        )
         method, sources, base = self.method, piece.sources, piece.base
-        buffer = is_buffer(name) and any(header.dtype not in COMPUTABLE for header in headers)
-        if part.carried or (buffer and method.name != "passthrough"):
+        if carried:
             method, base = find_method("passthrough"), None
-            place = piece.base or 0
-            if buffer and len(headers) > 1:
-                self.warnings.append(
-                    f"{headers[place].name} ({headers[place].dtype}) is carried from "
-                    f"{self.inputs[sources[place].model].reference}: a table of the architecture, not a weight"
-                )
-            sources, headers, layers = sources[place : place + 1], headers[place : place + 1], layers[place : place + 1]
         outer = () if method is not self.method else (piece.parameters, *part.outer)
         inputs = []
         for place, (source, header) in enumerate(zip(sources, headers, strict=True)):
@@ -312,11 +335,10 @@ class _Builder:
         ]
         main, layers = stacks[0] if stacks else (None, [])
         tied = tied_output(donor, {tensor.name for tensor in tensors})
+        given = without_predictions(donor.config) if self.missing.has_dropped_predictions else donor.config
         try:
             vocabulary = self.vocabulary.rows
-            return rewrite_config(
-                donor.config, main, layers, dtype=dtype, tied=tied, vocab_size=vocabulary, others=stacks[1:]
-            )
+            return rewrite_config(given, main, layers, dtype=dtype, tied=tied, vocab_size=vocabulary, others=stacks[1:])
         except CheckpointError as error:
             raise self.fail(self._body_key(), f"{self.inputs[self.donor].reference}: {error}") from None
 

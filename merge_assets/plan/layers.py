@@ -36,8 +36,8 @@ class InputLayers:
 
     def of(
         self, part: ResolvedPart, piece: ResolvedSlice, number: int, offset: int
-    ) -> Iterator[tuple[str, list[TensorHeader]]]:
-        """Every suffix of a layer with its tensor in each source.
+    ) -> Iterator[tuple[str, list[TensorHeader | None], list[str]]]:
+        """Every suffix of a layer with its tensor in each source, ``None`` where it is not there, and its name there.
 
         Args:
             part: of the variant.
@@ -46,17 +46,11 @@ class InputLayers:
             offset: which layer of the slice.
 
         Raises:
-            PlanError: if a source has other stacks than the donor, or lacks a tensor that another one has.
+            PlanError: if a source has other stacks than the donor.
         """
         layers = [self._layer(source.model, part, piece, number, source.start + offset) for source in piece.sources]
         for suffix in dict.fromkeys(name for _, layer in layers for name in layer):
-            headers = []
-            for place, (prefix, layer) in enumerate(layers):
-                header = layer.get(suffix)
-                if header is None:
-                    raise self._lacking(piece, place, prefix + suffix)
-                headers.append(header)
-            yield suffix, headers
+            yield suffix, [layer.get(suffix) for _, layer in layers], [prefix + suffix for prefix, _ in layers]
 
     def _layer(
         self, model: int, part: ResolvedPart, piece: ResolvedSlice, number: int, layer: int
@@ -79,15 +73,6 @@ class InputLayers:
                     found[split[0]][split[1]] = header
             self._known[model, stack.prefix] = found
         return f"{stack.prefix}{layer}.", self._known[model, stack.prefix][layer]
-
-    def _lacking(self, piece: ResolvedSlice, place: int, name: str) -> PlanError:
-        source = piece.sources[place]
-        others = ", ".join(str(self._inputs[s.model].reference) for s in piece.sources if s is not source)
-        return self._fail(
-            piece.key,
-            f"{self._inputs[source.model].reference} has no tensor {name}, which {others} has; "
-            "merge models with the same tensors",
-        )
 
     def _fail(self, key: str, message: str) -> PlanError:
         return plan_error(self._recipe, key, message)

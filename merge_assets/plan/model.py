@@ -17,6 +17,7 @@ from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.methods import Method, find_method, is_exact
+from merge_assets.plan.decisions import TensorDecision
 from merge_assets.plan.made import MAKERS
 
 NUMERICS_VERSION = "3"
@@ -296,6 +297,7 @@ class Plan:
         key: digest of everything that determines the variant's files.
         vocabulary: what the recipe's tokenizer settings came to, ``None`` if embeddings stay as they are.
         written: files beside the weights that are made, not copied.
+        decisions: what was decided for tensors that are not the same in all inputs.
     """
 
     recipe: str
@@ -314,6 +316,7 @@ class Plan:
     key: str
     vocabulary: PlannedVocabulary | None = None
     written: tuple[WrittenFile, ...] = ()
+    decisions: tuple[TensorDecision, ...] = ()
 
     @property
     def layer_count(self) -> int:
@@ -366,7 +369,7 @@ class Plan:
         return json.dumps(fields, indent=1, allow_nan=False)
 
 
-_RARE = frozenset({"nested", "folded", "rows", "vocabulary", "written"})
+_RARE = frozenset({"nested", "folded", "rows", "vocabulary", "written", "decisions"})
 
 
 def _without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:

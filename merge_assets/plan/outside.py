@@ -16,10 +16,17 @@ from merge_assets.checkpoint import Checkpoint, TensorHeader
 
 @dataclass(frozen=True)
 class OutsideTensor:
-    """One tensor outside the layers with its header in every source; ``None`` where a source lacks it."""
+    """One tensor outside the layers.
+
+    Attributes:
+        name: in the output.
+        headers: of the tensor in every source; ``None`` where a source lacks it.
+        beyond: whether it is of a layer beyond the last, which predicts further tokens.
+    """
 
     name: str
     headers: tuple[TensorHeader | None, ...]
+    beyond: bool = False
 
 
 def outside_tensors(
@@ -40,16 +47,19 @@ def outside_tensors(
         In the first checkpoint's file order, then those that only later ones have.
     """
     found: dict[str, list[TensorHeader | None]] = {}
+    beyond: set[str] = set()
     for place, checkpoint in enumerate(checkpoints):
-        for name, header, behind in _outputs(checkpoint, part, layers):
+        for name, header, behind, further in _outputs(checkpoint, part, layers):
             if after is None or behind is after:
                 found.setdefault(name, [None] * len(checkpoints))[place] = header
+                if further:
+                    beyond.add(name)
     for name, headers in found.items():
         if is_head(name):
             width = next(header.shape[1:] for header in headers if header is not None)
             for place, checkpoint in enumerate(checkpoints):
                 headers[place] = headers[place] or _tied_to(checkpoint, width)
-    return [OutsideTensor(name, tuple(headers)) for name, headers in found.items()]
+    return [OutsideTensor(name, tuple(headers), name in beyond) for name, headers in found.items()]
 
 
 def tied_output(donor: Checkpoint, names: set[str]) -> bool | None:
@@ -61,8 +71,9 @@ def tied_output(donor: Checkpoint, names: set[str]) -> bool | None:
     return True if lost else None
 
 
-def _outputs(checkpoint: Checkpoint, name: str, layers: int) -> Iterator[tuple[str, TensorHeader, bool]]:
-    """Every tensor of a part outside its layers: its name in the output, header, and whether it is behind the layers."""
+def _outputs(checkpoint: Checkpoint, name: str, layers: int) -> Iterator[tuple[str, TensorHeader, bool, bool]]:
+    """Every tensor of a part outside its layers: its name in the output, header, whether it is behind the layers, and whether
+    it is of a layer beyond the last."""
     part = checkpoint.part(name)
     if part is None:
         return
@@ -71,10 +82,10 @@ def _outputs(checkpoint: Checkpoint, name: str, layers: int) -> Iterator[tuple[s
         numbered = ((stack, stack.split_tail(tensor)) for stack in part.stacks)
         beyond = next(((stack, place) for stack, place in numbered if place is not None), None)
         if beyond is None:
-            yield tensor, header, is_after_layers(tensor)
+            yield tensor, header, is_after_layers(tensor), False
         else:
             stack, (number, suffix) = beyond
-            yield stack.join(layers + number, suffix), header, True
+            yield stack.join(layers + number, suffix), header, True, True
 
 
 def _language_outside(checkpoint: Checkpoint) -> list[str]:

@@ -33,6 +33,7 @@ from merge_assets.recipe.fields import (
 )
 from merge_assets.recipe.parameters import Misfit, Parameters
 from merge_assets.recipe.schema_evaluation import Evaluate
+from merge_assets.recipe.schema_missing import Missing
 from merge_assets.recipe.schema_published import Published
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
@@ -168,6 +169,11 @@ class Recipe(RecipeMapping):
         default=None, description="base of the method; otherwise it gives config and tokenizer only"
     )
     parameters: Parameters = Field(default={}, description="parameters of the whole merge")
+    missing: Missing = Field(
+        default=None,
+        description="what becomes of tensors that some models lack: `carry`, `drop` or `refuse`, for all or by filter; left "
+        "out: by what they are",
+    )
     dtype: Dtype | None = Field(
         default=None, description="dtype of the output, unless `out_dtype` says otherwise; left out: the inputs' own"
     )

@@ -223,13 +223,13 @@ def test_layer_lists_of_the_config_follow_the_layers(tmp_path: Path) -> None:
     assert plan.config["num_hidden_layers"] == 2
 
 
-def test_integer_tensors_are_carried_by_a_passthrough_and_refused_by_a_merge(tmp_path: Path) -> None:
+def test_integer_tensors_are_carried_and_never_cast(tmp_path: Path) -> None:
     edit = {"model.layers.1.codes": torch.arange(5)}
     source = write_llama(tmp_path / "m", edit=edit)
-    plan = plan_text(f"merge_method: passthrough\nmodels: [{{model: {source}}}]\ndtype: float16\n", tmp_path)
-    assert next(t for t in plan.tensors if t.name.endswith("codes")).dtype == "I64"
-    with pytest.raises(PlanError, match=r"codes cannot be merged in dtype .*I64"):
-        plan_text(f"merge_method: linear\nmodels: [{{model: {source}}}]\nparameters: {{weight: 1}}\n", tmp_path)
+    for method in ("passthrough", "linear"):
+        recipe = f"merge_method: {method}\nmodels: [{{model: {source}}}]\nparameters: {{weight: 1}}\ndtype: float16\n"
+        found = next(t for t in plan_text(recipe, tmp_path).tensors if t.name.endswith("codes"))
+        assert (found.dtype, found.method) == ("I64", "passthrough")
 
 
 def test_keys_change_only_where_the_expression_does(models: dict[str, Path], tmp_path: Path) -> None:

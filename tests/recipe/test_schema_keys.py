@@ -187,6 +187,7 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.prune_layers": Example(planned, PASS, f"{PRUNE}by: list, remove: [1]}}"),
     "Recipe.base_model": Example(planned, TWO, f"{TWO}base_model: C"),
     "Recipe.parameters": Example(planned, TWO, TWO.replace("weight: 1", "weight: 1, normalize: false")),
+    "Recipe.missing": Example(planned, *(f"{TWO.replace('B', 'MTP')}missing: {word}" for word in ("carry", "drop"))),
     "Recipe.dtype": Example(planned, TWO, f"{TWO}dtype: float32"),
     "Recipe.out_dtype": Example(planned, f"{TWO}dtype: float32", f"{TWO}dtype: float32\nout_dtype: float16"),
     "Recipe.tokenizer_source": Example(
@@ -409,6 +410,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     bad = {"model.norm.weight": torch.full((16,), torch.nan, dtype=torch.bfloat16)}
     return {
         **{name: write_llama(root / name.lower(), 4, seed=seed) for seed, name in enumerate("ABC")},
+        "MTP": write_llama(root / "mtp", 4, edit={"mtp.norm.weight": torch.ones(16)}),
         "NAN": write_llama(root / "bad", 4, edit=bad),
         "X": word_model(root / "x", "<unk>", "the", "cat", settings={"chat_template": "{{ 'X' }}"}),
         "Y": word_model(root / "y", "<unk>", "cat", "the", "dog", "runs", hundreds=1),

@@ -2,7 +2,7 @@
 
 Grammar (``recipes.md``): ``PATH[@REVISION][+LORA[@REVISION]]``, where PATH is ``org/name`` on the Hub, a
 local path, an fsspec URL, or the name of another recipe. Which of these a PATH is depends on what exists;
-that is decided by whoever opens the reference, not here.
+that is decided by whoever opens the reference, not here. ``+`` and ``@`` that belong to a PATH are written ``%2B`` and ``%40``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 _HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HEAD = re.compile(r"(?!.*[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff])[^@+\s][^@+]*(@[^@+\s]+)?", re.DOTALL)
+_SPECIAL = re.compile(r"[+@]|%(?=2B|40|25)")
+_ESCAPED = re.compile("%(2B|40|25)")
 _LONGEST = 4096
 
 
@@ -60,7 +62,8 @@ class ModelReference:
         return "://" in self.path
 
     def __str__(self) -> str:
-        own = f"{self.path}@{self.revision}" if self.revision else self.path
+        path = _SPECIAL.sub(lambda found: f"%{ord(found[0]):02X}", self.path)
+        own = f"{path}@{self.revision}" if self.revision else path
         return f"{own}+{self.lora}" if self.lora else own
 
 
@@ -70,4 +73,4 @@ def _split(part: str, whole: str) -> tuple[str, str | None]:
     if not _HEAD.fullmatch(part):
         raise ValueError(f"{whole!r} is not a model reference; write PATH[@REVISION][+LORA[@REVISION]]")
     path, _, revision = part.partition("@")
-    return path, revision or None
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), path), revision or None

@@ -92,7 +92,7 @@ def _read_part(raw: Any, where: str) -> ModelReference:
         path, revision = raw.get("path"), raw.get("revision")
         if not isinstance(path, str) or not isinstance(revision, str | None):
             raise Misfit("path must be text, and revision must be text in quotes or left out", (where,))
-        raw = f"{path}@{revision}" if revision else path
+        raw = str(ModelReference(path, revision or None))
     if not isinstance(raw, str):
         raise Misfit("write {path, revision} or PATH[@REVISION]", (where,))
     try:

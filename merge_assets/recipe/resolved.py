@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from merge_assets.recipe.schema import TEMPLATES, Recipe, Slice
+from merge_assets.reference import ModelReference
 
 _ORDER = (
     "slices",
@@ -56,7 +57,9 @@ def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None, places: M
     content = _plain(recipe)
     if slices is not None:
         content["slices"] = [_plain(part) for part in slices]
-    config = _placed({key: content[key] for key in _ORDER if key in content}, places or {})
+    # mergekit has no way to write these in one text.
+    special = {str(one): _as_mapping(one) for one in recipe.references() if one.path not in str(one)}
+    config = _placed({key: content[key] for key in _ORDER if key in content}, special | dict(places or {}))
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -75,7 +78,16 @@ def with_stages(config: str, name: str, stages: Sequence[str]) -> str:
     return _SEPARATOR.join([*documents, own]) + "\n"
 
 
-def _placed(content: Any, places: Mapping[str, str]) -> Any:
+def _as_mapping(reference: ModelReference) -> dict[str, Any]:
+    parts = {"model": reference.model, "lora": reference.lora}
+    return {
+        key: {"path": one.path} | ({"revision": one.revision} if one.revision else {})
+        for key, one in parts.items()
+        if one is not None
+    }
+
+
+def _placed(content: Any, places: Mapping[str, Any]) -> Any:
     """``content`` with the references in ``places`` replaced."""
     if isinstance(content, dict):
         return {

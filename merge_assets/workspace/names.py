@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 
 from merge_assets.errors import CheckpointError
@@ -90,7 +91,19 @@ class Names:
                     parts[-1] += f"+{_short_digest(reference.revision)}"
             return ModelIdentity("hub", tuple(parts), str(reference), reference)
         near = "; `./` and `/` paths must exist" if not reference.is_url else "; URLs are not read yet"
+        near += self._with_plus(reference)
         raise CheckpointError(f"{reference}: neither a recipe, nor a local directory, nor org/name on the Hub{near}")
+
+    def _with_plus(self, reference: ModelReference) -> str:
+        """How a folder is written whose name has a ``+``, if it may be meant."""
+        path = Path(reference.path)
+        with suppress(OSError, ValueError):
+            for root in (self.settings.root, Path.cwd()):
+                for found in (root / path).parent.glob(f"{escape(path.name)}+*"):
+                    if found.is_dir():
+                        written = ModelReference(reference.path + found.name.removeprefix(path.name))
+                        return f"; the folder {found.name} is written {written}, since + is for adapters"
+        return ""
 
     def local_path(self, reference: ModelReference) -> Path | None:
         """The directory a reference names, relative to the project root or the working directory.
@@ -133,7 +146,7 @@ class Names:
     def _local_parts(self, directory: Path) -> tuple[str, ...]:
         """The path, inside the project or from the root of the file system on; never that of another model.
 
-        No reference has a + in its path, so nothing else can be called what gets one here.
+        What gets a + here has the digest of its path behind it, so nothing else can be called so.
         """
         root = Path(os.path.abspath(self.settings.root))  # noqa: PTH100
         inside = directory.is_relative_to(root)

@@ -22,8 +22,9 @@ from merge_assets.architecture.stacks import LayerStack
 from merge_assets.architecture.towers import TOWERS, tower_of
 
 DEFAULT_PART = "default"
+TEXT_PART = "text_decoder"
 PROJECTOR = "multi_modal_projector"
-_MAIN = ("text_decoder", "decoder")
+_MAIN = (TEXT_PART, "decoder")
 
 _PROJECTOR = re.compile(
     r"projector|merger|connector|aligner|resampler|mm_projection|multi_modal|embed_(?:vision|audio)|text_hidden_fcs"
@@ -48,6 +49,11 @@ class Part:
     def count(self) -> int:
         """Number of layers."""
         return self.stacks[0].count if self.stacks else 0
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether a language model does without it: a tower, or what joins one to it."""
+        return self.is_tower or self.name == PROJECTOR
 
     @property
     def is_tower(self) -> bool:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from merge_assets.architecture import LayerStack, Part, find_parts, find_stacks
+from merge_assets.architecture import DEFAULT_PART, LayerStack, Part, find_parts, find_stacks
 from merge_assets.architecture.anatomy import embedding_among, is_tied
+from merge_assets.architecture.parts import TEXT_PART
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.errors import CheckpointError
 
@@ -69,8 +70,11 @@ class Checkpoint:
         return find_parts(self.tensors, self.stacks)
 
     def part(self, name: str) -> Part | None:
-        """The part of that name, or ``None``."""
-        return next((part for part in self.parts if part.name == name), None)
+        """The part of that name, or ``None``. All of a model of text alone is what is the language model beside a tower."""
+        found = next((part for part in self.parts if part.name == name), None)
+        if found is None and self.parts and {name, self.parts[0].name} == {DEFAULT_PART, TEXT_PART}:
+            return self.parts[0]
+        return found
 
     @property
     def weight_files(self) -> tuple[str, ...]:

@@ -75,8 +75,9 @@ class _Builder:
         self.shard_size = shard_size
         self.warnings = [*warnings, *notes(given, inputs)]
         self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
+        why = "not in all models" if recipe.modules is None else "not named"
         self.warnings += [
-            f"module {part.name} is not named, so it is that of {inputs[self.assembly.donor].reference}, unchanged"
+            f"module {part.name} is {why}, so it is that of {inputs[self.assembly.donor].reference}, unchanged"
             for part in self.assembly.parts
             if part.carried
         ]

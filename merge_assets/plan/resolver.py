@@ -162,18 +162,17 @@ class Resolver:
     def whole_models(
         self, models: Sequence[ModelEntry], key: str, outer: tuple[Mapping[str, Any], ...]
     ) -> tuple[ResolvedPart, ...]:
-        """Every part of whole models."""
-        first = self.index[models[0].model]
-        names = self._part_names(first)
-        parts = tuple(ResolvedPart(name, (self.from_models(models, key, name),), outer) for name in names)
-        for source in parts[0].slices[0].sources:
-            if set(self._part_names(source.model)) != set(names):
-                raise self.fail(
-                    key,
-                    f"{self._titled(source.model)} and {self._titled(first)} differ in their parts; "
-                    "merge models of one architecture, or name one part under modules:",
-                )
-        return parts
+        """Every part of whole models that the donor has."""
+        main, *others = self._part_names(self.donor)
+        first = ResolvedPart(main, (self.from_models(models, key, main),), outer)
+        return (
+            first,
+            *(
+                self._given(name, key, first.slices[0])
+                or ResolvedPart(name, (self.from_models(models, key, name),), outer)
+                for name in others
+            ),
+        )
 
     def around_slices(
         self, slices: Sequence[Slice], key: str, outer: tuple[Mapping[str, Any], ...] | None = None
@@ -181,10 +180,14 @@ class Resolver:
         """The main part of slices, and the other parts whole, from the sources of the first slice."""
         scopes = (self.recipe.parameters,) if outer is None else outer
         resolved = self.from_slices(slices, key)
-        main, *others = self._part_names(resolved[0].sources[0].model)
+        main, *others = self._part_names(self.donor)
         return (
             ResolvedPart(main, resolved, scopes),
-            *(ResolvedPart(name, (self._whole(resolved[0], name),), scopes, varies=False) for name in others),
+            *(
+                self._given(name, key, resolved[0])
+                or ResolvedPart(name, (self._whole(resolved[0], name),), scopes, varies=False)
+                for name in others
+            ),
         )
 
     def from_modules(self) -> tuple[ResolvedPart, ...]:
@@ -208,8 +211,7 @@ class Resolver:
             if part.name in modules:
                 parts.append(self._from_module(part.name, modules[part.name]))
             else:
-                piece = ResolvedSlice((ResolvedSource(donor, 0, part.count, {}),), None, {}, "modules")
-                parts.append(ResolvedPart(part.name, (piece,), (), carried=True))
+                parts.append(self._carried(part))
         return tuple(parts)
 
     def _from_module(self, name: str, module: Module) -> ResolvedPart:
@@ -220,6 +222,17 @@ class Resolver:
         resolved = self.from_slices(module.slices, f"{key}.slices", name)
         self.write(name, with_ranges(module.slices, resolved))
         return ResolvedPart(name, resolved, outer)
+
+    def _given(self, name: str, key: str, piece: ResolvedSlice) -> ResolvedPart | None:
+        """The donor's tower or projector, unchanged, where models of text alone are merged into its language model; ``None``
+        for other parts, and where all sources of a slice have it."""
+        part = self._part(self.donor, name, key)
+        all_have = all(self.inputs[source.model].checkpoint.part(name) is not None for source in piece.sources)
+        return self._carried(part) if part.is_beside and not all_have else None
+
+    def _carried(self, part: Part) -> ResolvedPart:
+        piece = ResolvedSlice((ResolvedSource(self.donor, 0, part.count, {}),), None, {}, "modules")
+        return ResolvedPart(part.name, (piece,), (), carried=True)
 
     def _part_names(self, model: int) -> list[str]:
         return [part.name for part in self.inputs[model].checkpoint.parts] or [DEFAULT_PART]

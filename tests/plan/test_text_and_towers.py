@@ -1,0 +1,150 @@
+"""Contract: a model of text alone is merged with the language part of one that also sees, both ways; transformers loads what
+comes out as it loads the donor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from tests.merging import merge_text, plan_text
+from tests.synthetic import read_tensors
+
+pytestmark = pytest.mark.slow
+
+TEXT: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SIGHT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 8,
+}
+
+
+def gemma3() -> tuple[Any, Any, Any, Any]:
+    text = {**TEXT, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    both = transformers.Gemma3Config(
+        text_config=text, vision_config={**SIGHT, "vision_use_head": False}, mm_tokens_per_image=4, image_token_index=60
+    )
+    return transformers.Gemma3ForConditionalGeneration, both, transformers.Gemma3ForCausalLM, both.text_config
+
+
+def mistral3() -> tuple[Any, Any, Any, Any]:
+    both = transformers.Mistral3Config(
+        text_config={**TEXT, "model_type": "mistral", "tie_word_embeddings": False},
+        vision_config={**SIGHT, "model_type": "pixtral", "head_dim": 8},
+        image_token_index=60,
+        tie_word_embeddings=False,
+    )
+    return transformers.Mistral3ForConditionalGeneration, both, transformers.MistralForCausalLM, both.text_config
+
+
+def qwen2_5_vl() -> tuple[Any, Any, Any, Any]:
+    text = {name: value for name, value in TEXT.items() if name != "head_dim"}
+    both = transformers.Qwen2_5_VLConfig(
+        text_config={
+            **text,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4},
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "depth": 2,
+            "num_heads": 4,
+            "out_hidden_size": 32,
+            "patch_size": 8,
+            "fullatt_block_indexes": [1],
+            "window_size": 32,
+        },
+        image_token_id=60,
+        tie_word_embeddings=False,
+    )
+    alone = transformers.Qwen2Config(**text, tie_word_embeddings=False)
+    return transformers.Qwen2_5_VLForConditionalGeneration, both, transformers.Qwen2ForCausalLM, alone
+
+
+FAMILIES = {"Gemma 3": gemma3, "Mistral 3": mistral3, "Qwen2.5-VL": qwen2_5_vl}
+
+
+def saved(kind: Any, config: Any, folder: Path, seed: int, *, as_in_memory: bool = False) -> Path:
+    """A model in files; transformers writes the names that the Hub's files have, which are older than those in memory."""
+    torch.manual_seed(seed)
+    model = kind(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.1)
+    model.save_pretrained(folder)
+    if as_in_memory:
+        stored = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if config.tie_word_embeddings:
+            del stored["lm_head.weight"]
+        save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def loaded_without_a_word(kind: Any, folder: Path) -> None:
+    _, info = kind.from_pretrained(folder, output_loading_info=True)
+    assert {key: list(found) for key, found in info.items() if found} == {}
+
+
+def role(name: str) -> str:
+    """A name without what may stand in front of it here."""
+    words = name.split(".")
+    while words[0] in ("model", "language_model"):
+        del words[0]
+    return ".".join(words)
+
+
+@pytest.mark.parametrize("as_in_memory", [False, True], ids=["the Hub's names", "names in memory"])
+@pytest.mark.parametrize("donor", ["text", "both"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_and_the_language_part_of_what_sees(family: str, donor: str, as_in_memory: bool, tmp_path: Path) -> None:
+    kind, config, text_kind, text_config = FAMILIES[family]()
+    folders = {
+        "both": saved(kind, config, tmp_path / "both", 0, as_in_memory=as_in_memory),
+        "text": saved(text_kind, text_config, tmp_path / "text", 1),
+    }
+    other = "text" if donor == "both" else "both"
+    recipe = (
+        f"merge_method: task_arithmetic\nbase_model: {folders[donor]}\n"
+        f"models: [{{model: {folders[other]}, parameters: {{weight: 0.5}}}}]\n"
+    )
+    out = merge_text(recipe, tmp_path)
+    found, base, tuned = read_tensors(out), read_tensors(folders[donor]), read_tensors(folders[other])
+    assert found.keys() == base.keys(), "the donor's names"
+    by_role: Mapping[str, torch.Tensor] = {role(name): tensor for name, tensor in tuned.items()}
+    merged = 0
+    for name, tensor in found.items():
+        if role(name) in by_role:
+            merged += 1
+            expected = base[name].double() + 0.5 * (by_role[role(name)].double() - base[name].double())
+            torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=1e-6)
+        else:
+            assert torch.equal(tensor, base[name]), f"{name} is the donor's"
+    assert merged >= 4 * 9 + 2
+    loaded_without_a_word(kind if donor == "both" else text_kind, out)
+    told = plan_text(recipe, tmp_path)
+    alike = family == "Qwen2.5-VL" and not as_in_memory  # whose files have the names of a model of text
+    assert any(one.what == "renamed" for one in told.decisions) is not alike
+    if donor == "both":
+        assert any("unchanged" in warning for warning in told.warnings)
+    else:
+        assert any("vision" in dropped.tensor or "visual" in dropped.tensor for dropped in told.dropped)

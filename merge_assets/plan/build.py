@@ -34,6 +34,7 @@ from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice, Resolver
 from merge_assets.plan.spelling import spelled_alike
+from merge_assets.plan.tied import TiedHeads
 from merge_assets.plan.vocabulary import plan_vocabulary
 from merge_assets.plan.whole_numbers import COMPUTABLE, WholeNumbers
 from merge_assets.recipe import BODIES, LayerFigure, Recipe, to_mergekit, with_stages
@@ -90,13 +91,15 @@ class _Builder:
         self.vocabulary = plan_vocabulary(recipe, inputs, self.donor)
         self.layers = InputLayers(recipe, inputs, self.assembly)
         self.missing = Missing(recipe, inputs, self.donor, self.decisions)
+        self.heads = TiedHeads(inputs, self.donor, self.decisions)
         self.whole_numbers = WholeNumbers(recipe, inputs, self.decisions)
         self.out_dtype = self._out_dtype()
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        shards, tensors = self._placed([draft for part in self.assembly.parts for draft in self._part(part)])
+        drafts = [draft for part in self.assembly.parts for draft in self._part(part)]
+        shards, tensors = self._placed(self.heads.joined(drafts))
         config = self.vocabulary.config(self._config(tensors))
         carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
         made = Plan(
@@ -335,7 +338,7 @@ class _Builder:
             for stack in self.layers.stacks(self.donor, part)
         ]
         main, layers = stacks[0] if stacks else (None, [])
-        tied = tied_output(donor, {tensor.name for tensor in tensors})
+        tied = False if self.heads.torn else tied_output(donor, {tensor.name for tensor in tensors})
         given = without_predictions(donor.config) if self.missing.has_dropped_predictions else donor.config
         try:
             vocabulary = self.vocabulary.rows

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-What = Literal["renamed", "carried", "dropped"]
+What = Literal["renamed", "carried", "dropped", "untied"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class TensorDecision:
 
     Attributes:
         what: ``renamed``: read under another name than in the files; ``carried``: copied from this input alone, whatever the
-            method; ``dropped``: not in the variant, although other tensors of its layer or place are.
+            method; ``dropped``: not in the variant, although other tensors of its layer or place are; ``untied``: a head that
+            is not the embedding any more.
         model: the input, as the recipe writes it.
         count: how many tensors it is about.
         example: name of the first, as the variant has it or would have it; of renamed ones, the name in the file.
@@ -33,7 +34,7 @@ class TensorDecision:
         """A sentence."""
         more = f" and {self.count - 1} more" if self.count > 1 else ""
         whether = "is" if self.count == 1 else "are"
-        return f"{self.example}{more} {whether} {self.what} from {self.model}: {self.why}"
+        return f"{self.example}{more} {whether} {self.what} ({self.model}): {self.why}"
 
 
 class Decisions:

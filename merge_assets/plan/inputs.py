@@ -118,8 +118,7 @@ class Inputs:
         if tensor.is_plain:
             # Nothing is rounded inside an expression, so a tensor passed through is the tensor that it was.
             return replace(tensor.inputs[0], parameters=parameters)
-        nested = replace(tensor, dtype=NESTED_DTYPE, shard=-1, begin=0, end=0)
-        return _wrapped(model, replace(nested, key=tensor_key(nested)), layer, parameters)
+        return as_input(model, tensor, layer, parameters)
 
     def carried(self, model: int) -> tuple[CarriedFile, ...]:
         """The files that a variant takes over from an input; those of a folded recipe lie with one of its inputs."""
@@ -179,6 +178,19 @@ def _wrapped(model: int, nested: OutputTensor, layer: int | None, parameters: Pa
     """An expression as an input."""
     empty = TensorHeader(nested.name, NESTED_DTYPE, nested.shape, file="", begin=0, end=0)
     return TensorInput(model, empty, layer, parameters, nested.key, nested)
+
+
+def as_input(model: int, tensor: OutputTensor, layer: int | None, parameters: Parameters) -> TensorInput:
+    """An expression as an input, before it is rounded.
+
+    Args:
+        model: index of the input that it counts as.
+        tensor: the expression.
+        layer: of the input.
+        parameters: of the consumer's expression for this input.
+    """
+    nested = replace(tensor, dtype=NESTED_DTYPE, shard=-1, begin=0, end=0)
+    return _wrapped(model, replace(nested, key=tensor_key(nested)), layer, parameters)
 
 
 def lifted(tensor: OutputTensor) -> OutputTensor:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from merge_assets.errors import CheckpointError
 
 if TYPE_CHECKING:
     from merge_assets.checkpoint.checkpoint import Checkpoint
@@ -32,8 +35,12 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "merges.txt",
     "*.model",
+    "*.spm",
     "*.tiktoken",
     "tekken.json",
+    "bpe.codes",
+    "vocab.bpe",
+    "normalizer.json",
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",
@@ -48,6 +55,15 @@ SENTENCE_FILES = (MODULES, "sentence_bert_config.json", "config_sentence_transfo
 
 CODE_FILES = ("*.py",)
 """Code that a config may name (``auto_map``)."""
+
+CODE_NAMERS = ("tokenizer_config.json", *PROCESSOR_FILES)
+"""Files beside the config that may name code."""
+
+LICENCE_FILES = ("LICEN[SC]E*", "NOTICE*", "Notice*", "USE_POLICY*")
+"""Terms that whoever passes a model on has to pass on with it."""
+
+UNREAD_TOKENIZERS = {"*.tiktoken": "tiktoken", "tekken.json": "tekken", "*.spm": "sentencepiece under another name"}
+"""Kinds of tokenizers that are carried along, but not read."""
 
 _MODULE_FOLDER = re.compile(r"\d+_\w+")
 
@@ -66,10 +82,11 @@ def tokenizer_files(checkpoint: Checkpoint) -> list[str]:
 def carried_files(checkpoint: Checkpoint) -> list[str]:
     """The files that a checkpoint derived from this one takes over byte for byte, sorted.
 
-    Tokenizer, generation config, processors, and the Python files of a config that names its own code
-    (``auto_map``). Never weights, ``config.json`` or the model card: those describe this checkpoint only.
+    Tokenizer, generation config, processors, licences, and the Python files where the config, the tokenizer's or a processor's
+    names its own code (``auto_map``). Never weights, ``config.json`` or the model card: those describe this checkpoint only.
     """
-    patterns = (*TOKENIZER_FILES, GENERATION_CONFIG, *PROCESSOR_FILES, *(CODE_FILES if _has_code(checkpoint) else ()))
+    code = CODE_FILES if matching(checkpoint.files, CODE_FILES) and _names_code(checkpoint) else ()
+    patterns = (*TOKENIZER_FILES, GENERATION_CONFIG, *PROCESSOR_FILES, *LICENCE_FILES, *code)
     return sorted({*matching(checkpoint.files, patterns), *sentence_files(checkpoint.files)})
 
 
@@ -119,7 +136,7 @@ def fingerprint_files(names: Iterable[str], weight_files: Iterable[str]) -> list
 def needed_files(names: Iterable[str], weight_files: Iterable[str]) -> list[str]:
     """The files to fetch for a checkpoint that can be merged and evaluated, sorted."""
     names = tuple(names)
-    extra = matching(names, PROCESSOR_FILES)
+    extra = matching(names, (*PROCESSOR_FILES, *LICENCE_FILES))
     return sorted({*fingerprint_files(names, weight_files), *extra})
 
 
@@ -127,6 +144,12 @@ def _matches(name: str, pattern: str) -> bool:
     return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
-def _has_code(checkpoint: Checkpoint) -> bool:
-    config: Mapping[str, Any] = checkpoint.config
-    return "auto_map" in config
+def _names_code(checkpoint: Checkpoint) -> bool:
+    """Whether a file says that code is needed; one that cannot be read says nothing."""
+    if "auto_map" in checkpoint.config:
+        return True
+    for name in matching(checkpoint.files, CODE_NAMERS):
+        with suppress(CheckpointError):
+            if b'"auto_map"' in checkpoint.read(name):
+                return True
+    return False

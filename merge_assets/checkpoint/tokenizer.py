@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, TypeGuard
 
 from merge_assets.checkpoint.checkpoint import Checkpoint
+from merge_assets.checkpoint.files import UNREAD_TOKENIZERS, matching
 from merge_assets.checkpoint.header import load_json
 from merge_assets.errors import CheckpointError
 
@@ -113,9 +114,9 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         lines = _text(checkpoint, "vocab.txt").split("\n")
         ids = _checked(checkpoint, "vocab.txt", ((text.rstrip("\r"), i) for i, text in enumerate(lines) if text))
     else:
+        lacks = unread_tokenizer(checkpoint) or f"has no tokenizer ({', '.join(VOCABULARY_FILES[:-1])})"
         raise CheckpointError(
-            f"{checkpoint.location}: has no tokenizer ({', '.join(VOCABULARY_FILES[:-1])}), so its tokens are not known; "
-            "put its tokenizer.json beside config.json"
+            f"{checkpoint.location}: {lacks}, so its tokens are not known; put its tokenizer.json beside config.json"
         )
     taken = set(ids.values())
     for text, number, flags in _later_tokens(checkpoint, settings):
@@ -125,6 +126,14 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         if text in ids:
             added.setdefault(text, flags)
     return Tokenizer(ids, added, document, settings, read_chat_template(checkpoint))
+
+
+def unread_tokenizer(checkpoint: Checkpoint) -> str | None:
+    """Which tokenizer a checkpoint has that is of a kind that is not read, in words; ``None`` if it has none such."""
+    for pattern, kind in UNREAD_TOKENIZERS.items():
+        if found := matching(checkpoint.files, (pattern,)):
+            return f"has its tokenizer in {found[0]} ({kind}), which is carried along but not read"
+    return None
 
 
 def read_chat_template(checkpoint: Checkpoint) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_assets.checkpoint import Tokenizer, read_tokenizer
-from merge_assets.checkpoint.tokenizer import VOCABULARY_FILES
+from merge_assets.checkpoint.tokenizer import VOCABULARY_FILES, unread_tokenizer
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.model import PlannedVocabulary
 from merge_assets.plan.problems import plan_error
@@ -67,16 +67,16 @@ def read_tokenizers(
             continue
         if any(name in item.checkpoint.files for name in VOCABULARY_FILES[:-1]):
             found[number] = read_tokenizer(item.checkpoint)
-        elif embeddings.count(number) == embeddings.count(donor) and number in members:
+            continue
+        lacks = unread_tokenizer(item.checkpoint) or "has no tokenizer"
+        if embeddings.count(number) == embeddings.count(donor) and number in members:
             found[number] = found[donor]
-            warnings.append(
-                f"{item.reference} has no tokenizer; its tokens are taken to be {inputs[donor].reference}'s"
-            )
+            warnings.append(f"{item.reference} {lacks}; its tokens are taken to be {inputs[donor].reference}'s")
         else:
             raise plan_error(
                 recipe,
                 "tokenizer",
-                f"{item.reference} has no tokenizer and {embeddings.count(number)} rows, {inputs[donor].reference} has "
+                f"{item.reference} {lacks}, and {embeddings.count(number)} rows, {inputs[donor].reference} has "
                 f"{embeddings.count(donor)}; put its tokenizer.json beside its config.json",
             )
     return dict(sorted(found.items())), warnings

@@ -278,7 +278,7 @@ def test_a_model_without_a_tokenizer_takes_the_donors_if_it_has_as_many_rows(tmp
     assert by_token(merge_text(text, tmp_path)) == {"<unk>": 150, "the": 151, "cat": 152}
     c = word_model(tmp_path / "c", *COMMON, "c", hundreds=2)
     (c / "tokenizer.json").unlink()
-    with pytest.raises(PlanError, match=r"c has no tokenizer and 4 rows, .*a has 3; put its tokenizer\.json"):
+    with pytest.raises(PlanError, match=r"c has no tokenizer, and 4 rows, .*a has 3; put its tokenizer\.json"):
         plan_text(linear(a, c, more=UNION), tmp_path)
 
 

@@ -2,7 +2,7 @@
 
 Files of one architecture spell names in several ways: with or without the names of wrapping modules (``model.``, ``bert.``,
 ``language_model.``), as transformers renamed modules over its versions, as training left them (``_orig_mod.``, ``module.``).
-The names that transformers knows are a table, made from the version that is installed (``python -m tests.spellings``), so that
+The names that transformers knows are a table, made from the version that is installed (``python -m tests.tables``), so that
 nothing of it has to be imported.
 """
 

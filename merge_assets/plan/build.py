@@ -10,6 +10,7 @@ from typing import Any
 
 from merge_assets.architecture import rewrite_config
 from merge_assets.architecture.config import LayerOrigin, without_predictions
+from merge_assets.architecture.precision import stays_float32
 from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.files import weights_stem
 from merge_assets.errors import CheckpointError, PlanError
@@ -279,7 +280,11 @@ class _Builder:
     def _dtype(self, name: str, method: Method, piece: ResolvedSlice, headers: Sequence[TensorHeader]) -> str:
         found = [header.dtype for header in headers]
         if all(dtype in COMPUTABLE for dtype in found):
-            return self.out_dtype or found[(piece.base or 0) if len(found) > 1 else 0]
+            own = found[(piece.base or 0) if len(found) > 1 else 0]
+            kept = own == "F32" and stays_float32(
+                name, self.inputs[self.donor].checkpoint.config, self.out_dtype or own
+            )
+            return own if kept else self.out_dtype or own
         if len(headers) == 1 and method.name == "passthrough":
             return found[0]
         listing = ", ".join(

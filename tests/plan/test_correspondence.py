@@ -16,12 +16,11 @@ import pytest
 import torch
 
 from merge_assets import api
-from merge_assets.architecture.spelling import TABLE
 from merge_assets.errors import PlanError
 from merge_assets.settings import Settings
 from tests.merging import merge_text, merged_tensors, plan_text, read_tensors
-from tests.spellings import table
 from tests.synthetic import write_checkpoint
+from tests.tables import TABLES
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -212,6 +211,7 @@ def test_other_spellings_share_what_is_computed(tmp_path: Path) -> None:
     assert all(torch.equal(read_tensors(plain)[name], tensor) for name, tensor in read_tensors(other).items())
 
 
-def test_the_table_of_names_is_that_of_the_transformers_that_is_installed() -> None:
-    shipped = files("merge_assets.architecture") / TABLE
-    assert json.loads(shipped.read_text()) == json.loads(json.dumps(table())), "run python -m tests.spellings"
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_are_those_of_the_transformers_that_is_installed(name: str) -> None:
+    shipped = files("merge_assets.architecture") / name
+    assert json.loads(shipped.read_text()) == json.loads(json.dumps(TABLES[name]())), "run python -m tests.tables"

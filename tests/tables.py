@@ -1,0 +1,93 @@
+"""Make the tables of what the installed transformers knows: ``python -m tests.tables``."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers.conversion_mapping import _build_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+
+from merge_assets.architecture import precision, spelling
+from merge_assets.architecture.towers import tower_of
+
+MODELING = Path(transformers.__file__).parent / "models"
+KEPT = {"_keep_in_fp32_modules_strict": "strict", "_keep_in_fp32_modules": "half"}
+KIND = re.compile(r'^    model_type(?:: str)? = "(\w+)"', re.MULTILINE)
+PREFIX = re.compile(r'^    base_model_prefix = "(\w+)"', re.MULTILINE)
+BESIDE = {
+    "encoder",
+    "decoder",
+    "encoder_decoder",
+    "question_encoder",
+    "ctx_encoder",
+    "talker",
+    "text_model",
+    "semantic",
+}
+"""Modules that lie beside others of the same kind: without their names, roles would be mixed up."""
+
+MORE = {"module", "thinker", "llm", "language_model"}
+"""Wrappers that are the prefix of no class."""
+
+
+def spellings() -> dict[str, Any]:
+    """What ``spellings.json`` holds."""
+    prefixes = {found for file in MODELING.glob("*/modeling_*.py") for found in PREFIX.findall(file.read_text())}
+    renames: dict[str, list[tuple[str, str]]] = {}
+    for kind, transforms in _build_checkpoint_conversion_mapping().items():
+        for one in transforms:
+            if type(one) is WeightRenaming and len(one.source_patterns) == len(one.target_patterns) == 1:
+                renames.setdefault(kind, []).append((one.source_patterns[0], one.target_patterns[0]))
+    wrappers = sorted(word for word in prefixes | MORE if tower_of(word) is None and word not in BESIDE)
+    return {"wrappers": wrappers, "renames": dict(sorted(renames.items()))}
+
+
+def float32() -> dict[str, Any]:
+    """What ``precision.json`` holds: by model type, patterns of names that stay in float32."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for folder in sorted(path for path in MODELING.iterdir() if path.is_dir()):
+        kept: dict[str, set[str]] = {}
+        for file in folder.glob("modeling_*.py"):
+            for name, words in _kept(ast.parse(file.read_text())):
+                kept.setdefault(KEPT[name], set()).update(words)
+        kinds = {kind for file in folder.glob("configuration_*.py") for kind in KIND.findall(file.read_text())}
+        for kind in sorted(kinds) if any(kept.values()) else ():
+            found[kind] = {which: sorted(words) for which, words in sorted(kept.items()) if words}
+    return found
+
+
+def _kept(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
+    """The lists of names that classes keep in float32."""
+    for node in ast.walk(tree):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in KEPT:
+                values = ast.walk(node.value) if node.value is not None else ()  # type: ignore[union-attr]
+                yield (
+                    target.id,
+                    {one.value for one in values if isinstance(one, ast.Constant) and isinstance(one.value, str)},
+                )
+
+
+TABLES: dict[str, Callable[[], dict[str, Any]]] = {spelling.TABLE: spellings, precision.TABLE: float32}
+
+
+def main() -> None:
+    """Write the files."""
+    for name, table in TABLES.items():
+        file = Path(str(files("merge_assets.architecture") / name))
+        file.write_text(json.dumps(table(), indent=1) + "\n")
+        print(f"{file}: transformers {transformers.__version__}")
+
+
+if __name__ == "__main__":
+    main()

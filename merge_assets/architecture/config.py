@@ -41,9 +41,9 @@ def rewrite_config(
 
     At the config level that holds a stack's layer count, these follow the layers: lists with one entry per layer
     (``layer_types``), strings with one letter per layer (``hybrid_override_pattern``), lists of layer numbers
-    (``mlp_only_layers``), other names of the same count, and rules that give layers a role by their position
-    (``first_k_dense_replace``; see :mod:`merge_assets.architecture.rules`). Whole numbers that only happen to equal the
-    layer count stay as they are.
+    (``mlp_only_layers``) and mappings of them (``per_layer_config``), other names of the same count, and rules that give
+    layers a role by their position (``first_k_dense_replace``; see :mod:`merge_assets.architecture.rules`). Whole numbers that
+    only happen to equal the layer count stay as they are.
 
     Args:
         config: the donor's config; not changed.
@@ -110,6 +110,12 @@ class _Section:
         for key, value in self.old_level.items():
             if _is_layer_numbers(key, value, self.old_count):
                 self.level[key] = [j for j, origin in enumerate(self.layers) if self._listed(origin, key)]
+            elif _is_by_number(key, value, self.old_count):
+                self.level[key] = {
+                    str(j): copy.deepcopy(entry)
+                    for j, origin in enumerate(self.layers)
+                    if (entry := self._numbered(origin, key)) is not None
+                }
             elif _is_per_layer(key, value, self.old_count):
                 entries = [self._entry(origin, key, value) for origin in self.layers]
                 self.level[key] = "".join(entries) if isinstance(value, str) else entries
@@ -140,18 +146,31 @@ class _Section:
 
     def _stated(self, rule: Rule, origin: LayerOrigin) -> Any:
         """A layer's role by its own model's config, ``None`` if that does not say."""
-        level = config_value(origin[0], self.path) if self.path else origin[0]
         count = self._count(origin[0])
-        roles = stated_roles(rule, level, count) if isinstance(level, Mapping) and count is not None else None
+        roles = stated_roles(rule, self._of(origin[0]), count) if count is not None else None
         return roles[origin[1]] if roles is not None and origin[1] < len(roles) else None
 
     def _count(self, config: Mapping[str, Any]) -> int | None:
         """The layers that a model's config counts, or lists."""
-        value = config_value(config, (*self.path, self.count_key))
+        value = self._of(config).get(self.count_key)
         return len(value) if isinstance(value, list) else value if type(value) is int else None
 
+    def _of(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The level of a model's config that describes these layers, which a model of text alone has elsewhere than one that
+        sees."""
+        own = config_value(config, self.path) if self.path else config
+        if isinstance(own, Mapping) and self.count_key in own:
+            return own
+        found = [level for level in levels(dict(config)) if self.count_key in level]
+        return next((level for level in found if "vocab_size" in level), own if isinstance(own, Mapping) else {})
+
+    def _numbered(self, origin: LayerOrigin, key: str) -> Any:
+        """What a mapping of layer numbers has for a layer, in its own model's config."""
+        entries = self._of(origin[0]).get(key)
+        return entries.get(str(origin[1]), entries.get(origin[1])) if isinstance(entries, Mapping) else None
+
     def _listed(self, origin: LayerOrigin, key: str) -> bool:
-        numbers = config_value(origin[0], (*self.path, key))
+        numbers = self._of(origin[0]).get(key)
         if isinstance(numbers, list):
             return origin[1] in numbers
         return any(self._stated(rule, origin) is True for rule in RULES if rule.listed == key)
@@ -159,7 +178,7 @@ class _Section:
     def _entry(self, origin: LayerOrigin, key: str, donor: Sequence[Any]) -> Any:
         """One layer's entry from its own model's list or rule, or the donor's if that has the same for all layers."""
         source, layer = origin
-        own = config_value(source, (*self.path, key))
+        own = self._of(source).get(key)
         if isinstance(own, type(donor)) and len(own) == self._count(source):
             return copy.deepcopy(own[layer])
         stated = (self._stated(rule, origin) for rule in RULES if rule.listed == key)
@@ -180,6 +199,13 @@ def _is_per_layer(key: str, value: object, count: int) -> bool:
     if not isinstance(value, list) or len(value) != count or key.endswith(_NOT_PER_LAYER):
         return False
     return count > _FEW or _TELLING.search(key) is not None
+
+
+def _is_by_number(key: str, value: object, count: int) -> bool:
+    """Whether a mapping has entries for some layers, by their numbers."""
+    if not isinstance(value, Mapping) or not value or not _TELLING.search(key):
+        return False
+    return all(str(number).isdecimal() and int(number) < count for number in value)
 
 
 def _is_layer_numbers(key: str, value: object, count: int) -> bool:

@@ -63,6 +63,25 @@ def test_a_one_layer_model_keeps_its_lists_of_one() -> None:
     assert new == {"architectures": ["M"], "num_hidden_layers": 3, "layer_types": ["full"] * 3, "moe_layers": [0] * 3}
 
 
+@pytest.mark.parametrize(
+    "key, entry", [("per_layer_config", {"head_dim": 16}), ("pruned_heads", [0, 2]), ("layer_rope_theta", 1e6)]
+)
+def test_mappings_of_layer_numbers_follow_the_layers(key: str, entry: Any) -> None:
+    config = {**QWEN, key: {"1": entry, "3": "last"}, "id2label": {"0": "no", "1": "yes"}}
+    other = {**QWEN, key: {"0": "theirs"}}
+    new = rewrite(config, [(config, 1), (config, 0), (other, 0), (config, 3), (QWEN, 1)])
+    assert new[key] == {"0": entry, "2": "theirs", "3": "last"}
+    assert new["id2label"] == config["id2label"], "these are no layers"
+
+
+def test_layers_of_a_model_of_text_alone_in_one_that_sees_and_the_other_way_round() -> None:
+    seeing = {"model_type": "v", "vision_config": {"num_hidden_layers": 2}, "text_config": QWEN}
+    theirs = {**QWEN, "layer_types": ["a", "b", "c", "d"], "mlp_only_layers": [2]}
+    new = rewrite(seeing, [(theirs, 2), (seeing, 0)])
+    assert new["text_config"]["layer_types"] == ["c", "full"] and new["text_config"]["mlp_only_layers"] == [0, 1]
+    assert rewrite(theirs, [(seeing, 3), (theirs, 0)])["layer_types"] == ["slide", "a"]
+
+
 def test_entries_come_from_the_model_that_gives_the_layer() -> None:
     other = {**QWEN, "num_hidden_layers": 2, "layer_types": ["own0", "own1"], "mlp_only_layers": [1]}
     new = rewrite(QWEN, [(QWEN, 0), (other, 1), (other, 0)])

@@ -1,4 +1,4 @@
-"""Make the tables of what the installed transformers knows: ``python -m tests.tables``."""
+"""Make the tables of what the installed transformers and lm-eval know: ``python -m tests.tables``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from typing import Any
 import transformers
 from transformers.conversion_mapping import _build_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from merge_assets.architecture import depth as depths
 from merge_assets.architecture import precision, spelling
 from merge_assets.architecture.towers import tower_of
+from merge_assets.evaluation.task_index import names_made
+from merge_assets.model_worker import Desk, Limits
+from merge_assets.variant.loading import by_layer
 
 MODELING = Path(transformers.__file__).parent / "models"
 KEPT = {"_keep_in_fp32_modules_strict": "strict", "_keep_in_fp32_modules": "half"}
@@ -78,11 +84,45 @@ def _kept(tree: ast.Module) -> Iterator[tuple[str, set[str]]]:
                 )
 
 
-TABLES: dict[str, Callable[[], dict[str, Any]]] = {spelling.TABLE: spellings, precision.TABLE: float32}
+def depth() -> dict[str, Any]:
+    """What ``depth.json`` holds: model types of which a layer may compute otherwise in another place or among more layers,
+    those that cannot be made here with other numbers of layers included."""
+    found = []
+    for kind in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        few, more = (_layers(kind, count) for count in (4, 6))
+        unknown = few is None or more is None
+        if unknown or any(few[n] != more[n][:4] or len(set(map(str, few[n]))) > 1 for n in few.keys() & more.keys()):
+            found.append(kind)
+    return {"transformers": transformers.__version__, "families": found}
+
+
+def _layers(kind: str, count: int) -> dict[str, list[Any]] | None:
+    """What the layers of a model of that type and depth hold; ``None`` if it cannot be made so."""
+    try:
+        settings = CONFIG_MAPPING[kind]()
+        text = settings.get_text_config()
+        settings = type(text)(num_hidden_layers=count)
+        architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
+        config = {**json.loads(settings.to_json_string()), "architectures": [architecture]}
+        return by_layer(Desk.__new__(Desk), config=json.dumps(config), count=count)
+    except Exception:  # configs whose defaults do not go together
+        return None
+
+
+TABLES: dict[str, Callable[[], dict[str, Any]]] = {
+    spelling.TABLE: spellings,
+    precision.TABLE: float32,
+    depths.TABLE: depth,
+}
 
 
 def main() -> None:
     """Write the files."""
+    folder = Path(str(files("merge_assets.evaluation"))) / "names"
+    for old in folder.glob("*"):
+        old.unlink()
+    names_made(folder, Limits())
+    print(*folder.iterdir())
     for name, table in TABLES.items():
         file = Path(str(files("merge_assets.architecture") / name))
         file.write_text(json.dumps(table(), indent=1) + "\n")

@@ -14,13 +14,17 @@ FIXTURES = {"rgw": "server", "postgres": "server", "s3_endpoint": "server", "chr
 """What asks for one of these fixtures has this mark."""
 
 _MINUTES = (
-    "pipeline/test_bucket",
-    "pipeline/test_daemon",
-    "engine/test_faults",
-    "api/test_build_crashes",
-    "pipeline/test_run",
+    *(
+        "pipeline/test_bucket",
+        "pipeline/test_daemon",
+        "pipeline/test_lifeline",
+        "pipeline/test_planned",
+        "pipeline/test_run",
+    ),
+    *("engine/test_faults", "api/test_build_crashes", "hub/test_failures", "cli/test_store"),
+    *("evaluation/test_open_llm_leaderboards", "evaluation/test_answers", "evaluation/test_draws"),
 )
-"""Files of few tests that take minutes each, most of which wait for a daemon: they begin first."""
+"""Files that take minutes, most of which wait for a daemon or for processes that are killed: they begin first."""
 
 _WEIGHTS = {"slow": 20, "peer": 20, "browser": 20, "server": 5}
 """How many plain tests a test of this mark counts as."""

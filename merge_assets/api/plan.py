@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from merge_assets.errors import in_file
 from merge_assets.model_worker import Limits
@@ -10,6 +11,7 @@ from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.variant.agreement import check_agreement
+from merge_assets.variant.depth import moved_layers
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
@@ -87,8 +89,10 @@ def planned(
     size = shard_size or int(workspace.settings.shard_size)
     with in_file(recipe.source.file):
         made = build_plan(recipe, inputs, shard_size=size, figures=models.figures(recipe, fingerprint))
-        check_agreement(made, inputs, str(recipe.source.file), limits=Limits.of(workspace.settings), work=work)
-    return made
+        limits = Limits.of(workspace.settings)
+        check_agreement(made, inputs, str(recipe.source.file), limits=limits, work=work)
+        moved = moved_layers(made, inputs, limits=limits, work=work)
+    return replace(made, warnings=(*made.warnings, *moved)) if moved else made
 
 
 def device_of(workspace: Workspace, recipe: Recipe) -> str:

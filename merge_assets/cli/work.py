@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,12 @@ def run_merge(
             overwrite=overwrite,
             work=work,
         )
+    warnings = json.loads((out / "plan.json").read_text(encoding="utf-8"))["warnings"]
     if as_json:
-        print_json(done.model_dump(mode="json"), indent=None)
+        print_json({**done.model_dump(mode="json"), "warnings": warnings}, indent=None)
         return
+    for warning in warnings:
+        console().print(f"[yellow]warning[/] {escape(warning)}")
     if done.nonfinite:
         listing = ", ".join(f"{name} ({count})" for name, count in sorted(done.nonfinite.items())[:5])
         console().print(

@@ -1,16 +1,20 @@
 """The names that lm-eval itself knows: read from its files once for each of its versions, then kept.
 
-Reading its 14 000 files takes ten seconds of a core. With what is kept, a suite is checked without lm-eval, and no process that
-loads tasks reads them all.
+Reading its 14 000 files takes twenty seconds. Those of the version that this project is tested with come with it
+(``python -m tests.tables``). With what is kept, a suite is checked without lm-eval, and no process that loads tasks reads them
+all.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import astuple
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,7 @@ from merge_assets.model_worker import Limits, ask
 from merge_assets.sealed import seal, unseal
 from merge_assets.work import UNATTENDED, Work
 
-_FORMAT = 1
+_FORMAT = 2
 _VERB = "merge_assets.evaluation.indexing"
 
 Names = Mapping[str, Declared]
@@ -43,19 +47,21 @@ def ships(suite: Suite, task: str) -> bool:
 
 
 def index_file(folder: Path) -> Path:
-    """Where the names of the lm-eval that is installed are kept below a folder."""
+    """Where the names of the lm-eval that is installed are kept: with this project, or below a folder."""
     try:
         installed = version("lm_eval")
     except PackageNotFoundError:
         installed = "none"
-    return folder / f"lm-eval-{installed}-{_FORMAT}.json"
+    name = f"lm-eval-{installed}-{_FORMAT}.json.gz"
+    shipped = Path(str(files("merge_assets.evaluation") / "names" / name))
+    return shipped if shipped.is_file() else folder / name
 
 
 def known_names(folder: Path) -> Names | None:
     """The names that are kept below a folder for the lm-eval that is installed; ``None`` if they are not there, or damaged."""
     try:
         return read_names(index_file(folder))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
@@ -77,16 +83,21 @@ def names_made(folder: Path, limits: Limits, work: Work = UNATTENDED) -> Names:
     file = index_file(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_bytes(seal({"names": told}))
+    partial.write_bytes(packed(told))
     partial.replace(file)
     return read_names(file)
+
+
+def packed(names: Mapping[str, Any]) -> bytes:
+    """What a file of names holds; equal names give equal bytes."""
+    return gzip.compress(seal({"names": dict(sorted(names.items()))}), mtime=0)
 
 
 def read_names(file: Path) -> Names:
     """What :func:`names_made` wrote.
 
     Raises:
-        OSError, ValueError: there is no such file, or it is not what was written.
+        OSError, EOFError, zlib.error, ValueError: there is no such file, or it is not what was written.
     """
     status = file.stat()
     return _read(file, status.st_mtime_ns, status.st_size)
@@ -94,7 +105,7 @@ def read_names(file: Path) -> Names:
 
 @cache
 def _read(file: Path, changed: int, size: int) -> Names:
-    fields = unseal(file.read_bytes())
+    fields = unseal(gzip.decompress(file.read_bytes()))
     if fields is None:
         raise ValueError(f"{file}: damaged")
     return {name: Declared(*map(_tuples, values)) for name, values in fields["names"].items()}

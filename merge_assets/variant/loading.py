@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from logging import CRITICAL
 from pathlib import Path
@@ -28,6 +29,9 @@ _NEW_TOKENS = 8
 
 _AUTO = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM", "AutoModel")
 """What the classes of a checkpoint's own code are listed as, the one that generates first."""
+
+_IS_NUMBER = re.compile(r"(?:^|_)(?:idx|index|layer_id|layer_number|training)$")
+"""Attributes that say which layer a module is of."""
 
 logging.set_verbosity(CRITICAL)
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -83,6 +87,39 @@ def roles(desk: Desk, *, config: str, key: Sequence[str], count: int) -> dict[st
     for step in key[:-1]:
         level = getattr(level, step, None)
     return dict(_lists(level, count)) if level is not None else {}
+
+
+def by_layer(desk: Desk, *, config: str, count: int) -> dict[str, list[Any]]:
+    """Every number, flag and word that the modules of a model's layers hold, besides weights: one for each layer, by its name.
+
+    The layers are those of the largest list of modules of that length; a model of shapes without elements is made for it. What
+    only says which layer it is does not count.
+
+    Args:
+        config: content of ``config.json``.
+        count: number of layers.
+    """
+    known = _model_of(json.loads(config))
+    if known is None:
+        return {}
+    kind, settings = known
+    with torch.device("meta"):
+        model = kind(settings)
+    lists = [one for one in model.modules() if isinstance(one, torch.nn.ModuleList) and len(one) == count]
+    if not lists:
+        return {}
+    layers = max(lists, key=lambda one: sum(parameter.numel() for parameter in one.parameters()))
+    found: dict[str, list[Any]] = {}
+    for number, layer in enumerate(layers):
+        for path, module in layer.named_modules():
+            for name, value in vars(module).items():
+                if (
+                    isinstance(value, (bool, int, float, str))
+                    and not name.startswith("_")
+                    and not _IS_NUMBER.search(name)
+                ):
+                    found.setdefault(f"{path}.{name}".lstrip("."), [None] * count)[number] = value
+    return {name: values for name, values in found.items() if values != list(range(count))}
 
 
 def trial(desk: Desk, *, directory: str, code: str | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from importlib.machinery import ModuleSpec
@@ -10,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from merge_assets.errors import SuiteError
+from merge_assets.evaluation import task_index
 from merge_assets.evaluation.declared import METRICS_OF_OUTPUT, Declared, missing_modules
 from merge_assets.evaluation.preflight import Finding, failing, look_over
 from merge_assets.evaluation.suite import load_suite
-from merge_assets.evaluation.task_index import index_file, known_names, names_made, plain
+from merge_assets.evaluation.task_index import index_file, known_names, names_made, packed, plain
 from merge_assets.model_worker import Limits
-from merge_assets.sealed import seal
 from tests.evaluation_support import write_suite
 
 ARC = Declared("task", "arc/arc.yaml", metrics=("acc", "acc_norm"), data="allenai/ai2_arc")
@@ -174,13 +175,29 @@ def test_a_suite_is_refused_with_all_reasons_and_says_nothing_of_others(tmp_path
     assert {name: str(error) for name, error in failing(findings, of_suite=True).items()} == {"bad": "a"}
 
 
+@pytest.fixture
+def unshipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a version of lm-eval of which the names do not come with this project."""
+    monkeypatch.setattr(task_index, "_FORMAT", "of a test")
+
+
+@pytest.mark.usefixtures("unshipped")
 def test_names_are_kept_by_the_version_of_lm_eval_and_damage_is_seen(tmp_path: Path) -> None:
     assert known_names(tmp_path) is None
     file = index_file(tmp_path)
-    file.write_bytes(seal({"names": {name: plain(one) for name, one in NAMES.items()}}))
+    whole = packed({name: plain(one) for name, one in NAMES.items()})
+    file.write_bytes(whole)
     assert known_names(tmp_path) == NAMES
-    file.write_bytes(file.read_bytes().replace(b"arc_easy", b"arc_eazy"))
-    assert known_names(tmp_path) is None
+    changed = gzip.decompress(whole).replace(b"arc_easy", b"arc_eazy")
+    for damaged in (gzip.compress(changed), whole[:-9], changed, b""):
+        file.write_bytes(damaged)
+        assert known_names(tmp_path) is None
+
+
+def test_the_names_of_the_version_that_is_tested_come_with_the_project(tmp_path: Path) -> None:
+    assert not index_file(tmp_path).is_relative_to(tmp_path)
+    names = known_names(tmp_path)
+    assert names is not None and names["humaneval"].unsafe and names["mbpp"].unsafe and not names["gsm8k"].unsafe
 
 
 def test_looking_imports_neither_torch_nor_lm_eval(tmp_path: Path) -> None:
@@ -194,13 +211,19 @@ def test_looking_imports_neither_torch_nor_lm_eval(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_kept_is_what_lm_eval_itself_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_with_the_project_is_what_is_read_anew_and_what_lm_eval_itself_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
     from lm_eval.tasks import TaskManager
 
     from merge_assets.evaluation.indexing import manager_of
 
-    names = names_made(tmp_path, Limits())
+    shipped = index_file(tmp_path).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(task_index, "_FORMAT", "of a test")
+        names = names_made(tmp_path, Limits())
+        assert index_file(tmp_path).read_bytes() == shipped, "run python -m tests.tables"
     real = TaskManager().task_index
     suite = load_suite(write_suite(tmp_path))
     ours = manager_of(suite, str(index_file(tmp_path)), defaults=True, metadata={}).task_index
@@ -209,7 +232,6 @@ def test_what_is_kept_is_what_lm_eval_itself_knows(tmp_path: Path, monkeypatch: 
         name: (entry.kind, entry.yaml_path) for name, entry in real.items()
     }
     assert all(ours[name].tags == entry.tags for name, entry in real.items() if entry.kind.name == "TAG")
-    assert names["humaneval"].unsafe and names["mbpp"].unsafe and not names["gsm8k"].unsafe
     assert {kind: tuple(metrics) for kind, metrics in DEFAULT_METRIC_REGISTRY.items()} == METRICS_OF_OUTPUT
     shipped = {path.stem: load_suite(path) for path in (Path(__file__).parents[2] / "suites").glob("*.yaml")}
     assert len(shipped) == 3

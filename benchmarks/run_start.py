@@ -156,7 +156,9 @@ def main() -> None:
         project(root, options.assets)
         home.mkdir()
         config = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text())
-        (home / "dagster.yaml").write_text(yaml.safe_dump(config | {"storage": {"postgres": {"postgres_url": url}}}))
+        config["storage"] = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())["storage"]
+        config["storage"]["custom"]["config"]["postgres_url"] = url
+        (home / "dagster.yaml").write_text(yaml.safe_dump(config))
         environment = {
             **os.environ,
             "DAGSTER_HOME": str(home),

@@ -272,7 +272,7 @@ def test_dagster_takes_the_instance_settings(instance_folder: Path) -> None:
             result = process_config(resolve_to_config_type(loaded.config_type()), data.config_dict)
             assert result.success, (name, result.errors)
             checked.add(data.class_name)
-    assert {"DagsterPostgresStorage", "LocalComputeLogManager", "QueuedRunCoordinator"} <= checked
+    assert {"HeldPostgresStorage", "LocalComputeLogManager", "QueuedRunCoordinator"} <= checked
 
 
 def test_a_typo_in_the_instance_settings_would_be_found(instance_folder: Path) -> None:

@@ -64,7 +64,7 @@ def _forks() -> bool:
 
 
 def _local_executor() -> dg.ExecutorDefinition:
-    """Steps as processes forked from one that has imported torch, transformers and lm-eval already.
+    """Steps as processes forked from one that has imported what they need already.
 
     A fresh process per step spends 4 to 5 seconds on these imports, more than a small merge takes.
     """

@@ -37,6 +37,5 @@ if is_installed("dagster_postgres"):
 # Models are loaded in processes of their own, which are forked from one that the steps of a run share.
 if is_installed("torch", "transformers"):
     prepare("merge_assets.variant.loading")
-    import_module("torch")  # some methods need it
     if is_installed("lm_eval"):
         prepare("merge_assets.evaluation.harness")

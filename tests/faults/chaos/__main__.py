@@ -125,7 +125,8 @@ class Run:
         home.mkdir()
         source = REPOSITORY / ("deploy" if self.options.apart else ".") / "dagster.yaml"
         config = yaml.safe_load(source.read_text())
-        config["storage"] = {"postgres": {"postgres_url": url}}
+        config["storage"] = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())["storage"]
+        config["storage"]["custom"]["config"]["postgres_url"] = url
         config.pop("compute_logs", None)
         (home / "dagster.yaml").write_text(yaml.safe_dump(config))
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MERGE_ASSETS_", "DAGSTER_"))}

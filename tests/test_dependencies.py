@@ -23,6 +23,7 @@ ROOMS = {
     "analysis": ["engine", "analysis"],
     "evaluation": ["engine", "evaluation", "leaderboards"],
     "pipeline/executor.py": ["deploy"],
+    "pipeline/postgres.py": ["deploy"],
     "pipeline/front": ["ui"],
     "store": ["s3"],
 }
@@ -35,7 +36,6 @@ USED_OTHERWISE = {
     "langdetect": "lm-eval's IFEval imports it",
     "math-verify": "lm-eval's MATH imports it",
     "setuptools": "lm-eval's IFEval imports its pkg_resources",
-    "dagster-postgres": "deploy/dagster.yaml names its storage",
     "sqlalchemy": "dagster-postgres means psycopg 2 by postgresql:// with 2.0 only",
     "check-jsonschema": "a test runs it",
     "import-linter": "make lint",

@@ -17,13 +17,14 @@ from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
+from merge_assets.plan.compatibility import differences
 from merge_assets.plan.decisions import Decisions
+from merge_assets.plan.dropped import left_out
 from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, plan_key, tensor_key
 from merge_assets.plan.layers import InputLayers, layer_spans
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.missing import Missing
 from merge_assets.plan.model import (
-    DroppedTensor,
     OutputTensor,
     Plan,
     Shard,
@@ -89,6 +90,7 @@ class _Builder:
                 for key, model in recipe.slice_bases()
             ]
         self.donor = self.assembly.donor
+        self.warnings += differences(recipe, inputs, self.assembly.merged, self.donor)
         self.vocabulary = plan_vocabulary(recipe, inputs, self.donor)
         self.layers = InputLayers(recipe, inputs, self.assembly)
         self.missing = Missing(recipe, inputs, self.donor, self.decisions)
@@ -103,6 +105,7 @@ class _Builder:
         shards, tensors = self._placed(self.heads.joined(drafts))
         config = self.vocabulary.config(self._config(tensors))
         carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
+        used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}
         made = Plan(
             recipe=self.recipe.name,
             method=self.method.name,
@@ -113,7 +116,7 @@ class _Builder:
             carried=carried,
             donor=self.donor,
             layers=layer_spans(self.assembly.slices),
-            dropped=self._dropped(tensors),
+            dropped=left_out(self.recipe, self.method, self.assembly, self.inputs, used, self.sources.unused(tensors)),
             warnings=tuple(dict.fromkeys([*self.warnings, *self.decisions.warnings, *self.vocabulary.warnings])),
             mergekit_config=self._mergekit_config(),
             removed_layers=tuple(
@@ -363,37 +366,6 @@ class _Builder:
     def _body_key(self) -> str:
         """The key of the recipe that says what is merged."""
         return next(key for key in BODIES if getattr(self.recipe, key) is not None)
-
-    def _dropped(self, tensors: Sequence[OutputTensor]) -> tuple[DroppedTensor, ...]:
-        used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}
-        reasons = self.sources.unused(tensors)
-        giving = {(s.model, part.name) for part in self.assembly.parts for piece in part.slices for s in piece.sources}
-        merging = {model for model, _ in giving}
-        for model, item in enumerate(self.inputs):
-            parts = item.checkpoint.parts
-            stacks = [(part, stack) for part in parts for stack in part.stacks]
-            idle = "" if model in merging else self._why_idle(model)
-            for name in item.checkpoint.tensors:
-                place = next(((part, split[0]) for part, stack in stacks if (split := stack.split(name))), None)
-                if model not in merging:
-                    reason = idle
-                elif place is None:
-                    reason = "outside the layers; taken from the sources of the first or last slice"
-                elif place[0] is parts[0] or (model, place[0].name) in giving:
-                    reason = f"layer {place[1]} is in no slice"
-                else:
-                    reason = f"the {place[0].name} is taken from another model"
-                reasons.setdefault((model, name), reason)
-        dropped = [DroppedTensor(*place, reason) for place, reason in reasons.items() if place not in used]
-        return tuple(sorted(dropped, key=lambda tensor: tensor.model))
-
-    def _why_idle(self, model: int) -> str:
-        """Why no tensor of an input is merged."""
-        if model == self.donor:
-            return "donates only config and tokenizer"
-        if self.inputs[model].reference in {reference for _, reference in self.recipe.slice_bases()}:
-            return f"is only the base of a slice, and {self.method.name} has no base"
-        return "is named only for the tokenizer"
 
 
 def _finite(value: float) -> float | None:

@@ -85,6 +85,12 @@ class Assembly:
     removed: tuple[LayerFigure, ...]
 
     @property
+    def merged(self) -> list[int]:
+        """Inputs of which layers are merged or stacked, in order."""
+        pieces = [piece for part in self.parts if not part.carried for piece in part.slices]
+        return sorted({source.model for piece in pieces for source in piece.sources})
+
+    @property
     def slices(self) -> tuple[ResolvedSlice, ...]:
         """The main part's slices."""
         return self.parts[0].slices

@@ -327,12 +327,14 @@ def test_row_maps_are_part_of_the_keys_and_compact(tmp_path: Path) -> None:
     assert "t19999" not in plans[0].to_json()
 
 
-def test_without_tokenizer_settings_no_tokenizer_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_one_model_without_tokenizer_settings_no_tokenizer_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from merge_assets.checkpoint import Checkpoint
 
     def unread(self: Checkpoint, name: str) -> bytes:
         raise AssertionError(name)
 
-    a, b = word_model(tmp_path / "a", *COMMON), word_model(tmp_path / "b", *COMMON, hundreds=1)
+    a = word_model(tmp_path / "a", *COMMON)
     monkeypatch.setattr(Checkpoint, "read", unread)
-    assert plan_text(linear(a, b), tmp_path).vocabulary is None
+    assert plan_text(f"merge_method: passthrough\nmodels: [{{model: {a}}}]\n", tmp_path).vocabulary is None

@@ -224,15 +224,11 @@ def _read_tensors(
 ) -> dict[str, TensorHeader]:
     listing = _stem(source.files) + INDEX_SUFFIX
     with ThreadPoolExecutor(max_workers=source.workers) as pool:
-        headers = pool.map(lambda shard: _read_header(source, shard), shards)
+        headers = list(pool.map(lambda shard: _read_header(source, shard), shards))
+        _refuse_copies(shards, headers, index, listing)
         tensors: dict[str, TensorHeader] = {}
         for shard, found in zip(shards, headers, strict=True):
             for tensor in found:
-                if tensor.name in tensors:
-                    raise CheckpointError(
-                        f"{shard}: tensor {tensor.name!r} is in {tensors[tensor.name].file} too; "
-                        "remove the shard that is stale"
-                    )
                 if index is not None and index.get(tensor.name) != shard:
                     raise CheckpointError(
                         f"{shard}: tensor {tensor.name!r} is not listed for this shard in {listing}; "
@@ -248,6 +244,25 @@ def _read_tensors(
     if not tensors:
         raise CheckpointError(f"{shards[0]}: holds no tensors; fetch it again")
     return tensors
+
+
+def _refuse_copies(
+    shards: list[str], headers: list[list[TensorHeader]], index: Mapping[str, str] | None, listing: str
+) -> None:
+    """Programs differ in which of two copies they load."""
+    holding: dict[str, str] = {}
+    for shard, found in zip(shards, headers, strict=True):
+        for tensor in found:
+            if tensor.name in holding:
+                pair, listed = (holding[tensor.name], shard), (index or {}).get(tensor.name)
+                says = f"{listing} lists it in {listed}" if listed in pair else f"{listing} lists it in neither"
+                sizes = {name: len(own) for name, own in zip(shards, headers, strict=True)}
+                raise CheckpointError(
+                    f"{shard}: tensor {tensor.name!r} is in {pair[0]} too; {says}, and programs differ in which they load; "
+                    f"load it and save it again, so that it is there once ({pair[0]} holds {sizes[pair[0]]} tensors and "
+                    f"{shard} {sizes[shard]}, so neither can just be removed)"
+                )
+            holding[tensor.name] = shard
 
 
 def _read_header(source: CheckpointSource, shard: str) -> list[TensorHeader]:

@@ -106,7 +106,7 @@ def test_an_index_names_only_shards_beside_it(tmp_path: Path, shard: object, say
         ),
         pytest.param(
             {"b": tensor_file({"x": ("U8", [1], 1), "y": ("U8", [1], 1)})},
-            "b.safetensors: tensor 'x' is in a.safetensors too",
+            "b.safetensors: tensor 'x' is in a.safetensors too; model.safetensors.index.json lists it in a.safetensors",
             id="tensor in two shards",
         ),
         pytest.param({"index": {"weight_map": {}}}, "weight_map", id="empty weight map"),

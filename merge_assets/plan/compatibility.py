@@ -43,7 +43,7 @@ def differences(recipe: Recipe, inputs: Sequence[PlanInput], models: Sequence[in
         item = inputs[number]
         own = dict(_settings(item.checkpoint.config))
         for key in _SHAPES:
-            if key in own and key in base and own[key] != base[key]:
+            if own.get(key) is not None and base.get(key) is not None and own[key] != base[key]:
                 raise plan_error(
                     recipe,
                     next((place for place, reference in recipe.mentions() if reference == item.reference), "models"),

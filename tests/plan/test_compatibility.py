@@ -58,6 +58,7 @@ def test_arithmetic_that_differs_is_said(case: str, tmp_path: Path) -> None:
         ({"rope_theta": 10000.0}, {"rope_theta": 10000}),
         ({"rope_theta": 1e6}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
         ({"rope_scaling": None}, {}),
+        ({"head_dim": None}, {"head_dim": 4}),
         ({"max_position_embeddings": 64}, {"max_position_embeddings": 128}),
         ({"use_cache": True, "_name_or_path": "x"}, {"use_cache": False, "_name_or_path": "y"}),
     ],

@@ -40,7 +40,6 @@ _REASONS = {
     "gptq": "integers of a few bits, rounded to fit measured activations",
     "awq": "4-bit integers of weights that were scaled by measured activations",
     "bitsandbytes": "4- or 8-bit codes whose tables and states only bitsandbytes reads",
-    "mxfp4": "4-bit floating point in packed blocks",
 }
 
 
@@ -87,6 +86,8 @@ def read_quantised(checkpoint: Checkpoint) -> Quantised | None:
     if settings is None and not scales:
         return None
     kind = str((settings or {}).get("quant_method", "fp8")).lower()
+    if kind == "mxfp4":
+        raise CheckpointError(_MXFP4)
     if kind not in _SCALED_KINDS:
         what = _REASONS.get(kind, "codes that are not read")
         raise CheckpointError(_refusal(kind, what))
@@ -107,6 +108,13 @@ def read_quantised(checkpoint: Checkpoint) -> Quantised | None:
             weights[name] = ScaledWeight(header, scales[name], _block(header, scales[name], settings or {}))
             aside[scales[name].name] = f"scale of {name}"
     return Quantised(weights, aside, _weight_dtype(checkpoint.config), _without_quantisation(checkpoint.config))
+
+
+_MXFP4 = (
+    "is quantised (mxfp4): its 4-bit blocks are bfloat16 numbers without loss, but are not read here; write these once, and "
+    "merge what is written: AutoModelForCausalLM.from_pretrained(…, quantization_config=Mxfp4Config(dequantize=True)), "
+    "save_pretrained(…)"
+)
 
 
 def _refusal(kind: str, what: str) -> str:

@@ -42,4 +42,4 @@ def test_a_plus_in_a_text_is_for_an_adapter_and_how_it_is_meant_otherwise_is_sai
     write_llama(tmp_path / "plus+code", 1)
     (tmp_path / "r.yaml").write_text("merge_method: passthrough\nmodels: [{model: ./plus+code}]\n")
     done = run_command("plan", "r.yaml", root=tmp_path)
-    assert done.code == 2 and "the folder plus+code is written ./plus%2Bcode" in done.stderr
+    assert done.code == 2 and "a + or @ of their own is written %2B or %40" in done.stderr

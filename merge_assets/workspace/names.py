@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
-from glob import escape
 from pathlib import Path
 
 from merge_assets.errors import CheckpointError
@@ -90,20 +89,10 @@ class Names:
                 if plain != reference.revision and ModelReference(reference.path, plain) in self._mentioned:
                     parts[-1] += f"+{_short_digest(reference.revision)}"
             return ModelIdentity("hub", tuple(parts), str(reference), reference)
-        near = "; `./` and `/` paths must exist" if not reference.is_url else "; URLs are not read yet"
-        near += self._with_plus(reference)
+        near = "; URLs are not read yet"
+        if not reference.is_url:
+            near = "; `./` and `/` paths must exist, and a + or @ of their own is written %2B or %40"
         raise CheckpointError(f"{reference}: neither a recipe, nor a local directory, nor org/name on the Hub{near}")
-
-    def _with_plus(self, reference: ModelReference) -> str:
-        """How a folder is written whose name has a ``+``, if it may be meant."""
-        path = Path(reference.path)
-        with suppress(OSError, ValueError):
-            for root in (self.settings.root, Path.cwd()):
-                for found in (root / path).parent.glob(f"{escape(path.name)}+*"):
-                    if found.is_dir():
-                        written = ModelReference(reference.path + found.name.removeprefix(path.name))
-                        return f"; the folder {found.name} is written {written}, since + is for adapters"
-        return ""
 
     def local_path(self, reference: ModelReference) -> Path | None:
         """The directory a reference names, relative to the project root or the working directory.

@@ -250,22 +250,29 @@ def test_prediction_heads_are_numbered_on_from_the_last_layer(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_tensor_that_only_one_input_has_is_an_error(name: str, models: Mapping[str, Path], tmp_path: Path) -> None:
+def test_a_tensor_that_only_one_input_has_is_an_error_or_a_head_that_the_donor_lacks(
+    name: str, models: Mapping[str, Path], tmp_path: Path
+) -> None:
     odd = write_llama(tmp_path / "odd", edit={name: ODD[name]})
+    if name == "model.layers.4.eh_proj.weight":  # of a layer beyond the last
+        (decision,) = plan_text(linear(models["a"], odd), tmp_path).decisions
+        assert (decision.what, decision.example) == ("dropped", name)
+        return
     with pytest.raises(PlanError, match=rf"has no tensor {name}|differ in their"):
         plan_text(linear(models["a"], odd), tmp_path)
 
 
-def test_a_table_of_the_architecture_is_carried_and_another_integer_tensor_refused(tmp_path: Path) -> None:
+def test_a_table_of_the_architecture_is_carried_and_other_integers_where_they_are_equal(tmp_path: Path) -> None:
     table = {"model.position_ids": torch.arange(5)}
     source = write_llama(tmp_path / "m", edit=table)
     plan = plan_text(linear(source, source), tmp_path)
     tensor = next(tensor for tensor in plan.tensors if tensor.name in table)
     assert (tensor.method, tensor.dtype) == ("passthrough", "I64")
-    assert any("model.position_ids (I64) is carried from" in warning for warning in plan.warnings)
-    odd = write_llama(tmp_path / "odd", edit={"model.codes": torch.arange(5)})
-    with pytest.raises(PlanError, match=r"model\.codes cannot be merged in dtype"):
-        plan_text(linear(odd, odd), tmp_path)
+    assert any("model.position_ids is carried" in warning for warning in plan.warnings)
+    odd, other = (write_llama(tmp_path / str(n), edit={"model.codes": torch.arange(n, n + 5)}) for n in range(2))
+    assert [one.example for one in plan_text(linear(odd, odd), tmp_path).decisions] == ["model.codes"]
+    with pytest.raises(PlanError, match=r"model\.codes holds whole numbers \(I64\), which differ in"):
+        plan_text(linear(odd, other), tmp_path)
 
 
 # -- vocabulary or other shapes differ and no tokenizer setting -----------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,11 @@ def _declared(entry: Entry, root: Path) -> Declared:
     files = {f"{leaf.rpartition('.')[0]}.py" for leaf in functions}
     code = tuple(sorted(str(Path(file).relative_to(root)) for file in files if Path(file).is_file()))
     path = str(entry.yaml_path.relative_to(root)) if entry.yaml_path else ""
-    return declared_of(config, path, code, functions)
+    found = declared_of(config, path, code, functions)
+    if found.metrics is None:
+        return found
+    # A metric that is a function of a task's own file; where lm-eval lies is nobody's business.
+    return replace(found, metrics=tuple(metric.removeprefix(f"{root}/") for metric in found.metrics))
 
 
 def manager_of(suite: Suite, index: str | None, *, defaults: bool, metadata: dict[str, str]) -> TaskManager:

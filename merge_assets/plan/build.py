@@ -75,6 +75,7 @@ class _Builder:
         self.inputs = inputs
         self.sources = Inputs(inputs)
         self.taken: set[tuple[int, str]] = set()
+        self.aside: dict[tuple[int, str], str] = {}
         self.shard_size = shard_size
         self.warnings = [*warnings, *notes(given, inputs)]
         self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
@@ -116,7 +117,9 @@ class _Builder:
             carried=carried,
             donor=self.donor,
             layers=layer_spans(self.assembly.slices),
-            dropped=left_out(self.recipe, self.method, self.assembly, self.inputs, used, self.sources.unused(tensors)),
+            dropped=left_out(
+                self.recipe, self.method, self.assembly, self.inputs, used, self.sources.unused(tensors) | self.aside
+            ),
             warnings=tuple(dict.fromkeys([*self.warnings, *self.decisions.warnings, *self.vocabulary.warnings])),
             mergekit_config=self._mergekit_config(),
             removed_layers=tuple(
@@ -209,6 +212,7 @@ class _Builder:
         if len(headers) < len(found):
             only = self.missing.source(name, read, found, piece, beyond=beyond)
             if only is None:
+                self._set_aside(piece, found, "other models lack it")
                 return
         else:
             resized = [self.vocabulary.resized(s.model, h) for s, h in zip(piece.sources, headers, strict=True)]
@@ -218,8 +222,15 @@ class _Builder:
         if only is not None:
             header = found[only]
             assert header is not None
+            self._set_aside(piece, found, "carried from another model")
             piece, headers, layers = replace(piece, sources=(piece.sources[only],), base=None), [header], [layers[only]]
         yield self._draft(name, part, piece, headers, layers, t, layer, carried=part.carried or only is not None)
+
+    def _set_aside(self, piece: ResolvedSlice, found: Sequence[TensorHeader | None], why: str) -> None:
+        """Keep why tensors of a slice's sources are not used, as far as they are not."""
+        for source, header in zip(piece.sources, found, strict=True):
+            if header is not None:
+                self.aside[source.model, header.name] = why
 
     def _draft(
         self,

@@ -147,6 +147,7 @@ def test_heads_and_tables_that_one_model_lacks_are_the_donors(name: str, tmp_pat
     (decision,) = plan.decisions
     assert (decision.what, decision.example, decision.count) == ("dropped", name, 1)
     assert decision.text in plan.warnings
+    assert [(one.tensor, one.reason) for one in plan.dropped] == [(name, "other models lack it")]
 
 
 def test_what_adapters_left_behind_is_dropped(tmp_path: Path) -> None:
@@ -198,6 +199,8 @@ def test_whole_numbers_are_carried_where_all_agree_and_an_error_where_not(tmp_pa
 
     found = merged(pair(tmp_path, tensors(0) | table, tensors(1) | table))
     assert all(torch.equal(found[name], tensor) for name, tensor in table.items())
+    dropped = json.loads((tmp_path / "out" / "plan.json").read_text())["dropped"]
+    assert {one["tensor"]: one["reason"] for one in dropped} == dict.fromkeys(table, "carried from another model")
     text = pair(tmp_path, tensors(0) | table, tensors(1) | other)
     with pytest.raises(PlanError, match=r"model\.mask holds whole numbers \(BOOL\), which differ in .*value: carry"):
         merged(text)

@@ -24,7 +24,7 @@ import dagster as dg
 import yaml
 
 from tests.checkpoint_support import save_llama
-from tests.postgres import free_port, postgres_server
+from tests.postgres import deployed_storage, free_port, postgres_server
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 900.0
@@ -156,9 +156,7 @@ def main() -> None:
         project(root, options.assets)
         home.mkdir()
         config = yaml.safe_load((REPOSITORY / "dagster.yaml").read_text())
-        config["storage"] = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())["storage"]
-        config["storage"]["custom"]["config"]["postgres_url"] = url
-        (home / "dagster.yaml").write_text(yaml.safe_dump(config))
+        (home / "dagster.yaml").write_text(yaml.safe_dump(config | {"storage": deployed_storage(url)}))
         environment = {
             **os.environ,
             "DAGSTER_HOME": str(home),

@@ -16,8 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests import needs
 
@@ -29,6 +31,14 @@ def programs() -> Path | None:
     """The folder of the newest installed server's programs."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return found[-1].parent if found else None
+
+
+def deployed_storage(url: str) -> dict[str, Any]:
+    """What ``dagster.yaml`` says of its storage in the deployment, with this database."""
+    file = Path(__file__).parents[1] / "deploy" / "dagster.yaml"
+    storage: dict[str, Any] = yaml.safe_load(file.read_text())["storage"]
+    storage["custom"]["config"]["postgres_url"] = url
+    return storage
 
 
 @contextmanager

@@ -8,7 +8,6 @@ half of that time.
 from collections.abc import Mapping
 from typing import Any
 
-from dagster._core.storage.event_log import EventLogStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage, PostgresEventLogStorage
 from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
@@ -47,8 +46,9 @@ class HeldPostgresStorage(DagsterPostgresStorage):
 
     def __init__(self, postgres_url: str, *arguments: Any, **named: Any) -> None:
         super().__init__(postgres_url, *arguments, **named)
-        self._events = HeldEventLogStorage(
-            postgres_url, self.should_autocreate_tables, token_provider=named.get("token_provider")
+        # What the first one looked for is there now.
+        self._event_log_storage = HeldEventLogStorage(
+            postgres_url, should_autocreate_tables=False, token_provider=named.get("token_provider")
         )
 
     @classmethod
@@ -61,7 +61,3 @@ class HeldPostgresStorage(DagsterPostgresStorage):
             inst_data=inst_data,
             token_provider=get_token_provider_from_config(config_value),
         )
-
-    @property
-    def event_log_storage(self) -> EventLogStorage:
-        return self._events

@@ -12,7 +12,7 @@ from merge_assets.checkpoint import Checkpoint, Tokenizer, read_tokenizer
 from merge_assets.checkpoint.tokenizer import DOCUMENT
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.assemble import PlanInput
-from merge_assets.plan.problems import plan_error
+from merge_assets.plan.problems import first_mention, plan_error
 from merge_assets.recipe import Recipe
 
 _SHAPES = ("num_attention_heads", "num_key_value_heads", "head_dim", "n_head", "n_heads", "num_heads")
@@ -46,7 +46,7 @@ def differences(recipe: Recipe, inputs: Sequence[PlanInput], models: Sequence[in
             if own.get(key) is not None and base.get(key) is not None and own[key] != base[key]:
                 raise plan_error(
                     recipe,
-                    next((place for place, reference in recipe.mentions() if reference == item.reference), "models"),
+                    first_mention(recipe, item.reference),
                     f"{item.reference} has {key} {own[key]}, and {theirs.reference} {base[key]}: its rows belong to other "
                     "heads; merge models of one architecture and size",
                 )

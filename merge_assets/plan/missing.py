@@ -10,7 +10,7 @@ from merge_assets.checkpoint import TensorHeader
 from merge_assets.errors import PlanError
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.decisions import Decisions
-from merge_assets.plan.problems import plan_error
+from merge_assets.plan.problems import carrying, plan_error
 from merge_assets.plan.resolver import ResolvedSlice
 from merge_assets.recipe import Recipe, resolve
 
@@ -84,12 +84,11 @@ class Missing:
         others = ", ".join(map(str, dict.fromkeys(having)))
         close = difflib.get_close_matches(name, item.checkpoint.tensors, n=1)
         hint = f" (closest there: {close[0]})" if close else ""
-        word = name.rpartition(".layers.")[2].partition(".")[2] or name
         return plan_error(
             self._recipe,
             piece.key,
             f"{item.reference} has no tensor {name}, which {others} has{hint}; list only models with the same tensors, or say "
-            f"what becomes of it: `missing: [{{filter: {word}, value: carry}}]`, or drop",
+            f"what becomes of it: {carrying(name)}, or drop",
         )
 
 

@@ -11,7 +11,7 @@ from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted import adapt
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.made import DEQUANTIZE, Made, MadeTensors, StoredTensor, TensorOrigin
-from merge_assets.plan.problems import plan_error
+from merge_assets.plan.problems import first_mention, plan_error
 from merge_assets.recipe import Recipe
 
 
@@ -51,7 +51,7 @@ def _prepared(recipe: Recipe, item: PlanInput) -> PlanInput:
     try:
         quantised = read_quantised(item.checkpoint) if item.folded is None else None
     except CheckpointError as error:
-        raise plan_error(recipe, _key(recipe, item), f"{item.reference} {error}") from None
+        raise plan_error(recipe, first_mention(recipe, item.reference), f"{item.reference} {error}") from None
     if quantised is None and item.adapter is None:
         return item
     checkpoint, origins, aside = item.checkpoint, dict[str, TensorOrigin](), dict[str, str]()
@@ -62,14 +62,9 @@ def _prepared(recipe: Recipe, item: PlanInput) -> PlanInput:
         try:
             checkpoint, origins, replaced = adapt(checkpoint, origins, read_lora(item.adapter.checkpoint))
         except CheckpointError as error:
-            raise plan_error(recipe, _key(recipe, item), str(error)) from None
+            raise plan_error(recipe, first_mention(recipe, item.reference), str(error)) from None
         aside.update(replaced)
     return replace(item, checkpoint=checkpoint, made=MadeTensors(origins, aside))
-
-
-def _key(recipe: Recipe, item: PlanInput) -> str:
-    """Where the recipe mentions the input first."""
-    return next((key for key, reference in recipe.mentions() if reference == item.reference), "models")
 
 
 def _dequantised(checkpoint: Checkpoint, quantised: Quantised) -> tuple[Checkpoint, dict[str, TensorOrigin]]:

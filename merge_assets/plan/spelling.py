@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from merge_assets.architecture.spelling import is_of_training, respelled, without_training
+from merge_assets.architecture.spelling import respelled, without_training
 from merge_assets.checkpoint import Checkpoint
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.decisions import Decisions
@@ -33,8 +33,8 @@ def spelled_alike(inputs: Sequence[PlanInput], donor: int, decisions: Decisions)
 
 
 def _cleared(item: PlanInput) -> PlanInput:
-    names = item.checkpoint.tensors.keys()
-    return _renamed(item, without_training(names)) if is_of_training(names) else item
+    names = without_training(item.checkpoint.tensors.keys())
+    return _renamed(item, names) if names else item
 
 
 def _like(item: PlanInput, donor: Checkpoint) -> PlanInput:

@@ -9,7 +9,7 @@ from merge_assets.checkpoint import TensorHeader, table_digest
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.decisions import Decisions
 from merge_assets.plan.made import StoredTensor
-from merge_assets.plan.problems import plan_error
+from merge_assets.plan.problems import carrying, plan_error
 from merge_assets.plan.resolver import ResolvedSlice
 from merge_assets.recipe import Recipe, resolve
 
@@ -51,12 +51,11 @@ class WholeNumbers:
         known = set(digests) - {None}
         if len(known) > 1:
             models = ", ".join(str(self._inputs[source.model].reference) for source in piece.sources)
-            word = name.rpartition(".layers.")[2].partition(".")[2] or name
             raise plan_error(
                 self._recipe,
                 piece.key,
                 f"tensor {name} holds whole numbers ({headers[0].dtype}), which differ in {models} and cannot be averaged; "
-                f"to take those of {model}: `missing: [{{filter: {word}, value: carry}}]`",
+                f"to take those of {model}: {carrying(name)}",
             )
         why = "whole numbers, the same in all models"
         if None in digests and len(headers) > 1:

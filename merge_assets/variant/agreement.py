@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from merge_assets.architecture import LayerStack
@@ -176,35 +177,73 @@ def _changed_role(plan: Plan, inputs: Sequence[PlanInput], limits: Limits, work:
     stack = donor.parts[0].stacks[0] if donor.parts and donor.parts[0].stacks else None
     if stack is None or stack.config_key is None:
         return ""
-    key = stack.config_key
-    sources = {span.model for piece in plan.layers for span in piece.sources}
+    for one in changed_layers("roles", plan, inputs, limits, work, key=stack.config_key):
+        return (
+            f"layer {one.layer} of the variant would be {one.name} {one.now!r}, but it comes from layer {one.source} of "
+            f"{one.model}, which is {one.before[0]!r}; choose slices that keep such layers in their places, or write the "
+            f"list {one.name} into that model's config.json"
+        )
+    return ""
+
+
+@dataclass(frozen=True)
+class ChangedLayer:
+    """A layer of a variant that would have a value which none of the layers has that it comes from.
+
+    Attributes:
+        name: of the value.
+        layer: number of the layer.
+        now: the value that it would have.
+        model: the first model that it comes from, as the recipe writes it.
+        source: number of the layer there.
+        before: the values of the layers that it comes from; those of models that do not have it are left out.
+    """
+
+    name: str
+    layer: int
+    now: Any
+    model: str
+    source: int
+    before: Sequence[Any]
+
+
+def changed_layers(
+    verb: str, plan: Plan, inputs: Sequence[PlanInput], limits: Limits, work: Work, **more: Any
+) -> Iterator[ChangedLayer]:
+    """What a verb of the model worker says otherwise of a variant's layers than of those that they come from, name by name.
+
+    Args:
+        verb: gives values by name, one for each layer.
+        plan: of the variant.
+        inputs: what it was planned from.
+        limits: of the worker.
+        work: asked several times a second.
+        more: for the verb, besides a config and its number of layers.
+    """
+    sources = {source.model for span in plan.layers for source in span.sources}
     had = {
-        model: _roles(inputs[model].checkpoint.config, key, inputs[model].checkpoint.layer_count, limits, work)
+        model: _per_layer(verb, checkpoint.config, checkpoint.layer_count, limits, work, more)
         for model in sources
+        for checkpoint in [inputs[model].checkpoint]
     }
-    for name, after in _roles(plan.config, key, plan.layer_count, limits, work).items():
+    for name, after in _per_layer(verb, plan.config, plan.layer_count, limits, work, more).items():
         for span in plan.layers:
             for offset in range(span.end - span.start):
                 places = [(source.model, source.start + offset) for source in span.sources]
                 before = [had[model][name][layer] for model, layer in places if name in had[model]]
-                if before and after[span.start + offset] not in before:
-                    model, layer = places[0]
-                    return (
-                        f"layer {span.start + offset} of the variant would be {name} {after[span.start + offset]!r}, but it "
-                        f"comes from layer {layer} of {inputs[model].reference}, which is {before[0]!r}; choose slices that "
-                        f"keep such layers in their places, or write the list {name} into that model's config.json"
-                    )
-    return ""
+                now, (model, source) = after[span.start + offset], places[0]
+                if before and now not in before:
+                    yield ChangedLayer(name, span.start + offset, now, str(inputs[model].reference), source, before)
 
 
-def _roles(
-    config: Mapping[str, Any], key: tuple[str, ...], count: int, limits: Limits, work: Work
+def _per_layer(
+    verb: str, config: Mapping[str, Any], count: int, limits: Limits, work: Work, more: Mapping[str, Any]
 ) -> dict[str, list[Any]]:
-    """Every per-layer list of words or flags that transformers derives from a config, by its name."""
-    arguments = {"config": _text(config), "key": key, "count": count}
+    """What a verb says of each layer that a config describes; nothing if that cannot be loaded."""
+    arguments = {"config": _text(config), "count": count, **more}
     try:
-        said = ask(LOADING, "roles", arguments, limits, limit="load", work=work)
-    except ModelWorkerError:  # a source that cannot be loaded says nothing of roles
+        said = ask(LOADING, verb, arguments, limits, limit="load", work=work)
+    except ModelWorkerError:
         return {}
     return {str(name): list(each) for name, each in said.items() if len(each) == count}
 

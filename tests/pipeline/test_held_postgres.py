@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 import yaml
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.postgres import deployed_storage
 
 
 def checked(name: str) -> dg.AssetsDefinition:
@@ -27,9 +27,7 @@ JOB = dg.Definitions(assets=ASSETS, jobs=[dg.define_asset_job("all")]).resolve_j
 
 @pytest.fixture
 def instance(postgres: str, tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    storage = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())["storage"]
-    storage["custom"]["config"]["postgres_url"] = postgres
-    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"storage": storage}))
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"storage": deployed_storage(postgres)}))
     with dg.DagsterInstance.from_config(str(tmp_path)) as opened:
         yield opened
 

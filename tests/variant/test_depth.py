@@ -12,7 +12,7 @@ import transformers
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.plan import PlanInput, build_plan
 from merge_assets.recipe import load_recipe
-from merge_assets.variant import depth
+from merge_assets.variant import agreement
 from merge_assets.variant.depth import moved_layers
 from tests.synthetic import write_llama
 
@@ -79,5 +79,5 @@ def test_kinds_of_layers_that_the_config_lists_move_with_it(tmp_path: Path) -> N
 def test_nobody_is_asked_for_a_family_that_computes_alike_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(depth, "ask", None)
+    monkeypatch.setattr(agreement, "ask", None)
     assert said(write_llama(tmp_path / "m", 4), [[0, 3], [1, 4]], tmp_path) == ()

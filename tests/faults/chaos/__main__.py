@@ -35,7 +35,7 @@ from tests.faults.chaos.actions import Chaos
 from tests.faults.chaos.causes import failures
 from tests.faults.chaos.processes import MARK, Census, Process, Services
 from tests.faults.chaos.project import REPOSITORY, Project
-from tests.postgres import postgres_server
+from tests.postgres import deployed_storage, postgres_server
 from tests.s3.rgw import Rgw
 
 WITNESS = Path(__file__).with_name("witness")
@@ -125,8 +125,7 @@ class Run:
         home.mkdir()
         source = REPOSITORY / ("deploy" if self.options.apart else ".") / "dagster.yaml"
         config = yaml.safe_load(source.read_text())
-        config["storage"] = yaml.safe_load((REPOSITORY / "deploy" / "dagster.yaml").read_text())["storage"]
-        config["storage"]["custom"]["config"]["postgres_url"] = url
+        config["storage"] = deployed_storage(url)
         config.pop("compute_logs", None)
         (home / "dagster.yaml").write_text(yaml.safe_dump(config))
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("MERGE_ASSETS_", "DAGSTER_"))}

@@ -58,6 +58,11 @@ class ModelReference:
         return _COMMIT.fullmatch(self.revision or "") is not None
 
     @property
+    def has_own_signs(self) -> bool:
+        """Whether a path is written otherwise in text than it is, for a ``+`` or ``@`` of its own."""
+        return _SPECIAL.search(self.path) is not None or (self.lora is not None and self.lora.has_own_signs)
+
+    @property
     def is_url(self) -> bool:
         return "://" in self.path
 

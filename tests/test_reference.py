@@ -25,7 +25,7 @@ def test_what_is_written_is_read_again(reference: ModelReference) -> None:
     assert ModelReference.parse(str(reference)) == reference
 
 
-@pytest.mark.parametrize("name", ["plus+code", "at@home", "50%2Boff", "a+b@c"])
+@pytest.mark.parametrize("name", ["plus+code", "at@home", "50%2Boff", "50%25", "a+b@c"])
 @pytest.mark.parametrize("form", ["mapping", "text"])
 def test_a_folder_may_be_called_so(name: str, form: str, tmp_path: Path) -> None:
     write_llama(tmp_path / name, 1, dtype=torch.float32)

@@ -58,7 +58,7 @@ def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None, places: M
     if slices is not None:
         content["slices"] = [_plain(part) for part in slices]
     # mergekit has no way to write these in one text.
-    special = {str(one): _as_mapping(one) for one in recipe.references() if one.path not in str(one)}
+    special = {str(one): _as_mapping(one) for one in recipe.references() if one.has_own_signs}
     config = _placed({key: content[key] for key in _ORDER if key in content}, special | dict(places or {}))
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 

@@ -1,4 +1,7 @@
-"""Contract: with the storage of the deployment, a run of many assets is written over one connection, which may be cut."""
+"""Contract: with the storage of the deployment, a run of many assets is written over one connection, which may be cut.
+
+What it writes is what Dagster's own storage writes.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,62 @@ def test_planned_events_open_no_connection_each(instance: dg.DagsterInstance, po
     assert len(events) >= 40
     # Runs are another storage's, which opens a few for each; what is not counted yet comes with the next look.
     assert asked(postgres, opened) - before < 20
+
+
+PLANS = {
+    "event_logs": "dagster_event_type, step_key, asset_key, partition",
+    "asset_keys": "asset_key, last_run_id, last_materialization, wipe_timestamp",
+    "asset_check_executions": "asset_key, check_name, partition, execution_status, materialization_event_storage_id",
+}
+
+
+def rows_of(postgres: str, run_id: str) -> dict[str, list[str]]:
+    """What is written of a run but numbers and times; each check beside the event that it names."""
+    engine = sqlalchemy.create_engine(postgres)
+    found = {}
+    with engine.connect() as connection:
+        for table, columns in PLANS.items():
+            which = "last_run_id" if table == "asset_keys" else "run_id"
+            rows = connection.execute(
+                sqlalchemy.text(f"SELECT {columns} FROM {table} WHERE {which} = :run"), {"run": run_id}
+            )
+            found[table] = sorted(str(row).replace(run_id, "RUN") for row in rows)
+        named = connection.execute(
+            sqlalchemy.text(
+                "SELECT c.asset_key, c.check_name, e.event = c.evaluation_event, e.step_key FROM asset_check_executions c "
+                "JOIN event_logs e ON e.id = c.evaluation_event_storage_id WHERE c.run_id = :run"
+            ),
+            {"run": run_id},
+        )
+        found["named"] = sorted(map(str, named))
+    engine.dispose()
+    return found
+
+
+def test_plans_written_at_once_are_those_that_dagster_writes(instance: dg.DagsterInstance, postgres: str) -> None:
+    statements: list[str] = []
+    engine = instance.event_log_storage._engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    ours = rows_of(postgres, instance.create_run_for_job(JOB).run_id)
+    assert len([one for one in statements if "INTO event_logs" in one]) == 1
+    assert len([one for one in statements if "INTO asset_check_executions" in one]) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAGSTER_EVENT_BATCH_SIZE", "0")
+        dagsters = rows_of(postgres, instance.create_run_for_job(JOB).run_id)
+    assert ours == dagsters
+    assert len(ours["event_logs"]) == 40
+    assert len(ours["named"]) == len(ours["asset_check_executions"]) == len(ours["asset_keys"]) == 20
+
+
+def test_a_batch_that_cannot_be_written_is_written_one_by_one_and_once(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr("merge_assets.pipeline.postgres.HeldEventLogStorage._check_row", fail)
+    events = instance.all_logs(instance.create_run_for_job(JOB).run_id)
+    assert len(events) == 40
 
 
 def test_a_connection_that_was_cut_costs_nothing(instance: dg.DagsterInstance, postgres: str) -> None:

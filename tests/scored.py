@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from merge_assets import api
 from merge_assets.evaluation.result_keys import result_keys
@@ -11,9 +12,19 @@ from merge_assets.evaluation.results import SampleCount, TaskResult, TaskResults
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Models
 from tests.sample_support import lines
+from tests.synthetic import write_llama
 
 SUITE = "tasks: [{task: arc_easy, metric: acc}]\n"
 TASK = "arc_easy"
+
+
+def write_inputs(root: Path) -> None:
+    """The models ``a`` and ``b``, the suite ``demo``, and a folder for recipes."""
+    for seed, name in enumerate("ab"):
+        write_llama(root / name, 1, seed=seed)
+    for folder in ("recipes", "suites"):
+        (root / folder).mkdir()
+    (root / "suites" / "demo.yaml").write_text(SUITE)
 
 
 def answered(space: api.Workspace, model: str, answers: Sequence[float], suite: str = "demo") -> api.Scored:

@@ -6,7 +6,6 @@ and the key path. One wrong file does not take the others down (:func:`load_suit
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from merge_assets.errors import EvaluationError, RecipeError, in_one_line
+from merge_assets.errors import EvaluationError, RecipeError, did_you_mean, in_one_line
 from merge_assets.evaluation.declared import Declared
 from merge_assets.evaluation.headline import DeclaredHeadline, DeclaredPart, require_listed
 from merge_assets.evaluation.model_settings import Generation, ModelArguments, ModelSettings, VllmArguments
@@ -306,9 +305,8 @@ class Suites(dict[str, Suite]):
         for broken in self.broken:
             if broken.name == name:
                 raise broken.error
-        close = difflib.get_close_matches(name, self, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise EvaluationError(f"there is no suite {name!r}{hint} Known: {', '.join(self) or 'none'}")
+        known = f"known: {', '.join(self)}" if len(self) else "no file lies in the folders of suites"
+        raise EvaluationError(f"there is no suite {name!r}{did_you_mean(name, self) or '; ' + known}")
 
 
 def load_suite(path: Path) -> Suite:

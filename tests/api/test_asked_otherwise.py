@@ -20,8 +20,7 @@ from merge_assets.settings import Settings
 from merge_assets.workspace.results import KnownScores
 from tests.commands import run_command
 from tests.evaluation_support import write_checkpoint, write_suite
-from tests.scored import SUITE, evaluated
-from tests.synthetic import write_llama
+from tests.scored import evaluated, write_inputs
 
 MEAN = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
 BRIEF = "evaluate: [{suite: demo, system_prompt: Be brief., max_length: 64}]\n"
@@ -30,11 +29,7 @@ SAID = 'its recipe has it asked otherwise than the suite says: system_prompt "Be
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for seed, name in enumerate("ab"):
-        write_llama(tmp_path / name, 1, seed=seed)
-    for folder in ("recipes", "suites"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "suites" / "demo.yaml").write_text(SUITE)
+    write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
     write(tmp_path, BRIEF)
     return tmp_path

@@ -28,8 +28,7 @@ from merge_assets.settings import Settings
 from merge_assets.workspace.results import KnownScores, variant_code
 from merge_assets.workspace.samples import StoredSamples
 from merge_assets.workspace.staleness import Staleness
-from tests.scored import SUITE, answered, evaluated
-from tests.synthetic import write_llama
+from tests.scored import SUITE, answered, evaluated, write_inputs
 
 MEAN = "description: of both\nmerge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n"
 SECOND = "merge_method: linear\nmodels: [{model: mean}, {model: b}]\nparameters: {weight: 1}\n"
@@ -39,11 +38,7 @@ OTHER += "base_model: a\n"
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for seed, name in enumerate("ab"):
-        write_llama(tmp_path / name, 1, seed=seed)
-    for folder in ("recipes", "suites"):
-        (tmp_path / folder).mkdir()
-    (tmp_path / "suites" / "demo.yaml").write_text(SUITE)
+    write_inputs(tmp_path)
     (tmp_path / "merge-assets.toml").write_text("default_suites = ['demo']\n")
     monkeypatch.chdir(tmp_path)
     recipe(tmp_path, "mean", MEAN)

@@ -90,7 +90,7 @@ def test_one_broken_file_leaves_the_others(tmp_path: Path) -> None:
     assert sorted(broken.name for broken in suites.broken) == ["bad", "latin"]
     with pytest.raises(EvaluationError, match=r"bad\.yaml"):
         suites.require("bad")
-    with pytest.raises(EvaluationError, match="did you mean good"):
+    with pytest.raises(EvaluationError, match="did you mean 'good'"):
         suites.require("goood")
 
 
@@ -201,3 +201,18 @@ def test_suites_scores_and_leaderboard_import_no_heavy_package() -> None:
     code += "print(sorted({'torch', 'transformers', 'lm_eval', 'datasets', 'pandas', 'dagster'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("shrt", "there is no suite 'shrt', did you mean 'short'?"),
+        ("leaderboard", "there is no suite 'leaderboard'; known: long, short"),
+    ],
+)
+def test_a_suite_that_is_not_there_is_said_with_those_that_are(name: str, says: str, tmp_path: Path) -> None:
+    for known in ("short", "long"):
+        write(tmp_path, "tasks: [{task: hellaswag, metric: acc_norm}]\n", f"{known}.yaml")
+    with pytest.raises(EvaluationError) as caught:
+        load_suites([tmp_path]).require(name)
+    assert str(caught.value) == says

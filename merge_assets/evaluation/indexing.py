@@ -12,7 +12,7 @@ from lm_eval.tasks._index import Entry, Kind
 
 from merge_assets.evaluation.declared import Declared, declared_of
 from merge_assets.evaluation.suite import Suite
-from merge_assets.evaluation.task_index import plain, read_names
+from merge_assets.evaluation.task_index import index_that_comes, plain, read_names
 from merge_assets.evaluation.tasks import values_in
 from merge_assets.model_worker import Desk
 
@@ -45,16 +45,18 @@ def manager_of(suite: Suite, index: str | None, *, defaults: bool, metadata: dic
 
     Args:
         suite: whose folder's tasks come before those of equal names.
-        index: the file with lm-eval's own names; they are read from its files if there is none.
+        index: the file with lm-eval's own names. If there is none: those that come with this project; for other versions of
+            lm-eval, they are read from its files.
         defaults: whether lm-eval's own tasks are needed.
         metadata: what tasks are told of the model.
     """
     folder = suite.tasks_dir
-    read = defaults and index is None
+    kept = Path(index) if index is not None else index_that_comes()
+    read = defaults and kept is None
     manager = TaskManager(include_path=str(folder) if folder else None, include_defaults=read, metadata=metadata)
-    if defaults and index is not None:
+    if defaults and kept is not None:
         root = Path(lm_eval.tasks.__file__).parent
-        for name, one in read_names(Path(index)).items():
+        for name, one in read_names(kept).items():
             tags = set(one.members) if one.kind == "tag" else set()
             path = root / one.path if one.path else None
             manager.task_index.setdefault(name, Entry(name, _KINDS[one.kind], path, None, tags))

@@ -48,13 +48,21 @@ def ships(suite: Suite, task: str) -> bool:
 
 def index_file(folder: Path) -> Path:
     """Where the names of the lm-eval that is installed are kept: with this project, or below a folder."""
+    return index_that_comes() or folder / _file_name()
+
+
+def index_that_comes() -> Path | None:
+    """The file with the names of the lm-eval that is installed that comes with this project; ``None`` for other versions."""
+    file = Path(str(files("merge_assets.evaluation") / "names" / _file_name()))
+    return file if file.is_file() else None
+
+
+def _file_name() -> str:
     try:
         installed = version("lm_eval")
     except PackageNotFoundError:
         installed = "none"
-    name = f"lm-eval-{installed}-{_FORMAT}.json.gz"
-    shipped = Path(str(files("merge_assets.evaluation") / "names" / name))
-    return shipped if shipped.is_file() else folder / name
+    return f"lm-eval-{installed}-{_FORMAT}.json.gz"
 
 
 def known_names(folder: Path) -> Names | None:

@@ -24,7 +24,8 @@ from merge_assets.store import ArtifactStore
 from merge_assets.work import Work
 from tests.checkpoint_support import raw_file
 from tests.commands import run_command
-from tests.faults.build_steps import Steps, in_a_process
+from tests.faults.build_steps import in_a_process
+from tests.faults.merge_steps import merge_until
 from tests.faults.support import build_faults, content, disk, names, the_error, write_project, write_recipes
 from tests.store_support import finish, spawn
 from tests.synthetic import write_llama
@@ -46,22 +47,6 @@ def open_project(root: Path) -> api.Workspace:
 
 
 # -- killed ------------------------------------------------------------------------------------------------------------
-
-
-def merge_until(root: Path, recipe: str, out: Path, overwrite: bool, last: int, log: Path) -> None:
-    """The body of a process that merges, and is killed at step ``last``; a report of progress is a step, too."""
-    os.chdir(root)
-    steps = Steps(root, last, log)
-    space = api.Workspace.open()
-    api.merge(
-        space,
-        space.recipe(recipe),
-        out,
-        threads=2,
-        shard_size=9_000_000,
-        overwrite=overwrite,
-        work=Work(lambda *_: steps.step("progress")),
-    )
 
 
 def models_below(root: Path) -> set[str]:

@@ -45,7 +45,10 @@ CONTEXT.set_forkserver_preload(
         "merge_assets.methods.expression",
         "merge_assets.store.sending",
         "s3fs",
+        "jinja2",
+        "merge_assets.variant.card",
         "tests.faults.build_steps",
+        "tests.faults.merge_steps",
         "tests.s3.builds",
     ]
 )

@@ -15,7 +15,7 @@ export DO_NOT_TRACK = 1
 # Images of containers like to set it; every process that the tests start would compile the project once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-dev servers demo ui test quick lint bench bench-definitions bench-start bench-s3 gpu-check fuzz strangers mutants chaos clean
+.PHONY: help install install-dev servers demo ui test quick thorough lint bench bench-definitions bench-start bench-s3 gpu-check fuzz strangers mutants chaos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -55,7 +55,10 @@ test: install-dev servers lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors,
 	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest $(WORKERS)
 
 quick: install-dev ## The tests that need no server, browser or mergekit and take no more than seconds each: two minutes.
-	$(BIN)/python -m pytest $(QUICK_WORKERS) -m "not slow and not server and not browser and not peer"
+	$(BIN)/python -m pytest $(QUICK_WORKERS) -m "not slow and not server and not browser and not peer and not thorough"
+
+thorough: install-dev servers ## The long forms of some tests, such as a kill at every step: by hand, before a release.
+	$(BIN)/python -m pytest $(WORKERS) -m thorough
 
 lint: install-dev ## Format, lint, types and the floors of the house.
 	$(BIN)/ruff format --check .

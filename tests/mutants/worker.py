@@ -37,7 +37,7 @@ _OPTIONS = [
     "-W",
     "ignore",
     "-m",
-    "not slow and not server",
+    "not slow and not server and not thorough",
     # Pytest removes its own folders at the end, which a worker that is ended does not come to.
     "--basetemp=temporary",
 ]

@@ -130,7 +130,9 @@ def test_whichever_process_of_a_run_is_killed_its_step_stops_and_clears_up_and_n
     assert site.cleared(step.pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough)], ids=lambda number: number.name
+)
 def test_the_command_leaves_no_process_however_it_is_ended(site: Site, number: signal.Signals) -> None:
     site.launch()
     step = site.at_work()
@@ -141,7 +143,9 @@ def test_the_command_leaves_no_process_however_it_is_ended(site: Site, number: s
     assert site.command.returncode == (0 if number == signal.SIGTERM else -number)
 
 
-@pytest.mark.parametrize("who", ["the second process of the command", "the daemon"])
+@pytest.mark.parametrize(
+    "who", [pytest.param("the second process of the command", marks=pytest.mark.thorough), "the daemon"]
+)
 def test_a_command_whose_part_is_killed_ends_with_all_that_it_started(site: Site, who: str) -> None:
     site.launch()
     step = site.at_work()

@@ -5,7 +5,6 @@ Processes are really killed, at steps of builds into a local store and into a bu
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import threading
@@ -32,9 +31,6 @@ from tests.store import test_building as pieces
 
 MOST = 6
 """Kills of one build before it may finish."""
-
-KILLS = int(os.environ.get("MERGE_ASSETS_KILLS", "15"))
-"""Kills for each kind of store; 50 are run by hand before a release."""
 
 
 def run(root: Path, store: str, options: Mapping[str, Any], name: str, cache: Path | None, answers: Any = None) -> None:
@@ -91,9 +87,10 @@ class Reader(threading.Thread):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("most", [12, pytest.param(50, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("where", ["local", pytest.param("bucket", marks=pytest.mark.server)])
 def test_builds_killed_over_and_over_go_on_and_give_the_bytes_of_one_that_was_not(
-    where: str, tmp_path: Path, request: pytest.FixtureRequest
+    where: str, most: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Killed at steps drawn by lot, several times before they may finish, while a reader verifies every version."""
     root, log = write_project(tmp_path / "p"), tmp_path / "log"
@@ -106,7 +103,7 @@ def test_builds_killed_over_and_over_go_on_and_give_the_bytes_of_one_that_was_no
     reader = Reader(ArtifactStore(place.store, place.options, scratch=tmp_path / "reader"))
     kills = number = 0
     with reader.polling():
-        while kills < KILLS:
+        while kills < most:
             number += 1
             name = edition(root, number)
             for _ in range(MOST):

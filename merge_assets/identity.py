@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from merge_assets.reference import ModelReference
+from merge_assets.reference import ModelKind, ModelReference
 
 
 @dataclass(frozen=True)
@@ -13,13 +12,13 @@ class ModelIdentity:
     """What a model reference turned out to be.
 
     Attributes:
-        kind: another recipe's variant, a local directory, or a repository on the Hub.
+        kind: what it is.
         parts: path of the model in asset keys and store lines.
         title: name for people.
         reference: as written.
     """
 
-    kind: Literal["recipe", "local", "hub"]
+    kind: ModelKind
     parts: tuple[str, ...]
     title: str
     reference: ModelReference

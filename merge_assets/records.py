@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from merge_assets.reference import ModelKind
 from merge_assets.shown import without_credentials
 
 FORMAT: Literal[2] = 2
@@ -65,7 +66,7 @@ class Input(Record):
     """Something that a version was made from.
 
     Attributes:
-        kind: where it is from: a recipe's variant, a local folder, or the Hub.
+        kind: where it is from: a recipe's variant, a local folder, the Hub, or a URL.
         name: as the recipe or the command calls it, without credentials.
         revision: commit on the Hub.
         fingerprint: of its bytes; of a mirror, the commit.
@@ -74,7 +75,7 @@ class Input(Record):
         base_models: what its card says that it was made from.
     """
 
-    kind: Literal["recipe", "local", "hub"]
+    kind: ModelKind
     name: Annotated[str, AfterValidator(without_credentials)]
     fingerprint: str
     revision: str | None = None

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
+
+ModelKind = Literal["recipe", "local", "hub", "url"]
+"""What a model may be: another recipe's variant, a folder, a repository on the Hub, or a folder at a URL."""
 
 _HUB_ID = re.compile(r"(?=.{1,96}\Z)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     store_options: Annotated[dict[str, Any], NoDecode, BeforeValidator(_read_json)] = Field(
         default={}, repr=False, description="keyword arguments of the store's fsspec filesystem"
     )
+    model_options: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_read_json)] = Field(
+        default={},
+        repr=False,
+        description="the same of models at URLs, by scheme; default: those of the store, if it has it",
+    )
     device: Device = Field(default="auto", description="where merges and evaluations run")
     executor: Literal["in_process", "multiprocess", "kubernetes"] = Field(
         default="multiprocess", description="where Dagster's steps run: the run's process, processes, or pods"
@@ -232,6 +237,11 @@ class Settings(BaseSettings):
     def store_secrets(self) -> dict[str, Any]:
         """The store's options with their real values, for opening it; never print them."""
         return dict(self.store_options)
+
+    def options_of(self, url: str) -> dict[str, Any]:
+        """The options with which a model's URL is opened, with their real values."""
+        scheme = url.partition("://")[0]
+        return dict(self.model_options.get(scheme, self.store_options if self.store.startswith(f"{scheme}://") else {}))
 
     def is_automated(self, recipe_name: str, needs_hub: bool) -> bool:
         """Whether automation may build a recipe without being asked.
@@ -386,6 +396,5 @@ def _hide(options: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _under_root(path: Path, info: ValidationInfo) -> Path:
-    # A wrong root is reported by itself; the others then have nothing to stand on.
+def _under_root(path: Path, info: ValidationInfo) -> Path:  # a wrong root is reported by itself
     return Path(info.data.get("root", Path.cwd())) / _expanded(path)

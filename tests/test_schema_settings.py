@@ -11,20 +11,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import torch
 
 from merge_assets import api
 from merge_assets.api.preflight import endpoint_of
 from merge_assets.engine.memory import Room
-from merge_assets.errors import MergeAssetsError
+from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.identity import variant_line
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.executor import choose_executor
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
-from merge_assets.store import reuse
+from merge_assets.store import foreign, reuse
+from merge_assets.store.place.factory import open_place
 from merge_assets.workspace import Models
 from tests.recipe.test_schema_keys import words
 from tests.synthetic import write_llama
@@ -110,6 +112,19 @@ def pickles(workspace: api.Workspace) -> object:
 
 def store(workspace: api.Workspace) -> object:
     return workspace.store.url, vars(workspace.store.place).get("_fs")
+
+
+def elsewhere(workspace: api.Workspace) -> object:
+    """The options with which the file system of a model at a URL is opened."""
+    file_system = fsspec.filesystem("memory")
+    file_system.pipe_file("/models/a/config.json", b"{}")
+    opened: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(foreign, "open_place", lambda root, options: opened.append(options) or open_place(root, options))
+        with pytest.raises(CheckpointError):  # it has no weights
+            Models(workspace).headers(ModelReference("memory://models/a"))
+    file_system.rm("/models", recursive=True)
+    return opened
 
 
 def caches(workspace: api.Workspace) -> object:
@@ -203,6 +218,11 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
         store,
         {"store": "memory://one"},
         {"store": "memory://one", "store_options": {"use_listings_cache": True}},
+    ),
+    "model_options": (
+        elsewhere,
+        {"store": "memory://one"},
+        {"store": "memory://one", "model_options": {"memory": {"use_listings_cache": True}}},
     ),
     "device": (merged, {"device": "cpu"}, {"device": "cuda"}),
     "device: auto": (merged, {"device": "auto"}, {"device": "cuda"}),

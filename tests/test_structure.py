@@ -111,7 +111,7 @@ def test_the_factory_alone_names_concrete_places() -> None:
 
 def test_the_store_alone_asks_the_factory() -> None:
     asking = {module for module, file in FILES.items() if f"{PLACES}.factory" in imported(file, late=True)}
-    assert asking == {"merge_assets.store.store"}
+    assert asking == {"merge_assets.store.store", "merge_assets.store.foreign"}
 
 
 def test_places_know_nothing_of_what_is_kept_in_them() -> None:

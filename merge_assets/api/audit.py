@@ -105,6 +105,9 @@ class Auditor:
         if item.kind == "recipe":
             return "gone", "no longer in the store"
         try:
+            if item.kind == "url":
+                now = self._models.at_urls.open(reference).digested(self._work).version
+                return ("same", item.name) if now == item.fingerprint else ("changed", _other(item.name, now))
             folder = self._workspace.names.local_path(reference) if item.kind == "local" else self._cached(item)
             if folder is None:
                 return ("gone", "there is no such folder") if item.kind == "local" else ("elsewhere", _where(item))
@@ -113,7 +116,7 @@ class Auditor:
             return "gone", f"cannot be read: {error}"
         if now == item.fingerprint:
             return "same", str(folder)
-        return "changed", f"{folder} has fingerprint {now[:12]} now"
+        return "changed", _other(str(folder), now)
 
     def held(self, item: Input) -> StoredVersion | None:
         """The version of the store that an input was, or is a mirror of."""
@@ -152,6 +155,10 @@ class Auditor:
             if isinstance(found, str):
                 return Path(found).parent
         return None
+
+
+def _other(place: str, now: str) -> str:
+    return f"{place} has fingerprint {now[:12]} now"
 
 
 def _where(item: Input) -> str:

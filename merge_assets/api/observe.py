@@ -39,7 +39,8 @@ class Observation:
 def observe(workspace: Workspace, reference: ModelReference, *, work: Work = UNATTENDED) -> Observation:
     """Fingerprint a base checkpoint without downloading weights.
 
-    A local directory is read once whenever one of its files changed; a Hub repository answers with its file digests.
+    A local directory, or one at a URL, is read once whenever one of its files changed; a Hub repository answers with its file
+    digests.
 
     Raises:
         CheckpointError, HubError: if it cannot be read.
@@ -49,6 +50,9 @@ def observe(workspace: Workspace, reference: ModelReference, *, work: Work = UNA
         raise CheckpointError(f"{reference} is a recipe, not a base checkpoint")
     if identity.kind == "hub":
         return observe_revision(workspace.hub, workspace.hub.resolve(reference))
+    if identity.kind == "url":
+        model = Models(workspace).at_urls.open(reference)
+        return _observation(model.checkpoint, model.digested(work).version, None)
     directory = workspace.names.folder(reference)
     local = Models(workspace).local
     checkpoint = local.open_any(directory)

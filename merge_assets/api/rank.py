@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from merge_assets.api.joined import other_scores, parents_of
 from merge_assets.errors import CheckpointError, MergeAssetsError
@@ -13,7 +13,7 @@ from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Published, Recipe
 from merge_assets.recipe.load import read_recipes
 from merge_assets.records import Input, LeaderboardDetails, VariantDetails
-from merge_assets.reference import ModelReference
+from merge_assets.reference import ModelKind, ModelReference
 from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
@@ -77,7 +77,7 @@ def _published(workspace: Workspace) -> dict[str, tuple[Published, ...]]:
 
 
 def _input(entry: LeaderboardEntry) -> Input:
-    kind: Literal["recipe", "local", "hub"] = "hub" if entry.url else "local"
+    kind: ModelKind = "hub" if entry.url else "url" if "://" in entry.model else "local"
     return Input(kind="recipe" if entry.kind == "variant" else kind, name=entry.model, fingerprint=entry.fingerprint)
 
 

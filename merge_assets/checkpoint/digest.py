@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from merge_assets.checkpoint.checkpoint import Checkpoint
 from merge_assets.checkpoint.files import fingerprint_files
+from merge_assets.checkpoint.kept_digests import keep, kept_at, read_kept
 from merge_assets.checkpoint.tensors import TensorHeader
-from merge_assets.digests import DIGEST, PATTERN, Hasher, digest_of
+from merge_assets.digests import Hasher, digest_of
 from merge_assets.errors import CheckpointError
 from merge_assets.filestate import FileState, settled
 from merge_assets.regular import open_regular
-from merge_assets.sealed import seal, unseal
 from merge_assets.work import UNATTENDED, Work
 
 BLOCK = 8 * 1024 * 1024
@@ -27,8 +24,6 @@ BLOCK = 8 * 1024 * 1024
 
 MAX_TABLE = 64 * 1024 * 1024
 """Bytes of a tensor that is read when a plan is made."""
-
-_DIGEST = re.compile(rf"[0-9a-f]{{64}}|{PATTERN}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def known_digests(checkpoint: Checkpoint, cache_dir: Path) -> CheckpointDigest |
             state = FileState.of((directory / name).stat())
         except OSError:
             return None
-        known = _read_entry(_cache_entry(cache_dir, directory / name, state, own), len(own) + 1)
+        known = read_kept(kept_at(cache_dir, str((directory / name).resolve()), astuple(state), own), len(own) + 1)
         if known is None or state.size != checkpoint.files[name]:
             return None
         files[name], *parts = known
@@ -136,8 +131,8 @@ def _digests(
             state = settled(file.fileno())
             if state.size != size:
                 raise _changed(path)
-            entry = _cache_entry(cache_dir, path, state, tensors) if cache_dir is not None else None
-            if entry is not None and (known := _read_entry(entry, len(tensors) + 1)) is not None:
+            entry = kept_at(cache_dir, str(path.resolve()), astuple(state), tensors) if cache_dir is not None else None
+            if entry is not None and (known := read_kept(entry, len(tensors) + 1)) is not None:
                 return known, state
             digests = _hash_file(path, file.fileno(), size, tensors, work)
             if not state.is_same(FileState.of(os.fstat(file.fileno()))):
@@ -145,21 +140,42 @@ def _digests(
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     if entry is not None:
-        _write_entry(entry, digests)
+        keep(entry, digests)
     return digests, state
 
 
 def _hash_file(path: Path, descriptor: int, size: int, tensors: Sequence[TensorHeader], work: Work) -> list[str]:
-    """Hash a file and, in the same pass, its tensors, which are sorted by offset and do not overlap."""
-    whole, parts = hashlib.sha256(), [Hasher() for _ in tensors]
     block = memoryview(bytearray(min(BLOCK, max(size, 1))))
+
+    def blocks() -> Iterator[memoryview]:
+        while True:
+            work.check(f"digesting {path}")
+            count = os.readv(descriptor, [block])
+            if not count:
+                return
+            yield block[:count]
+
+    digests, read = hash_blocks(blocks(), tensors)
+    if read != size:
+        raise _changed(path)
+    return digests
+
+
+def hash_blocks(blocks: Iterable[bytes | memoryview], tensors: Sequence[TensorHeader]) -> tuple[list[str], int]:
+    """Hash a file and, in the same pass, its tensors.
+
+    Args:
+        blocks: the file's bytes, in order.
+        tensors: of the file, sorted by offset, none over another.
+
+    Returns:
+        SHA-256 of the file, then each tensor's digest; how many bytes there were.
+    """
+    whole, parts = hashlib.sha256(), [Hasher() for _ in tensors]
     at = first = 0
-    while True:
-        work.check(f"digesting {path}")
-        count = os.readv(descriptor, [block])
-        if not count:
-            break
-        whole.update(block[:count])
+    for block in blocks:
+        count = len(block)
+        whole.update(block)
         while first < len(tensors) and tensors[first].end <= at:
             first += 1
         for k in range(first, len(tensors)):
@@ -168,36 +184,8 @@ def _hash_file(path: Path, descriptor: int, size: int, tensors: Sequence[TensorH
                 break
             parts[k].update(block[max(begin, 0) : min(end, count)])
         at += count
-    if at != size:
-        raise _changed(path)
-    return [whole.hexdigest(), *(part.hexdigest() for part in parts)]
+    return [whole.hexdigest(), *(part.hexdigest() for part in parts)], at
 
 
 def _changed(path: Path) -> CheckpointError:
     return CheckpointError(f"{path}: changed since the checkpoint was opened; wait until it is written, then retry")
-
-
-def _cache_entry(cache_dir: Path, path: Path, state: FileState, tensors: Sequence[TensorHeader]) -> Path:
-    """Where a file's digests are kept; the tensors' offsets are part of the key."""
-    key = json.dumps([str(path.resolve()), astuple(state), [[tensor.begin, tensor.end] for tensor in tensors]])
-    return cache_dir / "digests" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-
-
-def _read_entry(entry: Path, count: int) -> list[str] | None:
-    """The digests that were kept; ``None`` if there are none, or what is there is damaged or of another kind."""
-    with suppress(OSError):
-        fields = unseal(entry.read_bytes())
-        if fields is not None and (fields.get("of"), fields.get("tensors")) == (entry.stem, DIGEST):
-            digests = fields.get("digests")
-            if isinstance(digests, list) and len(digests) == count and all(_DIGEST.fullmatch(str(d)) for d in digests):
-                return digests
-    return None
-
-
-def _write_entry(entry: Path, digests: list[str]) -> None:
-    """Keep digests; a cache that cannot be written only costs the next reader time."""
-    with suppress(OSError):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("wb", dir=entry.parent, delete=False) as file:
-            file.write(seal({"of": entry.stem, "tensors": DIGEST, "digests": digests}))
-        os.replace(file.name, entry)  # noqa: PTH105

@@ -1,7 +1,7 @@
 """Base checkpoints: observed, never built, versioned by the digest of their bytes.
 
 One asset function observes any of them in a run. Two sensors notice changes without a hand and without a run: one for
-local checkpoints, cheap because digests are cached by size and modification time, and one for Hub references
+local checkpoints and those in a bucket, cheap because digests are cached by size, time and tag, and one for Hub references
 (:mod:`merge_assets.pipeline.hub_polling`).
 """
 
@@ -28,7 +28,7 @@ TICK_SECONDS = 40.0
 
 def base_spec(node: ModelNode) -> dg.AssetSpec:
     """A base checkpoint as Dagster shows it."""
-    where = "on the Hugging Face Hub" if node.kind == "hub" else "in a local folder"
+    where = {"hub": "on the Hugging Face Hub", "url": "in a bucket"}.get(node.kind, "in a local folder")
     return dg.AssetSpec(
         node.key,
         group_name=group_name("checkpoints", node.kind),
@@ -84,7 +84,7 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
 def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.SensorDefinition]:
     """Sensors over the base checkpoints of automated recipes."""
     automated = [node for node in nodes if node.automated]
-    local = [node for node in automated if node.kind == "local"]
+    local = [node for node in automated if node.kind in ("local", "url")]
     hub = [node for node in automated if node.kind == "hub"]
     sensors = [_local_sensor(workspace, local)] if local else []
     return [*sensors, build_hub_sensor(workspace, hub)] if hub else sensors

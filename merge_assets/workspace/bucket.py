@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from merge_assets.checkpoint import Checkpoint, read_checkpoint
+from merge_assets.checkpoint import Checkpoint, nonfinite_elements, read_checkpoint
 from merge_assets.engine.fetched import FetchedFiles
 from merge_assets.filestate import FileState
 from merge_assets.plan import Plan, TensorInput
@@ -47,6 +48,7 @@ class StoredModels:
     def __init__(self, cache: Path, limit: int) -> None:
         self._cache = TensorCache(cache, limit)
         self._artifacts: dict[str, Artifact] = {}
+        self._elsewhere: set[str] = set()
         self._pieces: dict[str, dict[tuple[str, str], Piece]] = {}
 
     @property
@@ -54,9 +56,16 @@ class StoredModels:
         """Bytes that came from the object store."""
         return self._cache.fetched
 
-    def open(self, artifact: Artifact) -> Checkpoint:
-        """Headers and config of a version."""
+    def open(self, artifact: Artifact, *, elsewhere: bool = False) -> Checkpoint:
+        """Headers and config of a version.
+
+        Args:
+            artifact: the version.
+            elsewhere: whether it lies in another place than the store, which can copy nothing out of there.
+        """
         self._artifacts[artifact.url] = artifact
+        if elsewhere:
+            self._elsewhere.add(artifact.url)
         self._pieces[artifact.url] = {
             (name, piece.name): piece for name, entry in artifact.manifest.files.items() for piece in entry.pieces
         }
@@ -87,7 +96,9 @@ class StoredModels:
         """Where the bytes of an input lie in the store; ``None`` for one that lies elsewhere."""
         location = plan.models[item.model].location
         artifact = self._artifacts.get(location)
-        return None if artifact is None else artifact.origin(item.header.file, self._piece(location, item))
+        if artifact is None or location in self._elsewhere:
+            return None
+        return artifact.origin(item.header.file, self._piece(location, item))
 
     def nonfinite(self, plan: Plan) -> dict[str, int]:
         """NaN and infinite elements of the outputs that are copies of tensors of the object store."""
@@ -95,8 +106,18 @@ class StoredModels:
         for tensor in plan.tensors:
             artifact = self._artifacts.get(plan.models[tensor.inputs[0].model].location) if tensor.is_copy else None
             if artifact is not None:
-                counts[tensor.name] = artifact.manifest.common.nonfinite.get(tensor.inputs[0].header.name, 0)
+                item = tensor.inputs[0]
+                known = artifact.manifest.common.nonfinite.get(item.header.name, 0)
+                counts[tensor.name] = self._counted(artifact, item) if artifact.url in self._elsewhere else known
         return counts
+
+    def _counted(self, artifact: Artifact, item: TensorInput) -> int:
+        held = self._fetch(artifact.url, item)
+        try:
+            alone = replace(item.header, begin=0, end=item.header.nbytes)
+            return nonfinite_elements(Path(f"/proc/self/fd/{held}"), alone)
+        finally:
+            self._cache.close(held)
 
     def _fetch(self, location: str, item: TensorInput) -> int:
         return self._cache.open(self._artifacts[location], item.header.file, self._piece(location, item))

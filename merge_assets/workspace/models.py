@@ -17,6 +17,7 @@ from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace.bucket import StoredSource, tensor_digests
 from merge_assets.workspace.local import LocalModels
 from merge_assets.workspace.on_hub import HubModels
+from merge_assets.workspace.on_url import UrlModels
 from merge_assets.workspace.results import current_analysis, current_importance
 from merge_assets.workspace.texts import text_digest
 from merge_assets.workspace.workspace import Workspace
@@ -36,6 +37,7 @@ class Models:
         self._names = workspace.names
         self._stored = workspace.stored
         self._on_hub = HubModels(workspace)
+        self.at_urls = UrlModels(workspace.settings)
         self.local = LocalModels(workspace.settings)
         self._opened: dict[tuple[ModelReference, bool], PlanInput] = {}
         self._opened_adapters: dict[tuple[ModelReference, bool], PlanInput] = {}
@@ -74,9 +76,12 @@ class Models:
         if recipe is not None:
             artifact = self._variant(recipe) if recipe.materialize else None
             return self._of_artifact(reference, artifact) if artifact else self._of_plan(recipe, with_digests)
-        if self._names.identify(reference).kind == "local":
+        kind = self._names.identify(reference).kind
+        if kind == "local":
             directory = self._names.folder(reference)
             return self._known(reference, self.local.open(directory), with_digests)
+        if kind == "url":
+            return self.at_urls.open(reference).headers(with_digests=with_digests)
         mirrored = self._on_hub.mirror_of(reference)
         return self._of_artifact(reference, mirrored) if mirrored else self._on_hub.headers(reference)
 
@@ -90,6 +95,8 @@ class Models:
         return self._variants[recipe.name]
 
     def _adapter_headers(self, reference: ModelReference, with_digests: bool) -> PlanInput:
+        if self._names.identify(reference).kind == "url":
+            return self.at_urls.open(reference).headers(with_digests=with_digests)
         directory = self._adapter_path(reference)
         if directory is None:
             return self._on_hub.headers(reference)
@@ -154,7 +161,11 @@ class Models:
                     f"run `merge-assets build {reference.path}`"
                 )
             return self._of_artifact(reference, artifact, local=local)
-        if self._names.identify(reference).kind == "local":
+        kind = self._names.identify(reference).kind
+        if kind == "url":
+            found = self.at_urls.open(reference).digested(work)
+            return self._of_artifact(reference, found, local=local, elsewhere=True)
+        if kind == "local":
             directory = self._names.folder(reference)
         elif self._store.in_bucket:
             mirrored = self._on_hub.mirrored(reference, commit, work)
@@ -183,9 +194,11 @@ class Models:
     def _newly_fetched_adapter(
         self, reference: ModelReference, commit: str | None, with_digests: bool, work: Work
     ) -> PlanInput:
-        directory = self._adapter_path(reference)
-        if directory is None:
-            directory = self._on_hub.downloaded(reference, commit, work)
+        if self._names.identify(reference).kind == "url":
+            found = self.at_urls.open(reference).digested(work)
+            directory = found.directory(self._settings.cache_dir / "artifacts", work=work)
+        else:
+            directory = self._adapter_path(reference) or self._on_hub.downloaded(reference, commit, work)
         return self._in_folder(reference, self.local.open_adapter(directory), with_digests, work)
 
     def _in_folder(
@@ -205,9 +218,11 @@ class Models:
         known = self._on_hub.used.get(reference) or Input(kind=kind, name=name, fingerprint=fingerprint)
         return known.model_copy(update={"name": name, "fingerprint": fingerprint})
 
-    def _of_artifact(self, reference: ModelReference, artifact: Artifact, *, local: bool = False) -> PlanInput:
+    def _of_artifact(
+        self, reference: ModelReference, artifact: Artifact, *, local: bool = False, elsewhere: bool = False
+    ) -> PlanInput:
         if artifact.in_bucket and not local:
-            checkpoint = self._stored.open(artifact)
+            checkpoint = self._stored.open(artifact, elsewhere=elsewhere)
         elif artifact.path is not None:
             checkpoint = read_checkpoint(StoredSource(artifact))
         else:

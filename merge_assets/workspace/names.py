@@ -69,7 +69,7 @@ class Names:
                     self.identify(part)
 
     def identify(self, reference: ModelReference) -> ModelIdentity:
-        """Tell what a reference names: a recipe first, then a local directory, then the Hub.
+        """Tell what a reference names: a recipe first, then a local directory, then the Hub, then a URL.
 
         Raises:
             CheckpointError: if it is none of these.
@@ -89,10 +89,12 @@ class Names:
                 if plain != reference.revision and ModelReference(reference.path, plain) in self._mentioned:
                     parts[-1] += f"+{_short_digest(reference.revision)}"
             return ModelIdentity("hub", tuple(parts), str(reference), reference)
-        near = "; URLs are not read yet"
-        if not reference.is_url:
-            near = "; `./` and `/` paths must exist, and a + or @ of their own is written %2B or %40"
-        raise CheckpointError(f"{reference}: neither a recipe, nor a local directory, nor org/name on the Hub{near}")
+        if reference.is_url:
+            return _at_url(reference)
+        raise CheckpointError(
+            f"{reference}: neither a recipe, nor a local directory, nor org/name on the Hub; `./` and `/` paths must exist, "
+            "and a + or @ of their own is written %2B or %40"
+        )
 
     def local_path(self, reference: ModelReference) -> Path | None:
         """The directory a reference names, relative to the project root or the working directory.
@@ -167,6 +169,31 @@ class Names:
                 if directory := self.local_path(reference):
                     folders.add(directory)
         return Counter(folder.name for folder in folders)
+
+
+def _at_url(reference: ModelReference) -> ModelIdentity:
+    """A folder in a bucket, or whatever fsspec has a file system for; that it is there is not looked up.
+
+    Raises:
+        CheckpointError: if another way to write the reference is the right one.
+    """
+    scheme, _, rest = reference.path.partition("://")
+    bucket, *parts = rest.rstrip("/").split("/")
+    if scheme in ("file", "local"):
+        raise CheckpointError(
+            f"{reference}: a folder of this machine; write its path, {rest.removeprefix('localhost')}"
+        )
+    if scheme in ("hf", "http", "https"):
+        raise CheckpointError(
+            f"{reference}: models on the Hub are written org/name[@REVISION], and folders in a bucket s3://BUCKET/PATH"
+        )
+    if reference.revision is not None:
+        raise CheckpointError(
+            f"{reference}: a URL has no revision; leave out @{reference.revision}, or write an @ of its own %40"
+        )
+    if not bucket or "" in parts or {".", ".."} & set(parts):
+        raise CheckpointError(f"{reference}: not the URL of a folder; write it like s3://BUCKET/PATH")
+    return ModelIdentity("url", (f"{scheme}={bucket}", *parts), reference.path.rstrip("/"), reference)
 
 
 def _short_digest(text: str) -> str:

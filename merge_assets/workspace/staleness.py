@@ -20,7 +20,7 @@ class Staleness:
     Args:
         workspace: whose variants are asked for.
         thorough: whether what is not known of the models' bytes may be found out: local folders that changed since they were
-            looked at are digested, and the Hub is asked. Else such bytes count as those that they were.
+            looked at are digested, and the Hub and buckets are asked. Else such bytes count as those that they were.
         work: asked while files are digested.
 
     Attributes:
@@ -67,6 +67,8 @@ class Staleness:
             return current.version if current else None
         if kind == "hub":
             return self.models.headers(reference).fingerprint if self._thorough else None
+        if kind == "url":
+            return self.models.at_urls.open(reference).digested(self._work).version if self._thorough else None
         if self._workspace.settings.allow_pickle and not self._thorough:  # opening a folder may convert it first
             return None
         directory = self._workspace.names.folder(reference)

@@ -77,7 +77,7 @@ class Attempts:
             text = text.replace(secret, HIDDEN)
         _LOG.debug("%s: cannot be %s: %s", self.url(path), done, text)
         kind = StoreUnreachableError if _may_pass(error) else StoreError
-        return kind(f"{self.url(path)}: cannot be {done}: {text}; check the store's URL, options and network")
+        return kind(f"{self.url(path)}: cannot be {done}: {text}; check its URL, options and network")
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -1,0 +1,152 @@
+"""Models at URLs, such as ``s3://bucket/models/x``: planned from headers, known by the digest of their bytes, read tensor by
+tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+from merge_assets.checkpoint import (
+    TensorHeader,
+    fingerprint_files,
+    fingerprint_of,
+    is_adapter,
+    needed_files,
+    read_adapter,
+    read_checkpoint,
+)
+from merge_assets.checkpoint.digest import BLOCK, hash_blocks
+from merge_assets.checkpoint.kept_digests import keep, kept_at, read_kept
+from merge_assets.digests import digest_of
+from merge_assets.errors import CheckpointError
+from merge_assets.plan import PlanInput
+from merge_assets.reference import ModelReference
+from merge_assets.settings import Settings
+from merge_assets.store import Artifact, FileEntry, Piece
+from merge_assets.store.foreign import FileSigns, ForeignFolder
+from merge_assets.work import UNATTENDED, Work
+from merge_assets.workspace.bucket import tensor_digests
+
+_WORKERS = 4
+"""Files that are digested at once."""
+
+
+class UrlModels:
+    """Models and adapters at URLs, each opened once.
+
+    Args:
+        settings: say how their places are opened, and where digests are kept.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opened: dict[ModelReference, UrlModel] = {}
+
+    def open(self, reference: ModelReference) -> UrlModel:
+        """A model from its headers.
+
+        Raises:
+            CheckpointError: there is no model.
+            StoreError: there is nothing at the URL, or its place does not let it be listed or read.
+        """
+        if reference not in self._opened:
+            self._opened[reference] = UrlModel(reference, self._settings)
+        return self._opened[reference]
+
+
+class UrlModel:
+    """A model or an adapter at a URL."""
+
+    def __init__(self, reference: ModelReference, settings: Settings) -> None:
+        source = ForeignFolder(reference.path, settings.options_of(reference.path))
+        self._reference = reference
+        self._source = source
+        self._cache = settings.cache_dir
+        self.checkpoint = read_adapter(source) if is_adapter(source.files) else read_checkpoint(source)
+        """Headers and config."""
+
+    def headers(self, *, with_digests: bool) -> PlanInput:
+        """The model for a plan; no weights are read.
+
+        Args:
+            with_digests: whether to look up the digests of a model that was digested before and has not changed.
+        """
+        known = self._known() if with_digests else None
+        if known is None:
+            return PlanInput(self._reference, self.checkpoint)
+        files = {name: entry.digest for name, entry in known.manifest.files.items()}
+        return PlanInput(self._reference, self.checkpoint, known.version, tensor_digests(known), files)
+
+    def _known(self) -> Artifact | None:
+        entries = {}
+        for name in self._needed:
+            file = self._source.signs(name)
+            digests = read_kept(self._kept(name, file), len(self._tensors(name)) + 2)
+            if digests is None:
+                return None
+            entries[name] = self._entry(name, file, digests)
+        return self._artifact(entries)
+
+    def digested(self, work: Work = UNATTENDED) -> Artifact:
+        """The model with the digests of all of its bytes; what has not changed since it was digested is not read again.
+
+        Raises:
+            CheckpointError: a file cannot be read, or changed meanwhile.
+            Stopped: on request.
+        """
+        names = self._needed
+        with ThreadPoolExecutor(_WORKERS, "digest") as pool:
+            futures = {name: pool.submit(self._digested, name, work) for name in names}
+            return self._artifact({name: future.result() for name, future in futures.items()})
+
+    @cached_property
+    def _needed(self) -> list[str]:
+        return needed_files(self._source.files, self.checkpoint.weight_files)
+
+    def _tensors(self, name: str) -> list[TensorHeader]:
+        return self._by_file.get(name, [])
+
+    @cached_property
+    def _by_file(self) -> dict[str, list[TensorHeader]]:
+        by_file: dict[str, list[TensorHeader]] = {}
+        for tensor in self.checkpoint.tensors.values():
+            by_file.setdefault(tensor.file, []).append(tensor)
+        return by_file
+
+    def _kept(self, name: str, file: FileSigns) -> Path:
+        return kept_at(self._cache, f"{self.checkpoint.location}/{name}", file.state, self._tensors(name))
+
+    def _digested(self, name: str, work: Work) -> FileEntry:
+        file, tensors = self._source.signs(name), self._tensors(name)
+        entry = self._kept(name, file)
+        digests = read_kept(entry, len(tensors) + 2)
+        if digests is None:
+            head = self._source.read(name, 0, tensors[0].begin if tensors else 0)
+            (whole, *parts), _ = hash_blocks(self._blocks(name, file.size, work), tensors)
+            digests = [whole, digest_of(head), *parts]
+            if self._source.signs(name).tag != file.tag:
+                raise CheckpointError(
+                    f"{self.checkpoint.location}/{name}: changed while it was read; wait until it is written, then run the "
+                    "command again"
+                )
+            keep(entry, digests)
+        return self._entry(name, file, digests)
+
+    def _blocks(self, name: str, size: int, work: Work) -> Iterator[bytes]:
+        for begin in range(0, size, BLOCK):
+            work.check(f"digesting {self.checkpoint.location}/{name}")
+            yield self._source.read(name, begin, min(begin + BLOCK, size))
+
+    def _entry(self, name: str, file: FileSigns, digests: list[str]) -> FileEntry:
+        whole, head, *parts = digests
+        tensors = self._tensors(name)
+        pieces = [Piece("", 0, tensors[0].begin, head)] if tensors else []
+        pieces += [Piece(t.name, t.begin, t.end, digest) for t, digest in zip(tensors, parts, strict=True)]
+        return FileEntry(size=file.size, sha256=whole, tag=file.tag or None, pieces=tuple(pieces))
+
+    def _artifact(self, entries: Mapping[str, FileEntry]) -> Artifact:
+        covered = fingerprint_files(self._source.files, self.checkpoint.weight_files)
+        fingerprint = fingerprint_of({name: entries[name].digest for name in covered})
+        return self._source.version(fingerprint, entries)

@@ -37,6 +37,7 @@ def header_of(file: bytes) -> bytes:
 
 
 def examples(count: int) -> settings:
+    """Of a property; ``make fuzz`` tries others for as long as it is told."""
     unimportant = [HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(max_examples=count, suppress_health_check=unimportant)
 
@@ -79,25 +80,25 @@ def test_indexes(project: Project, data: bytes) -> None:
     project.model({"model.safetensors.index.json": data}, "passthrough")
 
 
-@examples(120)
+@examples(60)
 @given(damaged(SOUND["config.json"]), st.sampled_from(["stack", "dus", "union", "ties"]))
 def test_configs(project: Project, data: bytes, recipe: str) -> None:
     project.model({"config.json": data}, recipe)
 
 
-@examples(100)
+@examples(40)
 @given(damaged(SOUND["generation_config.json"]))
 def test_generation_configs(project: Project, data: bytes) -> None:
     project.model({"generation_config.json": data}, "union")
 
 
-@examples(120)
+@examples(60)
 @given(damaged(SOUND["tokenizer.json"]), st.sampled_from(["union", "tokenizer"]))
 def test_tokenizers(project: Project, data: bytes, recipe: str) -> None:
     project.model({"tokenizer.json": data}, recipe)
 
 
-@examples(80)
+@examples(40)
 @given(
     damaged(SOUND["tokenizer_config.json"]),
     damaged(SOUND["special_tokens_map.json"]),
@@ -129,7 +130,7 @@ def test_headers_of_quantised_models(project: Project, data: bytes) -> None:
     project.model_of({**QUANTISED, "model.safetensors": len(data).to_bytes(8, "little") + data + rest})
 
 
-@examples(60)
+@examples(30)
 @given(damaged(QUANTISED["config.json"]))
 def test_quantisation_configs(project: Project, data: bytes) -> None:
     project.model_of({**QUANTISED, "config.json": data})

@@ -191,7 +191,7 @@ def importance(
 
 @app.command(rich_help_panel="Work on folders")
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: each a folder, Hub id, or recipe.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: each a folder, Hub id, URL, or recipe.")],
     suite: Annotated[str | None, typer.Option(help="Name of a suite; default: the setting default_suites.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for scores and samples; without it, the result is kept in the store.")

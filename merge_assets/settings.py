@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ByteSize,
     Field,
@@ -26,7 +25,6 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
 )
 from pydantic import field_validator as validates
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -35,6 +33,7 @@ from merge_assets.alert_settings import Alerts
 from merge_assets.endpoint_settings import BaseUrl, ServeCommand
 from merge_assets.errors import SettingsError
 from merge_assets.regular import read_regular
+from merge_assets.setting_types import Device, Folders, Names, Options, read_json, split_list, usable_threads
 from merge_assets.shown import HIDDEN, without_credentials
 
 CONFIG_NAME = "merge-assets.toml"
@@ -64,48 +63,6 @@ _OPEN_GROUPS = frozenset({"client_kwargs", "config_kwargs"})
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
 
 
-def _split_list(raw: object) -> object:
-    """Text of an environment variable: a JSON list, or items separated by commas."""
-    if not isinstance(raw, str):
-        return raw
-    text = raw.strip()
-    if text.startswith("["):
-        return _read_json(text)
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def _read_json(raw: object) -> object:
-    if not isinstance(raw, str):
-        return raw
-    try:
-        return json.loads(raw)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from None
-
-
-Names = Annotated[list[str], NoDecode, BeforeValidator(_split_list)]
-Folders = Annotated[list[Path], NoDecode, BeforeValidator(_split_list)]
-
-
-def check_device(text: str) -> str:
-    """Where to compute: ``auto``, ``cpu``, ``cuda`` for all GPUs, or ``cuda:N`` for one."""
-    if text not in _DEVICES and not _DEVICE.fullmatch(text):
-        raise ValueError(f"{text!r} is not one of 'auto', 'cpu', 'cuda' or 'cuda:N' for GPU number N")
-    return text
-
-
-_DEVICES, _DEVICE = ("auto", "cpu", "cuda"), re.compile(r"cuda:(0|[1-9][0-9]?)")
-Device = Annotated[
-    str,
-    AfterValidator(check_device),
-    WithJsonSchema({"anyOf": [{"enum": list(_DEVICES)}, {"type": "string", "pattern": f"^{_DEVICE.pattern}$"}]}),
-]
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Settings(BaseSettings):
     """Everything that can be set. Keyword arguments win over the environment; :func:`load_settings` adds the file."""
 
@@ -117,10 +74,10 @@ class Settings(BaseSettings):
     recipes: Folders = Field(default=[Path("recipes")], description="folders of recipes")
     suites: Folders = Field(default=[Path("suites")], description="folders of suites")
     store: str = Field(default="var/store", min_length=1, description="artifact store: folder or fsspec URL")
-    store_options: Annotated[dict[str, Any], NoDecode, BeforeValidator(_read_json)] = Field(
+    store_options: Options = Field(
         default={}, repr=False, description="keyword arguments of the store's fsspec filesystem"
     )
-    model_options: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(_read_json)] = Field(
+    model_options: Annotated[dict[str, dict[str, Any]], NoDecode, BeforeValidator(read_json)] = Field(
         default={},
         repr=False,
         description="the same of models at URLs, by scheme; default: those of the store, if it has it",
@@ -129,7 +86,9 @@ class Settings(BaseSettings):
     executor: Literal["in_process", "multiprocess", "kubernetes"] = Field(
         default="multiprocess", description="where Dagster's steps run: the run's process, processes, or pods"
     )
-    threads: int = Field(default_factory=_threads, ge=1, description="worker threads; default: CPUs of this process")
+    threads: int = Field(
+        default_factory=usable_threads, ge=1, description="worker threads; default: CPUs of this process"
+    )
     memory: ByteSize = Field(default=ByteSize(256_000_000), gt=0, description="bound of the engine's buffers")
     shard_size: ByteSize = Field(default=ByteSize(5_000_000_000), gt=0, description="largest shard of a variant")
     hub_endpoint: str | None = Field(default=None, description="URL of the Hub; default: huggingface.co")
@@ -300,7 +259,7 @@ def load_settings(config_file: Path | None = None) -> Settings:
         told = values.get("alerts", {})
         named = {key.removeprefix(_ALERTS): value for key, value in alerts.items()}
         if "email_to" in named:
-            named["email_to"] = _split_list(named["email_to"])
+            named["email_to"] = split_list(named["email_to"])
         from_environment["alerts"] = {**told, **named} if isinstance(told, dict) else told
     values |= from_environment
     origins |= {name: PREFIX + name.upper() for name in from_environment}

@@ -30,7 +30,7 @@ ModelArgument = Annotated[
 
 
 def _device(text: str | None) -> str | None:
-    from merge_assets.settings import check_device
+    from merge_assets.setting_types import check_device
 
     try:
         return text and check_device(text)
@@ -191,7 +191,9 @@ def importance(
 
 @app.command(rich_help_panel="Work on folders")
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models: each a folder, Hub id, URL, or recipe.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Models: each a folder, Hub id, URL, or recipe.")
+    ],
     suite: Annotated[str | None, typer.Option(help="Name of a suite; default: the setting default_suites.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for scores and samples; without it, the result is kept in the store.")

@@ -38,7 +38,7 @@ from merge_assets.recipe.schema_published import Published
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
 from merge_assets.reference import ModelReference
-from merge_assets.settings import Device
+from merge_assets.setting_types import Device
 from merge_assets.yamlfile import Document, parse_documents, spell
 
 BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers")

@@ -30,7 +30,8 @@ from merge_assets.checkpoint.open import (
     read_checkpoint,
     read_index,
 )
-from merge_assets.checkpoint.quantised import Quantised, ScaledWeight, read_quantised
+from merge_assets.checkpoint.packed import PackedWeight
+from merge_assets.checkpoint.quantised import Quantised, ScaledWeight, read_quantised, read_unscaled
 from merge_assets.checkpoint.tensors import CODES, DTYPES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.tokenizer import Tokenizer, read_chat_template, read_tokenizer
 
@@ -44,6 +45,7 @@ __all__ = [
     "CheckpointSource",
     "LoraAdapter",
     "LowRank",
+    "PackedWeight",
     "Quantised",
     "ScaledWeight",
     "TensorHeader",
@@ -71,6 +73,7 @@ __all__ = [
     "read_lora",
     "read_quantised",
     "read_tokenizer",
+    "read_unscaled",
     "table_digest",
     "tokenizer_files",
 ]

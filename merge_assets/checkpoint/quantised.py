@@ -2,7 +2,8 @@
 
 Weights in 8-bit floating point with scales are read: ``weight`` times ``weight_scale_inv`` of its block (DeepSeek-V3,
 ``weight_block_size``), or times ``weight_scale`` of its row or of the whole matrix (compressed-tensors, fbgemm, ModelOpt).
-Both scales multiply; the older name only says that the quantiser divided by it.
+Both scales multiply; the older name only says that the quantiser divided by it. So are those in codes of four bits that
+:mod:`merge_assets.checkpoint.packed` knows.
 """
 
 from __future__ import annotations
@@ -14,19 +15,28 @@ from typing import Any
 
 from merge_assets.architecture.config import DTYPE_KEYS, levels
 from merge_assets.checkpoint.checkpoint import Checkpoint
+from merge_assets.checkpoint.packed import POWERS, PackedWeight, packed_weights
 from merge_assets.checkpoint.tensors import CODES, TensorHeader
 from merge_assets.errors import CheckpointError
 
 FLOAT8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
-SCALE_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E8M0"})
+SCALE_DTYPES = frozenset({"F64", "F32", "F16", "BF16", *POWERS})
 
-_SCALED_KINDS = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "finegrained_fp8"})
+_SCALED_KINDS = frozenset({"fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "quark", "finegrained_fp8", "mxfp4"})
 _CONFIG_KEYS = ("quantization_config", "compression_config")
 _SCALE_SUFFIXES = ("_scale_inv", "_scale")
-_OF_ACTIVATIONS = ("input_scale", "activation_scale", "output_scale", "k_scale", "v_scale", "q_scale", "input_scale_ub")
+_OF_ACTIVATIONS = (
+    "input_scale",
+    "input_global_scale",
+    "activation_scale",
+    "output_scale",
+    "k_scale",
+    "v_scale",
+    "q_scale",
+    "input_scale_ub",
+)
 _PACKED = (
     "qweight",
-    "weight_packed",
     "qzeros",
     "weight_zero_point",
     "weight_scale_2",
@@ -37,8 +47,8 @@ _PACKED = (
 _WEIGHT_DTYPES = frozenset({"F64", "F32", "F16", "BF16"})
 
 _REASONS = {
-    "gptq": "integers of a few bits, rounded to fit measured activations",
-    "awq": "4-bit integers of weights that were scaled by measured activations",
+    "gptq": "integers of a few bits, rounded to fit measured activations, from which the weights cannot be had exactly",
+    "awq": "4-bit integers of weights that were scaled by measured activations, from which these cannot be had exactly",
     "bitsandbytes": "4- or 8-bit codes whose tables and states only bitsandbytes reads",
 }
 
@@ -49,12 +59,12 @@ class ScaledWeight:
 
     Attributes:
         weight: the stored weight.
-        scale: its scales.
+        scale: its scales; ``None`` where the weight is the numbers themselves.
         block: rows and columns that share one scale; rows count over all leading dimensions.
     """
 
     weight: TensorHeader
-    scale: TensorHeader
+    scale: TensorHeader | None
     block: tuple[int, int]
 
 
@@ -64,12 +74,14 @@ class Quantised:
 
     Attributes:
         weights: scaled weights by name.
+        packed: weights in codes of four bits, by the names of the weights.
         aside: tensors that are no weights, and what they are.
         dtype: safetensors code that the weights count as.
         config: the checkpoint's config without its quantisation.
     """
 
     weights: Mapping[str, ScaledWeight]
+    packed: Mapping[str, PackedWeight]
     aside: Mapping[str, str]
     dtype: str
     config: Mapping[str, Any]
@@ -86,19 +98,21 @@ def read_quantised(checkpoint: Checkpoint) -> Quantised | None:
     if settings is None and not scales:
         return None
     kind = str((settings or {}).get("quant_method", "fp8")).lower()
-    if kind == "mxfp4":
-        raise CheckpointError(_MXFP4)
     if kind not in _SCALED_KINDS:
-        what = _REASONS.get(kind, "codes that are not read")
-        raise CheckpointError(_refusal(kind, what))
+        raise CheckpointError(_refusal(kind, _REASONS.get(kind, "codes that are not read")))
+    try:
+        packed, aside = packed_weights(checkpoint.tensors, settings or {})
+    except CheckpointError as error:
+        raise CheckpointError(_refusal(kind, str(error))) from None
     weights: dict[str, ScaledWeight] = {}
-    aside: dict[str, str] = {}
     for name, header in checkpoint.tensors.items():
         last = name.rpartition(".")[2]
+        if name in aside or name in packed:
+            continue
         if last in _OF_ACTIVATIONS:
             aside[name] = "scale of activations of the quantised model"
         elif last.endswith(_PACKED) or (last.endswith("weight") and header.dtype not in _WEIGHT_DTYPES | FLOAT8):
-            raise CheckpointError(_refusal(kind, f"packed codes (tensor {name}, {header.dtype})"))
+            raise CheckpointError(_refusal(kind, f"packed codes (tensor {name}, {header.dtype}) that are not read"))
         elif header.dtype in FLOAT8:
             if name not in scales:
                 raise CheckpointError(
@@ -107,21 +121,25 @@ def read_quantised(checkpoint: Checkpoint) -> Quantised | None:
                 )
             weights[name] = ScaledWeight(header, scales[name], _block(header, scales[name], settings or {}))
             aside[scales[name].name] = f"scale of {name}"
-    return Quantised(weights, aside, _weight_dtype(checkpoint.config), _without_quantisation(checkpoint.config))
+    dtype, config = _weight_dtype(checkpoint.config), _without_quantisation(checkpoint.config)
+    return Quantised(weights, packed, aside, dtype, config)
 
 
-_MXFP4 = (
-    "is quantised (mxfp4): its 4-bit blocks are bfloat16 numbers without loss, but are not read here; write these once, and "
-    "merge what is written: AutoModelForCausalLM.from_pretrained(…, quantization_config=Mxfp4Config(dequantize=True)), "
-    "save_pretrained(…)"
-)
+def read_unscaled(checkpoint: Checkpoint) -> Quantised | None:
+    """How to compute with weights that are in 8-bit floating point and no more, as diffusers' are; ``None`` without such.
+
+    Args:
+        checkpoint: one that :func:`read_quantised` says nothing of.
+    """
+    whole = {name: header for name, header in checkpoint.tensors.items() if header.dtype in FLOAT8}
+    weights = {
+        name: ScaledWeight(header, None, (max(1, header.numel), max(1, header.numel))) for name, header in whole.items()
+    }
+    return Quantised(weights, {}, {}, _weight_dtype(checkpoint.config), checkpoint.config) if weights else None
 
 
 def _refusal(kind: str, what: str) -> str:
-    return (
-        f"is quantised ({kind}): it holds {what}, from which the weights cannot be had exactly; "
-        "merge the unquantised checkpoint that it was made from"
-    )
+    return f"is quantised ({kind}): it holds {what}; merge the unquantised checkpoint that it was made from"
 
 
 def _settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -126,7 +126,7 @@ class Dora(LowRankUpdate):
 
 
 def read(host: Host, item: TensorInput, start: int = 0, end: int | None = None) -> Floats:
-    """Elements of a stored tensor as float32, in one dimension."""
+    """Elements of a stored tensor as float32, in one dimension; bytes are powers of two, the exponent plus 127."""
     dtype = item.header.dtype
     width = DTYPES[dtype]
     end = item.header.numel if end is None else end
@@ -134,7 +134,7 @@ def read(host: Host, item: TensorInput, start: int = 0, end: int | None = None) 
     host.read(item, start * width, memoryview(raw))
     if dtype == "BF16":
         return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    if dtype == "F8_E8M0":
+    if dtype in ("F8_E8M0", "U8"):
         return np.ldexp(np.float32(1), np.frombuffer(raw, np.uint8).astype(np.int32) - 127)
     return np.frombuffer(raw, {"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype]).astype(np.float32)
 

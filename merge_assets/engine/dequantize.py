@@ -23,7 +23,7 @@ _FORMATS = {
 
 
 class Dequantized:
-    """``weight · scale``; inputs are the weight and its scales, one for each block of rows and columns.
+    """``weight · scale``; inputs are the weight and its scales, one for each block of rows and columns, or the weight alone.
 
     The product of 4 and 24 significant bits is rounded once, to float32. Scales are held in memory.
     """
@@ -36,12 +36,12 @@ class Dequantized:
             host: the worker.
             room: most elements that :meth:`compute` will be asked for.
         """
-        self._weight, scales = tensor.inputs
+        self._weight, *scales = tensor.inputs
         self._host = host
         self._columns = tensor.shape[-1] if tensor.shape else 1
         self._block = int(tensor.parameters["block_rows"]), int(tensor.parameters["block_columns"])
         self._table = table(self._weight.header.dtype)
-        self._scales = read(host, scales)
+        self._scales = read(host, scales[0]) if scales else np.ones(1, np.float32)
         self._bytes = host.buffers.take(room)
 
     def compute(self, start: int, count: int, out: Buffer, dtype: str) -> int:

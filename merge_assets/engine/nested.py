@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from merge_assets.engine.operand import Computed, Host
 from merge_assets.plan import OutputTensor
-from merge_assets.plan.made import DEQUANTIZE, DORA, GATHER, LORA
+from merge_assets.plan.made import DEQUANTIZE, DORA, GATHER, LORA, UNPACK
 
 
 def nested_expression(tensor: OutputTensor, host: Host, room: int, *, whole_rows: bool, hold: bool) -> Computed:
@@ -36,6 +36,10 @@ def nested_expression(tensor: OutputTensor, host: Host, room: int, *, whole_rows
         from merge_assets.engine.dequantize import Dequantized
 
         return Dequantized(tensor, host, room)
+    if tensor.method == UNPACK.name:
+        from merge_assets.engine.unpack import Unpacked
+
+        return Unpacked(tensor, host, room)
     from merge_assets.engine.compute import CpuExpression
 
     return CpuExpression(tensor, host, room, whole_rows=whole_rows, hold=hold)

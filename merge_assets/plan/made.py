@@ -35,7 +35,10 @@ DORA = Maker("input:dora", passes=1)
 DEQUANTIZE = Maker("input:dequantize")
 """A weight in 8-bit floating point times the scales of its blocks."""
 
-MAKERS = {maker.name: maker for maker in (GATHER, LORA, DORA, DEQUANTIZE)}
+UNPACK = Maker("input:unpack")
+"""A weight in codes of four bits times the scales of its groups."""
+
+MAKERS = {maker.name: maker for maker in (GATHER, LORA, DORA, DEQUANTIZE, UNPACK)}
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from merge_assets.checkpoint import Checkpoint, Quantised, ScaledWeight, TensorHeader, read_lora, read_quantised
+from merge_assets.checkpoint import (
+    Checkpoint,
+    PackedWeight,
+    Quantised,
+    ScaledWeight,
+    TensorHeader,
+    read_lora,
+    read_quantised,
+    read_unscaled,
+)
 from merge_assets.checkpoint.files import sentence_files
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.adapted import adapt
 from merge_assets.plan.assemble import PlanInput
-from merge_assets.plan.made import DEQUANTIZE, Made, MadeTensors, StoredTensor, TensorOrigin
+from merge_assets.plan.made import DEQUANTIZE, UNPACK, Made, MadeTensors, StoredTensor, TensorOrigin
 from merge_assets.plan.problems import first_mention, plan_error
 from merge_assets.recipe import Recipe
 
@@ -52,6 +61,9 @@ def _prepared(recipe: Recipe, item: PlanInput) -> PlanInput:
         quantised = read_quantised(item.checkpoint) if item.folded is None else None
     except CheckpointError as error:
         raise plan_error(recipe, first_mention(recipe, item.reference), f"{item.reference} {error}") from None
+    computes = recipe.merge_method != "passthrough" or (recipe.out_dtype or recipe.dtype) is not None
+    if quantised is None and item.folded is None and computes:
+        quantised = read_unscaled(item.checkpoint)
     if quantised is None and item.adapter is None:
         return item
     checkpoint, origins, aside = item.checkpoint, dict[str, TensorOrigin](), dict[str, str]()
@@ -69,16 +81,28 @@ def _prepared(recipe: Recipe, item: PlanInput) -> PlanInput:
 
 def _dequantised(checkpoint: Checkpoint, quantised: Quantised) -> tuple[Checkpoint, dict[str, TensorOrigin]]:
     tensors: dict[str, TensorHeader] = {}
+    of_codes = {packed.codes.name: name for name, packed in quantised.packed.items()}
     for name, header in checkpoint.tensors.items():
-        if name in quantised.weights:
+        if name in of_codes:
+            weight = of_codes[name]
+            tensors[weight] = replace(header, name=weight, dtype=quantised.dtype, shape=quantised.packed[weight].shape)
+        elif name in quantised.weights:
             tensors[name] = replace(header, dtype=quantised.dtype)
         elif name not in quantised.aside:
             tensors[name] = header
     origins: dict[str, TensorOrigin] = {name: _scaled(weight) for name, weight in quantised.weights.items()}
+    origins.update({name: _unpacked(weight) for name, weight in quantised.packed.items()})
     return replace(checkpoint, tensors=tensors, config=quantised.config), origins
 
 
 def _scaled(scaled: ScaledWeight) -> Made:
     rows, columns = scaled.block
-    parts = (StoredTensor(scaled.weight), StoredTensor(scaled.scale))
+    stored = [scaled.weight] if scaled.scale is None else [scaled.weight, scaled.scale]
+    parts = tuple(StoredTensor(header) for header in stored)
     return Made(DEQUANTIZE.name, scaled.weight.shape, parts, {"block_rows": rows, "block_columns": columns})
+
+
+def _unpacked(packed: PackedWeight) -> Made:
+    parts = (StoredTensor(packed.codes), StoredTensor(packed.scale))
+    how = {"codes": packed.kind, "group": packed.group, "transposed": packed.transposed}
+    return Made(UNPACK.name, packed.shape, parts, how)

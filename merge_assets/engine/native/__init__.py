@@ -94,6 +94,19 @@ _SIGNATURES = {
     "add_squares": (c_int32, c_void_p, c_int64, c_int64, c_int64, c_int32, c_void_p),
     "read_pieces": (c_int64, c_int32, c_void_p, c_void_p, c_void_p, c_int64, c_void_p),
     "dequantize": (c_int32, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64, c_void_p),
+    "unpack": (c_int32, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p),
+    "unpack_transposed": (
+        c_int32,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_void_p,
+    ),
     "mix": (c_int64, _INPUTS, _EACH, _EACH, _MIXING, c_int64, c_int64, c_int64, c_void_p, c_int32),
 }
 

@@ -109,3 +109,41 @@ KERNEL int32_t dequantize(
     }
     return 0;
 }
+
+/* Elements start to start + count of a matrix of codes of four bits, two in a byte, the lower one first: the table's value of the
+   code times the scale of its group in the row. codes begins with the byte of element start. */
+KERNEL int32_t unpack(
+    const uint8_t *codes, const float *table, const float *scales, int64_t columns, int64_t group, int64_t start,
+    int64_t count, float *out
+) {
+    int64_t across = columns / group, odd = start & 1;
+    for (int64_t at = 0; at < count;) {
+        int64_t row = (start + at) / columns, column = (start + at) % columns;
+        int64_t n = least(group - column % group, count - at);
+        float scale = scales[row * across + column / group];
+        for (int64_t i = at; i < at + n; i++) {
+            uint8_t pair = codes[(odd + i) >> 1];
+            out[i] = table[(odd + i) & 1 ? pair >> 4 : pair & 15] * scale;
+        }
+        at += n;
+    }
+    return 0;
+}
+
+/* The same of the transpose of a matrix of (rows, columns): codes and scales are those of all of it. */
+KERNEL int32_t unpack_transposed(
+    const uint8_t *codes, const float *table, const float *scales, int64_t rows, int64_t columns, int64_t group,
+    int64_t start, int64_t count, float *out
+) {
+    int64_t across = columns / group, stride = columns / 2;
+    for (int64_t at = 0; at < count;) {
+        int64_t column = (start + at) / rows, row = (start + at) % rows;
+        int64_t n = least(rows - row, count - at);
+        const uint8_t *pair = codes + row * stride + column / 2;
+        const float *scale = scales + row * across + column / group;
+        int shift = column & 1 ? 4 : 0;
+        for (int64_t i = 0; i < n; i++) out[at + i] = table[pair[i * stride] >> shift & 15] * scale[i * across];
+        at += n;
+    }
+    return 0;
+}

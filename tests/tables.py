@@ -12,7 +12,7 @@ from typing import Any
 
 import transformers
 from transformers.conversion_mapping import _build_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
+from transformers.core_model_loading import Chunk, Concatenate, WeightConverter, WeightRenaming
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -51,8 +51,28 @@ def spellings() -> dict[str, Any]:
         for one in transforms:
             if type(one) is WeightRenaming and len(one.source_patterns) == len(one.target_patterns) == 1:
                 renames.setdefault(kind, []).append((one.source_patterns[0], one.target_patterns[0]))
+    fusions: dict[str, list[tuple[str, list[str]]]] = {}
+    for kind, transforms in _build_checkpoint_conversion_mapping().items():
+        for one in transforms:
+            if (found := _fusion(one)) is not None:
+                fusions.setdefault(kind, []).append(found)
     wrappers = sorted(word for word in prefixes | MORE if tower_of(word) is None and word not in BESIDE)
-    return {"wrappers": wrappers, "renames": dict(sorted(renames.items()))}
+    return {"wrappers": wrappers, "renames": dict(sorted(renames.items())), "fusions": dict(sorted(fusions.items()))}
+
+
+def _fusion(transform: object) -> tuple[str, list[str]] | None:
+    """The pattern of a fused projection and what replaces it in the names of its parts, which are equal and in order."""
+    if not isinstance(transform, WeightConverter) or len(transform.operations) != 1:
+        return None
+    (operation,) = transform.operations
+    fused, parts = transform.source_patterns, transform.target_patterns
+    if type(operation) is Concatenate and operation.dim == 0 and not any("*" in part for part in fused):
+        fused, parts = parts, fused
+    elif type(operation) is not Chunk or operation.dim != 0:
+        return None
+    if len(fused) != 1 or len(parts) < 2:
+        return None
+    return fused[0], [re.sub(r"\\(?!\d)", "", part) for part in parts]
 
 
 def float32() -> dict[str, Any]:

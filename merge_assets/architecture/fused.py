@@ -16,6 +16,13 @@ _BY_GROUP = ("gpt_neox", "bloom", "persimmon", "RefinedWeb", "falcon")
 """Families whose ``query_key_value`` is stored by group: some heads of the query, then the key and value they share."""
 _COLUMNS_OUT = ("llama4", "gpt_oss")
 """Families whose experts' matrices have a column for every output."""
+_EITHER_WAY = ("qwen3_vl_moe",)
+"""Families whose files have experts' matrices with a column for every output, or a row, as they were written."""
+_INTERLEAVED = ("gpt_oss",)
+"""Families in which the rows of gate and up alternate."""
+
+BY_TABLE_ALONE = frozenset(("query_key_value",))
+"""Names of fused projections that differ by more than their place from what other spellings have apart."""
 
 Span = tuple[int, int, int]
 """Start, stop, step of rows or columns."""
@@ -83,11 +90,26 @@ def _by_group(leaf: str, sizes: Sizes) -> bool | None:
     return True if family.startswith(_BY_GROUP) else False if family == "glm" else None
 
 
+def has_columns_out(block: tuple[int, int], sizes: Sizes, *, inwards: bool) -> bool | None:
+    """Whether a stacked expert's matrix has a column for every output, as none alone has; ``None`` if that cannot be told.
+
+    Args:
+        block: its rows and columns.
+        sizes: of the layers that it is of.
+        inwards: whether its outputs are the model's width (down), not its inputs (gate, up).
+    """
+    if sizes.model_type.startswith(_INTERLEAVED) or sizes.hidden not in block:
+        return None
+    if block[0] != block[1]:
+        return block.index(sizes.hidden) == (1 if inwards else 0)
+    return None if sizes.model_type.startswith(_EITHER_WAY) else sizes.model_type.startswith(_COLUMNS_OUT)
+
+
 def _gated(block: tuple[int, int], sizes: Sizes) -> Cuts | None:
     if sizes.hidden not in block:
         return None
     axis = 1 if sizes.model_type.startswith(_COLUMNS_OUT) or block[1] != sizes.hidden else 0
     size = block[axis]
-    if sizes.model_type == "gpt_oss":
+    if sizes.model_type in _INTERLEAVED:
         return {"gate_proj": (axis, ((0, size, 2),)), "up_proj": (axis, ((1, size, 2),))}
     return {"gate_proj": (axis, ((0, size // 2, 1),)), "up_proj": (axis, ((size // 2, size, 1),))}

@@ -38,18 +38,18 @@ def respelled(
         other_config: of the other checkpoint.
     """
     there: dict[str, set[str]] = {}
-    for name, roles in _roles(wanted, other_config):
-        for role in roles:
+    for name, called in roles(wanted, other_config):
+        for role in called:
             there.setdefault(role, set()).add(name)
     found: dict[str, list[str]] = {}
-    for name, roles in _roles(names, config):
-        spelled = {other for role in roles for other in there.get(role, ())}
+    for name, called in roles(names, config):
+        spelled = {other for role in called for other in there.get(role, ())}
         if len(spelled) == 1:
             found.setdefault(spelled.pop(), []).append(name)
     return {own[0]: other for other, own in found.items() if len(own) == 1}
 
 
-def _roles(names: Iterable[str], config: Mapping[str, Any]) -> Iterator[tuple[str, set[str]]]:
+def roles(names: Iterable[str], config: Mapping[str, Any]) -> Iterator[tuple[str, set[str]]]:
     """Each name, and without the modules around it: as it is and as transformers renames it when it loads the model."""
     renames = _renames(*_kinds(config))
     for name in names:
@@ -57,6 +57,12 @@ def _roles(names: Iterable[str], config: Mapping[str, Any]) -> Iterator[tuple[st
         for pattern, replacement in renames:
             renamed = pattern.sub(replacement, renamed)
         yield name, {_unwrapped(name), _unwrapped(renamed)}
+
+
+def fusions(config: Mapping[str, Any]) -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
+    """Projections that transformers keeps apart in one layout and together in another: how the latter is called, and with what
+    each of its equal parts replaces that."""
+    return _fusions(*_kinds(config))
 
 
 def _unwrapped(name: str) -> str:
@@ -84,6 +90,16 @@ def _renames(*kinds: str) -> tuple[tuple[re.Pattern[str], str], ...]:
         (re.compile(pattern), replacement)
         for kind in dict.fromkeys(kinds)
         for pattern, replacement in renames.get(kind, ())
+    )
+
+
+@lru_cache(maxsize=64)
+def _fusions(*kinds: str) -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
+    known = read_table(TABLE)["fusions"]
+    return tuple(
+        (re.compile(rf"(?<![^.]){pattern}" if pattern[0].isalnum() else pattern), tuple(targets))  # whole words
+        for kind in dict.fromkeys(kinds)
+        for pattern, targets in known.get(kind, ())
     )
 
 

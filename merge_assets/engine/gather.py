@@ -1,4 +1,4 @@
-"""Embeddings for another vocabulary: rows of several inputs brought into another order, averaged, or zero.
+"""Rows of several inputs brought into another order, averaged, or zero: embeddings for another vocabulary, regrouped matrices.
 
 Most rows of a vocabulary stay beside their neighbours, so a tile is a few runs of consecutive rows, each read at once. However
 many they are, a tile takes one call per input that reads its runs into their places in a buffer, and one for every stretch of
@@ -58,10 +58,17 @@ def _table(text: str, inputs: int) -> _Table:
     return _Table(starts, first, kinds, tuple(sets))
 
 
-class _Source:
-    """One input of a gather: its elements are brought to the places where the output has them."""
+class GatheredInput:
+    """One input, whose elements are brought to the places where the output has them.
+
+    Attributes:
+        dtype: of the elements.
+        width: bytes of one.
+        buffer: where they are brought.
+    """
 
     def __init__(self, item: TensorInput, host: Host, room: int) -> None:
+        """Prepare; ``room`` is the most elements that will be brought at once."""
         self.dtype = item.header.dtype
         self.width = DTYPES[self.dtype]
         self._item = item
@@ -83,20 +90,23 @@ class _Source:
 
 
 class Gather:
-    """An embedding whose rows are those of a row map (:mod:`merge_assets.plan.vocabulary_rows`)."""
+    """A tensor whose rows, counted over all leading dimensions, are those of a row map.
+
+    See :mod:`merge_assets.plan.vocabulary_rows`.
+    """
 
     def __init__(self, tensor: OutputTensor, host: Host, room: int) -> None:
         """Prepare.
 
         Args:
-            tensor: the embedding, with its row map.
+            tensor: what to compute, with its row map.
             host: the worker.
             room: most elements that will be asked for at once.
         """
         self._table = _table(tensor.rows or "", len(tensor.inputs))
         self._width = math.prod(tensor.shape) // max(1, int(self._table.starts[-1]))
         self._begins = self._table.starts * self._width
-        self._sources = [_Source(item, host, room) for item in tensor.inputs]
+        self._sources = [GatheredInput(item, host, room) for item in tensor.inputs]
 
     def compute(self, start: int, count: int, out: Buffer, dtype: str) -> int:
         """Write elements ``start`` to ``start + count`` to the front of ``out``.

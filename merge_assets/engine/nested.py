@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from merge_assets.engine.operand import Computed, Host
 from merge_assets.plan import OutputTensor
-from merge_assets.plan.made import DEQUANTIZE, DORA, GATHER, LORA, UNPACK
+from merge_assets.plan.made import DEQUANTIZE, DORA, GATHER, LORA, TRANSPOSE, UNPACK
 
 
 def nested_expression(tensor: OutputTensor, host: Host, room: int, *, whole_rows: bool, hold: bool) -> Computed:
@@ -40,6 +40,10 @@ def nested_expression(tensor: OutputTensor, host: Host, room: int, *, whole_rows
         from merge_assets.engine.unpack import Unpacked
 
         return Unpacked(tensor, host, room)
+    if tensor.method == TRANSPOSE.name:
+        from merge_assets.engine.transpose import Transposed
+
+        return Transposed(tensor, host, room)
     from merge_assets.engine.compute import CpuExpression
 
     return CpuExpression(tensor, host, room, whole_rows=whole_rows, hold=hold)

@@ -34,6 +34,7 @@ from merge_assets.plan.outside import outside_tensors, tied_output
 from merge_assets.plan.parameters import check_weights, resolve_parameters
 from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
+from merge_assets.plan.regroup import grouped_alike
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice, Resolver
 from merge_assets.plan.spelling import spelled_alike
 from merge_assets.plan.tied import TiedHeads
@@ -71,7 +72,8 @@ class _Builder:
         self.method, warnings = check_alone(recipe)
         self.decisions = Decisions()
         given, inputs = inputs, prepared(recipe, inputs)
-        inputs = spelled_alike(inputs, Resolver(recipe, self.method, inputs).donor, self.decisions)
+        donor = Resolver(recipe, self.method, inputs).donor
+        inputs = grouped_alike(spelled_alike(inputs, donor, self.decisions), donor, self.decisions)
         self.inputs = inputs
         self.sources = Inputs(inputs)
         self.taken: set[tuple[int, str]] = set()

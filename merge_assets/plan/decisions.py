@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-What = Literal["renamed", "carried", "dropped", "untied"]
+What = Literal["renamed", "regrouped", "carried", "dropped", "untied"]
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,13 @@ class TensorDecision:
     """One decision on tensors of one input.
 
     Attributes:
-        what: ``renamed``: read under another name than in the files; ``carried``: copied from this input alone, whatever the
+        what: ``renamed``: read under another name than in the files; ``regrouped``: cut from or
+            joined with others, as the variant has them; ``carried``: copied from this input alone, whatever the
             method; ``dropped``: not in the variant, although other tensors of its layer or place are; ``untied``: a head that
             is not the embedding any more.
         model: the input, as the recipe writes it.
         count: how many tensors it is about.
-        example: name of the first, as the variant has it or would have it; of renamed ones, the name in the file.
+        example: name of the first, as the variant has it or would have it; of renamed and regrouped ones, the name in the file.
         why: in words.
     """
 
@@ -54,7 +55,7 @@ class Decisions:
     @property
     def warnings(self) -> list[str]:
         """What a person should know of them."""
-        return [one.text for one in self if one.what != "renamed"]
+        return [one.text for one in self if one.what not in ("renamed", "regrouped")]
 
     def __iter__(self) -> Iterator[TensorDecision]:
         return iter(self._made.values())

@@ -107,6 +107,7 @@ class Inputs:
             base=None,
             layer=layer,
             key="",
+            rows=origin.rows,
         )
         return _wrapped(model, replace(nested, key=tensor_key(nested)), layer, parameters)
 

@@ -24,7 +24,7 @@ class Maker:
 
 
 GATHER = Maker("input:gather")
-"""Rows of embeddings, brought to another vocabulary."""
+"""Rows of tensors in another order: embeddings for another vocabulary, projections and experts grouped otherwise."""
 
 LORA = Maker("input:lora")
 """A weight with a low-rank update: W + s·B·A (2106.09685)."""
@@ -35,10 +35,13 @@ DORA = Maker("input:dora", passes=1)
 DEQUANTIZE = Maker("input:dequantize")
 """A weight in 8-bit floating point times the scales of its blocks."""
 
+TRANSPOSE = Maker("input:transpose")
+"""The matrices of a stack, each transposed."""
+
 UNPACK = Maker("input:unpack")
 """A weight in codes of four bits times the scales of its groups."""
 
-MAKERS = {maker.name: maker for maker in (GATHER, LORA, DORA, DEQUANTIZE, UNPACK)}
+MAKERS = {maker.name: maker for maker in (GATHER, LORA, DORA, DEQUANTIZE, UNPACK, TRANSPOSE)}
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Made:
         parts: what it is computed from.
         parameters: of the method.
         of_parts: per-model parameters, one set for each part; empty where the method has none.
+        rows: of gathered rows, where they come from; see :mod:`merge_assets.plan.vocabulary_rows`.
     """
 
     method: str
@@ -71,6 +75,7 @@ class Made:
     parts: tuple[TensorOrigin, ...]
     parameters: Mapping[str, float | bool | str]
     of_parts: tuple[Mapping[str, float | bool | str], ...] = ()
+    rows: str | None = None
 
 
 TensorOrigin = StoredTensor | Made

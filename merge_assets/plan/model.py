@@ -93,7 +93,7 @@ class OutputTensor:
         base: index into ``inputs`` of the base, if the method has one.
         layer: output layer, ``None`` outside the layers.
         key: tensor key; equal keys mean equal bytes.
-        rows: for an embedding gathered for another vocabulary, where its rows come from; see
+        rows: for rows gathered of other tensors, where they come from; see
             :mod:`merge_assets.plan.vocabulary_rows`.
     """
 
@@ -175,7 +175,12 @@ class OutputTensor:
         return self._bytes_of_a_sweep() + self._bytes_of_statistics()
 
     def _bytes_of_a_sweep(self) -> int:
-        return sum(item.header.nbytes for item in self.files())
+        total = 0
+        for item in self.inputs:
+            found = item.header.nbytes if item.nested is None else item.nested._bytes_of_a_sweep()
+            gathered = self.rows is not None  # no more than there are rows here
+            total += found * min(self.elements, item.header.numel) // max(1, item.header.numel) if gathered else found
+        return total
 
     def _bytes_of_statistics(self) -> int:
         """A pass of this method sweeps over all files below; statistics of nested expressions are taken once."""

@@ -19,11 +19,11 @@ from merge_assets.methods.registry import built_in_methods
 from merge_assets.pipeline.graph import ModelNode, VariantNode
 from merge_assets.pipeline.variants import variant_spec
 from merge_assets.plan import inputs as plan_inputs
+from merge_assets.plan.beside import CarriedFile, WrittenFile
 from merge_assets.plan.decisions import TensorDecision
 from merge_assets.plan.inputs import plan_key, tensor_key
 from merge_assets.plan.made import LORA, MAKERS, Maker
 from merge_assets.plan.model import (
-    CarriedFile,
     DroppedTensor,
     LayerSpan,
     OutputTensor,
@@ -32,7 +32,6 @@ from merge_assets.plan.model import (
     PlannedVocabulary,
     Shard,
     TensorInput,
-    WrittenFile,
 )
 from merge_assets.recipe import Recipe, load_recipe
 from merge_assets.recipe.schema import DESCRIPTIVE
@@ -212,6 +211,7 @@ PLAN_BESIDE = {
     "key": "k",
     "vocabulary": PlannedVocabulary("union", 0, 5, 5, ()),
     "decisions": (TensorDecision("carried", "a", 1, "x", "head"),),
+    "left_files": ("training_args.bin",),
 }
 
 

@@ -29,6 +29,7 @@ from merge_assets.plan.describe import (
     geometry_summary,
     human_bytes,
     layer_map,
+    left_files,
     peak_memory_estimate,
     vocabulary_summary,
 )
@@ -143,6 +144,8 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool =
         print_fact(label, value)
     for sentence in dropped_tensors(plan):
         print_fact("not used", sentence)
+    if plan.left_files:
+        print_fact("left behind", left_files(plan))
     _print_decisions(plan)
     told = {one.text for one in plan.decisions}
     for warning in (text for text in plan.warnings if text not in told):

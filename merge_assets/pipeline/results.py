@@ -20,7 +20,7 @@ from merge_assets.pipeline.pictures import bar, layer_picture, snr_picture
 from merge_assets.pipeline.render import Metadata, code, picture, table
 from merge_assets.pipeline.versions import FAILED, MAY_PASS
 from merge_assets.plan.code import code_summary
-from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, parameter_table
+from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, left_files, parameter_table
 from merge_assets.plan.model import Plan
 from merge_assets.recipe import Recipe
 from merge_assets.records import (
@@ -118,6 +118,8 @@ def plan_metadata(plan: Plan) -> Metadata:
         )
     if plan.decisions:
         metadata["decisions"] = table([asdict(one) for one in plan.decisions])
+    if plan.left_files:
+        metadata["left_files"] = left_files(plan)
     if plan.dropped:
         metadata["dropped_tensors"] = table(_dropped(plan))
     return metadata

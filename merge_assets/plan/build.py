@@ -108,6 +108,7 @@ class _Builder:
         shards, tensors = self._placed(self.heads.joined(drafts))
         config = self.vocabulary.config(self._config(tensors))
         carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
+        kept = {*(file.file for file in carried), *(file.file for file in self.vocabulary.written)}
         used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}
         made = Plan(
             recipe=self.recipe.name,
@@ -131,6 +132,7 @@ class _Builder:
             vocabulary=self.vocabulary.planned,
             written=self.vocabulary.written,
             decisions=tuple(self.decisions),
+            left_files=self.sources.left(self.vocabulary.donor, kept),
         )
         return replace(made, key=plan_key(made))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from merge_assets.checkpoint import Checkpoint, Tokenizer, read_tokenizer
+from merge_assets.checkpoint import Checkpoint, Tokenizer, read_chat_template, read_tokenizer
 from merge_assets.checkpoint.tokenizer import DOCUMENT
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.assemble import PlanInput
@@ -61,7 +61,26 @@ def differences(recipe: Recipe, inputs: Sequence[PlanInput], models: Sequence[in
             )
     if recipe.tokenizer is None and recipe.tokenizer_source is None:
         found += _tokens(inputs, [number for number in models if number != donor], donor)
+        if recipe.chat_template is None:
+            found += _templates(inputs, [number for number in models if number != donor], donor)
     return found
+
+
+def _templates(inputs: Sequence[PlanInput], models: Sequence[int], donor: int) -> Iterator[str]:
+    """Models on this machine that are asked in another format than the donor, whose chat template the variant has."""
+    theirs = _template(inputs[donor].checkpoint) if models else None
+    for number in models:
+        own = _template(inputs[number].checkpoint)
+        if own and theirs and own != theirs:
+            yield (
+                f"{inputs[number].reference} has another chat template than {inputs[donor].reference}, whose the variant has; "
+                "`chat_template` decides (auto: the most common)"
+            )
+        elif own and not theirs:
+            yield (
+                f"{inputs[number].reference} has a chat template, and {inputs[donor].reference}, whose files the variant has, "
+                "none; `chat_template: auto` takes it"
+            )
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -120,6 +139,15 @@ def _raw(checkpoint: Checkpoint) -> bytes | None:
         return None
     with suppress(CheckpointError):
         return checkpoint.read(DOCUMENT)
+    return None
+
+
+def _template(checkpoint: Checkpoint) -> str | None:
+    """A chat template, where it costs no network to read; one that cannot be read is carried as it is."""
+    if "://" in checkpoint.location or checkpoint.reader is None:
+        return None
+    with suppress(CheckpointError):
+        return read_chat_template(checkpoint)
     return None
 
 

@@ -14,6 +14,7 @@ from merge_assets.plan.parameters import Value
 from merge_assets.records import Geometry
 
 # Resident size of the process before the first tile, bytes; with torch for methods whose arithmetic is in torch.
+_FILES_SHOWN = 6
 _PROCESS = 60 << 20
 _PROCESS_WITH_TORCH = 260 << 20
 
@@ -107,6 +108,13 @@ def dropped_tensors(plan: Plan) -> list[str]:
         for model, counts in layers.items()
     ]
     return sentences + [f"{n} tensors of {plan.models[model].reference}: {why}" for (model, why), n in others.items()]
+
+
+def left_files(plan: Plan) -> str:
+    """The files of the donor that the variant does not have, in a sentence; the first of many."""
+    shown, more = plan.left_files[:_FILES_SHOWN], len(plan.left_files) - _FILES_SHOWN
+    donor = plan.carried[0].model if plan.carried else plan.donor
+    return f"{', '.join(shown)}{f' and {more} more files' if more > 0 else ''} of {plan.models[donor].reference}"
 
 
 def difference_summary(made: Difference) -> str:

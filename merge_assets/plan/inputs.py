@@ -6,15 +6,15 @@ nothing of it is rounded, and its models become models of the consumer's plan, e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from merge_assets.checkpoint import TensorHeader, carried_files
 from merge_assets.plan.assemble import PlanInput
+from merge_assets.plan.beside import CarriedFile, left_behind
 from merge_assets.plan.made import StoredTensor, TensorOrigin
 from merge_assets.plan.model import (
     NUMERICS_VERSION,
-    CarriedFile,
     FoldedRecipe,
     LayerSpan,
     OutputTensor,
@@ -130,6 +130,11 @@ class Inputs:
         digests = item.file_digests or {}
         files = item.checkpoint.files
         return tuple(CarriedFile(model, n, files[n], digests.get(n)) for n in carried_files(item.checkpoint))
+
+    def left(self, model: int, kept: Collection[str]) -> tuple[str, ...]:
+        """The files that a variant does not take over from an input."""
+        item = self._inputs[model]
+        return left_behind(item.checkpoint, kept) if item.folded is None else item.folded.left_files
 
     def unused(self, tensors: Sequence[OutputTensor]) -> dict[TensorId, str]:
         """Tensors inside folded recipes that lie in files and that no output needs, and why."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.methods import Method, find_method, is_exact
+from merge_assets.plan.beside import CarriedFile, WrittenFile
 from merge_assets.plan.decisions import TensorDecision
 from merge_assets.plan.made import MAKERS
 
@@ -231,38 +232,6 @@ class LayerSpan:
 
 
 @dataclass(frozen=True)
-class CarriedFile:
-    """A file copied beside the weights: tokenizer, chat template, generation config.
-
-    Attributes:
-        model: index into :attr:`Plan.models`, never of a folded recipe.
-        file: name relative to the model's directory.
-        size: bytes.
-        digest: content digest, if it is known.
-    """
-
-    model: int
-    file: str
-    size: int
-    digest: str | None
-
-
-@dataclass(frozen=True)
-class WrittenFile:
-    """A file beside the weights that is made, not copied: a tokenizer with more tokens, another chat template.
-
-    Attributes:
-        file: name.
-        text: content; not part of the plan's JSON.
-        digest: SHA-256 of its UTF-8 bytes.
-    """
-
-    file: str
-    text: str
-    digest: str
-
-
-@dataclass(frozen=True)
 class PlannedVocabulary:
     """The vocabulary of a variant whose recipe asks for one.
 
@@ -303,6 +272,7 @@ class Plan:
         vocabulary: what the recipe's tokenizer settings came to, ``None`` if embeddings stay as they are.
         written: files beside the weights that are made, not copied.
         decisions: what was decided for tensors that are not the same in all inputs.
+        left_files: files of that donor that the variant does not have.
     """
 
     recipe: str
@@ -322,6 +292,7 @@ class Plan:
     vocabulary: PlannedVocabulary | None = None
     written: tuple[WrittenFile, ...] = ()
     decisions: tuple[TensorDecision, ...] = ()
+    left_files: tuple[str, ...] = ()
 
     @property
     def layer_count(self) -> int:
@@ -374,7 +345,7 @@ class Plan:
         return json.dumps(fields, indent=1, allow_nan=False)
 
 
-_RARE = frozenset({"nested", "folded", "rows", "vocabulary", "written", "decisions"})
+_RARE = frozenset({"nested", "folded", "rows", "vocabulary", "written", "decisions", "left_files"})
 
 
 def _without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from typing import Any
 from merge_assets.checkpoint import TensorHeader, Tokenizer, read_chat_template, read_tokenizer, tokenizer_files
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.assemble import PlanInput
+from merge_assets.plan.beside import CarriedFile, WrittenFile
 from merge_assets.plan.inputs import NESTED_DTYPE, tensor_key
 from merge_assets.plan.made import GATHER
-from merge_assets.plan.model import CarriedFile, OutputTensor, PlannedVocabulary, TensorInput, WrittenFile
+from merge_assets.plan.model import OutputTensor, PlannedVocabulary, TensorInput
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.vocabulary_files import STALE, written_texts
 from merge_assets.plan.vocabulary_rows import as_text, inputs_of

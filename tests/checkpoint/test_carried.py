@@ -9,8 +9,9 @@ from transformers import AutoTokenizer
 
 from merge_assets.checkpoint import carried_files, fingerprint_files, open_checkpoint, read_tokenizer
 from merge_assets.errors import CheckpointError
+from merge_assets.plan.describe import left_files
 from tests.checkpoint_support import sharded, write_files
-from tests.merging import merge_text
+from tests.merging import merge_text, plan_text
 from tests.vocabulary_support import word_model
 
 AUTO = {"auto_map": {"AutoTokenizer": [None, "own.Own"]}}
@@ -51,3 +52,17 @@ def test_a_tokenizer_that_is_not_read_is_called_so(name: str, kind: str, tmp_pat
     folder = write_files(sharded(tmp_path), {name: b"{}"})
     with pytest.raises(CheckpointError, match=rf"has its tokenizer in {name} \({kind}.*not read.*tokenizer\.json"):
         read_tokenizer(open_checkpoint(folder))
+
+
+def test_files_that_are_not_carried_are_in_the_plan(tmp_path: Path) -> None:
+    folder = word_model(tmp_path / "a", "<unk>", "the", "cat")
+    left = ("model.onnx", "pytorch_model.bin", "training_args.bin")
+    write_files(folder, dict.fromkeys(left, b"x") | {"LICENSE": b"x", "README.md": b"x", ".gitattributes": b"x"})
+    recipe = f"merge_method: passthrough\nmodels: [{{model: {folder}}}]\n"
+    plan = plan_text(recipe, tmp_path)
+    assert plan.left_files == left
+    assert left_files(plan) == f"model.onnx, pytorch_model.bin, training_args.bin of {folder}"
+    for name in left:
+        (folder / name).unlink()
+    without = plan_text(recipe, tmp_path)
+    assert without.left_files == () and "left_files" not in without.to_json() and without.key == plan.key

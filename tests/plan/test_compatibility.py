@@ -87,3 +87,24 @@ def test_tokens_of_other_numbers_are_said_unless_the_recipe_says_what_becomes_of
     alike = plan_text(LINEAR.format(a=folders["a"], b=folders["same"]), tmp_path).warnings
     united = plan_text(LINEAR.format(**folders) + "tokenizer: {source: union}\n", tmp_path).warnings
     assert not [text for text in (*alike, *united) if "numbers" in text]
+
+
+def test_other_chat_templates_are_said_unless_the_recipe_says_which(tmp_path: Path) -> None:
+    folders = {name: word_model(tmp_path / name, "<unk>", "the", "cat") for name in "abc"}
+    recipe = (
+        "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {a}}}, {{model: {b}}}, {{model: {c}}}]\n"
+    )
+
+    def warnings(more: str = "") -> tuple[str, ...]:
+        return plan_text(recipe.format(**folders) + more, tmp_path).warnings
+
+    assert warnings() == ()
+    (folders["b"] / "chat_template.jinja").write_text("{{ messages }}")
+    (warning,) = warnings()
+    assert f"{folders['b']} has a chat template, and {folders['a']}" in warning and "none" in warning
+    (folders["a"] / "tokenizer_config.json").write_text('{"chat_template": "{{ bos_token }}"}')
+    (warning,) = warnings()
+    assert f"{folders['b']} has another chat template than {folders['a']}" in warning and "`chat_template`" in warning
+    assert not [line for line in warnings("chat_template: auto\n") if "another chat template" in line]
+    (folders["a"] / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert warnings() == ()

@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     allow_pickle: bool = Field(
         default=False, description="read local checkpoints of pickled weights (*.bin), as data only"
     )
+    link_targets: Names = Field(
+        default=[], description="folders outside a local checkpoint that links in it may lead to"
+    )
     load_seconds: float = Field(default=600, gt=0, description="seconds that loading a model to check it may take")
     answer_seconds: float = Field(default=120, gt=0, description="seconds that generating a few tokens may take")
     silence_seconds: float = Field(

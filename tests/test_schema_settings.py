@@ -6,6 +6,7 @@ The walk takes all settings from the schema and fails where one has no example.
 from __future__ import annotations
 
 import pickle
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,6 +107,19 @@ def hub(workspace: api.Workspace) -> object:
 def pickles(workspace: api.Workspace) -> object:
     try:
         return sorted(Models(workspace).headers(ModelReference("pickled")).checkpoint.tensors)
+    except MergeAssetsError as error:
+        return str(error)
+
+
+def links(workspace: api.Workspace) -> object:
+    model, elsewhere = workspace.settings.root / "linked", workspace.settings.root / "link-target"
+    if not model.exists():
+        shutil.copytree(workspace.settings.root / "a", model)
+        elsewhere.mkdir()
+        (model / "model.safetensors").rename(elsewhere / "weights")
+        (model / "model.safetensors").symlink_to(elsewhere / "weights")
+    try:
+        return sorted(Models(workspace).headers(ModelReference("linked")).checkpoint.tensors)
     except MergeAssetsError as error:
         return str(error)
 
@@ -260,6 +274,7 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "model_memory": (checking, {}, {"model_memory": "1GB"}),
     "allow_unconfined": (checking, {}, {"allow_unconfined": True}),
     "allow_pickle": (pickles, {}, {"allow_pickle": True}),
+    "link_targets": (links, {}, {"link_targets": ["link-target"]}),
     "endpoint": (answering, {}, {"endpoint": "http://127.0.0.1:9/v1"}),
     "endpoint_model": (answering, {}, {"endpoint_model": "org/{name}"}),
     "endpoint_key": (answering, {"endpoint_key": "one"}, {"endpoint_key": "other"}),

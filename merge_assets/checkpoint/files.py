@@ -65,6 +65,7 @@ LICENCE_FILES = ("LICEN[SC]E*", "NOTICE*", "Notice*", "USE_POLICY*")
 UNREAD_TOKENIZERS = {"*.tiktoken": "tiktoken", "tekken.json": "tekken", "*.spm": "sentencepiece under another name"}
 """Kinds of tokenizers that are carried along, but not read."""
 
+_VARIANT = re.compile(rf"({'|'.join(STEMS)})(?:\.(\w+)\.safetensors|\.safetensors\.index\.(\w+)\.json)")
 _MODULE_FOLDER = re.compile(r"\d+_\w+")
 
 
@@ -113,6 +114,29 @@ def is_adapter(names: Iterable[str]) -> bool:
     )
 
 
+def weight_names(names: Iterable[str]) -> tuple[str, str]:
+    """What the one file of a checkpoint's weights and their index are called, whichever is there.
+
+    Where neither is, the only variant's (``model.fp16.safetensors``) are; transformers' names otherwise.
+
+    Raises:
+        CheckpointError: starting with a file's name, if there are several variants and nothing else.
+    """
+    names = set(names)
+    for stem in STEMS:
+        if f"{stem}.safetensors" in names or stem + INDEX_SUFFIX in names:
+            return f"{stem}.safetensors", stem + INDEX_SUFFIX
+    found = sorted({(match[1], match[2] or match[3]) for name in names if (match := _VARIANT.fullmatch(name))})
+    if len(found) > 1:
+        one, *_, other = (f"{stem}.{variant}.safetensors" for stem, variant in found)
+        raise CheckpointError(
+            f"{one}: so is {other} there, and no {found[0][0]}.safetensors; rename the one that is meant to that, or its index"
+        )
+    for stem, variant in found:
+        return f"{stem}.{variant}.safetensors", f"{stem}.safetensors.index.{variant}.json"
+    return WEIGHTS, INDEX
+
+
 def weights_stem(weight_files: Iterable[str]) -> str:
     """What a checkpoint's weight files are called, without number and ending."""
     names = tuple(weight_files)
@@ -128,6 +152,8 @@ def fingerprint_files(names: Iterable[str], weight_files: Iterable[str]) -> list
     """
     names, weight_files = tuple(names), set(weight_files)
     indices = [stem + INDEX_SUFFIX for stem in STEMS]
+    with suppress(CheckpointError):
+        indices.append(weight_names(names)[1])
     described = matching(names, (*indices, CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, *CODE_FILES))
     adapter = [ADAPTER_CONFIG] if ADAPTER_WEIGHTS in weight_files else []
     return sorted({*described, *sentence_files(names), *adapter, *weight_files})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +15,11 @@ from merge_assets.checkpoint.files import (
     ADAPTER_WEIGHTS,
     CONFIG,
     GENERATION_CONFIG,
-    INDEX_SUFFIX,
     MODULES,
-    STEMS,
     is_adapter,
     is_module_folder,
     matching,
+    weight_names,
 )
 from merge_assets.checkpoint.header import LENGTH_BYTES, header_length, load_json, parse_header
 from merge_assets.checkpoint.tensors import TensorHeader
@@ -68,13 +67,17 @@ class CheckpointSource(Protocol):
         ...
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
+def open_checkpoint(directory: Path, links: Sequence[Path] = ()) -> Checkpoint:
     """Open a local checkpoint without reading a weight.
+
+    Args:
+        directory: its folder.
+        links: folders elsewhere that links in it may lead to.
 
     Raises:
         CheckpointError: naming the file and the tensor at fault and what to do.
     """
-    return read_checkpoint(DirectorySource(directory))
+    return read_checkpoint(DirectorySource(directory, links))
 
 
 def read_checkpoint(source: CheckpointSource) -> Checkpoint:
@@ -93,19 +96,19 @@ def read_checkpoint(source: CheckpointSource) -> Checkpoint:
     return Checkpoint(source.location, tensors, config, dict(source.files), generation_config, source.read)
 
 
-def open_any(directory: Path) -> Checkpoint:
+def open_any(directory: Path, links: Sequence[Path] = ()) -> Checkpoint:
     """Open a local checkpoint or adapter, whichever it is."""
-    source = DirectorySource(directory)
+    source = DirectorySource(directory, links)
     return read_adapter(source) if is_adapter(source.files) else read_checkpoint(source)
 
 
-def open_adapter(directory: Path) -> Checkpoint:
+def open_adapter(directory: Path, links: Sequence[Path] = ()) -> Checkpoint:
     """Open a local PEFT adapter without reading a weight; its ``config`` is that of the adapter.
 
     Raises:
         CheckpointError: naming the file and the tensor at fault and what to do.
     """
-    return read_adapter(DirectorySource(directory))
+    return read_adapter(DirectorySource(directory, links))
 
 
 def read_adapter(source: CheckpointSource) -> Checkpoint:
@@ -157,7 +160,7 @@ def read_index(source: CheckpointSource) -> dict[str, str] | None:
     Raises:
         CheckpointError: starting with the index's name.
     """
-    name = _stem(source.files) + INDEX_SUFFIX
+    _, name = weight_names(source.files)
     if name not in source.files:
         return None
     weight_map = _read_object(source, name, MAX_INDEX, constants=False).get("weight_map")
@@ -184,13 +187,12 @@ def find_weight_files(files: Mapping[str, int], index: Mapping[str, str] | None)
     Raises:
         CheckpointError: starting with a file's name, if there are none or it is not clear which.
     """
-    stem = _stem(files)
-    whole = f"{stem}.safetensors"
+    whole, listing = weight_names(files)
     if index is not None:
         shards = sorted(set(index.values()))
         if whole in files and shards != [whole]:
             raise CheckpointError(
-                f"{stem}{INDEX_SUFFIX}: names shards, but {whole} is there too and would be loaded instead by others; "
+                f"{listing}: names shards, but {whole} is there too and would be loaded instead by others; "
                 "remove the one that is stale"
             )
         return shards
@@ -199,13 +201,8 @@ def find_weight_files(files: Mapping[str, int], index: Mapping[str, str] | None)
     raise CheckpointError(_no_weights(files))
 
 
-def _stem(files: Mapping[str, int]) -> str:
-    """How the weight files are called."""
-    return next((s for s in STEMS if f"{s}.safetensors" in files or s + INDEX_SUFFIX in files), STEMS[0])
-
-
 def _no_weights(files: Mapping[str, int]) -> str:
-    whole, index = f"{STEMS[0]}.safetensors", STEMS[0] + INDEX_SUFFIX
+    whole, index = weight_names(())
     found = matching(files, ("*.safetensors",))
     pickled = matching(files, ("*.bin", "*.pt", "*.pth", "*.ckpt"))
     if is_adapter(files):
@@ -222,7 +219,7 @@ def _no_weights(files: Mapping[str, int]) -> str:
 def _read_tensors(
     source: CheckpointSource, shards: list[str], index: Mapping[str, str] | None
 ) -> dict[str, TensorHeader]:
-    listing = _stem(source.files) + INDEX_SUFFIX
+    _, listing = weight_names(source.files)
     with ThreadPoolExecutor(max_workers=source.workers) as pool:
         headers = list(pool.map(lambda shard: _read_header(source, shard), shards))
         _refuse_copies(shards, headers, index, listing)
@@ -317,12 +314,14 @@ class DirectorySource:
 
     Files whose names start with a dot and subfolders other than those of chat templates and of sentence-transformers
     modules are not seen. Links that leave the directory are refused, since a checkpoint from elsewhere could point at
-    private files; the Hub cache's own links from ``snapshots/COMMIT/`` to its two ``blobs/`` folders are followed.
+    private files, unless they lead into folders that the user names; the Hub cache's own links from ``snapshots/COMMIT/`` to
+    its two ``blobs/`` folders are followed.
     """
 
     workers = 1
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, links: Sequence[Path] = ()) -> None:
+        self._links = tuple(path.resolve() for path in links)
         self.directory = Path(os.path.abspath(directory))  # noqa: PTH100 - keeps links in the user's own path
         if not is_folder(self.directory):
             raise CheckpointError(f"{self.directory}: not a directory; name the directory that holds config.json")
@@ -366,7 +365,8 @@ class DirectorySource:
                 if not any(target.is_relative_to(root) for root in allowed):
                     raise CheckpointError(
                         f"{self.directory}/{name}: is a link to {target}, outside the checkpoint; "
-                        "replace it by a copy if you trust it, or remove it"
+                        "if you trust it, replace it by a copy or name the folder where that lies in the setting link_targets; "
+                        "remove it otherwise"
                     )
                 files[name] = target.stat().st_size
         return files
@@ -384,5 +384,5 @@ class DirectorySource:
         own = self.directory.resolve()
         repository = own.parent.parent
         if own.parent.name == "snapshots" and repository.name.startswith("models--"):
-            return own, repository / "blobs", repository.parent / "blobs"
-        return (own,)
+            return own, repository / "blobs", repository.parent / "blobs", *self._links
+        return own, *self._links

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from merge_assets.checkpoint import Checkpoint
-from merge_assets.checkpoint.files import CONFIG, INDEX_SUFFIX
+from merge_assets.checkpoint.files import CONFIG
 
 _OF_THE_MODEL = frozenset({CONFIG, "README.md", "plan.json", "recipe.yaml", "mergekit_config.yml"})
 """What a variant has of its own."""
@@ -56,6 +56,6 @@ def left_behind(checkpoint: Checkpoint, kept: Collection[str]) -> tuple[str, ...
         sorted(
             name
             for name in checkpoint.files
-            if name not in own and not name.startswith(".") and not name.endswith(INDEX_SUFFIX)
+            if name not in own and not name.startswith(".") and ".safetensors.index." not in name
         )
     )

@@ -213,6 +213,7 @@ class _Builder:
     ) -> Iterator[OutputTensor]:
         """One output tensor without its place and key; none if it is dropped."""
         headers = [header for header in found if header is not None]
+        self._check_elements(piece, found)
         if len(headers) < len(found):
             only = self.missing.source(name, read, found, piece, beyond=beyond)
             if only is None:
@@ -326,6 +327,16 @@ class _Builder:
         else:
             message += "; merge models of one architecture and size"
         raise self.fail(piece.key, message)
+
+    def _check_elements(self, piece: ResolvedSlice, found: Sequence[TensorHeader | None]) -> None:
+        """A weight without elements is what sharded training leaves in a file when it is not gathered first."""
+        for source, header in zip(piece.sources, found, strict=True):
+            if header is not None and not header.numel and header.dtype in COMPUTABLE:
+                raise self.fail(
+                    piece.key,
+                    f"tensor {header.name} of {self.inputs[source.model].reference} has no elements ({list(header.shape)}): "
+                    "the checkpoint was saved without gathering what training had sharded (ZeRO-3); save it again",
+                )
 
     def _placed(self, drafts: Sequence[OutputTensor]) -> tuple[tuple[Shard, ...], tuple[OutputTensor, ...]]:
         """The shards, and the tensors in file order with their places and keys."""

@@ -48,7 +48,8 @@ def look_through(
 
 def _looked_through(directory: Path, item: PlanInput, work: Work) -> dict[str, FileState]:
     """The states of the files, all of whose bytes are what was digested."""
-    checkpoint = open_any(directory)
+    # Where links may lead was asked when the model was opened, and what they lead to is compared here.
+    checkpoint = open_any(directory, [Path(directory.anchor)])
     found = digest_checkpoint(checkpoint, None, work)
     files = item.file_digests or {}
     small = {name: digest for name, digest in found.files.items() if name in files and not _holds_weights(item, name)}

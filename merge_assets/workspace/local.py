@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,6 +26,8 @@ from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.work import UNATTENDED, Work
 
+_Opening = Callable[[Path, Sequence[Path]], Checkpoint]
+
 
 class LocalModels:
     """Models in local folders, each opened once. Pickled weights are converted into the cache first, if the settings
@@ -33,7 +35,7 @@ class LocalModels:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._opened: dict[tuple[Callable[[Path], Checkpoint], Path], Checkpoint] = {}
+        self._opened: dict[tuple[_Opening, Path], Checkpoint] = {}
         self._at_opening: dict[str, FileState] = {}
         self.digested_states: dict[str, FileState] = {}
         """States in which files were when they were digested, by path."""
@@ -78,12 +80,14 @@ class LocalModels:
         """A model with its digests, if it was digested before and has not changed."""
         return _input(reference, checkpoint, known_digests(checkpoint, self._settings.cache_dir))
 
-    def _once(self, opening: Callable[[Path], Checkpoint], directory: Path) -> Checkpoint:
+    def _once(self, opening: _Opening, directory: Path) -> Checkpoint:
         if (opening, directory) not in self._opened:
             readable = self._readable(directory)
             with suppress(OSError):  # which opening tells better
                 self._at_opening |= states_of(Path(os.path.abspath(readable)))  # noqa: PTH100 - as checkpoints call it
-            self._opened[opening, directory] = opening(readable)
+            self._opened[opening, directory] = opening(
+                readable, [Path(self._settings.root, name) for name in self._settings.link_targets]
+            )
         return self._opened[opening, directory]
 
     def _readable(self, directory: Path) -> Path:

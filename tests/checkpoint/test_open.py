@@ -12,6 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from merge_assets.checkpoint import carried_files, fingerprint_files, open_checkpoint, tokenizer_files
+from merge_assets.checkpoint.files import needed_files
 from merge_assets.errors import CheckpointError
 from tests.checkpoint_support import LLAMA_CONFIG, raw_file, save_llama, sharded, tensor_file, write_files
 
@@ -192,6 +193,31 @@ def test_a_link_out_of_the_checkpoint_is_refused(tmp_path: Path, name: str) -> N
     (tmp_path / "m" / name).symlink_to(secret)
     message = refusal(tmp_path / "m")
     assert f"m/{name}: is a link to {secret}" in message
+
+
+def test_a_link_into_a_folder_that_is_named_is_followed(tmp_path: Path) -> None:
+    write_files(tmp_path / "m", {"config.json": ONE["config.json"]})
+    shards = write_files(tmp_path / "shards", {"1": ONE["model.safetensors"]})
+    (tmp_path / "m" / "model.safetensors").symlink_to(shards / "1")
+    assert list(open_checkpoint(tmp_path / "m", [tmp_path / "other", shards]).tensors) == ["x"]
+    with pytest.raises(CheckpointError, match="link_targets"):
+        open_checkpoint(tmp_path / "m", [tmp_path / "other"])
+
+
+def test_the_only_variant_is_read(tmp_path: Path) -> None:
+    one = write_files(
+        tmp_path / "one", {"config.json": ONE["config.json"], "model.fp16.safetensors": ONE["model.safetensors"]}
+    )
+    assert open_checkpoint(one).weight_files == ("model.fp16.safetensors",)
+    index = json.dumps({"weight_map": {"x": "model.fp16-00001-of-00001.safetensors"}}).encode()
+    shard, listing = "model.fp16-00001-of-00001.safetensors", "model.safetensors.index.fp16.json"
+    sharded = {"config.json": ONE["config.json"], listing: index, shard: ONE["model.safetensors"]}
+    opened = open_checkpoint(write_files(tmp_path / "sharded", sharded))
+    assert opened.weight_files == (shard,) and listing in needed_files(opened.files, opened.weight_files)
+    (one / "model.bf16.safetensors").write_bytes(ONE["model.safetensors"])
+    assert "model.bf16.safetensors: so is model.fp16.safetensors there" in refusal(one)
+    (one / "model.safetensors").write_bytes(ONE["model.safetensors"])
+    assert open_checkpoint(one).weight_files == ("model.safetensors",), "the plain name comes first"
 
 
 def test_links_within_the_checkpoint_and_to_the_checkpoint_are_followed(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from merge_assets.plan import Plan
 from merge_assets.plan.describe import dropped_tensors, layer_map, source_layers
 from merge_assets.plan.difference import difference
 from tests.merging import merged_tensors, plan_text
-from tests.synthetic import llama_shapes, read_tensors, write_checkpoint, write_llama
+from tests.synthetic import llama_config, llama_shapes, read_tensors, write_checkpoint, write_llama
 
 
 @pytest.fixture(scope="module")
@@ -394,3 +394,14 @@ def test_a_parameter_of_another_method_is_a_warning(models: dict[str, Path], tmp
     assert plan_text(text, tmp_path).warnings == (
         "parameters.density has no effect: method linear has no such parameter",
     )
+
+
+@pytest.mark.parametrize("method", ["passthrough", "linear"])
+def test_weights_without_elements_are_refused(method: str, tmp_path: Path) -> None:
+    """As DeepSpeed's ZeRO-3 leaves them in a file."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors = {tensor: torch.zeros(shape) for tensor, shape in llama_shapes(1).items()} | {name: torch.zeros(0, 4)}
+    folder = write_checkpoint(tmp_path / "a", tensors, llama_config(1))
+    text = f"merge_method: {method}\nmodels: [{{model: {folder}}}]\n"
+    with pytest.raises(PlanError, match=rf"tensor {name} of {folder} has no elements \(\[0, 4\]\)"):
+        plan_text(text + ("parameters: {weight: 1}\n" if method == "linear" else ""), tmp_path)

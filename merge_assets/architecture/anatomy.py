@@ -33,6 +33,7 @@ _BUFFER = re.compile(
 _TASK_HEAD = re.compile(
     r"(?:^|\.)(?:mtp|nextn|medusa_head|eagle|score|classifier|classification_head|qa_outputs|pooler|v_head|value_head|reward_head"
     r"|lm_head|cls|embed_out|proj_out|predictions|seq_relationship|logits_proj|summary|sequence_summary|score_head|vocab_\w+)\."
+    r"|(?:^|\.)decoder\.(?:weight|bias)$"  # of masked words
 )
 _PREDICTION = re.compile(r"(?:^|\.)(?:mtp|nextn)\.")
 _LEFTOVER = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|original_module|ia3_l|adapter_\w+)\.")

@@ -1,5 +1,6 @@
-"""Contract: a model of text alone is merged with the language part of one that also sees, both ways; transformers loads what
-comes out as it loads the donor."""
+"""Contract: models of different classes are merged where their tensors are of one role: text with the language part of what
+also sees, bodies with heads and without, experts and projections together and apart. Transformers loads what comes out as it
+loads the donor."""
 
 from __future__ import annotations
 
@@ -148,3 +149,118 @@ def test_text_and_the_language_part_of_what_sees(family: str, donor: str, as_in_
         assert any("unchanged" in warning for warning in told.warnings)
     else:
         assert any("vision" in dropped.tensor or "visual" in dropped.tensor for dropped in told.dropped)
+
+
+# -- other classes --------------------------------------------------------------------------------------------------------
+
+Side = tuple[str, str, dict[str, Any]]
+"""Class of the model, class of the config, its arguments."""
+
+ENCODER: dict[str, Any] = {name: TEXT[name] for name in TEXT if name not in ("num_key_value_heads", "head_dim")}
+MIXTURE: dict[str, Any] = {
+    **TEXT,
+    "num_experts": 3,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "tie_word_embeddings": False,
+}
+ROTARY = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+EYES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "depth": 2,
+    "num_heads": 4,
+    "out_hidden_size": 32,
+    "patch_size": 8,
+    "deepstack_visual_indexes": [1],
+    "num_position_embeddings": 16,
+}
+UNTIED = {**TEXT, "tie_word_embeddings": False}
+
+
+def seeing(text: dict[str, Any]) -> dict[str, Any]:
+    return {"text_config": {**text, "rope_parameters": ROTARY}, "vision_config": EYES, "tie_word_embeddings": False}
+
+
+PAIRS: dict[str, tuple[Side, Side]] = {
+    "BERT: classifier, masked words": (
+        ("BertForSequenceClassification", "BertConfig", ENCODER),
+        ("BertForMaskedLM", "BertConfig", ENCODER),
+    ),
+    "RoBERTa: classifier, body": (
+        ("RobertaForSequenceClassification", "RobertaConfig", ENCODER),
+        ("RobertaModel", "RobertaConfig", ENCODER),
+    ),
+    "ModernBERT: token classifier, masked words": (
+        ("ModernBertForTokenClassification", "ModernBertConfig", {**ENCODER, "reference_compile": False}),
+        ("ModernBertForMaskedLM", "ModernBertConfig", {**ENCODER, "reference_compile": False}),
+    ),
+    "Qwen3: reward, chat": (
+        ("Qwen3ForSequenceClassification", "Qwen3Config", {**UNTIED, "num_labels": 1}),
+        ("Qwen3ForCausalLM", "Qwen3Config", UNTIED),
+    ),
+    "Phi-3, Mistral": (
+        ("Phi3ForCausalLM", "Phi3Config", {name: UNTIED[name] for name in UNTIED if name != "head_dim"}),
+        ("MistralForCausalLM", "MistralConfig", UNTIED),
+    ),
+    "Qwen3-VL, Qwen3": (
+        ("Qwen3VLForConditionalGeneration", "Qwen3VLConfig", seeing(UNTIED)),
+        ("Qwen3ForCausalLM", "Qwen3Config", UNTIED),
+    ),
+    "Qwen3-VL-MoE, Qwen3-MoE": (
+        ("Qwen3VLMoeForConditionalGeneration", "Qwen3VLMoeConfig", seeing(MIXTURE)),
+        ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", MIXTURE),
+    ),
+}
+WRAPPERS = ("model", "language_model", "bert", "roberta")
+
+
+def by_role(found: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors in pieces that are the same for all classes, projections and experts apart."""
+    pieces: dict[str, torch.Tensor] = {}
+    for full, tensor in found.items():
+        words = full.split(".")
+        while words[0] in WRAPPERS:
+            del words[0]
+        name, heights = ".".join(words), [32, 16, 16]  # of query, key and value
+        if "visual" not in name and "qkv_proj" in name:
+            parts = zip(("q_proj", "k_proj", "v_proj"), tensor.split(heights), strict=True)
+            pieces.update({name.replace("qkv_proj", part): rows for part, rows in parts})
+        elif tensor.ndim == 3 and "experts" in name:
+            stack = tensor if tensor.shape[1:] in ((24, 32), (32, 12)) else tensor.mT
+            for number, matrix in enumerate(stack):
+                at = name.replace("experts", f"experts.{number}")
+                both = zip(("gate_proj", "up_proj"), matrix.chunk(2), strict=True)
+                apart = (
+                    {at.replace("gate_up_proj", part): rows for part, rows in both} if "gate_up" in at else {at: matrix}
+                )
+                pieces.update({f"{part}.weight": rows for part, rows in apart.items()})
+        elif "gate_up_proj" in name:
+            both = zip(("gate_proj", "up_proj"), tensor.chunk(2), strict=True)
+            pieces.update({name.replace("gate_up_proj", part): rows for part, rows in both})
+        else:
+            pieces[name] = tensor
+    return pieces
+
+
+@pytest.mark.parametrize("donor_is", ["first", "second"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_models_of_different_classes(pair: str, donor_is: str, tmp_path: Path) -> None:
+    sides = PAIRS[pair] if donor_is == "first" else PAIRS[pair][::-1]
+    (kind, config, settings), (other_kind, other_config, other_settings) = sides
+    donor_kind = getattr(transformers, kind)
+    donor = saved(donor_kind, getattr(transformers, config)(**settings), tmp_path / "a", 0)
+    other = saved(
+        getattr(transformers, other_kind), getattr(transformers, other_config)(**other_settings), tmp_path / "b", 1
+    )
+    recipe = f"merge_method: task_arithmetic\nbase_model: {donor}\n"
+    out = merge_text(f"{recipe}models: [{{model: {other}, parameters: {{weight: 0.5}}}}]\n", tmp_path)
+    assert read_tensors(out).keys() == read_tensors(donor).keys(), "the donor's names"
+    found, base, tuned = (by_role(read_tensors(folder)) for folder in (out, donor, other))
+    for name, tensor in found.items():
+        expected = base[name].double()
+        if name in tuned:
+            expected += 0.5 * (tuned[name].double() - expected)
+        torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=1e-6)
+    assert len(found.keys() & tuned.keys()) >= 15
+    loaded_without_a_word(donor_kind, out)

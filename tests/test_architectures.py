@@ -42,8 +42,20 @@ REFUSED = {
     ("T5", "rotate"): "relative_attention_bias",
     ("GLM-4.5", "rotate"): "first_k_dense_replace",
     ("Jamba", "prune"): "attn_layer_period",
+    ("Kimi-Linear", "rotate"): "first_k_dense_replace",
+    ("GLM-4.7-Flash", "rotate"): "first_k_dense_replace",
+    ("DeepSeek-V3.2", "rotate"): "first_k_dense_replace",
+    ("DeepSeek-V4", "rotate"): "first_k_dense_replace",
+    ("dots.llm1", "rotate"): "first_k_dense_replace",
+    ("LFM2-MoE", "rotate"): "num_dense_layers",
+    ("Gemma3n (text)", "stack"): "embed_tokens_per_layer",
+    ("Gemma3n (text)", "prune"): "embed_tokens_per_layer",
+    ("Gemma4 (text)", "stack"): "embed_tokens_per_layer",
+    ("Gemma4 (text)", "prune"): "embed_tokens_per_layer",
+    ("Gemma4 (text)", "rotate"): "layer_types",
+    ("ModernBERT", "rotate"): "attn_norm",
 }
-"""What a family's config cannot say, and the key that the error names."""
+"""What a family's config cannot say, and the key or the tensor that the error names."""
 
 FOUND: dict[tuple[str, str], str] = {}
 """Cells of the table, as the tests find them."""
@@ -110,7 +122,7 @@ def test_a_copy_has_the_same_bytes_and_the_same_logits(name: str, zoo: Zoo, tmp_
     assert before.keys() == after.keys()
     for key, tensor in before.items():
         assert tensor.dtype == after[key].dtype, key
-        assert torch.equal(tensor.view(torch.uint8), after[key].view(torch.uint8)), key
+        assert torch.equal(tensor.reshape(-1).view(torch.uint8), after[key].reshape(-1).view(torch.uint8)), key
     original, copy = loaded(family, source), loaded(family, out)
     assert torch.equal(family.run(original), family.run(copy))
     FOUND[name, "identity"] = f"✓ {len(before)} tensors"
@@ -124,6 +136,9 @@ def test_every_tensor_of_an_average_is_the_formula_rounded_once(name: str, zoo: 
     a, b, found = read_tensors(one), read_tensors(other), read_tensors(out)
     assert found.keys() == a.keys()
     for key, tensor in found.items():
+        if not tensor.is_floating_point():
+            assert torch.equal(tensor, a[key]), key
+            continue
         exact = (0.25 * a[key].double().numpy() + 0.5 * b[key].double().numpy()) / 0.75
         assert tensor.dtype == family.dtype, key
         # Half a unit in the last place of the result, and what float32 arithmetic may add to it.
@@ -143,7 +158,7 @@ def test_other_layers_load_keep_their_roles_and_generate(
     text = passthrough(source, ranges)
     if (name, operation) in REFUSED:
         key = REFUSED[name, operation]
-        with pytest.raises(PlanError, match=rf"config\.json.*{key}"):
+        with pytest.raises(PlanError, match=rf"(config\.json|of the variant).*{key}"):
             planned(text, tmp_path)
         FOUND[name, operation] = f"refused: `{key}`"
         return
@@ -235,7 +250,9 @@ def page() -> str:
     rows.append("|---" * (2 + len(OPERATIONS)) + "|")
     for name, family in FAMILIES.items():
         rows.append(f"| {name} | `{family.model}` | " + " | ".join(FOUND[name, o] for o in OPERATIONS) + " |")
-    return INTRODUCTION + "\n".join(rows) + "\n"
+    works, refused = (sum(found.startswith(word) for found in FOUND.values()) for word in ("✓", "refused"))
+    count = f"{len(FAMILIES)} families: {works} operations work, {refused} are refused.\n\n"
+    return INTRODUCTION + count + "\n".join(rows) + "\n"
 
 
 INTRODUCTION = """# Architectures
@@ -255,6 +272,7 @@ rewrites it.
 | rotate | slices `[1, 4] [0, 1]`, the same: the first layer becomes the last |
 | other part | an encoder or vision tower cut by its name under `modules:`, the rest carried |
 
-*refused* means that the plan says so, with the key of the config that cannot describe the layers.
+*refused* means that the plan says so, with the key of the config that cannot describe the layers, or a tensor whose shape
+depends on their number.
 
 """

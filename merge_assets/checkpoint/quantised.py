@@ -2,8 +2,8 @@
 
 Weights in 8-bit floating point with scales are read: ``weight`` times ``weight_scale_inv`` of its block (DeepSeek-V3,
 ``weight_block_size``), or times ``weight_scale`` of its row or of the whole matrix (compressed-tensors, fbgemm, ModelOpt).
-Both scales multiply; the older name only says that the quantiser divided by it. So are those in codes of four bits that
-:mod:`merge_assets.checkpoint.packed` knows.
+Both scales multiply; the older name only says that the quantiser divided by it. So are whole numbers of 8 bits
+(compressed-tensors), and those in codes of four bits that :mod:`merge_assets.checkpoint.packed` knows.
 """
 
 from __future__ import annotations
@@ -94,10 +94,12 @@ def read_quantised(checkpoint: Checkpoint) -> Quantised | None:
         CheckpointError: if it is quantised in a way that is not read; without the checkpoint's location.
     """
     settings = _settings(checkpoint.config)
-    scales = {name: scale for name, header in checkpoint.tensors.items() if (scale := _scale_of(header, checkpoint))}
+    kind = str((settings or {}).get("quant_method", "fp8")).lower()
+    coded = FLOAT8 | {"I8"} if kind == "compressed-tensors" else FLOAT8
+    eight = [header for header in checkpoint.tensors.values() if header.dtype in coded]
+    scales = {header.name: scale for header in eight if (scale := _scale_of(header, checkpoint))}
     if settings is None and not scales:
         return None
-    kind = str((settings or {}).get("quant_method", "fp8")).lower()
     if kind not in _SCALED_KINDS:
         raise CheckpointError(_refusal(kind, _REASONS.get(kind, "codes that are not read")))
     try:
@@ -111,9 +113,9 @@ def read_quantised(checkpoint: Checkpoint) -> Quantised | None:
             continue
         if last in _OF_ACTIVATIONS:
             aside[name] = "scale of activations of the quantised model"
-        elif last.endswith(_PACKED) or (last.endswith("weight") and header.dtype not in _WEIGHT_DTYPES | FLOAT8):
+        elif last.endswith(_PACKED) or (last.endswith("weight") and header.dtype not in _WEIGHT_DTYPES | coded):
             raise CheckpointError(_refusal(kind, f"packed codes (tensor {name}, {header.dtype}) that are not read"))
-        elif header.dtype in FLOAT8:
+        elif header.dtype in FLOAT8 or name in scales or (last == "weight" and header.dtype in coded):
             if name not in scales:
                 raise CheckpointError(
                     f"is quantised ({kind}), but tensor {name} has no scale beside it ({name}_scale_inv or "
@@ -149,8 +151,6 @@ def _settings(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _scale_of(header: TensorHeader, checkpoint: Checkpoint) -> TensorHeader | None:
-    if header.dtype not in FLOAT8:
-        return None
     found = (checkpoint.tensors.get(header.name + suffix) for suffix in _SCALE_SUFFIXES)
     return next((scale for scale in found if scale is not None and scale.dtype in SCALE_DTYPES), None)
 

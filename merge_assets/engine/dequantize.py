@@ -1,4 +1,4 @@
-"""Weights in 8-bit floating point times the scales of their blocks, tile by tile, in float32."""
+"""Weights in 8-bit floating point, or whole numbers, times the scales of their blocks, tile by tile, in float32."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Dequantized:
 
 
 def table(dtype: str) -> npt.NDArray[np.float32]:
-    """The value of every byte of an 8-bit floating-point format."""
+    """The value of every byte of an 8-bit floating-point format, or of whole numbers."""
+    if dtype == "I8":
+        return np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32)
     exponent_bits, bias, kind = _FORMATS[dtype]
     mantissa_bits = 7 - exponent_bits
     codes = np.arange(256)

@@ -183,3 +183,16 @@ def test_weights_of_8_bits_without_scales_are_the_numbers_themselves(tmp_path: P
     assert widened.dtype == torch.float32 and torch.equal(widened, torch.arange(6).reshape(2, 3).float())
     copied = merge_recipe(f"merge_method: passthrough\nmodels: [{{model: {model}}}]\n", tmp_path)
     assert read_tensors(copied)["a.weight"].dtype == torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize("rows", [6, 1])
+def test_whole_numbers_of_8_bits_are_read(rows: int, tmp_path: Path) -> None:
+    """As W8A8 models of compressed-tensors are published, a scale for each row or for all."""
+    codes, scales = some_bytes(6, 64).view(torch.int8), torch.rand(rows, 1).bfloat16() + 0.5
+    settings = {"quant_method": "compressed-tensors", "format": "int-quantized"}
+    model = write_packed(tmp_path / "model", {MATRIX: codes, f"{MATRIX}_scale": scales}, settings)
+    ours = read_tensors(merge_recipe(passthrough(model), tmp_path))
+    assert np.array_equal(ours[MATRIX].double().numpy(), codes.double().numpy() * scales.double().numpy())
+    shifted = {MATRIX: codes, f"{MATRIX}_scale": scales, f"{MATRIX}_zero_point": torch.zeros(rows, 1, dtype=torch.int8)}
+    with pytest.raises(MergeAssetsError, match="weight_zero_point"):
+        plan_recipe(passthrough(write_packed(tmp_path / "shifted", shifted, settings)), tmp_path)

@@ -43,6 +43,7 @@ def import_recipe(
     name: str | None = None,
     pick: int | None = None,
     keep: Collection[str] = (),
+    store_steps: bool = False,
     stdin: bytes | None = None,
 ) -> Found:
     """Find the merge config in a source and mend what copying broke. Nothing is written.
@@ -51,8 +52,9 @@ def import_recipe(
         workspace: settings and the Hub.
         source: ``org/name[@revision]`` or the address of its page on the Hub, a file, a folder with a model card, or ``-``.
         name: of the recipe, instead of the config's own or the source's.
-        pick: take this one of several configs, from 1.
+        pick: take this one of several configs, from 1, with those that it is made of.
         keep: operational keys (``schedule``, …) that are taken over, too; ``all`` for all of them.
+        store_steps: store every step of a merge in several stages, instead of folding it into what is made of it.
         stdin: the text, where ``source`` is ``-``.
 
     Raises:
@@ -60,6 +62,7 @@ def import_recipe(
         HubError: the Hub refuses it or cannot be reached.
     """
     from merge_assets.importing.config import import_text, renamed  # needed by this command alone
+    from merge_assets.importing.folding import folded
     from merge_assets.importing.operations import OPERATIONAL
 
     for key in keep:
@@ -75,6 +78,8 @@ def import_recipe(
     }
     kept = OPERATIONAL if "all" in keep else keep
     imported = import_text(opened.text, opened.file, name or opened.name, parameters, pick, kept)
+    if not store_steps:
+        imported = folded(imported, opened.file, name or opened.name)
     if name is not None and imported.recipes[-1].name != name:
         imported = renamed(imported, name, opened.file)
     return Found(imported, imported.recipes[-1].name, opened.origin, tuple(_local_models(workspace, imported.recipes)))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from merge_assets.cli.published import app as published_app
 from merge_assets.cli.store import JsonOption
 from merge_assets.cli.store import app as store_app
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store_app, rich_help_panel="Pipeline")
+app.add_typer(published_app)
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]
@@ -346,48 +348,6 @@ def demo() -> None:
     from merge_assets.cli.pipeline import run_demo
 
     raise typer.Exit(run_demo())
-
-
-@app.command(name="import", rich_help_panel="Recipes")
-def import_(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="org/name[@revision] on the Hub or its page's address, a model card, a saved web page, a YAML file, "
-            "a folder with one of them, or - for standard input.",
-        ),
-    ],
-    to: Annotated[
-        Path | None, typer.Option(help="File to write; default: NAME.yaml in the first folder of recipes.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the recipe; default: the config's own, else the source's.")
-    ] = None,
-    pick: Annotated[
-        int | None, typer.Option(min=1, help="Which of several configs; default: the last whole one.")
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Take this key over, too: schedule, freshness, publish, evaluate, device, allow_nonfinite, owners, "
-            "trust_remote_code, or all. They are left out unless named here, since they are the author's, not the merge's. "
-            "May be given several times.",
-        ),
-    ] = None,
-    only_print: Annotated[bool, typer.Option("--print", help="Print the recipe and write nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
-) -> None:
-    """Turn a published merge config into a recipe.
-
-    Finds it in the source, mends what copying broke (lost indentation, typographic quotes, tabs, line numbers, …), shows
-    the result and writes it. Models that are named in it are not fetched; those that are paths of the author's machine are
-    said.
-    """
-    from merge_assets.cli.import_recipe import run_import
-
-    run_import(source, to, name, pick, keep or (), only_print, overwrite)
 
 
 @app.command(rich_help_panel="Recipes")

@@ -23,13 +23,14 @@ def run_import(
     name: str | None,
     pick: int | None,
     keep: Sequence[str],
+    store_steps: bool,
     only_print: bool,
     overwrite: bool,
 ) -> None:
     """Find, mend, show and write."""
     workspace = Workspace.open()
     stdin = sys.stdin.buffer.read() if source == STDIN else None
-    found = api.import_recipe(workspace, source, name=name, pick=pick, keep=keep, stdin=stdin)
+    found = api.import_recipe(workspace, source, name=name, pick=pick, keep=keep, store_steps=store_steps, stdin=stdin)
     if only_print:
         _print_notes(found, err_stream=True)
         sys.stdout.write(found.imported.text)
@@ -51,6 +52,10 @@ def _print_notes(found: Found, *, err_stream: bool = False) -> None:
     print_fact("mended", ", ".join(found.imported.repairs) or "nothing", out=out)
     if dropped := found.imported.dropped:
         print_fact("left out", f"{', '.join(dropped)} (--keep takes one over)", out=out)
+    for notice in found.imported.notices:
+        print_fact("notice", notice, style="yellow", out=out)
+    for sentence in found.imported.unread:
+        print_fact("not read", sentence, style="yellow", out=out)
     for choice in found.imported.choices:
         print_fact("not certain", choice, style="yellow", out=out)
     for sentence in found.local:

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 
+from merge_assets.importing.fences import Block, fences
 from merge_assets.importing.shapes import recipe_shape, schema_keys
+from merge_assets.recipe.schema import BODIES
 
 _METHOD = re.compile(r"(?:^|[\s>\"'{,`-])merge\\?_method[\"']?\s*[:：]")
 _HTML = re.compile(r"</(?:html|body|pre|code|div|span|table|p)>|<!doctype html", re.IGNORECASE)
 _KEY = re.compile(r"(?:[-–—−•*][ \t]*)?[\"']?([A-Za-z_][\w\\-]*)[\"']?[ \t]*[:：](?:\s|$)")
 _CONTINUES = re.compile(r"$|#|---|[-–—−•](?:[ \t]|$)|[\[\]{}]|[-+.\d, \t]+\]?$")
+_SEPARATOR = re.compile(r"---[ \t]*(?:#.*)?$")
 _INTERRUPTION = 3
 _BACKTICKS = re.compile("`+")
 _LANGUAGE = re.compile(r"\A[ \t]*ya?ml\b")
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of text that may hold a config.
-
-    Attributes:
-        text: its lines, as they stand in the source.
-        line: 1-based line of its first line in the source.
-        kind: what it is, in words.
-    """
-
-    text: str
-    line: int
-    kind: str
 
 
 def find_blocks(text: str, parameters: Collection[str] = ()) -> list[list[Block]]:
@@ -51,7 +39,7 @@ def find_blocks(text: str, parameters: Collection[str] = ()) -> list[list[Block]
         page.close()
         groups.append(page.blocks)
         shown = page.visible()
-    groups.append(_fences(text))
+    groups.append(fences(text))
     groups.append(_spans(text))
     if _starts_like_a_config(text):
         groups.append([Block(text, 1, "text")])
@@ -61,26 +49,65 @@ def find_blocks(text: str, parameters: Collection[str] = ()) -> list[list[Block]
     return [group for group in naming if group]
 
 
-def _fences(text: str) -> list[Block]:
-    """Fenced code blocks, without the ``>`` and the indentation that their fence has; an open one runs to the end."""
-    blocks: list[Block] = []
+def outside(text: str, group: Sequence[Block], parameters: Collection[str]) -> list[Block]:
+    """Runs of lines that look like a whole config and stand outside of all fences, where a group is of fences."""
+    fenced = fences(text)
+    if not all(block in fenced for block in group):
+        return []
     lines = text.splitlines()
-    at = 0
-    while at < len(lines):
-        before, fence = _split_fence(lines[at])
-        at += 1
-        if len(fence) < 3:
-            continue
-        start, inside = at, []
-        while at < len(lines):
-            line = lines[at]
-            at += 1
-            closing = _split_fence(line)[1]
-            if closing[:1] == fence[0] and len(closing) >= len(fence) and not line.strip(f" \t>{fence[0]}"):
-                break
-            inside.append(_without(line, before))
-        blocks.append(Block("\n".join(inside), start + 1, "code block"))
-    return blocks
+    for block in fenced:
+        lines[block.line - 1 : block.line - 1 + block.lines] = [""] * block.lines
+    runs = _runs("\n".join(lines), schema_keys() | frozenset(parameters))
+    return [run for run in runs if _is_whole(run.text.split("\n"))]
+
+
+def documents_of(block: Block) -> list[Block]:
+    """The configs of a block, where ``---`` stands between them, or where a key of the top level comes again and every piece
+    has a method and a body of its own."""
+    documents = _cut_at_separators(block)
+    pieces = [piece for document in documents for piece in _cut_at_keys(document)]
+    return pieces if len(pieces) > 1 else [block]
+
+
+def _cut_at_keys(block: Block) -> list[Block]:
+    """A document before every key of the top level that it has already; the document, if a piece were no config."""
+    pieces: list[list[str]] = [[]]
+    seen: set[str] = set()
+    for line in block.text.split("\n"):
+        key = _named(line) if line[:1].strip() and not line.startswith("-") else None
+        if key in seen and key in recipe_shape().keys:
+            kept = len(pieces[-1])
+            while kept and (not pieces[-1][kept - 1].strip() or pieces[-1][kept - 1].startswith("#")):
+                kept -= 1
+            pieces.append(pieces[-1][kept:])
+            del pieces[-2][kept:]
+            seen = set()
+        seen |= {key} if key else set()
+        pieces[-1].append(line)
+    if not all(_is_whole(lines) for lines in pieces):
+        return [block]
+    starts = [block.line + sum(map(len, pieces[:place])) for place in range(len(pieces))]
+    return [replace(block, text="\n".join(lines), line=start) for lines, start in zip(pieces, starts, strict=True)]
+
+
+def _is_whole(lines: list[str]) -> bool:
+    keys = {_named(line) for line in lines if line[:1].strip()}
+    return "merge_method" in keys and not keys.isdisjoint(BODIES)
+
+
+def _cut_at_separators(block: Block) -> list[Block]:
+    """The pieces of a block between its ``---`` that hold more than comments."""
+    pieces: list[tuple[int, list[str]]] = [(block.line, [])]
+    for number, line in enumerate(block.text.split("\n"), block.line):
+        if _SEPARATOR.match(line):
+            pieces.append((number + 1, []))
+        else:
+            pieces[-1][1].append(line)
+    return [
+        replace(block, text="\n".join(lines), line=start)
+        for start, lines in pieces
+        if any(line.strip() and not line.lstrip().startswith("#") for line in lines)
+    ]
 
 
 def _spans(text: str) -> list[Block]:
@@ -92,26 +119,6 @@ def _spans(text: str) -> list[Block]:
             blocks.append(Block(_LANGUAGE.sub("", piece), line, "code"))
         line += piece.count("\n")
     return blocks
-
-
-def _split_fence(line: str) -> tuple[str, str]:
-    """What stands before a fence, and the fence, which is empty in other lines."""
-    rest = line.lstrip(" \t>")
-    mark = rest[:1]
-    if mark not in ("`", "~"):
-        return "", ""
-    after = rest.lstrip(mark)
-    return line[: len(line) - len(rest)], "" if mark in after else rest[: len(rest) - len(after)]
-
-
-def _without(line: str, before: str) -> str:
-    """A line inside a fence without the quotation marks and spaces that stand before the fence."""
-    for mark in before:
-        if line.startswith(mark):
-            line = line[1:]
-        elif mark == ">" and line.lstrip().startswith(">"):
-            line = line.lstrip()[1:]
-    return line
 
 
 def _starts_like_a_config(text: str) -> bool:

@@ -29,6 +29,7 @@ _BUTTON = re.compile(
 )
 _BUTTON_BEFORE = re.compile(r"^[ \t]*(?:yaml|yml)?(?:Copy(?: code)?|Copied!|CopyEdit)+[ \t]*(?=[a-z_]+:)")
 
+_BACKTICKS = re.compile(r"[ \t]*(?:-[ \t]+)?(?:\w+:[ \t]+)?(`+)")
 _PASSWORD = re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s/@'\"]+@")
 HIDDEN_PASSWORD = ":******@"
 
@@ -95,6 +96,17 @@ def _without_buttons(text: str) -> str:
     return "\n".join(_BUTTON_BEFORE.sub("", line, count=1) for line in lines)
 
 
+def _without_backticks(text: str) -> str:
+    """Take off the backticks before and behind a line or a value."""
+    lines = text.split("\n")
+    for index, line in enumerate(lines):
+        if "`" in line:
+            found = _BACKTICKS.match(line)
+            bare = line[: found.start(1)] + line[found.end(1) :] if found else line
+            lines[index] = bare.rstrip(" \t`") if bare.rstrip().endswith("`") else bare
+    return "\n".join(lines)
+
+
 def _expand_tabs(text: str) -> str:
     text = _LEADING.sub(lambda match: match[0].replace("\t", "  "), text)
     return text.replace("\t", " ")
@@ -129,6 +141,7 @@ _REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("Markdown's backslashes", _unescape_markdown),
     ("typographic quotes", lambda text: _SINGLE.sub(r"'\1'", _DOUBLE.sub(r'"\1"', text))),
     ("bullets in place of -", lambda text: _MINUS.sub("-", _BULLET.sub(r"\1- ", text))),
+    ("stray backticks", _without_backticks),
     ("wide colons", lambda text: _COLON.sub(": ", text)),
     ("a missing space after -", lambda text: _NO_SPACE.sub(r"\1- ", text)),
     ("tabs", _expand_tabs),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from merge_assets.errors import RecipeError
-from merge_assets.importing.blocks import find_blocks
+from merge_assets.importing.blocks import documents_of, find_blocks, outside
+from merge_assets.importing.chains import final_step, joined, linked, with_own_names
 from merge_assets.importing.cleaning import HIDDEN_PASSWORD, without_passwords, without_table
+from merge_assets.importing.fences import Block
 from merge_assets.importing.indentation import MethodParameters
+from merge_assets.importing.labels import CardStep, with_surroundings
 from merge_assets.importing.mending import Imported, mended, name_line, sound_recipes
 from merge_assets.importing.operations import without_operations
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
@@ -29,16 +32,16 @@ def import_text(
 ) -> Imported:
     """Find the merge config in a text and mend it.
 
-    Of several configs that are whole, those that refer to each other by name become one file; otherwise the last one is
-    taken, which model cards show last. What the author's operation needs (see :mod:`merge_assets.importing.operations`) is left
-    out, and passwords in addresses are never read.
+    Of several configs that are whole, those that are made of each other become one file (see
+    :mod:`merge_assets.importing.chains`); otherwise the last one is taken, which model cards show last. What the author's
+    operation needs (see :mod:`merge_assets.importing.operations`) is left out, and passwords in addresses are never read.
 
     Args:
         text: Markdown, HTML, YAML or plain text.
         file: where it comes from; named in errors, need not exist.
         name: the recipe's name, if the config has none.
         parameters: of the methods; tells whose ``parameters`` are whose where the indentation is lost.
-        pick: take this one of several configs, from 1.
+        pick: take this one of several configs, from 1, with those that it is made of.
         keep: operational keys that stay.
 
     Raises:
@@ -51,20 +54,39 @@ def import_text(
         raise RecipeError(_nothing(text), file=file)
     errors: list[tuple[bool, RecipeError]] = []
     for group in groups:
-        if pick is not None:
-            if not 1 <= pick <= len(group):
-                raise RecipeError(f"has {len(group)} configs, so there is no number {pick}", file=file)
-            group = [group[pick - 1]]
-        whole: list[Imported] = []
-        for block in reversed(group):
-            try:
-                whole.append(mended(block, file, name, parameters or {}))
-            except RecipeError as error:
-                errors.append(("\n" in block.text.strip(), error))
-        if whole:
-            return _own(_chosen(whole[::-1], file, name, len(group)), file, name, keep)
-    # A mention in a sentence is less likely what was meant than something of several lines.
+        everything = sorted([*group, *outside(text, group, known)], key=lambda block: block.line)
+        steps, wrong = _steps(everything, file, name, parameters or {})
+        # A mention in a sentence is less likely what was meant than something of several lines.
+        errors += [("\n" in steps[place].block.text.strip(), wrong[place]) for place in sorted(wrong, reverse=True)]
+        if any(step.imported for step in steps):
+            if pick is not None and not 1 <= pick <= len(steps):
+                raise RecipeError(f"has {len(steps)} configs, so there is no number {pick}", file=file)
+            if pick is not None and pick - 1 in wrong:
+                raise wrong[pick - 1]
+            return _own(_chosen(with_surroundings(steps, text), wrong, file, name, pick), file, name, keep)
     raise next((error for several_lines, error in errors if several_lines), errors[0][1])
+
+
+def _steps(
+    group: Sequence[Block], file: Path, name: str, parameters: MethodParameters
+) -> tuple[list[CardStep], dict[int, RecipeError]]:
+    """The configs of some blocks, and why those that cannot be read cannot; several in one block are read one by one where they
+    cannot be read as one."""
+    steps: list[CardStep] = []
+    wrong: dict[int, RecipeError] = {}
+    for block in group:
+        pieces = [block]
+        while pieces:
+            piece = pieces.pop(0)
+            try:
+                steps.append(with_own_names(CardStep(piece, mended(piece, file, name, parameters)), file, name))
+            except RecipeError as error:
+                if len(inside := documents_of(piece)) > 1:
+                    pieces = [*inside, *pieces]
+                    continue
+                wrong[len(steps)] = error
+                steps.append(CardStep(piece, None))
+    return steps, wrong
 
 
 def _own(imported: Imported, file: Path, name: str, keep: Collection[str]) -> Imported:
@@ -111,25 +133,40 @@ def _nothing(text: str) -> str:
     )
 
 
-def _chosen(whole: Sequence[Imported], file: Path, name: str, count: int) -> Imported:
-    """One of several configs, or all of them if one is made of another."""
-    last = whole[-1]
-    if len(whole) == 1:
-        return last if count == 1 else replace(last, place=f"{last.place}, the only whole one of {count}")
-    names = [recipe.name for found in whole for recipe in found.recipes]
-    used = {reference.path for found in whole for recipe in found.recipes for reference in recipe.references()}
-    if len(set(names)) == len(names) and used & set(names):
-        texts = [found.text if _has_name(found.text) else f"{name_line(name)}\n{found.text}" for found in whole]
-        text = "---\n".join(texts)
-        return Imported(
-            text=text,
-            recipes=sound_recipes(text, file, name),
-            repairs=tuple(dict.fromkeys(repair for found in whole for repair in found.repairs)),
-            choices=tuple(choice for found in whole for choice in found.choices),
-            place=f"all {len(whole)} configs, which are made of each other",
-        )
-    return replace(last, place=f"{last.place}, the last of {count}; --pick takes another")
+def _chosen(
+    steps: Sequence[CardStep], wrong: Mapping[int, RecipeError], file: Path, name: str, pick: int | None
+) -> Imported:
+    """One of several configs with those that it is made of, and what of the others is not in it."""
+    chain = linked(steps)
+    final = final_step(steps, chain, name) if pick is None else pick - 1
+    used = chain.behind(final)
+    found = steps[final].imported
+    assert found is not None
+    count = len(steps)
+    apart: list[str] = []
+    if len(used) > 1:
+        try:
+            found = joined(steps, chain, final, name, file)
+        except RecipeError as error:
+            apart = [f"the configs that it is made of do not go together: {_reason(error)}"]
+            used = [final]
+    if len(used) > 1:
+        many = "all" if len(used) == count else f"{len(used)} of"
+        place = f"{many} {count} configs, which are made of each other"
+    elif count == 1:
+        place = found.place
+    elif len(wrong) == count - 1:
+        place = f"{found.place}, the only whole one of {count}"
+    else:
+        which = "the last" if final == count - 1 else f"number {final + 1}"
+        place = f"{found.place}, {which} of {count}; --pick takes another"
+    left = [steps[other].block.line for other in range(count) if other not in used and other not in wrong]
+    if len(used) > 1 and left:
+        place += f"; of others at line{'s'[: len(left) != 1]} {', '.join(map(str, left))}, --pick takes one"
+    unread = tuple(f"the config at line {steps[other].block.line}: {_reason(error)}" for other, error in wrong.items())
+    unresolved = (said for one in used for said in chain.open.get(one, ()))
+    return replace(found, place=place, unread=(*unread, *apart, *unresolved))
 
 
-def _has_name(text: str) -> bool:
-    return _NAME_LINE.search(text) is not None
+def _reason(error: RecipeError) -> str:
+    return f"{error.key}: {error.message}" if error.key else error.message

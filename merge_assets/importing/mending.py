@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from merge_assets.errors import RecipeError
-from merge_assets.importing.blocks import Block
 from merge_assets.importing.cleaning import clean
+from merge_assets.importing.fences import Block
 from merge_assets.importing.indentation import MethodParameters, Reading, readings
 from merge_assets.importing.shapes import recipe_shape
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
@@ -41,6 +41,8 @@ class Imported:
         choices: lines whose place was not certain, one sentence each.
         dropped: operational keys that were left out.
         place: where in the source it was found, in words.
+        notices: what was written otherwise so that it means here what it meant there, one sentence each.
+        unread: configs of the source that cannot be read, one sentence each.
     """
 
     text: str
@@ -49,6 +51,8 @@ class Imported:
     choices: tuple[str, ...]
     place: str
     dropped: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

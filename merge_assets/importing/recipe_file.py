@@ -32,6 +32,8 @@ def write_recipe_file(imported: Imported, origin: str, local: Sequence[str], tar
         head.append(f"Mended: {', '.join(imported.repairs)}.")
     if imported.dropped:
         head.append(f"Left out: {', '.join(imported.dropped)}.")
+    head += [f"Notice: {notice}." for notice in imported.notices]
+    head += [f"Not read: {sentence}." for sentence in imported.unread]
     head += [f"Not certain: {choice}." for choice in imported.choices]
     head += [f"Local: {sentence}." for sentence in local]
     text = "".join(f"# {without_credentials(line)}\n" for line in head) + imported.text

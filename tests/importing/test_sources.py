@@ -13,7 +13,7 @@ import pytest
 from merge_assets import api
 from merge_assets.cli import main
 from merge_assets.errors import HubError, RecipeError
-from merge_assets.recipe import load_recipe
+from merge_assets.recipe import load_recipe, load_recipes
 from merge_assets.settings import Settings
 from tests.commands import command_environment, run_command
 from tests.hub_server import HubServer
@@ -257,3 +257,20 @@ def test_the_command_reads_the_hub(project: Path, hub: HubServer) -> None:
     assert "32 layers of 1 slice\n" in done.stdout
     assert "merge-assets plan my-merge" in done.stdout
     assert load_recipe(project / "recipes" / "my-merge.yaml").merge_method == "slerp"
+
+
+def test_the_steps_of_a_chain_are_folded_and_what_is_not_read_is_said(project: Path) -> None:
+    broken = LINEAR.replace("models", "modles")
+    configs = {"one": LINEAR, "two": SLERP.replace("org/b", "./one"), "draft": broken}
+    card = "".join(f"## {title}\n```yaml\n{config}```\n" for title, config in configs.items())
+    (project / "chain.md").write_text(card)
+    done = run_command("import", "chain.md", root=project)
+    assert done.code == 0, done.stderr
+    assert "chain.md: 2 of 3 configs, which are made of each other" in done.stdout
+    assert "not read  the config at line 34: modles: unknown key (did you mean 'modules'?)" in done.stdout
+    file = project / "recipes" / "chain.yaml"
+    assert "# Not read: the config at line 34: modles: unknown key" in file.read_text()
+    first, last = load_recipes(file)
+    assert (first.name, first.materialize, last.name, last.materialize) == ("chain-one", False, "chain", True)
+    stored = run_command("import", "chain.md", "--store-steps", "--print", root=project)
+    assert "materialize" not in stored.stdout and "chain-one" in stored.stdout

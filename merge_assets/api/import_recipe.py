@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merge_assets.errors import RecipeError
+from merge_assets.errors import PlanError, RecipeError
 from merge_assets.importing.sources import MAX_BYTES, ConfigSource, local_source, repository_of, source_of, too_large
 from merge_assets.methods import methods
+from merge_assets.plan import check_alone
 from merge_assets.recipe import Recipe
 from merge_assets.workspace import Workspace
 
@@ -28,12 +29,14 @@ class Found:
         name: of the recipe, or of the file that holds several.
         origin: where it was found, in words.
         local: models that it names by a path or a name of the author's machine, one sentence each.
+        refused: why a plan refuses it, whatever its models hold, one sentence for each recipe that it refuses.
     """
 
     imported: Imported
     name: str
     origin: str
     local: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 def import_recipe(
@@ -44,6 +47,7 @@ def import_recipe(
     pick: int | None = None,
     keep: Collection[str] = (),
     store_steps: bool = False,
+    replaced: Mapping[str, str] | None = None,
     stdin: bytes | None = None,
 ) -> Found:
     """Find the merge config in a source and mend what copying broke. Nothing is written.
@@ -55,6 +59,7 @@ def import_recipe(
         pick: take this one of several configs, from 1, with those that it is made of.
         keep: operational keys (``schedule``, …) that are taken over, too; ``all`` for all of them.
         store_steps: store every step of a merge in several stages, instead of folding it into what is made of it.
+        replaced: a model as the author named it, or the folder that it lies in -> what is written instead.
         stdin: the text, where ``source`` is ``-``.
 
     Raises:
@@ -62,6 +67,7 @@ def import_recipe(
         HubError: the Hub refuses it or cannot be reached.
     """
     from merge_assets.importing.config import import_text, renamed  # needed by this command alone
+    from merge_assets.importing.elsewhere import with_models_replaced
     from merge_assets.importing.folding import folded
     from merge_assets.importing.operations import OPERATIONAL
 
@@ -78,11 +84,15 @@ def import_recipe(
     }
     kept = OPERATIONAL if "all" in keep else keep
     imported = import_text(opened.text, opened.file, name or opened.name, parameters, pick, kept)
+    if replaced:
+        imported = with_models_replaced(imported, opened.file, name or opened.name, replaced)
     if not store_steps:
         imported = folded(imported, opened.file, name or opened.name)
     if name is not None and imported.recipes[-1].name != name:
         imported = renamed(imported, name, opened.file)
-    return Found(imported, imported.recipes[-1].name, opened.origin, tuple(_local_models(workspace, imported.recipes)))
+    recipes = imported.recipes
+    local, refused = tuple(_local_models(workspace, recipes)), tuple(_refusals(recipes))
+    return Found(imported, recipes[-1].name, opened.origin, local, refused)
 
 
 def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, overwrite: bool = False) -> Path:
@@ -112,6 +122,16 @@ def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, 
     _check_names(workspace, found, target)
     write_recipe_file(found.imported, found.origin, found.local, target)
     return target
+
+
+def _refusals(recipes: Sequence[Recipe]) -> Iterator[str]:
+    """What a plan would say before it asks for any model."""
+    for recipe in recipes:
+        try:
+            check_alone(recipe)
+        except PlanError as error:
+            whose = f"{recipe.name}: " if len(recipes) > 1 else ""
+            yield f"{whose}{error.key}: {error.message}"
 
 
 def _local_models(workspace: Workspace, recipes: Sequence[Recipe]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from merge_assets.api import Workspace
 from merge_assets.api.import_recipe import STDIN, Found
 from merge_assets.cli.console import console, err, print_fact
 from merge_assets.cli.show import print_layer_map
-from merge_assets.errors import MergeAssetsError
+from merge_assets.errors import MergeAssetsError, RecipeError
 from merge_assets.recipe import Recipe
 
 
@@ -23,6 +23,7 @@ def run_import(
     name: str | None,
     pick: int | None,
     keep: Sequence[str],
+    replace: Sequence[str],
     store_steps: bool,
     only_print: bool,
     overwrite: bool,
@@ -30,7 +31,16 @@ def run_import(
     """Find, mend, show and write."""
     workspace = Workspace.open()
     stdin = sys.stdin.buffer.read() if source == STDIN else None
-    found = api.import_recipe(workspace, source, name=name, pick=pick, keep=keep, store_steps=store_steps, stdin=stdin)
+    found = api.import_recipe(
+        workspace,
+        source,
+        name=name,
+        pick=pick,
+        keep=keep,
+        store_steps=store_steps,
+        replaced=_pairs(replace),
+        stdin=stdin,
+    )
     if only_print:
         _print_notes(found, err_stream=True)
         sys.stdout.write(found.imported.text)
@@ -46,6 +56,14 @@ def run_import(
     print_fact("next", f"merge-assets plan {next_step}")
 
 
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for old, sign, new in pairs:
+        if not (old and sign and new):
+            raise RecipeError(f"--replace {old}{sign}{new}: write OLD=NEW")
+    return {old: new for old, _, new in pairs}
+
+
 def _print_notes(found: Found, *, err_stream: bool = False) -> None:
     out = err() if err_stream else console()
     print_fact("found", f"{found.origin}: {found.imported.place}", out=out)
@@ -58,6 +76,8 @@ def _print_notes(found: Found, *, err_stream: bool = False) -> None:
         print_fact("not read", sentence, style="yellow", out=out)
     for choice in found.imported.choices:
         print_fact("not certain", choice, style="yellow", out=out)
+    for sentence in found.refused:
+        print_fact("refused", f"by merge-assets plan: {sentence}", style="red", out=out)
     for sentence in found.local:
         print_fact("local", sentence, style="yellow", out=out)
 

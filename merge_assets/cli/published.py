@@ -39,6 +39,13 @@ def import_(
             "May be given several times.",
         ),
     ] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="Write NEW for a model that the config names OLD, or that lies in the folder OLD. May be given several times.",
+        ),
+    ] = None,
     store_steps: Annotated[
         bool,
         typer.Option(
@@ -57,4 +64,4 @@ def import_(
     """
     from merge_assets.cli.import_recipe import run_import
 
-    run_import(source, to, name, pick, keep or (), store_steps, only_print, overwrite)
+    run_import(source, to, name, pick, keep or (), replace or (), store_steps, only_print, overwrite)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 
+from merge_assets.importing.embedded import embedded
 from merge_assets.importing.fences import Block, fences
 from merge_assets.importing.shapes import recipe_shape, schema_keys
 from merge_assets.recipe.schema import BODIES
@@ -63,7 +64,9 @@ def outside(text: str, group: Sequence[Block], parameters: Collection[str]) -> l
 
 def documents_of(block: Block) -> list[Block]:
     """The configs of a block, where ``---`` stands between them, or where a key of the top level comes again and every piece
-    has a method and a body of its own."""
+    has a method and a body of its own; or the texts that its code writes."""
+    if inside := [piece for piece in embedded(block) if _METHOD.search(piece.text)]:
+        return inside
     documents = _cut_at_separators(block)
     pieces = [piece for document in documents for piece in _cut_at_keys(document)]
     return pieces if len(pieces) > 1 else [block]

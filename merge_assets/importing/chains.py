@@ -7,16 +7,17 @@ arrow, or the folder that a command writes it to. Names on the Hub are taken for
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from merge_assets.importing.edits import with_value
+from merge_assets.importing.edits import Edits
 from merge_assets.importing.labels import CALLED, CardStep, certainty, is_distinct, names, title_of, word_of
 from merge_assets.importing.mending import Imported, name_line, sound_recipes
+from merge_assets.importing.mentions import write_reference
 from merge_assets.recipe.schema import Recipe
 from merge_assets.reference import ModelReference
-from merge_assets.yamlfile import Path_, parse_documents, spell
+from merge_assets.yamlfile import parse_documents
 
 _FINAL = re.compile(r"\bfinal(?:ly)?\b|\blast step\b", re.I)
 
@@ -265,19 +266,11 @@ def _slug(word: str) -> str:
 
 def _renamed_mention(text: str, mention: _Mention, name: str) -> str:
     """The text with the name of a recipe where a model was named."""
-    documents = parse_documents(text, Path())
-    document = documents[mention.document]
-    spelled: Mapping[str, Path_] = {spell(path): path for path in document.lines}
-    path = spelled.get(mention.key)
-    if path is None:
-        return text
-    value = document.data
-    for part in path:
-        value = value[part]
-    if isinstance(value, dict):
-        inner = value.get("lora" if mention.lora else "model")
-        deeper = ("lora" if mention.lora else "model", *(("path",) if isinstance(inner, dict) else ()))
-        return with_value(text, (document.index, (*path, *deeper)), name)
-    whole = ModelReference.parse(value)
-    new = replace(whole, lora=ModelReference(name)) if mention.lora else ModelReference(name, lora=whole.lora)
-    return with_value(text, (document.index, path), str(new))
+    document = parse_documents(text, Path())[mention.document]
+
+    def renamed(whole: ModelReference) -> ModelReference:
+        return replace(whole, lora=ModelReference(name)) if mention.lora else ModelReference(name, lora=whole.lora)
+
+    edits = Edits(text)
+    write_reference(edits, document, mention.key, renamed)
+    return edits.done()

@@ -11,6 +11,7 @@ from merge_assets.errors import RecipeError
 from merge_assets.importing.blocks import documents_of, find_blocks, outside
 from merge_assets.importing.chains import final_step, joined, linked, with_own_names
 from merge_assets.importing.cleaning import HIDDEN_PASSWORD, without_passwords, without_table
+from merge_assets.importing.embedded import notebook_text
 from merge_assets.importing.fences import Block
 from merge_assets.importing.indentation import MethodParameters
 from merge_assets.importing.labels import CardStep, with_surroundings
@@ -37,7 +38,7 @@ def import_text(
     operation needs (see :mod:`merge_assets.importing.operations`) is left out, and passwords in addresses are never read.
 
     Args:
-        text: Markdown, HTML, YAML or plain text.
+        text: Markdown, HTML, YAML, a Jupyter notebook or plain text.
         file: where it comes from; named in errors, need not exist.
         name: the recipe's name, if the config has none.
         parameters: of the methods; tells whose ``parameters`` are whose where the indentation is lost.
@@ -47,6 +48,7 @@ def import_text(
     Raises:
         RecipeError: there is none, or the one that is meant cannot be mended.
     """
+    text = notebook_text(text) or text
     text = without_table(without_passwords(text.replace("\r\n", "\n").replace("\r", "\n")))
     known = {parameter for of_method in (parameters or {}).values() for parameter in of_method}
     groups = find_blocks(text, known)
@@ -81,7 +83,7 @@ def _steps(
             try:
                 steps.append(with_own_names(CardStep(piece, mended(piece, file, name, parameters)), file, name))
             except RecipeError as error:
-                if len(inside := documents_of(piece)) > 1:
+                if (inside := documents_of(piece)) != [piece]:
                     pieces = [*inside, *pieces]
                     continue
                 wrong[len(steps)] = error

@@ -15,7 +15,7 @@ Spot = tuple[int, Path_]
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """Where a value of a mapping or list stands in a text, in characters.
 
     Attributes:
@@ -23,7 +23,7 @@ class Entry:
         start: of the value.
         end: behind the value.
         flow: whether the mapping or list that holds it is in brackets.
-        alone: whether that holds nothing else.
+        siblings: entries of what holds it, itself included.
         node: the value.
     """
 
@@ -31,66 +31,93 @@ class Entry:
     start: int
     end: int
     flow: bool
-    alone: bool
+    siblings: int
     node: yaml.Node
 
 
-def entries(text: str) -> dict[Spot, Entry]:
-    """Every value of a text that is sound YAML; of what an alias repeats, only where it is written."""
-    found: dict[Spot, Entry] = {}
-    for index, root in enumerate(yaml.compose_all(text, Loader=yaml.SafeLoader)):
-        found |= {(index, path): entry for path, entry in _inside(text, root, (), set())}
-    return found
+class Edits:
+    """Changes of a text that is sound YAML, collected first and made at once.
 
-
-def with_value(text: str, spot: Spot, value: Any) -> str:
-    """The text with another value at a place; as it is, if an alias puts the value there."""
-    entry = entries(text).get(spot)
-    return text if entry is None else text[: entry.start] + in_one_line(value) + text[_end(text, entry) :]
-
-
-def without(text: str, spot: Spot, note: str) -> str:
-    """The text with an entry as a comment, with a note behind it; in brackets, without the entry.
-
-    What holds nothing else goes with it, since a key that nothing stands under is wrong.
+    What an alias repeats is left as it is: it is written elsewhere.
     """
-    found = entries(text)
-    entry = found.get(spot)
-    if entry is None:
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._roots = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        self._found: dict[Spot, _Entry] = {}
+        for index, root in enumerate(self._roots):
+            self._found |= {(index, path): entry for path, entry in _inside(text, root, (), set())}
+        self._gone: dict[Spot, str] = {}
+        self._changes: list[tuple[int, int, str]] = []
+
+    def replace(self, spot: Spot, value: Any) -> bool:
+        """Write another value at a place; False if it cannot be written there."""
+        entry = self._found.get(spot)
+        if entry is not None:
+            self._changes.append((entry.start, _end(self._text, entry), in_one_line(value)))
+        return entry is not None
+
+    def comment(self, spot: Spot, note: str) -> bool:
+        """Make an entry a comment, with a note behind it; in brackets, take it out. What holds nothing else goes with it."""
+        if spot in self._found:
+            self._gone[spot] = note
+        return spot in self._found
+
+    def add(self, spot: Spot, key: str, value: Any) -> bool:
+        """Write one more entry into the mapping at a place; False if it cannot be written there."""
+        document, path = spot
+        node = self._roots[document] if not path else getattr(self._found.get(spot), "node", None)
+        if not isinstance(node, yaml.MappingNode):
+            return False
+        written = f"{in_one_line(key)}: {in_one_line(value)}"
+        if node.flow_style:
+            at = int(node.start_mark.index) + 1
+            written += ", " if node.value else ""
+        else:
+            at = int(node.value[0][0].start_mark.index)
+            written += "\n" + " " * (at - self._text.rfind("\n", 0, at) - 1)
+        self._changes.append((at, at, written))
+        return True
+
+    def done(self) -> str:
+        """The text with all changes."""
+        gone = [self._without(self._found[spot], note) for spot, note in self._without_parents().items()]
+        changes = {
+            change
+            for change in (*self._changes, *gone)
+            if not any(begin <= change[0] and change[1] <= end and change[:2] != (begin, end) for begin, end, _ in gone)
+        }
+        text = self._text
+        for begin, end, new in sorted(changes, reverse=True):
+            text = text[:begin] + new + text[end:]
         return text
-    document, path = spot
-    if entry.alone and not entry.flow and len(path) > 1 and (document, path[:-1]) in found:
-        return without(text, (document, path[:-1]), note)
-    if entry.flow:
-        return _cut(text, entry)
-    begin = text.rfind("\n", 0, entry.begin) + 1
-    stop = text.find("\n", _end(text, entry))
-    stop = len(text) if stop < 0 else stop
-    before = text[begin : entry.begin]
-    if before.strip():  # the first key of an item, whose dash stays
+
+    def _without_parents(self) -> dict[Spot, str]:
+        """What goes, with everything of which nothing would be left."""
+        gone = dict(self._gone)
+        while True:
+            for document, path in gone:
+                parent = (document, path[:-1])
+                inside = [spot for spot in gone if (spot[0], spot[1][:-1]) == parent]
+                if parent in self._found and len(inside) == self._found[(document, path)].siblings:
+                    note = gone[inside[0]]
+                    gone = {spot: why for spot, why in gone.items() if spot not in inside} | {parent: note}
+                    break
+            else:
+                return gone
+
+    def _without(self, entry: _Entry, note: str) -> tuple[int, int, str]:
+        text, end = self._text, _end(self._text, entry)
+        if entry.flow:
+            return _cut(text, entry)
+        begin = text.rfind("\n", 0, entry.begin) + 1
+        stop = text.find("\n", end)
+        stop = len(text) if stop < 0 else stop
+        column = entry.begin - begin
         first, *rest = text[entry.begin : stop].split("\n")
-        before, lines = before + "# " + first, rest
-    else:
-        lines = text[begin:stop].split("\n")
-        before, lines = before + "# " + lines[0][len(before) :], lines[1:]
-    column = entry.begin - begin
-    lines = [f"{' ' * column}# {line[column:]}" if line.strip() else line for line in lines]
-    return text[:begin] + "\n".join([f"{before}  # {note}", *lines]) + text[stop:]
-
-
-def with_entry(text: str, spot: Spot, key: str, value: Any) -> str:
-    """The text with one more entry in the mapping at a place; as it is, if an alias puts the mapping there."""
-    document, path = spot
-    node = _roots(text)[document] if not path else getattr(entries(text).get(spot), "node", None)
-    if not isinstance(node, yaml.MappingNode):
-        return text
-    written = f"{in_one_line(key)}: {in_one_line(value)}"
-    if node.flow_style:
-        at: int = node.start_mark.index + 1
-        return text[:at] + written + (", " if node.value else "") + text[at:]
-    at = int(node.value[0][0].start_mark.index)
-    column = at - (text.rfind("\n", 0, at) + 1)
-    return text[:at] + written + "\n" + " " * column + text[at:]
+        rest = [f"{' ' * column}# {line[column:]}" if line.strip() else line for line in rest]
+        # Of an item whose first key goes, the dash stays before the comment.
+        return entry.begin, stop, "\n".join([f"# {first}  # {note}", *rest])
 
 
 def in_one_line(value: Any) -> str:
@@ -100,11 +127,7 @@ def in_one_line(value: Any) -> str:
     return written.strip()[1:-1]
 
 
-def _roots(text: str) -> list[yaml.Node]:
-    return list(yaml.compose_all(text, Loader=yaml.SafeLoader))
-
-
-def _inside(text: str, node: yaml.Node, path: Path_, seen: set[int]) -> Iterator[tuple[Path_, Entry]]:
+def _inside(text: str, node: yaml.Node, path: Path_, seen: set[int]) -> Iterator[tuple[Path_, _Entry]]:
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -120,11 +143,11 @@ def _inside(text: str, node: yaml.Node, path: Path_, seen: set[int]) -> Iterator
     for key, begin, value in pairs:
         if id(value) not in seen:
             start, end = value.start_mark.index, value.end_mark.index
-            yield (*path, key), Entry(begin, start, end, flow, len(pairs) == 1, value)
+            yield (*path, key), _Entry(begin, start, end, flow, len(pairs), value)
             yield from _inside(text, value, (*path, key), seen)
 
 
-def _end(text: str, entry: Entry) -> int:
+def _end(text: str, entry: _Entry) -> int:
     """Behind the last character of the value: that of a block ends where the next thing starts."""
     value = text[entry.start : entry.end]
     return entry.start + len(value.rstrip() if isinstance(entry.node, yaml.ScalarNode) else _shorn(value))
@@ -138,11 +161,10 @@ def _shorn(value: str) -> str:
     return "\n".join(lines).rstrip()
 
 
-def _cut(text: str, entry: Entry) -> str:
-    """The text without an entry of a mapping or list in brackets, and without the comma beside it."""
+def _cut(text: str, entry: _Entry) -> tuple[int, int, str]:
+    """An entry of a mapping or list in brackets, with the comma beside it."""
     behind = entry.end + len(text[entry.end :]) - len(text[entry.end :].lstrip())
     if text[behind : behind + 1] == ",":
         behind += 1
-        return text[: entry.begin] + text[behind:].lstrip()
-    before = text[: entry.begin].rstrip()
-    return before.removesuffix(",") + text[entry.end :]
+        return entry.begin, behind + len(text[behind:]) - len(text[behind:].lstrip()), ""
+    return len(text[: entry.begin].rstrip().removesuffix(",")), entry.end, ""

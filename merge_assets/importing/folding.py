@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from merge_assets.importing.edits import with_entry
+from merge_assets.importing.edits import Edits
 from merge_assets.importing.mending import Imported, sound_recipes
 from merge_assets.recipe.schema import NEEDS_STORED, Recipe
 from merge_assets.yamlfile import parse_documents
@@ -22,11 +22,12 @@ def folded(imported: Imported, file: Path, name: str) -> Imported:
     parts = (part for recipe in imported.recipes for model in recipe.references() for part in (model, model.lora))
     used = {part.path for part in parts if part is not None}
     analysed = {recipe.prune_layers.model.path for recipe in imported.recipes if recipe.prune_layers is not None}
-    text = imported.text
-    documents = parse_documents(text, file)
-    for document, recipe in reversed(list(zip(documents, imported.recipes, strict=True))):
+    edits = Edits(imported.text)
+    documents = parse_documents(imported.text, file)
+    for document, recipe in zip(documents, imported.recipes, strict=True):
         if recipe.name in used - analysed and "materialize" not in document.data and not _needs_a_store(recipe):
-            text = with_entry(text, (document.index, ()), "materialize", False)
+            edits.add((document.index, ()), "materialize", value=False)
+    text = edits.done()
     if text == imported.text:
         return imported
     return replace(imported, text=text, recipes=sound_recipes(text, file, name))

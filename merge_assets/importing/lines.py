@@ -98,6 +98,10 @@ def read_lines(text: str, first: int, glued: Collection[str]) -> list[Line]:
     return lines
 
 
+_GLUED_KEYS = 3
+"""Keys on one line from which on a comment ends before the next key: the lines were joined."""
+
+
 def _read(number: int, text: str) -> Line:
     if not text:
         return Line(number, (text,), Kind.blank)
@@ -166,7 +170,7 @@ def _unglue(line: str, keys: Collection[str]) -> list[str]:
     cuts = [0]
     at, before = 0, ""
     while at < len(line):
-        if line[at] == "#" and line[at - 1].isspace():
+        if line[at] == "#" and line[at - 1].isspace() and len(cuts) < _GLUED_KEYS:
             break  # a comment
         found = _GLUED.match(line, at) if at == 0 or line[at - 1].isspace() else None
         if found is not None and found[2] in keys:

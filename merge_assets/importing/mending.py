@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from merge_assets.errors import RecipeError
+from merge_assets.importing.adapting import adapted
 from merge_assets.importing.cleaning import clean
 from merge_assets.importing.fences import Block
 from merge_assets.importing.indentation import MethodParameters, Reading, readings
@@ -27,6 +28,9 @@ _HEAD = re.compile(r"\A((?:[ \t]*(?:#.*)?\n)*)---[ \t]*(?=\n)")
 _MOST_READINGS = 100
 _SLIP = 0.75
 """How alike a key and a known one are if it is a slip of the pen, 0 to 1."""
+_DASH = re.compile(r"[ \t]*-(?:[ \t]|$)")
+_ITEM = re.compile(r"([ \t]*)(sources|model|filter|value)[ \t]*:")
+"""The first keys of items."""
 _PROSE: Any = {"description", "chat_template"}
 
 
@@ -63,6 +67,7 @@ class _Read:
     recipes: tuple[Recipe, ...]
     choices: tuple[str, ...] = ()
     repairs: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def mended(block: Block, file: Path, name: str, parameters: MethodParameters) -> Imported:
@@ -75,9 +80,10 @@ def mended(block: Block, file: Path, name: str, parameters: MethodParameters) ->
     # Empty lines in front give errors the line numbers of the source.
     original = "\n" * (block.line - 1) + block.text
     attempts: list[Callable[[str], _Read]] = [
-        lambda text: _read(text, file, name),
-        lambda text: _without_strangers(text, file, name),
+        lambda text: _read(text, file, name, parameters),
+        lambda text: _without_strangers(text, file, name, parameters),
         lambda text: _reindented(text, file, name, parameters),
+        lambda text: _with_dashes(text, file, name, parameters),
     ]
     if _is_flat(block.text):
         del attempts[1]
@@ -88,8 +94,10 @@ def mended(block: Block, file: Path, name: str, parameters: MethodParameters) ->
         except RecipeError as error:
             errors.append(error)
         else:
-            return Imported(found.text, found.recipes, (*repairs, *found.repairs), found.choices, place)
-    raise errors[-1] if _is_flat(block.text) or "not YAML" in errors[0].message else errors[0]
+            repairs = (*repairs, *found.repairs)
+            return Imported(found.text, found.recipes, repairs, found.choices, place, notices=found.notices)
+    is_lost = _is_flat(block.text) or "not YAML" in errors[0].message
+    raise errors[-2] if is_lost else errors[0]  # of the reading without new dashes
 
 
 def _least_changed(original: str, attempt: Callable[[str], _Read]) -> tuple[_Read, tuple[str, ...]]:
@@ -113,17 +121,17 @@ def _least_changed(original: str, attempt: Callable[[str], _Read]) -> tuple[_Rea
     return found[cleaned], repairs
 
 
-def _read(text: str, file: Path, name: str) -> _Read:
-    """The config as a file holds it.
+def _read(text: str, file: Path, name: str, parameters: MethodParameters) -> _Read:
+    """The config as a file holds it, with what has to be written otherwise here.
 
     Raises:
         RecipeError: if it is none.
     """
-    text = _HEAD.sub(r"\1", _with_a_name(text, file, name))
-    return _Read(text.strip("\n") + "\n", sound_recipes(text, file, name))
+    text, notices = adapted(_HEAD.sub(r"\1", _with_a_name(text, file, name)), file, parameters)
+    return _Read(text.strip("\n") + "\n", sound_recipes(text, file, name), notices=notices)
 
 
-def _without_strangers(text: str, file: Path, name: str) -> _Read:
+def _without_strangers(text: str, file: Path, name: str, parameters: MethodParameters) -> _Read:
     """The config with those keys of its top level as comments that no recipe has and that are no slip of one.
 
     mergekit reads past such keys, and published configs have them: ``int8_mask`` outside ``parameters``, for one.
@@ -131,6 +139,7 @@ def _without_strangers(text: str, file: Path, name: str) -> _Read:
     Raises:
         RecipeError: if there are none, or it is no recipe without them.
     """
+    text, notices = adapted(text, file, parameters)
     known = list(recipe_shape().keys)
     lines = text.split("\n")
     gone: dict[str, None] = {}
@@ -148,8 +157,9 @@ def _without_strangers(text: str, file: Path, name: str) -> _Read:
                 lines[number] = f"# {lines[number]}" if lines[number].strip() else ""
     if not gone:
         raise RecipeError("has no keys of other tools", file=file)
-    read = _read("\n".join(lines), file, name)
-    return replace(read, repairs=(f"keys that no recipe has, now comments ({', '.join(gone)})",))
+    read = _read("\n".join(lines), file, name, parameters)
+    notices = tuple(dict.fromkeys((*notices, *read.notices)))
+    return replace(read, notices=notices, repairs=(f"keys that no recipe has, now comments ({', '.join(gone)})",))
 
 
 def _reindented(text: str, file: Path, name: str, parameters: MethodParameters) -> _Read:
@@ -166,9 +176,28 @@ def _reindented(text: str, file: Path, name: str, parameters: MethodParameters) 
             documents[-1][1].append(line)
     filled = [(first, "\n".join(lines)) for first, lines in documents if any(line.strip() for line in lines)]
     chosen = [_first_sound(document, first, file, name, parameters) for first, document in filled]
-    read = _read("---\n".join(found.text.strip("\n") + "\n" for found in chosen), file, name)
+    read = _read("---\n".join(found.text.strip("\n") + "\n" for found in chosen), file, name, parameters)
     choices = tuple(choice for found in chosen for choice in found.choices)
     return replace(read, choices=choices, repairs=("lost or wrong indentation",))
+
+
+def _with_dashes(text: str, file: Path, name: str, parameters: MethodParameters) -> _Read:
+    """The config with the dashes before its items, where all of them are lost.
+
+    Raises:
+        RecipeError: if there are dashes, or it is no recipe with more of them.
+    """
+    lines = text.split("\n")
+    if any(_DASH.match(line) for line in lines):
+        raise RecipeError("has dashes", file=file)
+    before = ""
+    for number, line in enumerate(lines):
+        found = _ITEM.match(line)
+        if found and not (found[2] == "value" and before == "filter"):
+            lines[number] = f"{found[1]}- {line[len(found[1]) :]}"
+        before = found[2] if found else before if not line.strip() else ""
+    read = _reindented("\n".join(lines), file, name, parameters)
+    return replace(read, repairs=("lost dashes", *read.repairs))
 
 
 def _first_sound(document: str, first: int, file: Path, name: str, parameters: MethodParameters) -> _Read:
@@ -179,7 +208,7 @@ def _first_sound(document: str, first: int, file: Path, name: str, parameters: M
     """
 
     def read(reading: Reading) -> _Read:
-        return _read("\n" * (first - 1) + reading.text, file, name)
+        return _read("\n" * (first - 1) + reading.text, file, name, parameters)
 
     errors: list[RecipeError] = []
     for reading in islice(readings(document, first, parameters, file), _MOST_READINGS):

@@ -333,10 +333,10 @@ def test_a_sound_config_is_taken_as_it_is() -> None:
 
 def test_keys_that_mergekit_reads_past_become_comments(tmp_path: Path) -> None:
     """Many published configs have parameters at the top level, where mergekit ignores them."""
-    text = LINEAR + "int8_mask: true\nnormalize:\n  - 1\n\nseed: 3\n"
+    text = LINEAR + "int8_mask: true\nrescale:\n  - 1\n\nseed: 3\n"
     found = imported(text)
-    assert found.text == LINEAR + "# int8_mask: true\n# normalize:\n#   - 1\n\nseed: 3\n"
-    assert found.repairs == ("keys that no recipe has, now comments (int8_mask, normalize)",)
+    assert found.text == LINEAR + "# int8_mask: true\n# rescale:\n#   - 1\n\nseed: 3\n"
+    assert found.repairs == ("keys that no recipe has, now comments (int8_mask, rescale)",)
     assert meaning(found.recipes[0]) == read(tmp_path, LINEAR + "seed: 3\n")
     assert "did you mean 'dtype'" in refusal(LINEAR.replace("dtype", "dtypo"))
     assert "not supported yet" in refusal(LINEAR + "sweep: {}\n")

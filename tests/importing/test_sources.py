@@ -274,3 +274,20 @@ def test_the_steps_of_a_chain_are_folded_and_what_is_not_read_is_said(project: P
     assert (first.name, first.materialize, last.name, last.materialize) == ("chain-one", False, "chain", True)
     stored = run_command("import", "chain.md", "--store-steps", "--print", root=project)
     assert "materialize" not in stored.stdout and "chain-one" in stored.stdout
+
+
+def test_what_a_plan_would_refuse_is_said_at_once(project: Path) -> None:
+    (project / "mine.yaml").write_text(
+        SLERP.replace("  t:\n", "  tt:\n").replace("merge_method: slerp", "merge_method: ota")
+    )
+    done = run_command("import", "mine.yaml", root=project)
+    assert done.code == 0, done.stderr
+    assert "refused  by merge-assets plan: merge_method: unknown method 'ota'" in done.stdout.replace("\n", " ")
+    moved = LINEAR.replace("org/a", "/home/me/a").replace("    parameters:\n      weight", "    weight")
+    (project / "moved.yaml").write_text(moved)
+    done = run_command("import", "moved.yaml", "--replace", "/home/me=org", root=project)
+    assert done.code == 0, done.stderr
+    assert "notice  models[0].weight: 0.25 is a parameter of linear, moved into parameters" in done.stdout
+    assert "# Notice: models[1].weight: 0.75" in (project / "recipes" / "moved.yaml").read_text()
+    assert "refused" not in done.stdout and "local" not in done.stdout
+    assert "write OLD=NEW" in run_command("import", "moved.yaml", "--replace", "x", root=project).stderr

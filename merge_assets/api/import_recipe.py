@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,11 @@ from merge_assets.importing.sources import MAX_BYTES, ConfigSource, local_source
 from merge_assets.methods import methods
 from merge_assets.plan import check_alone
 from merge_assets.recipe import Recipe
+from merge_assets.reference import ModelReference
 from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
+    from merge_assets.importing.indentation import MethodParameters
     from merge_assets.importing.mending import Imported
 
 STDIN = "-"
@@ -48,6 +50,7 @@ def import_recipe(
     keep: Collection[str] = (),
     store_steps: bool = False,
     replaced: Mapping[str, str] | None = None,
+    with_parents: bool = False,
     stdin: bytes | None = None,
 ) -> Found:
     """Find the merge config in a source and mend what copying broke. Nothing is written.
@@ -60,6 +63,7 @@ def import_recipe(
         keep: operational keys (``schedule``, …) that are taken over, too; ``all`` for all of them.
         store_steps: store every step of a merge in several stages, instead of folding it into what is made of it.
         replaced: a model as the author named it, or the folder that it lies in -> what is written instead.
+        with_parents: import the models of the Hub that it is made of, too, as far as they are merges themselves.
         stdin: the text, where ``source`` is ``-``.
 
     Raises:
@@ -86,6 +90,8 @@ def import_recipe(
     imported = import_text(opened.text, opened.file, name or opened.name, parameters, pick, kept)
     if replaced:
         imported = with_models_replaced(imported, opened.file, name or opened.name, replaced)
+    if with_parents:
+        imported = _with_ancestors(workspace, imported, name or opened.name, opened.file, parameters, kept)
     if not store_steps:
         imported = folded(imported, opened.file, name or opened.name)
     if name is not None and imported.recipes[-1].name != name:
@@ -93,6 +99,31 @@ def import_recipe(
     recipes = imported.recipes
     local, refused = tuple(_local_models(workspace, recipes)), tuple(_refusals(recipes))
     return Found(imported, recipes[-1].name, opened.origin, local, refused)
+
+
+def _with_ancestors(
+    workspace: Workspace,
+    imported: Imported,
+    name: str,
+    file: Path,
+    parameters: MethodParameters,
+    keep: Collection[str],
+) -> Imported:
+    from merge_assets.importing.config import import_text
+    from merge_assets.importing.lineage import as_one
+    from merge_assets.importing.parents import ancestors_of
+
+    def read(model: ModelReference) -> tuple[Imported, str, str] | None:
+        reference, names = repository_of(str(model), workspace.settings.hub_endpoint)
+        source = _on_hub(workspace, reference, names, required=False)
+        if source is None:
+            return None
+        return import_text(source.text, source.file, source.name, parameters, keep=keep), source.name, source.origin
+
+    last = imported.recipes[-1].name
+    lineage = ancestors_of(imported, name, read)
+    whole = as_one(imported, last, lineage.ancestors, file)
+    return replace(whole, unread=(*whole.unread, *lineage.left))
 
 
 def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, overwrite: bool = False) -> Path:
@@ -172,8 +203,19 @@ def _open(workspace: Workspace, source: str) -> ConfigSource:
     if (found := local_source(source, (Path.cwd(), workspace.settings.root))) is not None:
         return found
     reference, names = repository_of(source, workspace.settings.hub_endpoint)
+    found = _on_hub(workspace, reference, names)
+    assert found is not None
+    return found
+
+
+def _on_hub(
+    workspace: Workspace, reference: ModelReference, names: Sequence[str], *, required: bool = True
+) -> ConfigSource | None:
+    """The first of some files that a repository has; ``None`` or an error if it has none."""
     revision = workspace.hub.resolve(reference)
     name = next((name for name in names if name in revision.files), None)
+    if name is None and not required:
+        return None
     if name is None:
         raise RecipeError(f"{revision} has no {' and no '.join(names)}; is its config published elsewhere?")
     if revision.files[name].size > MAX_BYTES:

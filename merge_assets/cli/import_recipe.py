@@ -24,6 +24,7 @@ def run_import(
     pick: int | None,
     keep: Sequence[str],
     replace: Sequence[str],
+    with_parents: bool,
     store_steps: bool,
     only_print: bool,
     overwrite: bool,
@@ -39,6 +40,7 @@ def run_import(
         keep=keep,
         store_steps=store_steps,
         replaced=_pairs(replace),
+        with_parents=with_parents,
         stdin=stdin,
     )
     if only_print:

@@ -46,6 +46,13 @@ def import_(
             help="Write NEW for a model that the config names OLD, or that lies in the folder OLD. May be given several times.",
         ),
     ] = None,
+    with_parents: Annotated[
+        bool,
+        typer.Option(
+            "--with-parents",
+            help="Import the models of the Hub that it is made of, too, as far as they are merges themselves.",
+        ),
+    ] = False,
     store_steps: Annotated[
         bool,
         typer.Option(
@@ -64,4 +71,4 @@ def import_(
     """
     from merge_assets.cli.import_recipe import run_import
 
-    run_import(source, to, name, pick, keep or (), replace or (), store_steps, only_print, overwrite)
+    run_import(source, to, name, pick, keep or (), replace or (), with_parents, store_steps, only_print, overwrite)

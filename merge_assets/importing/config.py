@@ -23,6 +23,10 @@ _NAME_LINE = re.compile(r"^name[ \t]*:.*$", re.MULTILINE)
 _EXPERTS = re.compile(r"^[ \t>]*experts[ \t]*:", re.MULTILINE)
 
 
+class NoConfig(RecipeError):
+    """A text holds no merge config."""
+
+
 def import_text(
     text: str,
     file: Path,
@@ -53,7 +57,7 @@ def import_text(
     known = {parameter for of_method in (parameters or {}).values() for parameter in of_method}
     groups = find_blocks(text, known)
     if not groups:
-        raise RecipeError(_nothing(text), file=file)
+        raise NoConfig(_nothing(text), file=file)
     errors: list[tuple[bool, RecipeError]] = []
     for group in groups:
         everything = sorted([*group, *outside(text, group, known)], key=lambda block: block.line)

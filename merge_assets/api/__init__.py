@@ -23,6 +23,7 @@ from merge_assets.api.build import Built, build
 from merge_assets.api.compare import Comparison, compare
 from merge_assets.api.import_recipe import Found, import_recipe, write_recipe
 from merge_assets.api.importance import Measured, importance, importance_cost, measure_importance
+from merge_assets.api.likeness import Likeness, likeness
 from merge_assets.api.merge import merge
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.plan import plan
@@ -39,6 +40,7 @@ __all__ = [
     "Built",
     "Comparison",
     "Found",
+    "Likeness",
     "Measured",
     "ModelIdentity",
     "Observation",
@@ -54,6 +56,7 @@ __all__ = [
     "import_recipe",
     "importance",
     "importance_cost",
+    "likeness",
     "load_recipe",
     "look_over",
     "measure_importance",

@@ -1,4 +1,4 @@
-"""The commands about what others published: their configs become recipes."""
+"""The commands about what others published: their configs become recipes, their models are compared with one's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from merge_assets.cli.store import JsonOption
 
 app = typer.Typer()
 
@@ -72,3 +74,24 @@ def import_(
     from merge_assets.cli.import_recipe import run_import
 
     run_import(source, to, name, pick, keep or (), replace or (), with_parents, store_steps, only_print, overwrite)
+
+
+@app.command(rich_help_panel="Recipes")
+def compare(
+    built: Annotated[
+        str, typer.Argument(metavar="BUILT", help="A recipe that was built, a folder, or org/name on the Hub.")
+    ],
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="What it should be: the same kinds.")],
+    every_byte: Annotated[
+        bool, typer.Option("--all", help="Compare every byte; default: 64 KiB of each tensor, spread over it.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell whether a model that was built is the one that others published.
+
+    Headers are compared first, then the numbers of each tensor, by tensor and by layer, configs and tokenizers. Of a model
+    on the Hub only the ranges that are compared are fetched. The exit code is 1 if it is another model.
+    """
+    from merge_assets.cli.likeness import run_compare
+
+    run_compare(built, reference, every_byte=every_byte, as_json=as_json)

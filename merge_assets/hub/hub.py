@@ -115,7 +115,15 @@ class Hub:
 
     def read_head(self, revision: HubRevision, name: str, end: int) -> bytes:
         """The first ``end`` bytes of a file, without the rest of it."""
-        return HubSource(self._client, revision).read(name, 0, end)
+        return self.read_range(revision, name, 0, end)
+
+    def read_range(self, revision: HubRevision, name: str, begin: int, end: int) -> bytes:
+        """Some bytes of a file, from the cache or by a ranged read.
+
+        Raises:
+            HubError: as :meth:`resolve`.
+        """
+        return HubSource(self._client, revision).read(name, begin, end)
 
     def fetch_into(self, revision: HubRevision, name: str, folder: Path) -> Path:
         """Download one file into a folder outside of the cache; an interrupted download is continued there.

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.errors import PlanError, RecipeError
-from merge_assets.importing.sources import MAX_BYTES, ConfigSource, local_source, repository_of, source_of, too_large
+from merge_assets.importing.sources import (
+    CARD,
+    MAX_BYTES,
+    ConfigSource,
+    local_source,
+    repository_of,
+    source_of,
+    too_large,
+)
 from merge_assets.methods import methods
 from merge_assets.plan import check_alone
 from merge_assets.recipe import Recipe
@@ -74,6 +82,7 @@ def import_recipe(
     from merge_assets.importing.elsewhere import with_models_replaced
     from merge_assets.importing.folding import folded
     from merge_assets.importing.operations import OPERATIONAL
+    from merge_assets.importing.publishing import with_published
 
     for key in keep:
         if key not in OPERATIONAL and key != "all":
@@ -90,6 +99,8 @@ def import_recipe(
     imported = import_text(opened.text, opened.file, name or opened.name, parameters, pick, kept)
     if replaced:
         imported = with_models_replaced(imported, opened.file, name or opened.name, replaced)
+    names, card = (opened.name, opened.file.parent.name), opened.card or opened.text
+    imported = with_published(imported, card, opened.origin, names, workspace.suites, opened.file)
     if with_parents:
         imported = _with_ancestors(workspace, imported, name or opened.name, opened.file, parameters, kept)
     if not store_steps:
@@ -221,5 +232,8 @@ def _on_hub(
     if revision.files[name].size > MAX_BYTES:
         raise too_large(f"{revision}/{name}")
     raw = workspace.hub.read(revision, name)
+    beside = name != CARD and CARD in names and CARD in revision.files and revision.files[CARD].size <= MAX_BYTES
+    card = source_of(workspace.hub.read(revision, CARD), Path(CARD), CARD).text if beside else ""
     origin = f"{name} of {reference.path} on the Hub (commit {revision.commit})"
-    return source_of(raw, Path(f"{reference.path}/{name}"), reference.path.rpartition("/")[2], origin)
+    found = source_of(raw, Path(f"{reference.path}/{name}"), reference.path.rpartition("/")[2], origin)
+    return replace(found, card=card)

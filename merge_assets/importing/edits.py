@@ -79,6 +79,10 @@ class Edits:
         self._changes.append((at, at, written))
         return True
 
+    def in_braces(self, document: int) -> bool:
+        """Whether a document is a mapping in braces."""
+        return bool(getattr(self._roots[document], "flow_style", False))
+
     def done(self) -> str:
         """The text with all changes."""
         gone = [self._without(self._found[spot], note) for spot, note in self._without_parents().items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,7 +12,8 @@ from merge_assets.errors import RecipeError
 from merge_assets.importing.cleaning import without_passwords
 from merge_assets.reference import ModelReference
 
-CONFIGS = ("mergekit_config.yml", "mergekit_config.yaml", "README.md")
+CARD = "README.md"
+CONFIGS = ("mergekit_config.yml", "mergekit_config.yaml", CARD)
 """Files of a repository or folder that may hold its merge config, the first that is there is read."""
 
 MAX_BYTES = 4 << 20
@@ -23,12 +24,14 @@ _HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
 
 @dataclass(frozen=True)
 class ConfigSource:
-    """A text that may hold a config; ``file`` stands for it in errors, ``name`` is what a recipe from it is called."""
+    """A text that may hold a config; ``file`` stands for it in errors, ``name`` is what a recipe from it is called, and
+    ``card`` is the model card beside it, where that is another file."""
 
     text: str
     file: Path
     name: str
     origin: str
+    card: str = ""
 
 
 def local_source(source: str, folders: Sequence[Path]) -> ConfigSource | None:
@@ -44,7 +47,10 @@ def local_source(source: str, folders: Sequence[Path]) -> ConfigSource | None:
         if candidate.is_dir():
             for name in CONFIGS:
                 if (candidate / name).is_file():
-                    return _from_file(candidate / name, path / name)
+                    found, card = _from_file(candidate / name, path / name), candidate / CARD
+                    if name == CARD or not card.is_file():
+                        return found
+                    return replace(found, card=_from_file(card, path / CARD).text)
             raise RecipeError(f"the folder has none of {', '.join(CONFIGS)}", file=source)
     return None
 

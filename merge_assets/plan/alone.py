@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from merge_assets.errors import PlanError
 from merge_assets.methods import Method, find_method
@@ -36,7 +36,7 @@ def check_alone(recipe: Recipe) -> tuple[Method, list[str]]:
     for name, module in (recipe.modules or {}).items():
         _check_models(recipe, method, module, f"modules.{name}.")
     check_values(recipe, method)
-    return method, warnings
+    return method, [*warnings, *_without_effect(recipe, method)]
 
 
 def check_count(recipe: Recipe, method: Method, count: int, key: str, *, with_base: bool) -> None:
@@ -75,6 +75,18 @@ def check_base(recipe: Recipe, base: ModelReference | None, sources: Sequence[Mo
         raise plan_error(
             recipe, f"{key}.sources", f"the base model {base} is not among the sources; add it with its layer_range"
         )
+
+
+def _without_effect(recipe: Recipe, method: Method) -> Iterator[str]:
+    """What is written and does nothing, or does more than it seems to."""
+    models = [entry.model for entry in recipe.models or ()]
+    for number, entry in enumerate(recipe.models or ()):
+        per_model = [name for name in entry.parameters if (known := method.parameter(name)) and known.per_model]
+        if method.needs_base and entry.model == recipe.base_model and per_model:
+            named = " and ".join(per_model)
+            yield f"models[{number}].parameters: {named} of {entry.model} has no effect, since it is the base model"
+        if entry.model in models[:number]:
+            yield f"models[{number}].model: {entry.model} is listed twice, and counts twice"
 
 
 def _check_models(recipe: Recipe, method: Method, body: Recipe | Module, prefix: str) -> None:

@@ -17,7 +17,7 @@ from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
-from merge_assets.plan.compatibility import differences
+from merge_assets.plan.compatibility import differences, unlike_sizes
 from merge_assets.plan.decisions import Decisions
 from merge_assets.plan.dropped import left_out
 from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, plan_key, tensor_key
@@ -325,7 +325,8 @@ class _Builder:
         if len(vocabularies) > 1 and len({header.shape[1:] for header in headers}) == 1:
             message += "; the vocabularies differ: set `tokenizer: {source: union}`, or merge models of one vocabulary"
         else:
-            message += "; merge models of one architecture and size"
+            sizes = unlike_sizes([self.inputs[source.model].checkpoint.config for source in piece.sources])
+            message += f"{f'; {sizes}' if sizes else ''}; merge models of one architecture and size"
         raise self.fail(piece.key, message)
 
     def _check_elements(self, piece: ResolvedSlice, found: Sequence[TensorHeader | None]) -> None:

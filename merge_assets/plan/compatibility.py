@@ -25,6 +25,30 @@ _ARITHMETIC = re.compile(
 _SHOWN = 4
 
 
+_SIZES = (
+    "hidden_size",
+    "n_embd",
+    "d_model",
+    "intermediate_size",
+    "ffn_dim",
+    "n_inner",
+    "num_key_value_heads",
+    "head_dim",
+)
+"""Keys of a config that shapes follow from."""
+
+
+def unlike_sizes(configs: Sequence[Mapping[str, Any]]) -> str:
+    """The sizes that configs have otherwise, in words: ``hidden_size 32 and 16``; empty if they name none."""
+    found = []
+    levels = [_level(config) for config in configs]
+    for key in _SIZES:
+        values = dict.fromkeys(str(level.get(key, "none")) for level in levels)
+        if len(values) > 1:
+            found.append(f"{key} {' and '.join(values)}")
+    return ", ".join(found)
+
+
 def differences(recipe: Recipe, inputs: Sequence[PlanInput], models: Sequence[int], donor: int) -> list[str]:
     """A sentence for each model that computes otherwise than the donor, or that numbers tokens otherwise.
 
@@ -83,11 +107,15 @@ def _templates(inputs: Sequence[PlanInput], models: Sequence[int], donor: int) -
             )
 
 
+def _level(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where the settings of the language model stand."""
+    section = config.get("text_config")
+    return section if isinstance(section, Mapping) else config
+
+
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Keys of the language model's arithmetic with their values; the two places of rotary settings are one."""
-    section = config.get("text_config")
-    level = section if isinstance(section, Mapping) else config
-    for key, value in level.items():
+    for key, value in _level(config).items():
         if key in _SHAPES:
             yield key, value
         elif key in ("rope_parameters", "rope_scaling") and isinstance(value, Mapping):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from merge_assets.architecture.anatomy import is_after_layers
 from merge_assets.plan.difference import Difference
+from merge_assets.plan.gradients import along_the_depth, ranges
 from merge_assets.plan.model import OutputTensor, Plan, TensorInput
 from merge_assets.plan.parameters import Value
 from merge_assets.records import Geometry
@@ -104,7 +105,7 @@ def dropped_tensors(plan: Plan) -> list[str]:
             others[dropped.model, dropped.reason] = others.get((dropped.model, dropped.reason), 0) + 1
     sentences = [
         f"{sum(counts.values())} tensors of {plan.models[model].reference}: "
-        f"layer{'s'[: len(counts) != 1]} {', '.join(sorted(counts, key=int))} in no slice"
+        f"layer{'s'[: len(counts) != 1]} {ranges([int(layer) for layer in counts])} in no slice"
         for model, counts in layers.items()
     ]
     return sentences + [f"{n} tensors of {plan.models[model].reference}: {why}" for (model, why), n in others.items()]
@@ -238,7 +239,7 @@ def _parameters(plan: Plan, tensor: OutputTensor) -> Iterable[tuple[str, Value]]
 def _values(plan: Plan, tensors: Sequence[OutputTensor]) -> str:
     """Parameter values of some tensors, grouped by module where they differ between modules."""
     by_name: dict[str, dict[str, list[Value]]] = {}
-    for tensor in tensors:
+    for tensor in sorted(tensors, key=lambda one: one.layer or 0):
         for name, value in _parameters(plan, tensor):
             by_name.setdefault(name, {}).setdefault(_module(tensor.name), []).append(value)
     texts = []
@@ -260,7 +261,11 @@ def _common(modules: Sequence[str]) -> str:
 
 
 def _run(values: Sequence[Value]) -> str:
-    return _shown(values[0]) if len(set(values)) == 1 else f"{_shown(values[0])}…{_shown(values[-1])}"
+    if len(set(values)) == 1:
+        return _shown(values[0])
+    if any(isinstance(value, str) for value in values):
+        return f"{_shown(values[0])}…{_shown(values[-1])}"
+    return along_the_depth([float(value) for value in values])
 
 
 def _extremes(values: Sequence[Value]) -> tuple[Value, Value]:

@@ -19,6 +19,9 @@ HIDDEN_KEYS = frozenset({"source"})
 
 LATER = {"sweep": "is not supported yet", "search": "is not supported yet"}
 """Keys that are kept for later."""
+
+_EXPERTS = ("experts", "gate_mode", "shared_experts", "router_aux_loss_coef")
+"""Keys of mergekit-moe, which makes a mixture of experts out of models."""
 _TYPES = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -78,6 +81,10 @@ def _unknown_key(loc: Path_, model: type[BaseModel]) -> str:
     top = len(loc) == 1
     if top and key in LATER:
         return LATER[key]
+    if top and key in _EXPERTS:
+        return (
+            "is a key of mergekit-moe, which builds a mixture of experts out of whole models; only merges are made here"
+        )
     known = [name for name in owner.model_fields if not (top and name in HIDDEN_KEYS)]
     close = did_you_mean(key, known)
     listing = "" if close else f"; known keys: {', '.join(known)}"

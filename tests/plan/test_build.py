@@ -68,7 +68,7 @@ slices:
     assert {n for m, n in used if ".layers." not in n and m == 1} == {"model.norm.weight", "lm_head.weight"}
     assert source_layers(plan) == [(0,), (1,), (2,), (4,), (5,)]
     said = dropped_tensors(plan)
-    assert f"36 tensors of {models['deep']}: layers 0, 1, 2, 3 in no slice" in said
+    assert f"36 tensors of {models['deep']}: layers 0–3 in no slice" in said
     assert sum(int(sentence.split()[0]) for sentence in said) == len(plan.dropped)
     assert plan.config["num_hidden_layers"] == 5
 

@@ -303,7 +303,7 @@ def test_what_the_outer_recipe_does_not_take_is_dropped_with_all_that_is_only_in
     outer = "merge_method: passthrough\nslices: [{sources: [{model: inner, layer_range: [0, 1]}]}]\n"
     said = dropped_tensors(outer_plan(root, inner=SLERP, outer=outer))
     assert said == [
-        "27 tensors of inner: layers 1, 2, 3 in no slice",
+        "27 tensors of inner: layers 1–3 in no slice",
         "27 tensors of a: only in tensors of inner that are not used",
         "27 tensors of b: only in tensors of inner that are not used",
     ]

@@ -17,6 +17,7 @@ from merge_assets.importing.indentation import MethodParameters
 from merge_assets.importing.labels import CardStep, with_surroundings
 from merge_assets.importing.mending import Imported, mended, name_line, sound_recipes
 from merge_assets.importing.operations import without_operations
+from merge_assets.importing.suggestions import suggestion
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 
 _NAME_LINE = re.compile(r"^name[ \t]*:.*$", re.MULTILINE)
@@ -57,7 +58,7 @@ def import_text(
     known = {parameter for of_method in (parameters or {}).values() for parameter in of_method}
     groups = find_blocks(text, known)
     if not groups:
-        raise NoConfig(_nothing(text), file=file)
+        raise NoConfig(_nothing(text, name), file=file)
     errors: list[tuple[bool, RecipeError]] = []
     for group in groups:
         everything = sorted([*group, *outside(text, group, known)], key=lambda block: block.line)
@@ -130,9 +131,11 @@ def renamed(imported: Imported, name: str, file: Path) -> Imported:
     return replace(imported, text=text, recipes=(first,))
 
 
-def _nothing(text: str) -> str:
+def _nothing(text: str, name: str) -> str:
     if _EXPERTS.search(text):
         return "this is a config for mergekit-moe (experts: …), which builds a mixture of experts; only merges are read"
+    if described := suggestion(text, name):
+        return f"no merge config was found; {described}"
     return (
         "no merge config was found: nothing in it, in code blocks or outside, has the key merge_method; "
         "copy the config alone into a file and import that"

@@ -1,0 +1,70 @@
+"""A page without a config is answered with the recipe that it describes, as far as its words go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from merge_assets.errors import RecipeError
+from merge_assets.importing.config import NoConfig, import_text
+from merge_assets.importing.suggestions import suggestion
+from merge_assets.recipe import Recipe, load_recipe
+from tests.importing.test_config import PARAMETERS
+from tests.recipe_support import write
+
+IDUS = """# iDUS: interlocked depth up-scaling
+
+We start from mistralai/Mistral-7B-v0.1 with 32 layers and reach 48 layers, in blocks of 8.
+
+| Model | ARC |
+|---|---|
+| iDUS | 59.3 |
+"""
+CLUJ = """# Cluj-Napoca-0.2
+Layers of Mihaiii/Pallas-0.5 whose self_attn.v_proj has an infinite SNR are removed: 60 -> 44.
+"""
+
+
+def described(text: str, tmp_path: Path) -> tuple[Recipe, tuple[str, ...]]:
+    found = suggestion(text, "mine")
+    assert found is not None
+    return load_recipe(write(tmp_path, found.recipe)), found.open
+
+
+def test_depth_up_scaling(tmp_path: Path) -> None:
+    recipe, missing = described(IDUS, tmp_path)
+    template = recipe.depth_upscale
+    assert template is not None and missing == ()
+    assert (str(template.model), template.overlap, template.block) == ("mistralai/Mistral-7B-v0.1", 8, 8)
+    plain, missing = described("DUS of org/base, overlap 4", tmp_path)
+    assert plain.depth_upscale is not None and missing == ()
+    assert (plain.depth_upscale.overlap, plain.depth_upscale.block) == (4, None)
+    _, missing = described("A depth up-scaled, interlocked model.", tmp_path)
+    assert missing == ("overlap: 8", "block: 1", "the model")
+
+
+def test_layers_removed_by_snr(tmp_path: Path) -> None:
+    recipe, missing = described(CLUJ, tmp_path)
+    template = recipe.prune_layers
+    assert template is not None and missing == ()
+    assert (str(template.model), template.by, template.tensor) == ("Mihaiii/Pallas-0.5", "snr", "self_attn.v_proj")
+    assert template.remove == "infinite"
+    recipe, missing = described("By SNR we removed the 8 layers of org/base that were worst", tmp_path)
+    assert recipe.prune_layers is not None and recipe.prune_layers.remove == 8
+    assert missing == ("tensor: self_attn.v_proj",)
+
+
+def test_a_page_of_ranges_is_answered_with_the_import_by_name() -> None:
+    text = "# Gille/StrangeMerges_34-7B-slerp\nA slerp of a and b: self_attn t between 0 and 0.7.\n"
+    found = suggestion(text, "StrangeMerges_34-7B-slerp")
+    assert found is not None and found.command == "merge-assets import Gille/StrangeMerges_34-7B-slerp"
+
+
+def test_the_import_says_it() -> None:
+    with pytest.raises(NoConfig) as caught:
+        import_text(IDUS, Path("page.md"), "mine", PARAMETERS)
+    assert "no merge config was found; the page describes depth up-scaling, as this recipe does:" in str(caught.value)
+    assert "depth_upscale: {model: mistralai/Mistral-7B-v0.1, overlap: 8, block: 8}" in str(caught.value)
+    with pytest.raises(RecipeError, match="copy the config alone"):
+        import_text("# A model\nIt was trained on org/data.\n", Path("page.md"), "mine", PARAMETERS)

@@ -46,8 +46,16 @@ def find_blocks(text: str, parameters: Collection[str] = ()) -> list[list[Block]
         groups.append([Block(text, 1, "text")])
     groups.append(list(_runs(shown, schema_keys() | frozenset(parameters))))
     groups.append([Block(shown, 1, "text")])
-    naming = ([block for block in group if _METHOD.search(block.text)] for group in groups)
-    return [group for group in naming if group]
+    meant = ([block for block in group if _METHOD.search(block.text) or _is_like(block)] for group in groups)
+    return [group for group in meant if any(_METHOD.search(block.text) for block in group)]
+
+
+def _is_like(block: Block) -> bool:
+    """Whether a code block is a config in all but its method, which is lost or misspelled: it counts as one not read."""
+    lines = block.text.split("\n")
+    keys = {_named(line) for line in lines if line[:1].strip() and not line.startswith("-")}
+    inside = {_named(line) for line in lines}
+    return block.kind == "code block" and not keys.isdisjoint(BODIES) and "model" in inside and "experts" not in keys
 
 
 def outside(text: str, group: Sequence[Block], parameters: Collection[str]) -> list[Block]:

@@ -66,10 +66,19 @@ def with_surroundings(steps: Sequence[CardStep], text: str) -> list[CardStep]:
         replace(
             step,
             above=tuple(line for line in between[place][-_NEAR:] if not (is_below and _tells(line))),
-            below=tuple(line for line in between[place + 1][:_NEAR] if not (is_above and _tells(line))),
+            below=tuple(line for line in _until_the_next(between[place + 1]) if not (is_above and _tells(line))),
         )
         for place, step in enumerate(steps)
     ]
+
+
+def _until_the_next(lines: Sequence[str]) -> Iterator[str]:
+    """The lines behind a config that do not introduce the next one: neither from a heading on, nor with a colon behind."""
+    for line in lines[:_NEAR]:
+        if _HEADING.match(line):
+            return
+        if not line.rstrip(" *_").endswith(":"):
+            yield line
 
 
 def _tells(line: str) -> bool:

@@ -50,10 +50,12 @@ def run_import(
     target = api.write_recipe(workspace, found, to, overwrite=overwrite)
     console().print(Syntax(found.imported.text.rstrip(), "yaml", background_color="default", word_wrap=True))
     _print_notes(found)
-    for recipe in found.imported.recipes:
-        _print_layers(workspace, recipe)
-    print_fact("written to", str(target))
     known = any(target.resolve().is_relative_to(folder.resolve()) for folder in workspace.settings.recipes)
+    # Recipes that name each other are known by name once they lie among the others.
+    after = Workspace.open() if known else workspace
+    for recipe in found.imported.recipes if known or len(found.imported.recipes) == 1 else ():
+        _print_layers(after, recipe)
+    print_fact("written to", str(target))
     next_step = found.name if known or len(found.imported.recipes) > 1 else str(target)
     print_fact("next", f"merge-assets plan {next_step}")
 

@@ -74,7 +74,9 @@ class Edits:
             at = int(node.start_mark.index) + 1
             written += ", " if node.value else ""
         else:
-            at = int(node.value[0][0].start_mark.index)
+            # Behind what an entry is called by, where something follows.
+            place = len(node.value) > 1 and node.value[0][0].value in ("name", "model")
+            at = int(node.value[place][0].start_mark.index)
             written += "\n" + " " * (at - self._text.rfind("\n", 0, at) - 1)
         self._changes.append((at, at, written))
         return True
@@ -89,7 +91,9 @@ class Edits:
         changes = {
             change
             for change in (*self._changes, *gone)
-            if not any(begin <= change[0] and change[1] <= end and change[:2] != (begin, end) for begin, end, _ in gone)
+            if not any(
+                begin <= change[0] and begin < change[1] <= end and change[:2] != (begin, end) for begin, end, _ in gone
+            )
         }
         text = self._text
         for begin, end, new in sorted(changes, reverse=True):

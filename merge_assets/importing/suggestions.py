@@ -16,9 +16,12 @@ _INTERLOCKED = re.compile(r"\biDUS\b|interlock", re.I)
 _PRUNED = re.compile(r"\b(?:SNR|signal[ -]to[ -]noise|laser(?:RMT)?)\b", re.I)
 _REMOVED = re.compile(r"\b(?:remov|prun|dropp|delet|cut)\w*", re.I)
 _BLOCK = re.compile(
-    r"(?:blocks? of|i?DUS[-_ ]?|interlock\w*\D{0,20})\s*(\d{1,2})\b|(\d{1,2})[- ]?layers? (?:blocks?|interlock)", re.I
+    r"(?:blocks? of|i?DUS[-_ ]?|interlock\w*\D{0,20})\s*(\d{1,2})(?!\d)|(\d{1,2})[- ]?layers? (?:blocks?|interlock)",
+    re.I,
 )
 _OVERLAP = re.compile(r"\boverlap\w*\D{0,12}(\d{1,3})\b|\bm\s*=\s*(\d{1,3})\b", re.I)
+_FEWEST = 12
+"""Layers of a whole model; blocks have fewer."""
 _LAYERS = re.compile(r"\b(\d{1,3})[ -]?layers?\b", re.I)
 _ARROW = re.compile(r"\b(\d{1,3})(?: layers?)?\s*(?:→|->|=>|to|of)\s*(?:the )?(\d{1,3})(?: layers?)?\b")
 _TENSOR = re.compile(r"\b((?:self_attn|mlp|attention)\.\w+)")
@@ -77,8 +80,8 @@ def suggestion(text: str, name: str) -> Suggestion | None:
 def _upscaled(text: str, name: str, models: list[str]) -> Suggestion:
     missing: list[str] = []
     overlap = _number(_OVERLAP, text)
-    counts = [int(found[1]) for found in _LAYERS.finditer(text)]
-    counts += [int(number) for found in _ARROW.finditer(text) for number in found.groups()]
+    counts = [int(number) for found in _ARROW.finditer(text) for number in found.groups()]
+    counts = counts or [number for found in _LAYERS.finditer(text) if (number := int(found[1])) >= _FEWEST]
     before, after = (min(counts), max(counts)) if counts else (0, 0)
     if overlap is None and before < after < 2 * before and (2 * before - after) % 2 == 0:
         overlap = (2 * before - after) // 2

@@ -62,6 +62,18 @@ def test_layers_are_shown_where_the_models_are_at_hand(project: Path) -> None:
     assert run_command("plan", "mine", root=project).code == 0
 
 
+def test_layers_of_a_chain_are_shown(project: Path) -> None:
+    write_llama(project / "a", 3)
+    write_llama(project / "b", 3)
+    (project / "mine.md").write_text(
+        f"## half\n```yaml\n{LOCAL}```\n## end\n```yaml\n{LOCAL.replace('./b', './half')}```\n"
+    )
+    done = run_command("import", "mine.md", root=project)
+    assert done.code == 0, done.stderr
+    assert done.stdout.count("Layer map") == 2 and "a 0–2 + mine-half(a 0–2 + b 0–2)" in done.stdout
+    assert "no plan yet" not in done.stdout and "local  models[0].model: ./a" in done.stdout
+
+
 def test_a_model_that_is_missing_is_said_and_the_recipe_written(project: Path) -> None:
     (project / "mine.yaml").write_text(LOCAL)
     done = run_command("import", "mine.yaml", root=project)

@@ -37,6 +37,10 @@ def test_depth_up_scaling(tmp_path: Path) -> None:
     template = recipe.depth_upscale
     assert template is not None and missing == ()
     assert (str(template.model), template.overlap, template.block) == ("mistralai/Mistral-7B-v0.1", 8, 8)
+    words = "SOLAR's depth up-scaling makes 48 layers of 32. We interlock (iDUS-8layer) org/base."
+    recipe, missing = described(words, tmp_path)
+    assert recipe.depth_upscale is not None and missing == ()
+    assert (recipe.depth_upscale.overlap, recipe.depth_upscale.block) == (8, 8)
     plain, missing = described("DUS of org/base, overlap 4", tmp_path)
     assert plain.depth_upscale is not None and missing == ()
     assert (plain.depth_upscale.overlap, plain.depth_upscale.block) == (4, None)

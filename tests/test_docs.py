@@ -45,6 +45,7 @@ NOT_RUN = {
     r"lm_eval ": "evaluates for minutes; tests/evaluation/test_runner.py runs what a result records",
     r"merge-assets build mine": "evaluates for minutes; tests/pipeline/test_run.py builds through Dagster",
     r"merge-assets import Gille/": "needs the Hub; tests/importing/test_sources.py imports from a local one",
+    r"merge-assets compare my-merge org/": "needs the Hub; tests/api/test_likeness.py compares with a local one",
     r"python -m benchmarks\.": "measures for minutes, in a clone",
     r"python -m tests\.s3\.daemon": "is a benchmark against a real S3 server",
     r"python examples/(prepare_texts|train)\.py": "trains for half an hour",

@@ -21,6 +21,8 @@ from merge_assets.importing.suggestions import suggestion
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 
 _NAME_LINE = re.compile(r"^name[ \t]*:.*$", re.MULTILINE)
+_MOST_CUTS = 200
+"""Pieces that cannot be read and are looked into for pieces that can."""
 _EXPERTS = re.compile(r"^[ \t>]*experts[ \t]*:", re.MULTILINE)
 
 
@@ -81,6 +83,7 @@ def _steps(
     cannot be read as one."""
     steps: list[CardStep] = []
     wrong: dict[int, RecipeError] = {}
+    cuts = _MOST_CUTS
     for block in group:
         pieces = [block]
         while pieces:
@@ -88,7 +91,8 @@ def _steps(
             try:
                 steps.append(with_own_names(CardStep(piece, mended(piece, file, name, parameters)), file, name))
             except RecipeError as error:
-                if (inside := documents_of(piece)) != [piece]:
+                cuts -= 1
+                if cuts > 0 and (inside := documents_of(piece)) != [piece]:
                     pieces = [*inside, *pieces]
                     continue
                 wrong[len(steps)] = error

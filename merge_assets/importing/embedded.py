@@ -24,7 +24,9 @@ def embedded(block: Block) -> Iterator[Block]:
         line = lines[at]
         at += 1
         if found := _HEREDOC.search(line):
-            end = next((place for place in range(at, len(lines)) if lines[place].strip() == found[2]), len(lines))
+            end = next((place for place in range(at, len(lines)) if lines[place].strip() == found[2]), None)
+            if end is None:
+                break
             target = _TARGET.search(line)
             text = "\n".join(lines[at:end])
             yield replace(block, text=text, line=block.line + at, title=target[1] if target else block.title)

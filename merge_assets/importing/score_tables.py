@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from merge_assets.importing.cleaning import clean
 
@@ -40,6 +41,8 @@ _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _NUMBER = re.compile(r"[-+]?\d{1,4}(?:[.,]\d{1,8})?(?=\s*(?:%|±|\+/-|\(|$))")
 _RULE = re.compile(r"[|:\s-]+")
 _LONGEST = 2000
+_MOST_TABLES = 40
+"""Tables of a page that are read."""
 _MOST = 60
 """Rows of a table that are read."""
 
@@ -73,7 +76,7 @@ def score_tables(text: str, own_names: Collection[str]) -> list[ScoreTable]:
     """
     own = {_plain(name) for name in own_names}
     found: list[ScoreTable] = []
-    for line, rows in _tables(text):
+    for line, rows in islice(_tables(text), _MOST_TABLES):
         head, *body = rows
         names = [_benchmark(cell) for cell in head]
         if sum(name is not None for name in names) >= 2:

@@ -14,21 +14,21 @@ _NO_MODEL = re.compile(r"^(?:datasets|spaces|blob|tree|papers|and|or|http|www)/|
 _UPSCALED = re.compile(r"\bi?DUS\b|depth[ -]up[ -]?scal|interlock", re.I)
 _INTERLOCKED = re.compile(r"\biDUS\b|interlock", re.I)
 _PRUNED = re.compile(r"\b(?:SNR|signal[ -]to[ -]noise|laser(?:RMT)?)\b", re.I)
-_REMOVED = re.compile(r"\b(?:remov|prun|dropp|delet|cut)\w*", re.I)
+_REMOVED = re.compile(r"\b(?:remov|prun|dropp|delet|cut)", re.I)
 _BLOCK = re.compile(
-    r"(?:blocks? of|i?DUS[-_ ]?|interlock\w*\D{0,20})\s*(\d{1,2})(?!\d)|(\d{1,2})[- ]?layers? (?:blocks?|interlock)",
+    r"(?:blocks? of|i?DUS[-_ ]?|interlock\w{0,8}\D{0,20})\s*(\d{1,2})(?!\d)|(\d{1,2})[- ]?layers? (?:blocks?|interlock)",
     re.I,
 )
-_OVERLAP = re.compile(r"\boverlap\w*\D{0,12}(\d{1,3})\b|\bm\s*=\s*(\d{1,3})\b", re.I)
+_OVERLAP = re.compile(r"\boverlap\w{0,5}\D{0,12}(\d{1,3})\b|\bm\s*=\s*(\d{1,3})\b", re.I)
 _FEWEST = 12
 """Layers of a whole model; blocks have fewer."""
 _LAYERS = re.compile(r"\b(\d{1,3})[ -]?layers?\b", re.I)
 _ARROW = re.compile(r"\b(\d{1,3})(?: layers?)?\s*(?:→|->|=>|to|of)\s*(?:the )?(\d{1,3})(?: layers?)?\b")
 _TENSOR = re.compile(r"\b((?:self_attn|mlp|attention)\.\w+)")
 _COUNT = re.compile(
-    r"\b(?:remov|prun|dropp)\w*\D{0,30}?(\d{1,3})\s+layers|\b(\d{1,3})\s+layers\D{0,20}(?:remov|prun|dropp)", re.I
+    r"\b(?:remov|prun|dropp)\w{0,8}\D{0,30}?(\d{1,3})\s+layers|\b(\d{1,3})\s+layers\D{0,20}(?:remov|prun|dropp)", re.I
 )
-_INFINITE = re.compile(r"\binf(?:init\w*)?\b|∞", re.I)
+_INFINITE = re.compile(r"\binf(?:init\w{0,8})?\b|∞", re.I)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def likeness(
 
     Args:
         workspace: settings, store and Hub.
-        built: the one that was built: a recipe's name, a folder, or ``org/name`` on the Hub.
+        built: the one that was built: a recipe's name, a folder, a URL, or ``org/name`` on the Hub.
         reference: the one that it should be, likewise.
         every_byte: compare all bytes of all tensors; else 64 KiB of each, spread over it, the same of both.
         work: told bytes of the built model that were compared; asked before every block.
@@ -198,8 +198,12 @@ def _runs(count: int, size: int, *, every_byte: bool) -> Iterator[tuple[int, int
 
 
 def _opened(workspace: Workspace, models: Models, reference: ModelReference) -> tuple[Checkpoint, Bytes]:
-    """A model's headers, and what reads its bytes; of one on the Hub, ranges alone are fetched."""
-    if reference.lora is None and workspace.names.identify(reference).kind == "hub":
+    """A model's headers, and what reads its bytes; of one on the Hub or at a URL, ranges alone are fetched."""
+    kind = workspace.names.identify(reference).kind if reference.lora is None else None
+    if kind == "url":
+        model = models.at_urls.open(reference)
+        return model.checkpoint, model.read
+    if kind == "hub":
         hub = workspace.hub
         revision = hub.resolve(reference)
         checkpoint = hub.open(revision)

@@ -79,6 +79,10 @@ class UrlModel:
         files = {name: entry.digest for name, entry in known.manifest.files.items()}
         return PlanInput(self._reference, self.checkpoint, known.version, tensor_digests(known), files)
 
+    def read(self, header: TensorHeader, begin: int, end: int) -> bytes:
+        """Bytes of a tensor, from a place in it to another one; they are compared with no digest."""
+        return self._source.read(header.file, header.begin + begin, header.begin + end)
+
     def _known(self) -> Artifact | None:
         entries = {}
         for name in self._needed:

@@ -147,6 +147,13 @@ def test_they_are_analysed_like_a_folder(remote: Remote) -> None:
     assert there.rows == here.rows
 
 
+def test_they_are_compared_with_others_by_ranges(remote: Remote, read: list[tuple[str, int, int]]) -> None:
+    there, same, other = remote.reference("b"), ModelReference("./b"), ModelReference("./a")
+    assert api.likeness(remote.space(), there, same).is_same
+    assert not api.likeness(remote.space(), other, there).same_weights
+    assert {path.removeprefix("models/").partition("/")[0] for path, _, _ in read} == {"b"}
+
+
 def test_adapters_lie_at_urls_too(remote: Remote) -> None:
     save_base(remote.root / "base", LLAMA)
     save_adapter(remote.root / "lora", remote.root / "base", needs.module("peft").LoraConfig(**LLAMA_CASES["plain"]))

@@ -28,7 +28,8 @@ logging.disable(logging.WARNING)
 jobs, answers = json.load(open(sys.argv[1])), {}
 for name, job in jobs.items():
     try:
-        options = MergeOptions(copy_tokenizer=False, quiet=True, random_seed=0)
+        cache = job["out"] + "-adapters"
+        options = MergeOptions(copy_tokenizer=False, quiet=True, random_seed=0, lora_merge_cache=cache)
         run_merge(MergeConfiguration.model_validate(yaml.safe_load(job["recipe"])), job["out"], options)
         answers[name] = ""
     except Exception as error:

@@ -112,6 +112,12 @@ class RecipeError(MergeAssetsError):
         super().__init__(": ".join(str(part) for part in (file, key, message) if part))
 
 
+class NoConfigError(RecipeError):
+    """A text that is imported holds no merge config."""
+
+    kind = "recipe.none"
+
+
 class CheckpointError(MergeAssetsError):
     """A checkpoint is missing, damaged, hostile, or in a format that is not read."""
 

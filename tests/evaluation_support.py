@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import lm_eval.api.task
+from transformers import dynamic_module_utils
 
 from merge_assets.errors import MergeAssetsError, ModelWorkerError
 from merge_assets.model_worker import Desk, Limits, reason
@@ -38,6 +39,8 @@ class HereWorker:
         self._left = contextlib.ExitStack()
         self._left.enter_context(mock.patch.dict(os.environ))
         self._left.enter_context(mock.patch("lm_eval.api.task.tqdm", lm_eval.api.task.tqdm))
+        for name in ("get_cached_module_file", "HF_MODULES_CACHE"):  # where a checkpoint's own code may run
+            self._left.enter_context(mock.patch.object(dynamic_module_utils, name, getattr(dynamic_module_utils, name)))
 
     def __enter__(self) -> HereWorker:
         return self

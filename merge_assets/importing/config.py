@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from merge_assets.errors import RecipeError
+from merge_assets.errors import NoConfigError, RecipeError
 from merge_assets.importing.blocks import documents_of, find_blocks, outside
 from merge_assets.importing.chains import final_step, joined, linked, with_own_names
 from merge_assets.importing.cleaning import HIDDEN_PASSWORD, without_passwords, without_table
@@ -24,10 +24,6 @@ _NAME_LINE = re.compile(r"^name[ \t]*:.*$", re.MULTILINE)
 _MOST_CUTS = 200
 """Pieces that cannot be read and are looked into for pieces that can."""
 _EXPERTS = re.compile(r"^[ \t>]*experts[ \t]*:", re.MULTILINE)
-
-
-class NoConfig(RecipeError):
-    """A text holds no merge config."""
 
 
 def import_text(
@@ -60,7 +56,7 @@ def import_text(
     known = {parameter for of_method in (parameters or {}).values() for parameter in of_method}
     groups = find_blocks(text, known)
     if not groups:
-        raise NoConfig(_nothing(text, name), file=file)
+        raise NoConfigError(_nothing(text, name), file=file)
     errors: list[tuple[bool, RecipeError]] = []
     for group in groups:
         everything = sorted([*group, *outside(text, group, known)], key=lambda block: block.line)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from merge_assets.errors import HubError, RecipeError
-from merge_assets.importing.config import NoConfig
+from merge_assets.errors import HubError, NoConfigError, RecipeError
 from merge_assets.importing.lineage import Ancestor
 from merge_assets.importing.mending import Imported
 from merge_assets.reference import ModelReference
@@ -80,7 +79,7 @@ class _Search:
             return
         try:
             found = self._read(model)
-        except NoConfig:
+        except NoConfigError:
             return  # a checkpoint that was trained, or whose card does not say how it was made
         except (RecipeError, HubError) as error:
             self.left.append(f"{model} stays a checkpoint: {error}")

@@ -122,14 +122,13 @@ def test_a_tensor_of_several_jobs_is_landed_and_released_once(tmp_path: Path) ->
     assert landing.tensors == [("w", 0)]
 
 
-SIZES = {"a": 30, "b": 50, "c": 0, "d": 40, "e": 0}
+SIZES = {"a": 30, "b": 50, "d": 40}
 
 
-@pytest.mark.parametrize(("recipe", "order"), [(slerp, "cebda"), (lambda *folders: mean(folders), "ceabd")])
+@pytest.mark.parametrize(("recipe", "order"), [(slerp, "bda"), (lambda *folders: mean(folders), "abd")])
 def test_large_tensors_of_statistics_come_first_and_all_others_as_they_lie(
     recipe: Any, order: str, tmp_path: Path
 ) -> None:
-    """Before them, those that have nothing in them."""
     plan = plan_text(recipe(*write_models(tmp_path, "ab", SIZES)), tmp_path)
     inputs, landing = Watched(), Watcher()
     run_into(plan, tmp_path, landing, inputs=inputs)
@@ -137,10 +136,10 @@ def test_large_tensors_of_statistics_come_first_and_all_others_as_they_lie(
     assert [name for name, _ in landing.tensors] == list(order)
 
 
-@pytest.mark.parametrize("recipe", [copied, scaled], ids=["copied", "computed"])
-def test_nothing_is_read_for_a_tensor_that_has_nothing_in_it(recipe: Any, tmp_path: Path) -> None:
-    tensors = {"a": torch.ones(30), "z": torch.ones(0, 4)}
-    report = run(plan_text(recipe(write_model(tmp_path / "m", tensors)), tmp_path), tmp_path)
+def test_nothing_is_read_for_a_tensor_that_has_nothing_in_it(tmp_path: Path) -> None:
+    """Of whole numbers; weights without elements are in no plan."""
+    tensors = {"a": torch.ones(30), "z": torch.ones(0, 4, dtype=torch.int64)}
+    report = run(plan_text(copied(write_model(tmp_path / "m", tensors)), tmp_path), tmp_path)
     assert report.bytes_read == 4 * 30
     assert {name: tuple(tensor.shape) for name, tensor in read_tensors(tmp_path / "out").items()} == {
         "a": (30,),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from merge_assets.errors import RecipeError
-from merge_assets.importing.config import NoConfig, import_text
+from merge_assets.errors import NoConfigError, RecipeError
+from merge_assets.importing.config import import_text
 from merge_assets.importing.suggestions import suggestion
 from merge_assets.recipe import Recipe, load_recipe
 from tests.importing.test_config import PARAMETERS
@@ -66,7 +66,7 @@ def test_a_page_of_ranges_is_answered_with_the_import_by_name() -> None:
 
 
 def test_the_import_says_it() -> None:
-    with pytest.raises(NoConfig) as caught:
+    with pytest.raises(NoConfigError) as caught:
         import_text(IDUS, Path("page.md"), "mine", PARAMETERS)
     assert "no merge config was found; the page describes depth up-scaling, as this recipe does:" in str(caught.value)
     assert "depth_upscale: {model: mistralai/Mistral-7B-v0.1, overlap: 8, block: 8}" in str(caught.value)

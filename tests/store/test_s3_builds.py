@@ -225,7 +225,7 @@ def test_an_outage_is_an_error_and_the_next_build_goes_on(root: Path, rgw: Rgw, 
         options = rgw.options(proxy.url) | {"config_kwargs": {"retries": {"max_attempts": 0}}}
         space = workspace(root, f"s3://{bucket}", options, cache_dir=tmp_path / "cache")
         proxy.inject("error503", 1.0, method="PUT", query="partNumber=2")
-        with pytest.raises(StoreError, match=r"cannot be written.*check the store"):
+        with pytest.raises(StoreError, match=r"cannot be written.*check its URL"):
             build(space, "mean")
         assert space.store.lines("variants") == []
         proxy.clear()

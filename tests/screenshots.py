@@ -40,7 +40,7 @@ PAGES = {
     "ui-score": ("/assets/scores/demo/linear", "outcome", "Metadata"),
     "ui-broken": ("/assets/broken/typo", "BROKEN", None),
     "ui-runs": ("/runs", "merge-assets build", None),
-    "ui-cancelled": ("/runs/RUN", "stopped because", None),
+    "ui-cancelled": ("/runs/RUN", "stopped because", "stopped because"),
 }
 
 
@@ -85,7 +85,7 @@ def shoot(browser: Any, address: str, name: str, run_id: str) -> bytes:
     page.goto(address + path.replace("RUN", run_id))
     page.get_by_text(words).first.wait_for()
     if top is not None:
-        page.get_by_text(top, exact=True).first.evaluate("element => element.scrollIntoView()")
+        page.get_by_text(top, exact=top != words).first.evaluate("element => element.scrollIntoView()")
     page.wait_for_timeout(8000)  # graphs are laid out, and pictures in Markdown are loaded
     png: bytes = page.screenshot()
     page.close()

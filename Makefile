@@ -55,7 +55,7 @@ test: install-dev servers lint $(PEER)/bin/mergekit-yaml ## Lint, types, floors,
 	MERGEKIT_VENV=$(PEER) $(BIN)/python -m pytest $(WORKERS)
 
 quick: install-dev ## The tests that need no server, browser or mergekit and take no more than seconds each: two minutes.
-	$(BIN)/python -m pytest $(QUICK_WORKERS) -m "not slow and not server and not browser and not peer and not thorough"
+	$(BIN)/python -m pytest $(QUICK_WORKERS) -m "not slow and not server and not browser and not peer and not long and not thorough"
 
 thorough: install-dev servers ## The long forms of some tests, such as a kill at every step: by hand, before a release.
 	$(BIN)/python -m pytest $(WORKERS) -m thorough

@@ -1,7 +1,8 @@
 """Which tests are of which tier, in which order they run, and what is said of those that were not run.
 
 A test that asks for a server's fixture is marked ``server``, one that asks for the browser ``browser``; a file may mark itself.
-``make quick`` leaves out both, and ``slow`` and ``peer``. See docs/testing.md.
+Files of many tests that each take tenths of a second are marked ``long`` here. ``make quick`` leaves out these three, and
+``slow`` and ``peer``. See docs/testing.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,23 @@ _MINUTES = (
 )
 """Files that take minutes, most of which wait for a daemon or for processes that are killed: they begin first."""
 
+_LONG = (
+    *("api/test_build", "api/test_models_at_urls", "api/test_rank", "api/test_verified_builds"),
+    *("engine/test_edges", "engine/test_golden", "engine/test_methods", "engine/test_properties"),
+    *("engine/test_verified_inputs", "plan/test_correspondence", "store/test_format", "store/test_parts"),
+    *("api/test_asked_otherwise", "api/test_repair", "checkpoint/test_formats", "cli/test_findings", "cli/test_status"),
+    *(
+        "engine/test_devices",
+        "engine/test_gpu",
+        "importing/test_config",
+        "plan/test_adapters",
+        "plan/test_text_and_towers",
+    ),
+    *("plan/test_vocabulary", "plan/test_vocabulary_files", "plan/test_vocabulary_merges", "store/test_places"),
+    *("test_hostile_projects", "test_linear", "test_reference", "test_semantics"),
+)
+"""Files that together take as long as all other quick ones; mutants are looked for by them, too."""
+
 _WEIGHTS = {"slow": 20, "peer": 20, "browser": 20, "server": 5}
 """How many plain tests a test of this mark counts as."""
 
@@ -37,6 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in FIXTURES:
                 item.add_marker(FIXTURES[fixture])
+        if _file(item).removeprefix("tests/").removesuffix(".py") in _LONG:
+            item.add_marker("long")
         marks = {mark.name for mark in item.iter_markers()}
         weights[_file(item)] += max((weight for mark, weight in _WEIGHTS.items() if mark in marks), default=1)
     first = {f"tests/{name}.py" for name in _MINUTES}

@@ -76,10 +76,18 @@ class Checkpoint:
             return self.parts[0]
         return found
 
+    @cached_property
+    def shards(self) -> Mapping[str, tuple[TensorHeader, ...]]:
+        """The files that hold the tensors, in order, each with its own."""
+        by_file: dict[str, list[TensorHeader]] = {}
+        for tensor in self.tensors.values():
+            by_file.setdefault(tensor.file, []).append(tensor)
+        return {file: tuple(own) for file, own in by_file.items()}
+
     @property
     def weight_files(self) -> tuple[str, ...]:
         """The shards that hold the tensors, in order."""
-        return tuple(dict.fromkeys(tensor.file for tensor in self.tensors.values()))
+        return tuple(self.shards)
 
     @property
     def nbytes(self) -> int:

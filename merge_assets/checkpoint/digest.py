@@ -114,12 +114,11 @@ def known_digests(checkpoint: Checkpoint, cache_dir: Path) -> CheckpointDigest |
     return CheckpointDigest(fingerprint_of(files), files, {name: tensors[name] for name in checkpoint.tensors}, states)
 
 
-def _covered(checkpoint: Checkpoint) -> dict[str, list[TensorHeader]]:
+def _covered(checkpoint: Checkpoint) -> dict[str, Sequence[TensorHeader]]:
     """The files that the fingerprint covers, with their tensors."""
-    by_file: dict[str, list[TensorHeader]] = {}
-    for tensor in checkpoint.tensors.values():
-        by_file.setdefault(tensor.file, []).append(tensor)
-    return {name: by_file.get(name, []) for name in fingerprint_files(checkpoint.files, checkpoint.weight_files)}
+    return {
+        name: checkpoint.shards.get(name, ()) for name in fingerprint_files(checkpoint.files, checkpoint.weight_files)
+    }
 
 
 def _digests(

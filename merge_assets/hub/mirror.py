@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,9 +61,7 @@ def _mirrored(
     hub: Hub, revision: HubRevision, fingerprint: str, store: ArtifactStore, line: str, scratch: Path, work: Work
 ) -> Artifact:
     checkpoint = hub.open(revision)
-    by_file: dict[str, list[TensorHeader]] = {}
-    for tensor in checkpoint.tensors.values():
-        by_file.setdefault(tensor.file, []).append(tensor)
+    by_file = checkpoint.shards
     earlier = _Earlier(list(reversed(store.versions(line))))
     shards = list(by_file)
     total, done = sum(revision.files[name].size for name in shards), 0
@@ -134,7 +132,7 @@ class _Earlier:
         return self._pieces.get(digest)
 
 
-def _planned(name: str, head: bytes, tensors: list[TensorHeader], sha256: str | None) -> PlannedFile:
+def _planned(name: str, head: bytes, tensors: Sequence[TensorHeader], sha256: str | None) -> PlannedFile:
     return PlannedFile(name, head, tuple(PlannedPiece(t.name, t.begin, t.end, "") for t in tensors), sha256)
 
 
@@ -143,7 +141,7 @@ def _add(
     earlier: _Earlier,
     name: str,
     path: Path,
-    tensors: list[TensorHeader],
+    tensors: Sequence[TensorHeader],
     sha256: str | None,
     work: Work,
 ) -> dict[str, int]:

@@ -3,7 +3,7 @@ tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -109,15 +109,8 @@ class UrlModel:
     def _needed(self) -> list[str]:
         return needed_files(self._source.files, self.checkpoint.weight_files)
 
-    def _tensors(self, name: str) -> list[TensorHeader]:
-        return self._by_file.get(name, [])
-
-    @cached_property
-    def _by_file(self) -> dict[str, list[TensorHeader]]:
-        by_file: dict[str, list[TensorHeader]] = {}
-        for tensor in self.checkpoint.tensors.values():
-            by_file.setdefault(tensor.file, []).append(tensor)
-        return by_file
+    def _tensors(self, name: str) -> Sequence[TensorHeader]:
+        return self.checkpoint.shards.get(name, ())
 
     def _kept(self, name: str, file: FileSigns) -> Path:
         return kept_at(self._cache, f"{self.checkpoint.location}/{name}", file.state, self._tensors(name))

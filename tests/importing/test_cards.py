@@ -20,7 +20,7 @@ from merge_assets.importing.mending import Imported
 from merge_assets.plan import check_alone
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
-from tests.importing.test_config import PARAMETERS, flat
+from tests.importing.test_config import PARAMETERS, SLERP, flat
 
 TIES = """models:
   - model: org/a
@@ -37,23 +37,6 @@ parameters:
   normalize: true
   int8_mask: true
 dtype: float16
-"""
-SLERP = """slices:
-  - sources:
-      - model: org/a
-        layer_range: [0, 32]
-      - model: org/b
-        layer_range: [0, 32]
-merge_method: slerp
-base_model: org/a
-parameters:
-  t:
-    - filter: self_attn
-      value: [0, 0.5, 0.3, 0.7, 1]
-    - filter: mlp
-      value: [1, 0.5, 0.7, 0.3, 0]
-    - value: 0.5
-dtype: bfloat16
 """
 STACK = """slices:
   - sources:

@@ -212,11 +212,11 @@ def reading(workspace: api.Workspace) -> object:
 def looking(workspace: api.Workspace) -> object:
     """Whether inputs are hashed as they are read, and whether their files are looked at again at the end."""
     from merge_assets.engine.files import InputFiles
-    from merge_assets.engine.witness import Sweep
+    from merge_assets.engine.witness import ReadThrough
 
     seen: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((Sweep, "saw"), (InputFiles, "check_unchanged")):
+        for owner, name in ((ReadThrough, "saw"), (InputFiles, "check_unchanged")):
             method = getattr(owner, name)
             patch.setattr(owner, name, lambda *given, method=method, name=name: (seen.add(name), method(*given))[1])
         api.build(workspace, workspace.recipe("mix"), force=True)

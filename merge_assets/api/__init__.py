@@ -30,6 +30,7 @@ from merge_assets.api.plan import plan
 from merge_assets.api.preflight import check, look_over, refused, suites_of
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
+from merge_assets.api.sweep import SweepPlan, plan_sweep
 from merge_assets.identity import ModelIdentity
 from merge_assets.recipe import load_recipe
 from merge_assets.work import Work
@@ -46,6 +47,7 @@ __all__ = [
     "Observation",
     "Ranked",
     "Scored",
+    "SweepPlan",
     "Work",
     "Workspace",
     "analyse",
@@ -63,6 +65,7 @@ __all__ = [
     "merge",
     "observe",
     "plan",
+    "plan_sweep",
     "rank",
     "refused",
     "score",

@@ -88,7 +88,8 @@ def planned(
         fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
     size = shard_size or int(workspace.settings.shard_size)
     with in_file(recipe.source.file):
-        made = build_plan(recipe, inputs, shard_size=size, figures=models.figures(recipe, fingerprint))
+        figures, beside = models.figures(recipe, fingerprint), workspace.book.beside(recipe)
+        made = build_plan(recipe, inputs, shard_size=size, figures=figures, beside=beside)
         limits = Limits.of(workspace.settings)
         check_agreement(made, inputs, str(recipe.source.file), limits=limits, work=work)
         moved = moved_layers(made, inputs, limits=limits, work=work)

@@ -16,6 +16,7 @@ from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size, print_fact, print_json, print_table, table
 from merge_assets.cli.findings import as_rows, print_findings
 from merge_assets.cli.opened import opened
+from merge_assets.cli.sweep import show_sweep_plan
 from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.freshness import short
 from merge_assets.identity import variant_line
@@ -109,8 +110,10 @@ def _asked(workspace: Workspace, recipe: Recipe, suite: str) -> str:
 
 
 def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool = False) -> int:
-    """Print the plan of a recipe; 1 if its evaluations were checked and one would fail."""
+    """Print the plan of a recipe or a sweep; 1 if its evaluations were checked and one would fail."""
     workspace = opened()
+    if name in workspace.book.sweeps:
+        return show_sweep_plan(workspace, name, as_json=as_json)
     recipe = workspace.recipe(name)
     plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
     suites = api.suites_of(workspace, recipe)

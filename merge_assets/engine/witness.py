@@ -36,7 +36,7 @@ def _in_one_sweep(tensor: OutputTensor) -> bool:
     return not tensor.needs_statistics and not tensor.makes_inputs and len(keys) == len(set(keys))
 
 
-class Sweep:
+class ReadThrough:
     """What one job reads of one stored tensor, in order."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Evidence:
     """
 
     def __init__(self, wanted: Iterable[Key], written: Hasher | None) -> None:
-        self.sweeps = {key: Sweep() for key in wanted}
+        self.sweeps = {key: ReadThrough() for key in wanted}
         self.written = written
 
     def saw(self, item: TensorInput, offset: int, memory: memoryview) -> None:

@@ -37,6 +37,7 @@ from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.selection import reasons_to_build, select
 from merge_assets.pipeline.versions import Recorded, recorded, report_observation, topological
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
+from merge_assets.recipe.choosing import choose
 from merge_assets.workspace import Workspace
 
 _MEASURED = ("snr", "importance", "scores")
@@ -96,7 +97,7 @@ def materialise(
         SettingsError: if the Dagster home or the executor cannot be used.
     """
     workspace, graph = location.workspace(), location.graph()
-    selection = select(graph, names, with_scores=with_scores)
+    selection = select(graph, choose(workspace.book, names), with_scores=with_scores)
     definitions = location.definitions()
     if instance is None:
         instance = open_to_read(workspace.settings) if dry_run else open_instance(workspace.settings)

@@ -37,12 +37,13 @@ def variant_spec(node: VariantNode) -> dg.AssetSpec:
         code_version=variant_code(recipe, node.folded),
         group_name=group_name("variants", node.group),
         kinds={"safetensors"},
-        tags={**recipe.tags, "method": tag_value(recipe.merge_method), "automation": _switch(node.model.automated)},
+        tags={**recipe.tags, **_fixed_tags(node)},
         owners=list(recipe.owners) or None,
         freshness_policy=freshness_policy(recipe),
         description=recipe_description(recipe, node.folded),
         metadata={
             **({"folds_in": ", ".join(inner.name for inner in node.folded)} if node.folded else {}),
+            **({"sweep_values": dg.JsonMetadataValue(recipe.swept.values)} if recipe.swept else {}),
             "recipe_digest": recipe.digest,
             "recipe_file": recipe.source.file.name,
             "dagster/code_references": code_references(recipe.source.file, recipe.source.line),
@@ -94,5 +95,10 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
     return variant
 
 
-def _switch(on: bool) -> str:
-    return "on" if on else "off"
+def _fixed_tags(node: VariantNode) -> Mapping[str, str]:
+    recipe = node.recipe
+    return {
+        "method": tag_value(recipe.merge_method),
+        "automation": "on" if node.model.automated else "off",
+        **({"sweep": tag_value(recipe.swept.sweep)} if recipe.swept else {}),
+    }

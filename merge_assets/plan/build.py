@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,25 +17,21 @@ from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
-from merge_assets.plan.compatibility import differences, unlike_sizes
+from merge_assets.plan.compatibility import differences, unlike_shapes
 from merge_assets.plan.decisions import Decisions
 from merge_assets.plan.dropped import left_out
 from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, plan_key, tensor_key
 from merge_assets.plan.layers import InputLayers, layer_spans
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.missing import Missing
-from merge_assets.plan.model import (
-    OutputTensor,
-    Plan,
-    Shard,
-    TensorInput,
-)
+from merge_assets.plan.model import OutputTensor, Plan, Shard, TensorInput
 from merge_assets.plan.outside import outside_tensors, tied_output
 from merge_assets.plan.parameters import check_weights, resolve_parameters
 from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.regroup import grouped_alike
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice, Resolver
+from merge_assets.plan.sharing import Keys, groups
 from merge_assets.plan.spelling import spelled_alike
 from merge_assets.plan.tied import TiedHeads
 from merge_assets.plan.vocabulary import plan_vocabulary
@@ -49,6 +45,7 @@ def build_plan(
     *,
     shard_size: int = 5_000_000_000,
     figures: Sequence[LayerFigure] | None = None,
+    beside: Sequence[Recipe] = (),
 ) -> Plan:
     """Resolve a recipe against the headers of its inputs.
 
@@ -57,17 +54,29 @@ def build_plan(
         inputs: one entry for every model of ``recipe.references()``.
         shard_size: largest size of an output shard, bytes.
         figures: per-layer figures for ``prune_layers``, if the analysis is there.
+        beside: of a point of a sweep, the points that tell which files all points share.
 
     Raises:
         PlanError: for everything that is wrong with the recipe and can be seen without reading weights.
     """
-    return _Builder(recipe, inputs, shard_size, figures).plan()
+    known = [keys for other in beside if (keys := _keys(other, inputs, figures)) is not None]
+    return _Builder(recipe, inputs, figures).plan(shard_size, groups(known))
+
+
+def _keys(recipe: Recipe, inputs: Sequence[PlanInput], figures: Sequence[LayerFigure] | None) -> Keys | None:
+    """The keys of another point's tensors; ``None`` if it has other inputs, or cannot be planned, which is its own matter."""
+    given = {item.reference: item for item in inputs}
+    if not given.keys() >= set(recipe.references()):
+        return None
+    try:
+        drafts = _Builder(recipe, [given[reference] for reference in recipe.references()], figures).drafts()
+    except PlanError:
+        return None
+    return {draft.name: tensor_key(draft) for draft in drafts}
 
 
 class _Builder:
-    def __init__(
-        self, recipe: Recipe, inputs: Sequence[PlanInput], shard_size: int, figures: Sequence[LayerFigure] | None
-    ) -> None:
+    def __init__(self, recipe: Recipe, inputs: Sequence[PlanInput], figures: Sequence[LayerFigure] | None) -> None:
         self.recipe = recipe
         self.method, warnings = check_alone(recipe)
         self.decisions = Decisions()
@@ -78,7 +87,6 @@ class _Builder:
         self.sources = Inputs(inputs)
         self.taken: set[tuple[int, str]] = set()
         self.aside: dict[tuple[int, str], str] = {}
-        self.shard_size = shard_size
         self.warnings = [*warnings, *notes(given, inputs)]
         self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
         why = "not in all models" if recipe.modules is None else "not named"
@@ -103,9 +111,11 @@ class _Builder:
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
-        drafts = [draft for part in self.assembly.parts for draft in self._part(part)]
-        shards, tensors = self._placed(self.heads.joined(drafts))
+    def drafts(self) -> Sequence[OutputTensor]:
+        return self.heads.joined([draft for part in self.assembly.parts for draft in self._part(part)])
+
+    def plan(self, shard_size: int, together: Mapping[str, int]) -> Plan:
+        shards, tensors = self._placed(self.drafts(), shard_size, together)
         config = self.vocabulary.config(self._config(tensors))
         carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
         kept = {*(file.file for file in carried), *(file.file for file in self.vocabulary.written)}
@@ -314,20 +324,8 @@ class _Builder:
         )
 
     def _check_shapes(self, name: str, piece: ResolvedSlice, headers: Sequence[TensorHeader]) -> None:
-        if len({header.shape for header in headers}) == 1:
-            return
-        listing = "; ".join(
-            f"{self.inputs[source.model].reference} {list(header.shape)}"
-            for source, header in zip(piece.sources, headers, strict=True)
-        )
-        message = f"shapes differ for tensor {name}: {listing}"
-        vocabularies = {self.inputs[s.model].checkpoint.config.get("vocab_size") for s in piece.sources}
-        if len(vocabularies) > 1 and len({header.shape[1:] for header in headers}) == 1:
-            message += "; the vocabularies differ: set `tokenizer: {source: union}`, or merge models of one vocabulary"
-        else:
-            sizes = unlike_sizes([self.inputs[source.model].checkpoint.config for source in piece.sources])
-            message += f"{f'; {sizes}' if sizes else ''}; merge models of one architecture and size"
-        raise self.fail(piece.key, message)
+        if message := unlike_shapes(name, [self.inputs[source.model] for source in piece.sources], headers):
+            raise self.fail(piece.key, message)
 
     def _check_elements(self, piece: ResolvedSlice, found: Sequence[TensorHeader | None]) -> None:
         """A weight without elements is what sharded training leaves in a file when it is not gathered first."""
@@ -339,7 +337,9 @@ class _Builder:
                     "the checkpoint was saved without gathering what training had sharded (ZeRO-3); save it again",
                 )
 
-    def _placed(self, drafts: Sequence[OutputTensor]) -> tuple[tuple[Shard, ...], tuple[OutputTensor, ...]]:
+    def _placed(
+        self, drafts: Sequence[OutputTensor], shard_size: int, together: Mapping[str, int]
+    ) -> tuple[tuple[Shard, ...], tuple[OutputTensor, ...]]:
         """The shards, and the tensors in file order with their places and keys."""
         twice = [name for name, count in Counter(draft.name for draft in drafts).items() if count > 1]
         if twice:
@@ -348,8 +348,9 @@ class _Builder:
             )
         shards, ranges = lay_out(
             [(d.name, d.dtype, d.shape) for d in drafts],
-            self.shard_size,
+            shard_size,
             weights_stem(self.inputs[self.donor].checkpoint.weight_files),
+            together,
         )
         tensors = [
             replace(draft, shard=where.shard, begin=where.begin, end=where.end, key=tensor_key(draft))

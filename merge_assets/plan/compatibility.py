@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from merge_assets.checkpoint import Checkpoint, Tokenizer, read_chat_template, read_tokenizer
+from merge_assets.checkpoint import Checkpoint, TensorHeader, Tokenizer, read_chat_template, read_tokenizer
 from merge_assets.checkpoint.tokenizer import DOCUMENT
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.assemble import PlanInput
@@ -36,6 +36,27 @@ _SIZES = (
     "head_dim",
 )
 """Keys of a config that shapes follow from."""
+
+
+def unlike_shapes(name: str, items: Sequence[PlanInput], headers: Sequence[TensorHeader]) -> str | None:
+    """Why tensors of one role cannot be merged, which are of different shapes; ``None`` if they are not.
+
+    Args:
+        name: of the output tensor.
+        items: the inputs.
+        headers: of the tensor of each.
+    """
+    if len({header.shape for header in headers}) == 1:
+        return None
+    listing = "; ".join(f"{item.reference} {list(header.shape)}" for item, header in zip(items, headers, strict=True))
+    message = f"shapes differ for tensor {name}: {listing}"
+    configs = [item.checkpoint.config for item in items]
+    if len({config.get("vocab_size") for config in configs}) > 1 and len({header.shape[1:] for header in headers}) == 1:
+        return (
+            f"{message}; the vocabularies differ: set `tokenizer: {{source: union}}`, or merge models of one vocabulary"
+        )
+    sizes = unlike_sizes(configs)
+    return f"{message}{f'; {sizes}' if sizes else ''}; merge models of one architecture and size"
 
 
 def unlike_sizes(configs: Sequence[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from merge_assets.checkpoint import DTYPES
@@ -24,7 +24,10 @@ class ByteRange:
 
 
 def lay_out(
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]], shard_size: int, stem: str = STEMS[0]
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
+    shard_size: int,
+    stem: str = STEMS[0],
+    together: Mapping[str, int] | None = None,
 ) -> tuple[tuple[Shard, ...], dict[str, ByteRange]]:
     """Distribute tensors over shards in the order given.
 
@@ -35,31 +38,35 @@ def lay_out(
         tensors: (name, safetensors dtype code, shape) of every output.
         shard_size: largest size of a shard's data in bytes.
         stem: what the files are called, without number and ending.
+        together: number of the group that a tensor is of, 0 where it is not named; no shard holds tensors of two groups.
 
     Returns:
         The shards and the byte range of every tensor by name.
     """
+    group_of = together or {}
     groups: list[list[tuple[str, str, tuple[int, ...], int]]] = [[]]
-    filled = 0
-    for name, dtype, shape in tensors:
+    filled, current = 0, 0
+    for name, dtype, shape in sorted(tensors, key=lambda item: group_of.get(item[0], 0)):
         size = DTYPES[dtype]
         for extent in shape:
             size *= extent
-        if groups[-1] and filled + size > shard_size:
+        group = group_of.get(name, 0)
+        if groups[-1] and (group != current or filled + size > shard_size):
             groups.append([])
             filled = 0
+        current = group
         groups[-1].append((name, dtype, shape, size))
         filled += size
     shards, ranges = [], {}
-    for number, group in enumerate(groups):
-        group.sort(key=lambda item: -DTYPES[item[1]])
-        header, spans = _header(group)
+    for number, shard in enumerate(groups):
+        shard.sort(key=lambda item: -DTYPES[item[1]])
+        header, spans = _header(shard)
         data = _LENGTH_PREFIX + len(header)
         for name, (begin, end) in spans.items():
             ranges[name] = ByteRange(number, data + begin, data + end)
         part = "" if len(groups) == 1 else f"-{number + 1:05}-of-{len(groups):05}"
         file = f"{stem}{part}.safetensors"
-        shards.append(Shard(file, header, data + sum(item[3] for item in group)))
+        shards.append(Shard(file, header, data + sum(item[3] for item in shard)))
     return tuple(shards), ranges
 
 

@@ -26,6 +26,7 @@ from merge_assets.recipe.schema import (
 )
 from merge_assets.recipe.schema_evaluation import EvaluateEntry, GenerationEntry, ModelArgumentsEntry
 from merge_assets.recipe.schema_published import AVERAGE, Published
+from merge_assets.recipe.schema_sweep import Interval, RandomPoints, Range, Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, ImportanceKind, Lowest, Protect, PruneLayers, TextSample
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
 from merge_assets.recipe.templates import (
@@ -46,6 +47,7 @@ __all__ = [
     "EvaluateEntry",
     "GenerationEntry",
     "ImportanceKind",
+    "Interval",
     "LayerFigure",
     "Lowest",
     "ModelArgumentsEntry",
@@ -57,12 +59,16 @@ __all__ = [
     "PruneLayers",
     "Publish",
     "Published",
+    "RandomPoints",
+    "Range",
     "Recipe",
     "RecipeBook",
     "RecipeSource",
     "Scalar",
     "Slice",
     "Source",
+    "Sweep",
+    "Swept",
     "TextSample",
     "TokenSettings",
     "TokenSource",

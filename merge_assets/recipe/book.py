@@ -15,11 +15,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from merge_assets.errors import RecipeError, in_one_line
-from merge_assets.recipe.files import RecipeText, read_texts
+from merge_assets.recipe.files import TABLE, RecipeText, read_texts
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.recipe.schema import Recipe
+from merge_assets.recipe.sweep import Tables
 from merge_assets.recipe.unbuilt import check_built
 from merge_assets.reference import ModelReference
+from merge_assets.yamlfile import read_text
 
 MAX_GENERATIONS = 300
 """Recipes in a row that are each made of the one before."""
@@ -48,10 +50,17 @@ class RecipeBook:
     def of(cls, texts: Iterable[RecipeText]) -> RecipeBook:
         """The book of the recipes of files that were read, now or when a run was planned."""
         texts = tuple(texts)
+        tables = {text.file: text for text in texts if text.file.suffix == TABLE and text.problem is None}
+        named: set[Path] = set()
+
+        def read_table(path: Path) -> str:
+            named.add(path)
+            return tables[path].text if path in tables else read_text(path)
+
         found: list[Recipe] = []
         broken: list[BrokenRecipe] = []
         for text in texts:
-            for entry in _read(text):
+            for entry in _read(text, read_table) if text.file.suffix != TABLE else ():
                 if isinstance(entry, Recipe):
                     found.append(entry)
                 else:
@@ -63,7 +72,26 @@ class RecipeBook:
         broken += [*twins, *unbuilt, *cyclic, *late]
         recipes, orphans = _split_orphans(recipes, broken)
         everything = sorted([*broken, *orphans], key=lambda entry: (str(entry.file), entry.name))
+        texts = tuple(text for text in texts if text.file not in tables or text.file in named)
         return cls(dict(sorted(recipes.items())), everything, texts)
+
+    @cached_property
+    def sweeps(self) -> Mapping[str, tuple[Recipe, ...]]:
+        """The recipes of each sweep, in the order of its points."""
+        found: dict[str, list[Recipe]] = {}
+        for recipe in self.recipes.values():
+            if recipe.swept is not None:
+                found.setdefault(recipe.swept.sweep, []).append(recipe)
+        return {name: tuple(sorted(recipes, key=_number)) for name, recipes in found.items()}
+
+    def beside(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """The points of a recipe's sweep that tell what the sweep changes, the same ones for all its points: the first, and for
+        each place one that has another value there and, if there is such a one, nowhere else."""
+        return () if recipe.swept is None else self._telling.get(recipe.swept.sweep, ())
+
+    @cached_property
+    def _telling(self) -> Mapping[str, tuple[Recipe, ...]]:
+        return {name: _telling(points) for name, points in self.sweeps.items()}
 
     def resolve(self, reference: ModelReference) -> Recipe | None:
         """The recipe that ``reference`` names, or ``None``. A reference with a revision never names a recipe."""
@@ -188,12 +216,31 @@ def not_stored(name: str, consumers: Sequence[str]) -> str:
     )
 
 
-def _read(text: RecipeText) -> list[Recipe | BrokenRecipe]:
+def _telling(points: Sequence[Recipe]) -> tuple[Recipe, ...]:
+    values = [point.swept.values for point in points if point.swept]
+    first, others = values[0], values[1:]
+    found = {0: None}
+    for path in first:
+        differing = [
+            (sum(other[one] != first[one] for one in first), number)
+            for number, other in enumerate(others, 1)
+            if other[path] != first[path]
+        ]
+        if differing:
+            found[min(differing)[1]] = None
+    return tuple(points[number] for number in found)
+
+
+def _number(recipe: Recipe) -> int:
+    return recipe.swept.number if recipe.swept else 0
+
+
+def _read(text: RecipeText, tables: Tables) -> list[Recipe | BrokenRecipe]:
     """What a file holds; whatever reading it raises is an error of this file alone."""
     if text.problem is not None:
         return [BrokenRecipe(text.name, text.file, RecipeError(text.problem))]
     try:
-        return read_recipes(text.text, text.file, text.name)
+        return read_recipes(text.text, text.file, text.name, tables)
     except Exception as error:
         return [
             BrokenRecipe(text.name, text.file, RecipeError(f"cannot be read ({in_one_line(error)})", file=text.file))
@@ -223,6 +270,10 @@ def _split_twins(found: list[Recipe]) -> tuple[dict[str, Recipe], list[BrokenRec
     for recipe in found:
         by_name.setdefault(recipe.name, []).append(recipe)
     broken: list[BrokenRecipe] = []
+    sweeps = {recipe.swept.sweep: recipe.source.file for recipe in found if recipe.swept is not None}
+    for name in by_name.keys() & sweeps.keys():
+        message = f"{name!r} is also the name of a sweep in {sweeps[name]}; rename one"
+        broken += [_broken(recipe, message, "name") for recipe in by_name.pop(name)]
     for name, recipes in by_name.items():
         for recipe in recipes if len(recipes) > 1 else ():
             others = _some([str(other.source.file) for other in recipes if other is not recipe], ", ")

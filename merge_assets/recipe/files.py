@@ -13,13 +13,15 @@ from merge_assets.regular import is_folder
 from merge_assets.yamlfile import read_text
 
 SUFFIXES = (".yaml", ".yml")
+TABLE = ".csv"
+"""What a sweep's table is called at its end."""
 MAX_FOLDERS = 32
 """Levels of folders below a folder of recipes."""
 
 
 @dataclass(frozen=True)
 class RecipeText:
-    """A file of recipes as it was read, or a folder that was not.
+    """A file of recipes, or a table of a sweep, as it was read, or a folder that was not.
 
     Attributes:
         file: where it lies.
@@ -35,7 +37,7 @@ class RecipeText:
 
 
 def read_texts(folders: Iterable[Path | str]) -> Iterator[RecipeText]:
-    """Read every ``*.yaml`` and ``*.yml`` under ``folders``.
+    """Read every ``*.yaml``, ``*.yml`` and ``*.csv`` under ``folders``.
 
     Files and folders whose name starts with ``_`` or ``.`` are skipped. A folder that does not exist or cannot be listed has a
     problem, and so has what is no file, cannot be read, or has a name that cannot be shown.
@@ -87,7 +89,7 @@ def _listed(top: Path) -> Iterator[Path | RecipeText]:
             continue
         below: list[tuple[Path, int]] = []
         for name, opens in entries:
-            wanted = opens or (name.endswith(SUFFIXES) and not is_folder(folder / name))
+            wanted = opens or (name.endswith((*SUFFIXES, TABLE)) and not is_folder(folder / name))
             if name.startswith(("_", ".")) or not wanted:
                 continue
             if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):

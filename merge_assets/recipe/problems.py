@@ -14,10 +14,10 @@ from merge_assets.recipe.parameters import shown
 from merge_assets.yamlfile import Document, Path_, is_free, spell
 
 MAX_SHOWN = 5
-HIDDEN_KEYS = frozenset({"source"})
+HIDDEN_KEYS = frozenset({"source", "swept"})
 """Fields of the top level that are not keys of the file."""
 
-LATER = {"sweep": "is not supported yet", "search": "is not supported yet"}
+LATER = {"search": "is not supported yet"}
 """Keys that are kept for later."""
 
 _EXPERTS = ("experts", "gate_mode", "shared_experts", "router_aux_loss_coef")
@@ -63,16 +63,18 @@ def problem_text(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     return f"{shown(problem['input'])}: {message[:1].lower()}{message[1:]}"
 
 
-def explain(error: ValidationError, model: type[BaseModel], document: Document, file: Path) -> RecipeError:
-    """One error for everything that pydantic found in ``document``, at most five problems shown."""
+def explain(
+    error: ValidationError, model: type[BaseModel], document: Document, file: Path, ending: str = ""
+) -> RecipeError:
+    """One error for everything that pydantic found in ``document``, at most five problems shown; ``ending`` comes last."""
     problems = error.errors(include_url=False)
     found = [(problem_path(problem), problem_text(problem, model)) for problem in problems[:MAX_SHOWN]]
     if len(problems) == 1:
         path, text = found[0]
-        return RecipeError(text, file=f"{file}:{document.line_of(path)}", key=spell(path) or None)
+        return RecipeError(f"{text}{ending}", file=f"{file}:{document.line_of(path)}", key=spell(path) or None)
     shown = [f"\n  line {document.line_of(path)}: {spell(path) or 'recipe'}: {text}" for path, text in found]
     rest = f"\n  and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
-    return RecipeError(f"{len(problems)} problems:{''.join(shown)}{rest}", file=file)
+    return RecipeError(f"{len(problems)} problems:{''.join(shown)}{rest}{ending}", file=file)
 
 
 def _unknown_key(loc: Path_, model: type[BaseModel]) -> str:

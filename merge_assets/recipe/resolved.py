@@ -60,7 +60,12 @@ def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None, places: M
     # mergekit has no way to write these in one text.
     special = {str(one): _as_mapping(one) for one in recipe.references() if one.has_own_signs}
     config = _placed({key: content[key] for key in _ORDER if key in content}, special | dict(places or {}))
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return plain_yaml(config)
+
+
+def plain_yaml(content: Mapping[str, Any]) -> str:
+    """Plain data as the YAML of a recipe."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def with_stages(config: str, name: str, stages: Sequence[str]) -> str:

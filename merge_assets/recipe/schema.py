@@ -35,6 +35,7 @@ from merge_assets.recipe.parameters import Misfit, Parameters
 from merge_assets.recipe.schema_evaluation import Evaluate
 from merge_assets.recipe.schema_missing import Missing
 from merge_assets.recipe.schema_published import Published
+from merge_assets.recipe.schema_sweep import Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
 from merge_assets.reference import ModelReference
@@ -46,7 +47,7 @@ TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
-        *("materialize", "freshness", "trust_remote_code", "published"),
+        *("materialize", "freshness", "trust_remote_code", "published", "sweep", "swept"),
     }
 )
 MAX_MODELS = 256
@@ -152,6 +153,7 @@ class Recipe(RecipeMapping):
     """One variant, as its YAML document describes it."""
 
     source: RecipeSource = Field(exclude=True, repr=False)
+    swept: Swept | None = Field(default=None, exclude=True, repr=False)
 
     merge_method: str = Field(min_length=1, description="how the inputs are merged")
     models: Annotated[tuple[ModelEntry, ...] | None, Filled] = Field(default=None, description="whole models to merge")
@@ -192,6 +194,9 @@ class Recipe(RecipeMapping):
         default=None,
         description="suites, each by its name or with how the variant is asked on it; `[]`: none; left out: the setting "
         "`default_suites`",
+    )
+    sweep: Sweep | None = Field(
+        default=None, description="values that take places of the recipe: one variant for each point"
     )
     publish: Publish | None = Field(
         default=None, description="push the variant to the Hub; not built yet: an error of the plan"

@@ -241,6 +241,7 @@ class Models:
                 [self.headers(item, with_digests=with_digests) for item in recipe.references()],
                 shard_size=int(self._settings.shard_size),
                 figures=self.figures(recipe),
+                beside=self._book.beside(recipe),
             )
         reference = ModelReference(recipe.name)
         if not recipe.materialize:

@@ -112,6 +112,8 @@ class Workspace:
         """
         if name in self.book.recipes:
             return self.book.recipes[name]
+        if points := self.book.sweeps.get(name):
+            raise RecipeError(f"{name!r} is a sweep; name one of its {len(points)} points, such as {points[0].name}")
         for broken in self.book.broken:
             if broken.name == name:
                 raise broken.error

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from merge_assets.recipe import RecipeBook, expand_depth_upscale, load_recipe, resolve
+from merge_assets.recipe.problems import HIDDEN_KEYS
 from merge_assets.recipe.schema import Recipe
 from merge_assets.reference import ModelReference
 from tests.recipe_page import PAGE, described_keys, render
@@ -121,9 +122,9 @@ def test_the_recipe_page_is_current(page):
 def test_the_recipe_page_has_every_key_of_the_schema(page):
     """Oracle: pydantic's own JSON schema, with every model that it defines."""
     schema = Recipe.model_json_schema()
-    expected = {("Recipe", key) for key in schema["properties"]} - {("Recipe", "source")}
+    expected = {("Recipe", key) for key in schema["properties"]} - {("Recipe", key) for key in HIDDEN_KEYS}
     for name, part in schema["$defs"].items():
-        if name != "RecipeSource":
+        if name not in ("RecipeSource", "Swept"):
             expected |= {(name, key) for key in part["properties"]}
     assert expected <= described_keys(page)
 
@@ -143,4 +144,5 @@ def test_examples_of_the_recipe_page_are_recipes(page, tmp_path):
         write(tmp_path, text, f"example{number}.yaml")
     book = RecipeBook.load([tmp_path])
     recipes = sum(1 + text.count("\n---\n") for _, text in blocks)
-    assert [str(entry.error) for entry in book.broken] == [] and len(book.recipes) == recipes
+    found = {recipe.swept.sweep if recipe.swept else name for name, recipe in book.recipes.items()}
+    assert [str(entry.error) for entry in book.broken] == [] and len(found) == recipes

@@ -22,8 +22,9 @@ from merge_assets.errors import EngineError, PlanError
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.plan.vocabulary_templates import TEMPLATES
-from merge_assets.recipe import Conditional, LayerFigure, Recipe, RecipeSource, load_recipe
+from merge_assets.recipe import Conditional, LayerFigure, Recipe, RecipeSource, load_recipe, load_recipes
 from merge_assets.recipe.fields import RecipeMapping
+from merge_assets.recipe.problems import HIDDEN_KEYS
 from merge_assets.recipe.schema_templates import Metric
 from merge_assets.settings import Settings
 from tests.merging import plan_text
@@ -48,7 +49,7 @@ def walk() -> Iterator[str]:
             continue
         described = model.model_json_schema()["properties"]
         for key in model.model_fields:
-            if (model, key) == (Recipe, "source"):  # where it was read, no key
+            if model is Recipe and key in HIDDEN_KEYS:
                 continue
             place = f"{model.__name__}.{key}"
             yield place
@@ -99,6 +100,14 @@ def shown(text: str, folder: Path) -> object:
     crons = [(s.name, s.cron_schedule) for s in definitions.schedules or ()]
     ops = [(a.op.name, a.op.pool) for a in definitions.assets or () if hasattr(a, "op")]
     return [sorted(specs, key=str), crons, ops, [(str(n.key), n.modules) for n in graph.analyses]]
+
+
+def swept(text: str, folder: Path) -> object:
+    """The recipes that a file makes."""
+    file = folder / "swept.yaml"
+    file.write_text(text)
+    (folder / "points.csv").write_text("parameters.weight\n1\n2\n")
+    return [(recipe.name, recipe.digest) for recipe in load_recipes(file)]
 
 
 def reported(text: str, folder: Path) -> object:
@@ -398,6 +407,36 @@ EXAMPLES: dict[str, Example] = {
         planned, *(f"{PRUNE}by: snr, tensor: t, remove: {r}}}" for r in ("infinite", 3))
     ),
 }
+EXAMPLES |= {
+    place: Example(swept, TWO, f"{TWO}sweep: {text}")
+    for place, text in {
+        "Recipe.sweep": "{parameters.weight: [1, 2]}",
+        "Sweep.grid": "{grid: {parameters.weight: [1, 2]}}",
+        "Sweep.zip": "{zip: {parameters.weight: [1, 2], dtype: [float32, float16]}}",
+        "Sweep.random": "{random: {points: 1, space: {parameters.weight: [1]}}}",
+        "Sweep.table": "{table: points.csv}",
+    }.items()
+}
+for owner, whole, changes in (
+    ("Range", "{grid: {parameters.weight: {<>}}}", {"low": "1", "high": "9", "count": "3", "log": "true"}),
+    (
+        "Interval",
+        "{random: {points: 3, space: {parameters.weight: {<>}}}}",
+        {"low": "1", "high": "9", "log": "true", "whole": "true"},
+    ),
+    ("RandomPoints", "{random: {<>}}", {"points": "3", "seed": "1", "space": "{parameters.weight: [3, 4]}"}),
+):
+    plain = {
+        "Range": {"low": "2", "high": "8", "count": "4"},
+        "Interval": {"low": "2", "high": "8"},
+        "RandomPoints": {"points": "2", "space": "{parameters.weight: {low: 1.5, high: 9}}"},
+    }[owner]
+    for key, value in changes.items():
+        pair = (", ".join(f"{k}: {v}" for k, v in given.items()) for given in (plain, plain | {key: value}))
+        EXAMPLES[f"{owner}.{key}"] = Example(swept, *(f"{TWO}sweep: {whole.replace('<>', one)}" for one in pair))
+EXAMPLES["Range.step"] = Example(
+    swept, *(f"{TWO}sweep: {{parameters.weight: {{low: 1, high: 3, step: {step}}}}}" for step in ("1", "2"))
+)
 EXAMPLES = {
     place.replace(", model: Y, token: cat", "").replace(", tensor: t", "").replace(", text: t", ""): e
     for place, e in EXAMPLES.items()

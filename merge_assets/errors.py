@@ -203,6 +203,12 @@ class EvaluationError(MergeAssetsError):
     kind = "evaluation"
 
 
+class SearchError(MergeAssetsError):
+    """A search asks for what there is not, or its trials cannot be read."""
+
+    kind = "search"
+
+
 class SuiteError(EvaluationError):
     """A suite is wrong, whatever model is evaluated on it."""
 

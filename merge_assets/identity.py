@@ -38,6 +38,11 @@ def variant_line(name: str) -> str:
     return f"variants/{name}"
 
 
+def search_line(name: str) -> str:
+    """Store line of what a search works on."""
+    return f"searches/{name}"
+
+
 def analysis_line(model: ModelIdentity) -> str:
     """Store line of a model's analyses."""
     return f"analyses/{model.slug}"

@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     hub_cache: Path | None = Field(
         default=None, description="download cache of the Hub; default: huggingface_hub's own"
     )
+    searches: str = Field(
+        default="var/searches.db",
+        min_length=1,
+        description="trials of searches: an SQLite file, or the URL of a database as SQLAlchemy writes it",
+    )
     default_suites: Names = Field(default=["demo"], description="suites of recipes without `evaluate`")
     automate: Names = Field(default=["*"], description="patterns of recipe names that automation may build")
     enabled: Names = Field(default=[], description="patterns of recipe names that may download from the Hub unasked")
@@ -195,6 +200,11 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The store as an absolute folder or a URL."""
         return self.store if "://" in self.store else str(self.path(self.store))
+
+    @property
+    def searches_url(self) -> str:
+        """The storage of trials as Optuna takes it."""
+        return self.searches if "://" in self.searches else f"sqlite:///{self.path(self.searches)}"
 
     def store_secrets(self) -> dict[str, Any]:
         """The store's options with their real values, for opening it; never print them."""

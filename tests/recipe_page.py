@@ -72,6 +72,8 @@ def _default(value: Any) -> str:
 def _value(node: dict[str, Any]) -> str:
     if "$ref" in node:
         return f"[{node['$ref'].rsplit('/', 1)[1]}](#{node['$ref'].rsplit('/', 1)[1].lower()})"
+    if not node:
+        return "any value"
     if "format" in node:
         return _LINKS.get(node["format"], str(node["format"]))
     if "enum" in node:

@@ -25,11 +25,13 @@ ROOMS = {
     "pipeline/executor.py": ["deploy"],
     "pipeline/postgres.py": ["deploy"],
     "pipeline/front": ["ui"],
+    "search": ["search"],
     "store": ["s3"],
 }
 """Extras that a part of the package may import from, beside what is always installed."""
 
 USED_OTHERWISE = {
+    "cmaes": "Optuna's sampler of that name",
     "accelerate": "transformers' device_map, which the check of a merged model uses",
     "s3fs": "fsspec opens s3:// with it",
     "immutabledict": "lm-eval's IFEval imports it",

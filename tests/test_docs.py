@@ -43,6 +43,8 @@ NOT_RUN = {
     r"aws ": "needs an account; tests/cli/test_store.py reads the rule",
     r"curl ": "asks a UI that runs; tests/pipeline/test_front_serve.py asks likewise",
     r"lm_eval ": "evaluates for minutes; tests/evaluation/test_runner.py runs what a result records",
+    r"merge-assets search best": "tries candidates for minutes; tests/api/test_search.py searches",
+    r"merge-assets (plan|build) '?attention": "is of models that nobody has; tests/api/test_sweep.py builds such a sweep",
     r"merge-assets build mine": "evaluates for minutes; tests/pipeline/test_run.py builds through Dagster",
     r"merge-assets import Gille/": "needs the Hub; tests/importing/test_sources.py imports from a local one",
     r"merge-assets compare my-merge org/": "needs the Hub; tests/api/test_likeness.py compares with a local one",

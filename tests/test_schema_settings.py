@@ -223,6 +223,17 @@ def looking(workspace: api.Workspace) -> object:
     return seen
 
 
+def searched(workspace: api.Workspace) -> object:
+    """Where trials are kept."""
+    from merge_assets.recipe import Search
+    from merge_assets.search.trials import Trials
+
+    workspace.settings.path("var").mkdir(exist_ok=True)
+    search = Search.model_validate({"space": {"seed": [1, 2]}, "objective": {"size": "parameters"}})
+    Trials(workspace.settings.searches_url, "study", search, (False,)).ask()
+    return sorted(str(file.relative_to(workspace.settings.root)) for file in workspace.settings.root.rglob("*.db"))
+
+
 EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "root": (place, {}, {"root": "elsewhere"}),
     "recipes": (graph, {}, {"recipes": ["more"]}),
@@ -252,6 +263,7 @@ EXAMPLES: dict[str, tuple[Look, dict[str, Any], dict[str, Any]]] = {
     "hub_endpoint": (hub, {}, {"hub_endpoint": "http://127.0.0.1:9"}),
     "hub_token": (hub, {"hub_token": "one"}, {"hub_token": "other"}),
     "hub_cache": (hub, {}, {"hub_cache": "hub"}),
+    "searches": (searched, {}, {"searches": "other.db"}),
     "default_suites": (graph, {}, {"default_suites": ["long"]}),
     "automate": (graph, {}, {"automate": []}),
     "enabled": (graph, {}, {"enabled": ["far"]}),

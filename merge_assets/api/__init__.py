@@ -30,6 +30,7 @@ from merge_assets.api.plan import plan
 from merge_assets.api.preflight import check, look_over, refused, suites_of
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
+from merge_assets.api.search import OpenSearch, open_search, search
 from merge_assets.api.sweep import SweepPlan, plan_sweep
 from merge_assets.identity import ModelIdentity
 from merge_assets.recipe import load_recipe
@@ -45,6 +46,7 @@ __all__ = [
     "Measured",
     "ModelIdentity",
     "Observation",
+    "OpenSearch",
     "Ranked",
     "Scored",
     "SweepPlan",
@@ -64,11 +66,13 @@ __all__ = [
     "measure_importance",
     "merge",
     "observe",
+    "open_search",
     "plan",
     "plan_sweep",
     "rank",
     "refused",
     "score",
+    "search",
     "snr",
     "suites_of",
     "write_recipe",

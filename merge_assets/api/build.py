@@ -97,8 +97,8 @@ def build(
     )
     if force and not ours:
         with workspace.store.trial(line, work=work.silent()) as draft:
-            did = _compute(workspace, models, recipe, made, draft, {}, work)
-            report = _reported(did, made, {}, draft.building, 0)
+            did = compute(workspace, models, recipe, made, draft, {}, work)
+            report = reported(did, made, {}, draft.building, 0)
             computed = draft.describe({}, work.silent())
         require_equal(workspace.store, artifact, computed, [shard.file for shard in made.shards], work)
     basis = Basis(_code(workspace, recipe), {m.reference: m.fingerprint or "" for m in _read(made)})
@@ -149,7 +149,7 @@ def _written(
     fetched = stored.fetched
     verify = workspace.settings.verify_inputs != "off"
     with store.build(line, made.key, started, verify=verify, turn=turn, work=work) as draft:
-        report = _compute(workspace, models, recipe, made, draft, origins, work)
+        report = compute(workspace, models, recipe, made, draft, origins, work)
         origins = {name: origin for name, origin in origins.items() if name in draft.building.reused}
         known = stored.nonfinite(made)
         known |= {name: origin.nonfinite for name, origin in origins.items()}
@@ -166,7 +166,7 @@ def _written(
         )
         digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
         shards = [shard.file for shard in made.shards]
-        reported = _reported(report, made, origins, draft.building, stored.fetched - fetched)
+        did = reported(report, made, origins, draft.building, stored.fetched - fetched)
         artifact = draft.commit(
             fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
             key=made.key,
@@ -182,14 +182,14 @@ def _written(
                 nonfinite=bad,
                 geometry=dict(report.geometry) | {n: o.geometry for n, o in origins.items() if o.geometry},
                 checks=tuple(outcomes),
-                report=reported,
+                report=did,
             ),
             work=work.silent(),
         )
-        return artifact, reported
+        return artifact, did
 
 
-def _compute(
+def compute(
     workspace: Workspace,
     models: Models,
     recipe: Recipe,
@@ -259,9 +259,18 @@ def _origins(workspace: Workspace, made: Plan, line: str, work: Work) -> dict[st
     return workspace.store.sound(found, workspace.settings.verify, work)
 
 
-def _reported(
+def reported(
     report: BuildReport, made: Plan, origins: Mapping[str, Origin], building: Building, fetched: int
 ) -> StoredBuildReport:
+    """What an execution did, with what was taken from elsewhere.
+
+    Args:
+        report: of the execution.
+        made: the plan.
+        origins: by tensor, of those that were taken from other versions.
+        building: which it was written into.
+        fetched: bytes read from the object store.
+    """
     names = {tensor.name for tensor in made.tensors}
     tally = building.tally
     return StoredBuildReport(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from merge_assets.errors import in_file
@@ -81,14 +81,16 @@ def planned(
     inputs: list[PlanInput],
     shard_size: int | None,
     work: Work = UNATTENDED,
+    beside: Sequence[Recipe] | None = None,
 ) -> Plan:
-    """The plan of a recipe on inputs that were opened, which transformers agrees with."""
+    """The plan of a recipe on inputs that were opened, which transformers agrees with; ``beside`` as of :func:`build_plan`."""
     fingerprint = None
     if recipe.prune_layers is not None:
         fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
     size = shard_size or int(workspace.settings.shard_size)
     with in_file(recipe.source.file):
-        figures, beside = models.figures(recipe, fingerprint), workspace.book.beside(recipe)
+        figures = models.figures(recipe, fingerprint)
+        beside = workspace.book.beside(recipe) if beside is None else beside
         made = build_plan(recipe, inputs, shard_size=size, figures=figures, beside=beside)
         limits = Limits.of(workspace.settings)
         check_agreement(made, inputs, str(recipe.source.file), limits=limits, work=work)

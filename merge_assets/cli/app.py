@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from merge_assets.cli.published import app as published_app
+from merge_assets.cli.search import app as search_app
 from merge_assets.cli.store import JsonOption
 from merge_assets.cli.store import app as store_app
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(store_app, rich_help_panel="Pipeline")
 app.add_typer(published_app)
+app.add_typer(search_app)
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]

@@ -19,7 +19,6 @@ from merge_assets.importing.fences import Block
 from merge_assets.importing.indentation import MethodParameters, Reading, readings
 from merge_assets.importing.shapes import recipe_shape
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
-from merge_assets.recipe.problems import LATER
 from merge_assets.recipe.schema import Recipe
 from merge_assets.yamlfile import is_free, parse_documents
 
@@ -147,7 +146,7 @@ def _without_strangers(text: str, file: Path, name: str, parameters: MethodParam
         keys = document.data if isinstance(document.data, dict) else {}
         starts = sorted((document.lines[(key,)], key) for key in keys if (key,) in document.lines)
         for place, (start, key) in enumerate(starts):
-            if key in known or key in LATER or is_free(key) or get_close_matches(key, known, cutoff=_SLIP):
+            if key in known or is_free(key) or get_close_matches(key, known, cutoff=_SLIP):
                 continue
             gone[key] = None
             end = starts[place + 1][0] - 1 if place + 1 < len(starts) else len(lines)

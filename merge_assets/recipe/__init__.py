@@ -1,7 +1,7 @@
 """What the user writes: recipe files, their schema, parameter settings, templates, and all recipes together."""
 
 from merge_assets.recipe.book import RecipeBook
-from merge_assets.recipe.load import BrokenRecipe, load_recipe, load_recipes
+from merge_assets.recipe.load import BrokenRecipe, candidate, load_recipe, load_recipes
 from merge_assets.recipe.parameters import (
     Conditional,
     Parameters,
@@ -26,6 +26,7 @@ from merge_assets.recipe.schema import (
 )
 from merge_assets.recipe.schema_evaluation import EvaluateEntry, GenerationEntry, ModelArgumentsEntry
 from merge_assets.recipe.schema_published import AVERAGE, Published
+from merge_assets.recipe.schema_search import Choices, Objective, Search, Span
 from merge_assets.recipe.schema_sweep import Interval, RandomPoints, Range, Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, ImportanceKind, Lowest, Protect, PruneLayers, TextSample
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
@@ -42,6 +43,7 @@ __all__ = [
     "BODIES",
     "TEMPLATES",
     "BrokenRecipe",
+    "Choices",
     "Conditional",
     "DepthUpscale",
     "EvaluateEntry",
@@ -53,6 +55,7 @@ __all__ = [
     "ModelArgumentsEntry",
     "ModelEntry",
     "Module",
+    "Objective",
     "ParameterValue",
     "Parameters",
     "Protect",
@@ -65,14 +68,17 @@ __all__ = [
     "RecipeBook",
     "RecipeSource",
     "Scalar",
+    "Search",
     "Slice",
     "Source",
+    "Span",
     "Sweep",
     "Swept",
     "TextSample",
     "TokenSettings",
     "TokenSource",
     "TokenizerSettings",
+    "candidate",
     "check_built",
     "expand_depth_upscale",
     "expand_prune_layers",

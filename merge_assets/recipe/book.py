@@ -19,6 +19,7 @@ from merge_assets.recipe.files import TABLE, RecipeText, read_texts
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.recipe.schema import Recipe
 from merge_assets.recipe.sweep import Tables
+from merge_assets.recipe.swept import sweeps_of, telling
 from merge_assets.recipe.unbuilt import check_built
 from merge_assets.reference import ModelReference
 from merge_assets.yamlfile import read_text
@@ -35,11 +36,13 @@ class RecipeBook:
         recipes: usable recipes; every recipe that one of them names is usable too.
         broken: the others, with their errors, sorted by file and name.
         texts: what they were read from.
+        searches: recipes with ``search``, which are no variants.
     """
 
     recipes: Mapping[str, Recipe]
     broken: list[BrokenRecipe] = field(default_factory=list)
     texts: tuple[RecipeText, ...] = ()
+    searches: Mapping[str, Recipe] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folders: Iterable[Path | str]) -> RecipeBook:
@@ -70,28 +73,26 @@ class RecipeBook:
         recipes, cyclic = _split_cycles(recipes)
         recipes, late = _split_late(recipes)
         broken += [*twins, *unbuilt, *cyclic, *late]
+        searches = {name: recipe for name, recipe in recipes.items() if recipe.search is not None}
+        recipes, unpromoted = _split_unpromoted(recipes, searches)
+        broken += unpromoted
         recipes, orphans = _split_orphans(recipes, broken)
         everything = sorted([*broken, *orphans], key=lambda entry: (str(entry.file), entry.name))
         texts = tuple(text for text in texts if text.file not in tables or text.file in named)
-        return cls(dict(sorted(recipes.items())), everything, texts)
+        return cls(dict(sorted(recipes.items())), everything, texts, dict(sorted(searches.items())))
 
     @cached_property
     def sweeps(self) -> Mapping[str, tuple[Recipe, ...]]:
         """The recipes of each sweep, in the order of its points."""
-        found: dict[str, list[Recipe]] = {}
-        for recipe in self.recipes.values():
-            if recipe.swept is not None:
-                found.setdefault(recipe.swept.sweep, []).append(recipe)
-        return {name: tuple(sorted(recipes, key=_number)) for name, recipes in found.items()}
+        return sweeps_of(self.recipes.values())
 
     def beside(self, recipe: Recipe) -> tuple[Recipe, ...]:
-        """The points of a recipe's sweep that tell what the sweep changes, the same ones for all its points: the first, and for
-        each place one that has another value there and, if there is such a one, nowhere else."""
+        """The points of a recipe's sweep that tell what the sweep changes, the same ones for all its points."""
         return () if recipe.swept is None else self._telling.get(recipe.swept.sweep, ())
 
     @cached_property
     def _telling(self) -> Mapping[str, tuple[Recipe, ...]]:
-        return {name: _telling(points) for name, points in self.sweeps.items()}
+        return {name: telling(points) for name, points in self.sweeps.items()}
 
     def resolve(self, reference: ModelReference) -> Recipe | None:
         """The recipe that ``reference`` names, or ``None``. A reference with a revision never names a recipe."""
@@ -216,25 +217,6 @@ def not_stored(name: str, consumers: Sequence[str]) -> str:
     )
 
 
-def _telling(points: Sequence[Recipe]) -> tuple[Recipe, ...]:
-    values = [point.swept.values for point in points if point.swept]
-    first, others = values[0], values[1:]
-    found = {0: None}
-    for path in first:
-        differing = [
-            (sum(other[one] != first[one] for one in first), number)
-            for number, other in enumerate(others, 1)
-            if other[path] != first[path]
-        ]
-        if differing:
-            found[min(differing)[1]] = None
-    return tuple(points[number] for number in found)
-
-
-def _number(recipe: Recipe) -> int:
-    return recipe.swept.number if recipe.swept else 0
-
-
 def _read(text: RecipeText, tables: Tables) -> list[Recipe | BrokenRecipe]:
     """What a file holds; whatever reading it raises is an error of this file alone."""
     if text.problem is not None:
@@ -290,6 +272,20 @@ def _split_unbuilt(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[
             broken.append(BrokenRecipe(name, recipe.source.file, error))
     gone = {entry.name for entry in broken}
     return {name: recipe for name, recipe in recipes.items() if name not in gone}, broken
+
+
+def _split_unpromoted(
+    recipes: dict[str, Recipe], searches: Mapping[str, Recipe]
+) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
+    """Take out searches, which are no variants, and what is made of them."""
+    left = {name: recipe for name, recipe in recipes.items() if name not in searches}
+    broken = []
+    for name, recipe in list(left.items()):
+        named = _named(recipe)
+        if search := next((parent for parent in named if parent in searches), None):
+            message = f"{search!r} is a search; promote what it found, and name that recipe"
+            broken.append(_broken(left.pop(name), message, named[search]))
+    return left, broken
 
 
 def _split_cycles(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:

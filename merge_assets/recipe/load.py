@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from merge_assets.errors import RecipeError, in_one_line
 from merge_assets.recipe.parameters import Misfit, shown
+from merge_assets.recipe.places import parse_path, placed
 from merge_assets.recipe.problems import HIDDEN_KEYS, explain
 from merge_assets.recipe.resolved import plain_yaml
 from merge_assets.recipe.schema import Recipe, RecipeSource
@@ -117,6 +119,9 @@ def _read(
             raise RecipeError("unknown key", file=f"{path}:{document.lines[(key,)]}", key=key)
         text = without_credentials(document.text)  # it is shown, and kept beside the variant
         source = RecipeSource(file=path, document=document.index, line=document.line, text=text, whole=whole)
+        if "sweep" in content and "search" in content:
+            message = "sweep and search exclude each other; a search tries values of lists, too"
+            raise RecipeError(message, file=source.at("search"), key="search")
         if "sweep" in content:
             return _read_sweep({"name": default, **content}, source, document, tables)
         try:
@@ -151,11 +156,33 @@ def _read_sweep(content: dict[str, Any], source: RecipeSource, document: Documen
     return [_read_point(rest["name"], number, point, source, document) for number, point in enumerate(found)]
 
 
+def candidate(recipe: Recipe, number: int, values: Mapping[str, Any]) -> Recipe:
+    """The recipe of a search with values in their places, called ``NAME-trial-NUMBER``.
+
+    Args:
+        recipe: with ``search``.
+        number: of the trial.
+        values: by key path.
+
+    Raises:
+        RecipeError: a path leads nowhere, or what comes out is no recipe.
+    """
+    source = recipe.source
+    document = next(one for one in parse_documents(source.whole, source.file) if one.index == source.document)
+    made: Any = {key: value for key, value in document.data.items() if not is_free(key) and key != "search"}
+    try:
+        for path, value in values.items():
+            made = placed(made, parse_path(path), value)
+    except Misfit as error:
+        raise RecipeError(str(error), file=source.at("search.space"), key="search.space") from None
+    return _read_point(recipe.name, number, SweepPoint(f"{recipe.name}-trial-{number}", values, made), source, document)
+
+
 def _read_point(sweep: str, number: int, point: SweepPoint, source: RecipeSource, document: Document) -> Recipe:
     values = ", ".join(f"{path}: {shown(value)}" for path, value in point.values.items())
     content = {**point.content, "name": point.name}
     content.setdefault("group", re.sub(r"\W+", "_", sweep))
-    text = f"# A point of the sweep {sweep} of {source.file.name}: {values}\n{plain_yaml(content)}"
+    text = f"# A point of {sweep} of {source.file.name}: {values}\n{plain_yaml(content)}"
     own = source.model_copy(update={"text": without_credentials(text)})
     try:
         swept = Swept(sweep=sweep, number=number, values=dict(point.values))

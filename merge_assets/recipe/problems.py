@@ -17,9 +17,6 @@ MAX_SHOWN = 5
 HIDDEN_KEYS = frozenset({"source", "swept"})
 """Fields of the top level that are not keys of the file."""
 
-LATER = {"search": "is not supported yet"}
-"""Keys that are kept for later."""
-
 _EXPERTS = ("experts", "gate_mode", "shared_experts", "router_aux_loss_coef")
 """Keys of mergekit-moe, which makes a mixture of experts out of models."""
 _TYPES = {
@@ -81,8 +78,6 @@ def _unknown_key(loc: Path_, model: type[BaseModel]) -> str:
     key = str(loc[-1])
     owner = _owner(model, loc[:-1])
     top = len(loc) == 1
-    if top and key in LATER:
-        return LATER[key]
     if top and key in _EXPERTS:
         return (
             "is a key of mergekit-moe, which builds a mixture of experts out of whole models; only merges are made here"

@@ -35,6 +35,7 @@ from merge_assets.recipe.parameters import Misfit, Parameters
 from merge_assets.recipe.schema_evaluation import Evaluate
 from merge_assets.recipe.schema_missing import Missing
 from merge_assets.recipe.schema_published import Published
+from merge_assets.recipe.schema_search import Search
 from merge_assets.recipe.schema_sweep import Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
@@ -47,7 +48,7 @@ TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
-        *("materialize", "freshness", "trust_remote_code", "published", "sweep", "swept"),
+        *("materialize", "freshness", "trust_remote_code", "published", "sweep", "swept", "search"),
     }
 )
 MAX_MODELS = 256
@@ -197,6 +198,9 @@ class Recipe(RecipeMapping):
     )
     sweep: Sweep | None = Field(
         default=None, description="values that take places of the recipe: one variant for each point"
+    )
+    search: Search | None = Field(
+        default=None, description="the best values of places of the recipe are looked for; see `merge-assets search`"
     )
     publish: Publish | None = Field(
         default=None, description="push the variant to the Hub; not built yet: an error of the plan"

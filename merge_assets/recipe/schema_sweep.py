@@ -130,15 +130,20 @@ def _write(values: Any) -> Any:
     return list(values) if isinstance(values, tuple) else values.model_dump(mode="json", exclude_defaults=True)
 
 
-def _flat(raw: Any) -> Any:
-    """Nested mappings as one of key paths: ``{parameters: {t: […]}}`` is ``{parameters.t: […]}``."""
-    return dict(_paths(raw, "")) if isinstance(raw, Mapping) else raw
+def flat(raw: Any, ends: tuple[str, ...] = ("low",)) -> Any:
+    """Nested mappings as one of key paths: ``{parameters: {t: […]}}`` is ``{parameters.t: […]}``.
+
+    Args:
+        raw: anything; what is no mapping stays as it is.
+        ends: keys of the mappings that are values.
+    """
+    return dict(_paths(raw, "", ends)) if isinstance(raw, Mapping) else raw
 
 
-def _paths(raw: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _paths(raw: Mapping[str, Any], prefix: str, ends: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     for key, value in raw.items():
-        if isinstance(value, Mapping) and "low" not in value:
-            yield from _paths(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and not any(end in value for end in ends):
+            yield from _paths(value, f"{prefix}{key}.", ends)
         else:
             yield f"{prefix}{key}", value
 
@@ -169,7 +174,7 @@ class RandomPoints(RecipeMapping):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, raw: Any) -> Any:
-        return {**raw, "space": _flat(raw["space"])} if isinstance(raw, dict) and "space" in raw else raw
+        return {**raw, "space": flat(raw["space"])} if isinstance(raw, dict) and "space" in raw else raw
 
 
 class Sweep(RecipeMapping):
@@ -195,7 +200,7 @@ class Sweep(RecipeMapping):
             raise Misfit("write key paths with their values, such as {parameters.t: [0.3, 0.5]}")
         if not cls.model_fields.keys() & raw.keys():
             raw = {"grid": raw}
-        return raw | {key: _flat(raw[key]) for key in ("grid", "zip") if key in raw}
+        return raw | {key: flat(raw[key]) for key in ("grid", "zip") if key in raw}
 
     @model_validator(mode="after")
     def _whole(self) -> Sweep:

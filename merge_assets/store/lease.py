@@ -117,10 +117,10 @@ class Turn:
 
 
 def once(
-    place: Place, path: str, task: str, find: Callable[[], _T | None], make: Callable[[Turn], _T], work: Work
+    new: Callable[[], Lease], find: Callable[[], _T | None], make: Callable[[Turn], _T], work: Work
 ) -> tuple[_T, bool]:
-    """See :meth:`ArtifactStore.once`."""
-    lease = Lease(place, path, task)
+    """See :meth:`ArtifactStore.once`; ``new`` makes the lease."""
+    lease = new()
     while (found := find()) is None:
         if not lease.take():
             lease.wait(work)
@@ -132,8 +132,8 @@ def once(
         except Stopped:
             if work.should_stop() or not lease.lost:
                 raise
-            _LOG.warning("%s was taken over by another process while this one was paused; it is waited for", task)
-            lease = Lease(place, path, task)
+            _LOG.warning("%s was taken over by another process while this one was paused; it is waited for", lease.task)
+            lease = new()
     return found, False
 
 
@@ -147,6 +147,7 @@ class Lease:
     """
 
     def __init__(self, place: Place, path: str, task: str) -> None:
+        self.task = task
         self._place = place
         self._path = path
         self._own = Holder(

@@ -31,7 +31,7 @@ from merge_assets.store.building import Building
 from merge_assets.store.draft import BuildDraft, Draft
 from merge_assets.store.format import StoreFormat
 from merge_assets.store.index import find_origins
-from merge_assets.store.lease import Turn, once
+from merge_assets.store.lease import Lease, Turn, once
 from merge_assets.store.manifest import Manifest, files_path, new_manifest
 from merge_assets.store.names import (
     CLAIM,
@@ -168,17 +168,19 @@ class ArtifactStore:
             line: where the version will belong.
             key: digest of its inputs.
             find: looks whether it is there; asked before any waiting, and again after it.
-            make: makes it, giving the :class:`Turn` to :meth:`build` or :meth:`draft`. What it was doing is left as by a stop,
-                and waited for, when this process was paused for so long that another has taken over.
+            make: makes it, giving the :class:`Turn` to :meth:`build` or :meth:`draft`; left as by a stop, and waited for, when
+                this process was paused for so long that another has taken over.
             task: what is made, as in "building variants/slerp-7b"; told to those who wait.
             work: told for whom is waited, with nothing done of nothing; asked throughout.
 
-        Returns:
-            What was found or made, and whether it was made here.
+        Returns: what was found or made, and whether it was made here.
         """
-        path = f"{check_line(line)}/{LEASES}/{check_key(key)}.json"
+        return once(partial(self.lease, line, key, task=task), find, make, work)
+
+    def lease(self, line: str, key: str, *, task: str) -> Lease:
+        """The right to work at one thing that is no version, called ``key``; ``task`` is what is done, for people."""
         self._format.write()
-        return once(self._place, path, task, find, make, work)
+        return Lease(self._place, f"{check_line(line)}/{LEASES}/{check_key(key)}.json", task)
 
     def remember(self, line: str, key: str, version: str) -> None:
         """Let :meth:`find` find a committed version under one more key."""

@@ -144,5 +144,5 @@ def test_examples_of_the_recipe_page_are_recipes(page, tmp_path):
         write(tmp_path, text, f"example{number}.yaml")
     book = RecipeBook.load([tmp_path])
     recipes = sum(1 + text.count("\n---\n") for _, text in blocks)
-    found = {recipe.swept.sweep if recipe.swept else name for name, recipe in book.recipes.items()}
+    found = {recipe.swept.sweep if recipe.swept else name for name, recipe in book.recipes.items()} | {*book.searches}
     assert [str(entry.error) for entry in book.broken] == [] and len(found) == recipes

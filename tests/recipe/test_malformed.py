@@ -44,7 +44,6 @@ MALFORMED = {
         "unknown key 'fliter'",
     ),
     "unrelated key": ("merge_method: linear\nmodels: [{model: a}]\nzzz: 1", 3, "zzz", "start with x-"),
-    "later key": ("merge_method: linear\nmodels: [{model: a}]\nsearch: {}", 3, "search", "not supported yet"),
     "internal name": ("merge_method: linear\nmodels: [{model: a}]\nsource: {}", 3, "source", "unknown key"),
     "no method": ("models: [{model: a}]", 1, "merge_method", "the key is required"),
     "method of a wrong type": ("merge_method: 3\nmodels: [{model: a}]", 1, "merge_method", "3 is not text"),

@@ -25,7 +25,9 @@ from merge_assets.plan.vocabulary_templates import TEMPLATES
 from merge_assets.recipe import Conditional, LayerFigure, Recipe, RecipeSource, load_recipe, load_recipes
 from merge_assets.recipe.fields import RecipeMapping
 from merge_assets.recipe.problems import HIDDEN_KEYS
+from merge_assets.recipe.schema_search import Sampler
 from merge_assets.recipe.schema_templates import Metric
+from merge_assets.search.sampler import SeededSampler
 from merge_assets.settings import Settings
 from tests.merging import plan_text
 from tests.synthetic import read_tensors, write_llama
@@ -108,6 +110,25 @@ def swept(text: str, folder: Path) -> object:
     file.write_text(text)
     (folder / "points.csv").write_text("parameters.weight\n1\n2\n")
     return [(recipe.name, recipe.digest) for recipe in load_recipes(file)]
+
+
+def searched(text: str, folder: Path) -> object:
+    """What a search is for, who proposes, and what it tries where that takes no evaluation."""
+    root = folder / f"project-{next(_numbers)}"
+    for name in ("recipes", "suites", "var"):
+        (root / name).mkdir(parents=True)
+    (root / "recipes" / "mine.yaml").write_text(text)
+    (root / "suites" / "quick.yaml").write_text(
+        "tasks: [{task: arc_easy, metric: acc}, {task: arc_easy, metric: acc_norm}]\n"
+    )
+    workspace = api.Workspace.open(Settings(root=root, cache_dir=root / "cache"))
+    if not workspace.book.searches:
+        return None
+    found = api.open_search(workspace, "mine")
+    if "quick" not in text:
+        api.search(workspace, "mine")
+    tried = [(dict(trial.values), trial.objectives) for trial in found.trials.all()]
+    return found.labels, found.higher, type(SeededSampler(found.search)._make(0)), tried
 
 
 def reported(text: str, folder: Path) -> object:
@@ -437,6 +458,41 @@ for owner, whole, changes in (
 EXAMPLES["Range.step"] = Example(
     swept, *(f"{TWO}sweep: {{parameters.weight: {{low: 1, high: 3, step: {step}}}}}" for step in ("1", "2"))
 )
+SEARCH = f"{TWO}search: {{space: {{seed: [1, 2]}}, objective: {{size: parameters}}, trials: 2}}"
+ASKS = SEARCH.replace("size: parameters", "<>")
+EXAMPLES |= {
+    "Recipe.search": Example(searched, TWO, SEARCH),
+    "Search.space": Example(searched, SEARCH, SEARCH.replace("[1, 2]", "[3, 4]")),
+    "Search.objective": Example(searched, SEARCH, ASKS.replace("<>", "suite: quick")),
+    "Search.sampler": Example(searched, SEARCH, SEARCH.replace("trials", "sampler: random, trials")),
+    **each("Search.sampler", searched, SEARCH.replace("trials", "sampler: <>, trials"), get_args(Sampler)),
+    "Search.trials": Example(searched, SEARCH, SEARCH.replace("trials: 2", "trials: 3")),
+    "Search.hours": Example(searched, SEARCH, SEARCH.replace("trials", "hours: 1.0e-9, trials")),
+    "Search.seed": Example(searched, *(SEARCH.replace("trials: 2", f"seed: {n}, trials: 8") for n in (0, 1))),
+    "Search.start": Example(
+        searched, *(SEARCH.replace("trials: 2", f"start: [{{seed: {n}}}], trials: 1") for n in (1, 2))
+    ),
+    "Objective.suite": Example(searched, SEARCH, ASKS.replace("<>", "suite: quick")),
+    "Objective.size": Example(searched, ASKS.replace("<>", "suite: quick"), SEARCH),
+    "Objective.size: parameters": Example(searched, ASKS.replace("<>", "suite: quick"), SEARCH),
+    "Objective.task": Example(
+        searched, *(ASKS.replace("<>", f"suite: quick{more}") for more in ("", ", task: arc_easy, metric: acc"))
+    ),
+    "Objective.metric": Example(
+        searched, *(ASKS.replace("<>", f"suite: quick, task: arc_easy, metric: {one}") for one in ("acc", "acc_norm"))
+    ),
+    "Objective.weight": Example(
+        searched, *(SEARCH.replace("parameters}", f"parameters, weight: {one}}}") for one in (1, 2))
+    ),
+    "Choices.choices": Example(searched, SEARCH, SEARCH.replace("[1, 2]", "{choices: [3, 4]}")),
+    "Choices.when": Example(
+        searched,
+        *(
+            SEARCH.replace("seed: [1, 2]", f"seed: [1, 2], parameters.weight: {{choices: [2, 3]{more}}}")
+            for more in ("", ", when: {seed: [1]}")
+        ),
+    ),
+}
 EXAMPLES = {
     place.replace(", model: Y, token: cat", "").replace(", tensor: t", "").replace(", text: t", ""): e
     for place, e in EXAMPLES.items()

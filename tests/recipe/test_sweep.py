@@ -212,7 +212,7 @@ def test_a_point_has_a_recipe_of_its_own_beside_its_variant(tmp_path: Path) -> N
     (point,) = swept(tmp_path, {WEIGHT: [0.3]}, {**LINEAR, "description": "a mix"})
     alone = load_recipe(write(tmp_path, point.source.text, "alone.yaml"))
 
-    assert point.source.text.startswith(f"# A point of the sweep mix of recipe.yaml: {WEIGHT}: 0.3\n")
+    assert point.source.text.startswith(f"# A point of mix of recipe.yaml: {WEIGHT}: 0.3\n")
     assert (alone.digest, alone.name, alone.description) == (point.digest, "mix-weight0.3", "a mix")
     assert point.group == "mix"
 

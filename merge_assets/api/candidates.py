@@ -1,0 +1,109 @@
+"""Candidates of a search: built on this machine, without checks, to be evaluated and dropped.
+
+They lie in a store of their own in the cache. What two candidates share is linked, so that a candidate takes the disk and the
+time of what it changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from merge_assets.api.build import compute, reported
+from merge_assets.api.plan import fetched_inputs, planned
+from merge_assets.checkpoint import fingerprint_files, fingerprint_of
+from merge_assets.errors import MergeAssetsError
+from merge_assets.plan import Plan
+from merge_assets.recipe import Recipe
+from merge_assets.records import VariantDetails
+from merge_assets.store import Artifact, ArtifactStore, Origin
+from merge_assets.store.collect import carry_out, plan_removal
+from merge_assets.store.inventory import survey
+from merge_assets.work import UNATTENDED, Work
+from merge_assets.workspace import Models, Workspace
+
+
+class Candidates:
+    """Where the candidates of searches are built.
+
+    Args:
+        workspace: of the models that they are made of.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._models = Models(workspace)
+        self.store = ArtifactStore(str(workspace.cache / "candidates"), scratch=workspace.cache)
+
+    def plan(self, recipe: Recipe, beside: Sequence[Recipe], work: Work = UNATTENDED) -> Plan:
+        """The plan of a candidate on the bytes of its models.
+
+        Args:
+            recipe: the candidate.
+            beside: points that tell what the search changes; see :func:`~merge_assets.plan.build_plan`.
+            work: asked while models are fetched and digested.
+        """
+        inputs = fetched_inputs(self._workspace, self._models, recipe, None, work)
+        return planned(self._workspace, self._models, recipe, inputs, None, work, beside=beside)
+
+    def build(self, recipe: Recipe, made: Plan, line: str, work: Work = UNATTENDED) -> Artifact:
+        """The candidate, on this machine; what an attempt that was killed had finished is not made again.
+
+        Args:
+            recipe: the candidate.
+            made: its plan.
+            line: of the store of candidates.
+            work: told bytes; asked throughout.
+        """
+        if (found := self.store.reuse(line, made.key)) is not None:
+            return found
+        origins = self._origins(made, line)
+        verify = self._workspace.settings.verify_inputs != "off"
+        with self.store.build(line, made.key, datetime.now(UTC), verify=verify, work=work) as draft:
+            report = compute(self._workspace, self._models, recipe, made, draft, origins, work)
+            reused = {name: origin for name, origin in origins.items() if name in draft.building.reused}
+            digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
+            shards = [shard.file for shard in made.shards]
+            return draft.commit(
+                fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
+                key=made.key,
+                inputs=[self._models.used(m.reference, m.fingerprint or "") for m in made.models if m.folded is None],
+                details=VariantDetails(
+                    recipe=recipe.name,
+                    code="",
+                    method=made.method,
+                    methods=made.methods,
+                    layers=made.layer_count,
+                    parameters=made.parameter_count,
+                    checks=(),
+                    report=reported(report, made, reused, draft.building, 0),
+                ),
+                work=work.silent(),
+            )
+
+    def drop(self, lines: Sequence[str]) -> None:
+        """Remove the candidates of some lines; what another shares stays with that one."""
+        found = survey(self.store)
+        gone = [stored for line in lines for stored in found.versions.get(line, ())]
+        if gone:
+            carry_out(self.store, plan_removal(found, gone, pinned={}, force=True)[0])
+
+    def _origins(self, made: Plan, line: str) -> Mapping[str, Origin]:
+        by_key = self.store.origins({tensor.key for tensor in made.tensors}, line)
+        return {tensor.name: by_key[tensor.key] for tensor in made.tensors if tensor.key in by_key}
+
+
+def fingerprints(workspace: Workspace, recipe: Recipe, work: Work = UNATTENDED) -> dict[str, str]:
+    """The fingerprint of every model that a recipe is made of, by its reference.
+
+    Raises:
+        MergeAssetsError: one cannot be had.
+    """
+    found = {}
+    models = Models(workspace)
+    for item in fetched_inputs(workspace, models, recipe, None, work):
+        adapter = f"+{item.adapter.fingerprint}" if item.adapter is not None else ""
+        if item.fingerprint is None:
+            raise MergeAssetsError(f"{item.reference} has no fingerprint; build it first")
+        found[str(item.reference)] = f"{item.fingerprint}{adapter}"
+    return found

@@ -1,0 +1,109 @@
+"""Whether what a search found is better than the models that it is made of, on documents that the search did not see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merge_assets.api.candidates import Candidates
+from merge_assets.api.score import evaluate
+from merge_assets.api.search import OpenSearch, corners, value_of
+from merge_assets.identity import search_line
+from merge_assets.recipe import Objective
+from merge_assets.work import UNATTENDED, Work
+from merge_assets.workspace import Models, Workspace
+
+if TYPE_CHECKING:
+    from merge_assets.evaluation.runner import Evaluation
+    from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.suite_task import Documents
+    from merge_assets.evaluation.verdicts import Verdict
+    from merge_assets.search.trials import Trial
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A trial beside one of the models that it is made of, by one objective.
+
+    Attributes:
+        model: the other.
+        objective: what they are compared by.
+        searched: how much better the trial is on the documents that the search saw, in the objective's unit.
+        confirmed: the same on the documents that it did not see; ``None`` where the suite keeps none from a search.
+        verdict: of the last; of the first where that is ``None``.
+    """
+
+    model: str
+    objective: str
+    searched: float
+    confirmed: float | None
+    verdict: Verdict
+
+    @property
+    def too_good(self) -> float | None:
+        """By how much the search's own figure was too good."""
+        return None if self.confirmed is None else self.searched - self.confirmed
+
+
+def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work = UNATTENDED) -> list[Confirmed]:
+    """Compare a trial with every model that its recipe names, document by document.
+
+    Args:
+        workspace: the project.
+        opened: the search.
+        trial: of it, which is done.
+        work: asked throughout.
+
+    Raises:
+        MergeAssetsError: a model cannot be had or evaluated.
+    """
+    from merge_assets.evaluation.judge import Judge
+    from merge_assets.evaluation.samples import samples_of_results
+    from merge_assets.evaluation.verdicts import Pair
+
+    candidates, line = Candidates(workspace), f"{search_line(opened.study)}/trial-{trial.number}"
+    recipe = opened.candidate(trial)
+    plan = candidates.plan(recipe, corners(opened.recipe), work)
+    folder = candidates.build(recipe, plan, line, work.silent()).directory(Path(workspace.cache) / "artifacts")
+    models = Models(workspace)
+    parents = [reference.model for reference in recipe.references() if not workspace.book.resolve_folded(reference)]
+    folders = {str(one): Path(models.fetch(one, work=work.silent()).checkpoint.location) for one in parents}
+    evaluations: dict[int, Evaluation] = {}
+
+    def scores_of(directory: Path, suite: str, documents: Documents) -> Scores:
+        made = evaluate(workspace, directory, suite, documents=documents, work=work)
+        evaluations[id(made.scores)] = made
+        return made.scores
+
+    compared = [(name, objective) for objective in opened.search.objective if objective.suite for name in folders]
+    pairs: list[Pair] = []
+    gains: list[tuple[float, float | None]] = []
+    for name, objective in compared:
+        suite = objective.suite or ""
+        higher = opened.higher[opened.search.objective.index(objective)]
+        parts: tuple[Documents, ...] = (
+            ("search", "confirm") if workspace.suites[suite].confirm is not None else ("all",)
+        )
+        gained = []
+        for part in parts:
+            ours, theirs = (scores_of(directory, suite, part) for directory in (folder, folders[name]))
+            sign = 1 if higher else -1
+            gained.append(sign * (value_of(ours, objective) - value_of(theirs, objective)))
+        pairs.append(Pair(ours, theirs, objective.task, _metric(ours, objective), higher))
+        gains.append((gained[0], gained[1] if len(gained) > 1 else None))
+    judge = Judge(lambda scores: samples_of_results(evaluations[id(scores)].results))
+    verdicts = judge.verdicts(pairs)
+    candidates.drop([line])
+    return [
+        Confirmed(name, objective.label, *gain, verdict)
+        for (name, objective), gain, verdict in zip(compared, gains, verdicts, strict=True)
+    ]
+
+
+def _metric(scores: Scores, objective: Objective) -> str | None:
+    if objective.task is None:
+        return None
+    return next(
+        row.metric for row in scores.tasks if row.task == objective.task and objective.metric in (None, row.metric)
+    )

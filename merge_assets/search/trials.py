@@ -1,0 +1,175 @@
+"""The trials of a search in Optuna's storage: asked, told, taken again, and read.
+
+The storage is Optuna's own, so its dashboard shows it. It does not say which trials are being worked on; who asks sees to it
+that nobody else works on the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from merge_assets.errors import SearchError, in_one_line
+from merge_assets.recipe.schema_search import Choices, Dimension, Search
+from merge_assets.search.sampler import SeededSampler, be_quiet
+
+State = Literal["waiting", "running", "done", "failed"]
+_STATES: Mapping[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+    TrialState.COMPLETE: "done",
+    TrialState.FAIL: "failed",
+}
+_REASON = "reason"
+_TOLD = "told"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate.
+
+    Attributes:
+        number: from 0, in the order in which they were asked for.
+        state: whether it is finished; a point to start from waits until it is asked for.
+        values: what was tried, by key path.
+        objectives: what it came to, in the order of the search's objectives; empty unless it is done.
+        reason: why it failed.
+        told: what else was written down of it.
+        began: when it was asked for.
+        ended: when it was finished.
+    """
+
+    number: int
+    state: State
+    values: Mapping[str, Any]
+    objectives: tuple[float, ...]
+    reason: str
+    told: Mapping[str, Any]
+    began: datetime | None
+    ended: datetime | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will be told of it."""
+        return self.state in ("done", "failed")
+
+
+class Trials:
+    """The trials of one search; any number of processes may have them open.
+
+    Args:
+        url: of Optuna's storage.
+        name: of the study.
+        search: the space and the objectives.
+        higher: of each objective, or of their sum, whether more is better.
+
+    Raises:
+        SearchError: the storage cannot be opened.
+    """
+
+    def __init__(self, url: str, name: str, search: Search, higher: Sequence[bool]) -> None:
+        be_quiet()
+        self._search = search
+        try:
+            self._study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(url),
+                study_name=name,
+                directions=["maximize" if more else "minimize" for more in higher],
+                sampler=SeededSampler(search),
+                load_if_exists=True,
+            )
+        except Exception as error:  # of SQLAlchemy, of the database's driver, of Optuna
+            raise SearchError(f"the storage of trials {url} cannot be opened: {in_one_line(error)}") from None
+        for point in search.start:
+            written = {path: _written(search.space[path], value) for path, value in point.items()}
+            self._study.enqueue_trial(written, skip_if_exists=True)
+
+    def all(self) -> list[Trial]:
+        """Every trial, by number."""
+        return [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def ask(self) -> Trial:
+        """A new candidate."""
+        return self._filled(self._study.ask())
+
+    def again(self, number: int) -> Trial:
+        """A trial that somebody began and did not finish: the values that it has, and those that it would have been given."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        return self._filled(optuna.trial.Trial(self._study, frozen._trial_id))
+
+    def tell(self, number: int, objectives: Sequence[float], told: Mapping[str, Any]) -> None:
+        """A candidate is evaluated; told once, a later word of the same trial counts for nothing."""
+        self._finish(number, TrialState.COMPLETE, list(objectives), {_TOLD: dict(told)})
+
+    def fail(self, number: int, reason: str) -> None:
+        """A candidate cannot be made or evaluated."""
+        self._finish(number, TrialState.FAIL, None, {_REASON: reason})
+
+    def best(self) -> list[Trial]:
+        """The best one; of several objectives those than which none is better in all, by number. Empty before any is done."""
+        done = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if not done:
+            return []
+        if len(self._study.directions) > 1:
+            return [self._read(trial) for trial in sorted(self._study.best_trials, key=lambda one: one.number)]
+        sign = 1 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1
+        return [self._read(min(done, key=lambda one: (sign * (one.value or 0.0), one.number)))]
+
+    def _finish(
+        self, number: int, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
+    ) -> None:
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        if frozen.state.is_finished():
+            return
+        for key, value in attributes.items():
+            self._study._storage.set_trial_user_attr(frozen._trial_id, key, value)
+        self._study.tell(number, values, state=state, skip_if_finished=True)
+
+    def _filled(self, trial: optuna.trial.Trial) -> Trial:
+        """The trial with a value in every place that its others leave open."""
+        values: dict[str, Any] = {}
+        # A place with a condition comes after those that it asks for, which have none.
+        for path in sorted(self._search.space, key=lambda one: bool(self._search.space[one].when)):
+            if self._search.active(path, values):
+                values[path] = self._suggested(trial, path, self._search.space[path])
+        return self._read(self._study.get_trials(deepcopy=False)[trial.number])
+
+    def _suggested(self, trial: optuna.trial.Trial, path: str, dimension: Dimension) -> Any:
+        if isinstance(dimension, Choices):
+            written = trial.suggest_categorical(path, [_written(dimension, value) for value in dimension.choices])
+            return _value(dimension, written)
+        if dimension.whole:
+            return trial.suggest_int(path, int(dimension.low), int(dimension.high), log=dimension.log)
+        return trial.suggest_float(path, dimension.low, dimension.high, log=dimension.log)
+
+    def _read(self, trial: FrozenTrial) -> Trial:
+        space = self._search.space
+        return Trial(
+            number=trial.number,
+            state=_STATES[trial.state],
+            values={path: _value(space[path], trial.params[path]) for path in space if path in trial.params},
+            objectives=tuple(trial.values or ()),
+            reason=str(trial.user_attrs.get(_REASON, "")),
+            told=trial.user_attrs.get(_TOLD, {}),
+            began=trial.datetime_start,
+            ended=trial.datetime_complete,
+        )
+
+
+def _written(dimension: Dimension, value: Any) -> Any:
+    """A value as Optuna keeps it: numbers and words as they are, the rest as JSON."""
+    if not isinstance(dimension, Choices) or (isinstance(value, str | int | float) and not isinstance(value, bool)):
+        return value
+    return json.dumps(value)
+
+
+def _value(dimension: Dimension, written: Any) -> Any:
+    if not isinstance(dimension, Choices):
+        return written
+    return next(value for value in dimension.choices if _written(dimension, value) == written)

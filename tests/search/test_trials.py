@@ -1,0 +1,150 @@
+"""Trials: what was proposed is kept, a search that is opened again goes on as if it had not ended, and the best is the best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merge_assets.errors import SearchError
+from merge_assets.recipe import Search
+from merge_assets.search.frame import frame_of
+from merge_assets.search.trials import Trial, Trials
+
+X, Y = "parameters.x", "parameters.y"
+
+
+def search(**changes: Any) -> Search:
+    given = {"space": {X: {"low": -2, "high": 2}, Y: {"low": -2.0, "high": 2}}, "objective": {"suite": "demo"}}
+    return Search.model_validate({**given, **changes})
+
+
+def opened(folder: Path, wanted: Search, higher: tuple[bool, ...] = (False,)) -> Trials:
+    return Trials(f"sqlite:///{folder / 'trials.db'}", "study", wanted, higher)
+
+
+def bowl(trial: Trial) -> float:
+    return float(sum((value - 0.5) ** 2 for value in trial.values.values()))
+
+
+def tried(trials: Trials, number: int) -> list[Trial]:
+    for _ in range(number):
+        trial = trials.ask()
+        trials.tell(trial.number, [bowl(trial)], {})
+    return trials.all()
+
+
+def shown(trials: list[Trial]) -> list[object]:
+    return [(one.number, one.state, dict(one.values), one.objectives) for one in trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp", "nsga2", "random"])
+def test_a_search_that_was_ended_goes_on_as_if_it_had_not_been(sampler: str, tmp_path: Path) -> None:
+    wanted = search(sampler=sampler, seed=3)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = tried(opened(tmp_path / "whole", wanted), 14)
+
+    for number in (1, 5, 2):
+        tried(opened(tmp_path / "parts", wanted), number)
+    left = opened(tmp_path / "parts", wanted).ask()  # by a process that is killed then
+    again = opened(tmp_path / "parts", wanted)
+    taken = again.again(left.number)
+    assert (taken.state, dict(taken.values)) == ("running", dict(left.values))
+    again.tell(taken.number, [bowl(taken)], {})
+    assert shown(tried(again, 5)) == shown(whole)
+
+
+def test_another_seed_proposes_otherwise_and_samplers_learn(tmp_path: Path) -> None:
+    found = {}
+    for sampler, seed in (("tpe", 1), ("tpe", 2), ("random", 1)):
+        folder = tmp_path / f"{sampler}{seed}"
+        folder.mkdir()
+        found[sampler, seed] = tried(opened(folder, search(sampler=sampler, seed=seed)), 40)
+    assert found["tpe", 1][0].values != found["tpe", 2][0].values
+
+    def later(key: tuple[str, int]) -> float:
+        """Mean of what is proposed once there is something to learn from."""
+        return sum(bowl(trial) for trial in found[key][20:]) / 20
+
+    assert later(("tpe", 1)) < 0.5 * later(("random", 1))
+
+
+def test_points_to_start_from_come_first_and_once(tmp_path: Path) -> None:
+    wanted = search(start=[{X: 1, Y: -1.5}, {X: 0.0}])
+    opened(tmp_path, wanted)
+    trials = opened(tmp_path, wanted)  # another process, before any is asked for
+    assert [one.state for one in trials.all()] == ["waiting"] * 2
+    first, second, third = tried(trials, 3)[:3]
+
+    assert dict(first.values) == {X: 1, Y: -1.5}
+    assert second.values[X] == 0.0 and -2 <= second.values[Y] <= 2
+    assert third.number == 2 and len(opened(tmp_path, wanted).all()) == 3
+
+
+def test_a_place_with_a_condition_is_filled_only_where_it_holds(tmp_path: Path) -> None:
+    method, density = "merge_method", "parameters.density"
+    values = [[0, 1], "linear", True, 0.5, None, {"a": 1}]
+    wanted = search(
+        space={
+            density: {"low": 1, "high": 9, "whole": True, "when": {method: ["ties", "dare"]}},
+            method: ["linear", "ties", "dare"],
+            "parameters.any": values,
+        },
+        sampler="random",
+    )
+    trials = opened(tmp_path, wanted)
+    asked = [trials.ask() for _ in range(60)]
+
+    assert {trial.values[method] for trial in asked} == {"linear", "ties", "dare"}
+    assert all((density in trial.values) == (trial.values[method] != "linear") for trial in asked)
+    assert {trial.values[density] for trial in asked if density in trial.values} == set(range(1, 10))
+    assert [value for value in values if any(t.values["parameters.any"] is value or t.values["parameters.any"] == value
+            for t in asked)] == values  # fmt: skip
+    assert all(type(trial.values["parameters.any"]) in map(type, values) for trial in asked)
+    assert shown(opened(tmp_path, wanted).all()) == shown(trials.all())
+
+
+def test_the_best_of_several_objectives_are_those_that_none_beats(tmp_path: Path) -> None:
+    wanted = search(objective=[{"suite": "demo"}, {"size": "parameters"}])
+    trials = opened(tmp_path, wanted, (True, False))
+    came = [(0.5, 10), (0.7, 20), (0.7, 15), (0.4, 5), (0.4, 9), (0.9, 90)]
+    for one in came:
+        trials.tell(trials.ask().number, one, {})
+
+    def beaten(one: tuple[float, float]) -> bool:
+        return any(a >= one[0] and b <= one[1] and (a, b) != one for a, b in came)
+
+    assert [trial.number for trial in trials.best()] == [n for n, one in enumerate(came) if not beaten(one)]
+
+
+def test_of_equals_the_first_is_the_best_and_more_may_be_better(tmp_path: Path) -> None:
+    trials = opened(tmp_path, search(), (True,))
+    assert trials.best() == []
+    for value in (0.1, 0.7, 0.7):
+        trials.tell(trials.ask().number, [value], {})
+    assert [trial.number for trial in trials.best()] == [1]
+
+
+def test_a_failed_trial_says_why_and_a_later_word_counts_for_nothing(tmp_path: Path) -> None:
+    trials = opened(tmp_path, search())
+    first, second = trials.ask(), trials.ask()
+    trials.fail(first.number, "no room")
+    trials.tell(first.number, [0.0], {"late": True})
+    trials.tell(second.number, [1.0], {"merge_seconds": 2.0, "objectives": {"demo": 1.0}})
+    trials.fail(second.number, "late")
+
+    one, other = opened(tmp_path, search()).all()
+    assert (one.state, one.reason, one.objectives) == ("failed", "no room", ())
+    assert (other.state, other.reason, other.objectives) == ("done", "", (1.0,))
+    assert [trial.number for trial in trials.best()] == [1]
+    rows = frame_of([one, other], [X, Y], ["demo"])
+    assert rows["reason"].tolist() == ["no room", ""] and rows["demo"].tolist()[1] == 1.0
+    assert rows[X].tolist() == [one.values[X], other.values[X]]
+
+
+def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"the storage of trials .* cannot be opened") as caught:
+        Trials(f"sqlite:///{tmp_path}/no/such/folder/t.db", "study", search(), (False,))
+    assert "\n" not in str(caught.value)

@@ -81,6 +81,7 @@ def build(
     if not recipe.materialize:
         raise RecipeError(not_stored(recipe.name, workspace.book.consumers(recipe.name)), file=recipe.source.file)
     started = datetime.now(UTC)
+    recipe = workspace.listed(recipe)
     if any(workspace.names.uses_hub(reference) for reference in workspace.book.inputs(recipe)):
         plan(workspace, recipe)  # from headers, before weights are downloaded
     models = Models(workspace)

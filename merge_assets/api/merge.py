@@ -51,6 +51,7 @@ def merge(
         )
     # Everything that is wrong with the recipe, before anything is built or downloaded. What is written does not depend on
     # what happens to be known of the inputs.
+    recipe = workspace.listed(recipe)
     made = plan_of_headers(workspace, recipe, shard_size, with_digests=False)
     chosen = device or device_of(workspace, recipe)
     if chosen.startswith("cuda") or any(t.declaration is not None and t.declaration.in_torch for t in made.tensors):

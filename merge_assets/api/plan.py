@@ -27,6 +27,7 @@ def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None)
 
 def plan_of_headers(workspace: Workspace, recipe: Recipe, shard_size: int | None, *, with_digests: bool) -> Plan:
     """As :func:`plan`; without digests what is planned does not depend on what happens to be known of the inputs."""
+    recipe = workspace.listed(recipe)
     check_alone(recipe)
     with in_file(recipe.source.file):
         workspace.names.check_models(recipe)  # before the Hub is asked for any

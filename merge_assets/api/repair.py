@@ -231,7 +231,7 @@ class _Judge:
         except (StoreError, ValueError):  # its key tells as well
             return ""
         was = [one for one in read_recipes(text, recipe.source.file, name) if isinstance(one, Recipe)]
-        if len(was) == 1 and was[0].digest != recipe.digest:
+        if len(was) == 1 and self._workspace.listed(was[0]).digest != recipe.digest:
             return f"its recipe has changed since ({recipe.source.file.name}), and makes another version now"
         return ""
 

@@ -48,7 +48,7 @@ def converted(directory: Path, cache: Path) -> Path:
     """
     try:
         names = sorted(path.name for path in directory.iterdir() if path.is_file())
-        found = _pickled(directory, names)
+        found = pickled_files(directory, names)
         if not found:
             return directory
         target = cache / _key(directory, names)
@@ -62,8 +62,13 @@ def converted(directory: Path, cache: Path) -> Path:
     return target
 
 
-def _pickled(directory: Path, names: list[str]) -> list[str]:
-    """The pickled files that make up the checkpoint or adapter: the whole one, or those that the index names."""
+def pickled_files(directory: Path, names: list[str]) -> list[str]:
+    """The pickled files that make up the checkpoint or adapter: the whole one, or those that the index names; none where its
+    weights are no pickles.
+
+    Raises:
+        CheckpointError: if the index is none, or a file that it names is missing.
+    """
     if is_adapter(names):
         return [] if ADAPTER_WEIGHTS in names or _ADAPTER not in names else [_ADAPTER]
     shards = [name for name in names if _SHARD.fullmatch(name)]

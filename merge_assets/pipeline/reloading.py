@@ -24,6 +24,7 @@ from merge_assets.recipe.files import recipe_files
 from merge_assets.recipe.load import read_file
 from merge_assets.regular import is_folder
 from merge_assets.settings import Settings, find_config, load_settings
+from merge_assets.workspace.checkpoint_folders import CheckpointFolders
 
 LOOK_SECONDS = 2.0
 """From one look to the next, and how long nothing may have changed before a reload."""
@@ -58,6 +59,7 @@ class _Content:
         models: folders that would be models if they were there.
         tasks: folder of a suite's own tasks.
         texts: files that models are run on.
+        averaged: folders of training runs, each with how many of its checkpoints are averaged.
     """
 
     state: State
@@ -65,6 +67,7 @@ class _Content:
     models: frozenset[Path] = frozenset()
     tasks: Path | None = None
     texts: frozenset[Path] = frozenset()
+    averaged: frozenset[tuple[str, int | None]] = frozenset()
 
 
 class Changes:
@@ -73,12 +76,13 @@ class Changes:
     def __init__(self, settings: Settings) -> None:
         """Look at the files; to be made before the code server reads them."""
         self._settings = settings
+        self._folders = CheckpointFolders(settings)
         self._contents: dict[Path, _Content] = {}
         self._read = self._files()
         self._is_first = True
 
     def look(self) -> dict[Path, State]:
-        """Files of recipes, suites, tasks and settings, and whether folders of models are there."""
+        """Files of recipes, suites, tasks and settings, whether folders of models are there, which checkpoints are averaged."""
         files = self._files()
         around: dict[Path, State] = {}
         for file, state in files.items():
@@ -87,6 +91,9 @@ class Changes:
                 self._contents[file] = content = self._looked_into(file, state)
             around |= {path: is_folder(path) for path in content.models - around.keys()}
             around |= {path: found for path in content.texts if (found := _state(path)) is not None}
+            for folder, last in content.averaged:
+                taken = self._folders.listing(folder, last).checkpoints
+                around |= {self._settings.path(reference.path): True for reference in taken}
             if content.tasks is not None:
                 around |= _files_below(content.tasks)
         if self._is_first:
@@ -118,6 +125,7 @@ class Changes:
         try:
             if file.suffix == ".toml":
                 self._settings = load_settings()
+                self._folders = CheckpointFolders(self._settings)
                 return _Content(state, is_whole=True)
             if file.parent in self._settings.suites:
                 return _Content(state, is_whole=True, tasks=load_suite(file).tasks_dir)
@@ -129,11 +137,13 @@ class Changes:
         named = {part.path for whole in wholes for part in (whole.model, whole.lora) if part is not None}
         pruned = [recipe.prune_layers for recipe in recipes if recipe.prune_layers is not None]
         texts = {template.text.file for template in pruned if template.text is not None}
+        averages = [recipe.average_checkpoints for recipe in recipes if recipe.average_checkpoints is not None]
         return _Content(
             state,
             is_whole=len(recipes) == len(entries),
             models=frozenset(map(self._settings.path, named)),
             texts=frozenset(map(self._settings.path, texts)),
+            averaged=frozenset((one.folder, one.last) for one in averages if one.folder is not None),
         )
 
 

@@ -9,15 +9,16 @@ from merge_assets.methods import Method, find_method
 from merge_assets.plan.made import MAKERS
 from merge_assets.plan.parameters import check_names, check_values
 from merge_assets.plan.problems import plan_error
-from merge_assets.recipe import Module, Recipe, check_built
+from merge_assets.recipe import Module, Recipe, check_built, written_out
 from merge_assets.reference import ModelReference
 
 
 def check_alone(recipe: Recipe) -> tuple[Method, list[str]]:
-    """Check the method, the names and values of its parameters, its base and how many models it merges.
+    """Check the method, the names and values of its parameters, its base, how many models it merges, and the checkpoints of a
+    training run that it averages.
 
     Returns:
-        The method, and warnings for parameters that have no effect.
+        The method, and warnings for parameters that have no effect and for checkpoints that are left out.
 
     Raises:
         PlanError: for the first thing that is wrong.
@@ -31,11 +32,11 @@ def check_alone(recipe: Recipe) -> tuple[Method, list[str]]:
         method = find_method(recipe.merge_method)
     except PlanError as error:
         raise plan_error(recipe, "merge_method", error.message) from None
-    warnings = check_names(recipe, method)
+    warnings = [*_left_out(recipe), *check_names(recipe, method)]
     _check_models(recipe, method, recipe, "")
     for name, module in (recipe.modules or {}).items():
         _check_models(recipe, method, module, f"modules.{name}.")
-    check_values(recipe, method)
+    check_values(written_out(recipe), method)
     return method, [*warnings, *_without_effect(recipe, method)]
 
 
@@ -75,6 +76,24 @@ def check_base(recipe: Recipe, base: ModelReference | None, sources: Sequence[Mo
         raise plan_error(
             recipe, f"{key}.sources", f"the base model {base} is not among the sources; add it with its layer_range"
         )
+
+
+def _left_out(recipe: Recipe) -> tuple[str, ...]:
+    """The checkpoints of a folder that are not averaged, and why.
+
+    Raises:
+        PlanError: if there is nothing to average.
+    """
+    template = recipe.average_checkpoints
+    if template is None or template.folder is None:
+        return ()
+    found = template.listing
+    if found is None:
+        message = f"nobody has looked into {template.folder} yet; take the recipe from a workspace"
+        raise plan_error(recipe, "average_checkpoints.folder", message)
+    if found.problem is not None:
+        raise plan_error(recipe, f"average_checkpoints.{found.key}", found.problem)
+    return found.left_out
 
 
 def _without_effect(recipe: Recipe, method: Method) -> Iterator[str]:

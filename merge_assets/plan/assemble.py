@@ -22,6 +22,7 @@ from merge_assets.recipe import (
     expand_depth_upscale,
     expand_prune_layers,
     select_layers,
+    written_out,
 )
 from merge_assets.reference import ModelReference
 
@@ -78,6 +79,9 @@ def assemble(
         return resolver.assembly(resolver.around_slices(expanded, "depth_upscale"), expanded)
     if recipe.prune_layers is not None:
         return _prune(recipe, resolver, figures)
+    if recipe.average_checkpoints is not None:
+        plain = written_out(recipe)
+        return resolver.assembly(resolver.whole_models(plain.models or (), "average_checkpoints", (plain.parameters,)))
     if recipe.modules is not None and set(recipe.modules) != {DEFAULT_PART}:
         return resolver.assembly(resolver.from_modules())
     where, module = "", recipe.modules[DEFAULT_PART] if recipe.modules is not None else None

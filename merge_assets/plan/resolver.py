@@ -153,6 +153,8 @@ class Resolver:
             return self.index[recipe.base_model]
         if templates:
             return self.index[templates[0].model]
+        if recipe.average_checkpoints is not None:
+            return self.index[next(model for _, model in recipe.average_checkpoints.mentions())]
         if body.models is not None:
             return self.index[body.models[0].model]
         assert body.slices is not None

@@ -1,5 +1,6 @@
 """What the user writes: recipe files, their schema, parameter settings, templates, and all recipes together."""
 
+from merge_assets.recipe.averaging import checkpoint_weights, written_out
 from merge_assets.recipe.book import RecipeBook
 from merge_assets.recipe.load import BrokenRecipe, candidate, load_recipe, load_recipes
 from merge_assets.recipe.parameters import (
@@ -24,6 +25,7 @@ from merge_assets.recipe.schema import (
     Slice,
     Source,
 )
+from merge_assets.recipe.schema_averaging import AverageCheckpoints, CheckpointListing, Exponential
 from merge_assets.recipe.schema_evaluation import EvaluateEntry, GenerationEntry, ModelArgumentsEntry
 from merge_assets.recipe.schema_published import AVERAGE, Published
 from merge_assets.recipe.schema_search import Choices, Objective, Search, Span
@@ -42,11 +44,14 @@ __all__ = [
     "AVERAGE",
     "BODIES",
     "TEMPLATES",
+    "AverageCheckpoints",
     "BrokenRecipe",
+    "CheckpointListing",
     "Choices",
     "Conditional",
     "DepthUpscale",
     "EvaluateEntry",
+    "Exponential",
     "GenerationEntry",
     "ImportanceKind",
     "Interval",
@@ -80,6 +85,7 @@ __all__ = [
     "TokenizerSettings",
     "candidate",
     "check_built",
+    "checkpoint_weights",
     "expand_depth_upscale",
     "expand_prune_layers",
     "gradient",
@@ -91,4 +97,5 @@ __all__ = [
     "select_layers",
     "to_mergekit",
     "with_stages",
+    "written_out",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from merge_assets.recipe.averaging import written_out
 from merge_assets.recipe.schema import TEMPLATES, Recipe, Slice
 from merge_assets.reference import ModelReference
 
@@ -51,6 +52,7 @@ def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None, places: M
     """
     if slices is None and any(getattr(recipe, template) is not None for template in TEMPLATES):
         raise ValueError(f"{recipe.name}: a template must be expanded to slices first")
+    recipe = written_out(recipe)
     body = slices if slices is not None else _own_slices(recipe)
     if any(source.layer_range is None for part in body for source in part.sources):
         raise ValueError(f"{recipe.name}: every source needs its layer_range")

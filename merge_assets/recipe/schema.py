@@ -32,6 +32,7 @@ from merge_assets.recipe.fields import (
     TagValue,
 )
 from merge_assets.recipe.parameters import Misfit, Parameters
+from merge_assets.recipe.schema_averaging import AverageCheckpoints
 from merge_assets.recipe.schema_evaluation import Evaluate
 from merge_assets.recipe.schema_missing import Missing
 from merge_assets.recipe.schema_published import Published
@@ -43,8 +44,9 @@ from merge_assets.reference import ModelReference
 from merge_assets.setting_types import Device
 from merge_assets.yamlfile import Document, parse_documents, spell
 
-BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers")
+BODIES = ("models", "slices", "modules", "depth_upscale", "prune_layers", "average_checkpoints")
 TEMPLATES = ("depth_upscale", "prune_layers")
+"""Templates that stand for slices of one model."""
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
@@ -168,6 +170,9 @@ class Recipe(RecipeMapping):
         default=None, description="template: deeper model from two copies of one"
     )
     prune_layers: PruneLayers | None = Field(default=None, description="template: model without some of its layers")
+    average_checkpoints: AverageCheckpoints | None = Field(
+        default=None, description="template: weighted mean of the last checkpoints of a training run"
+    )
     base_model: Reference | None = Field(
         default=None, description="base of the method; otherwise it gives config and tokenizer only"
     )
@@ -238,6 +243,8 @@ class Recipe(RecipeMapping):
                 f"{bodies[0]} copies layers, so write merge_method: passthrough, not {self.merge_method}",
                 ("merge_method",),
             )
+        if self.average_checkpoints is not None:
+            self.average_checkpoints.check_around(self.merge_method, self.parameters)
         if self.tokenizer is not None and self.tokenizer_source is not None:
             raise Misfit("tokenizer and tokenizer_source exclude each other; keep one", ("tokenizer_source",))
         for path, text in self._tokenizer_texts():
@@ -275,6 +282,8 @@ class Recipe(RecipeMapping):
         for template in TEMPLATES:
             if (settings := getattr(self, template)) is not None:
                 yield f"{template}.model", settings.model
+        if self.average_checkpoints is not None:
+            yield from self.average_checkpoints.mentions()
         yield from _body_mentions("", self.models, self.slices)
         for name, module in (self.modules or {}).items():
             yield from _body_mentions(f"modules.{name}.", module.models, module.slices)

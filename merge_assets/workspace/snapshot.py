@@ -1,4 +1,5 @@
-"""What a run is planned with: recipes, suites, and the settings that say what there is to build.
+"""What a run is planned with: recipes, suites, the checkpoints that are averaged, and the settings that say what there is to
+build.
 
 Folders change while runs go. Each process of a run opens its workspace from a snapshot instead of the folders, so that no edit
 takes its assets from under it. Models are not in it; whoever reads them verifies their digests.
@@ -17,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from merge_assets.errors import SettingsError
 from merge_assets.evaluation.suite_files import SuiteText
 from merge_assets.identity import ModelIdentity
+from merge_assets.recipe import CheckpointListing
 from merge_assets.recipe.files import RecipeText
 from merge_assets.settings import Settings
 from merge_assets.shown import without_credentials
 
-FORMAT = 1
+FORMAT = 2
 PLANNED_SETTINGS = ("recipes", "suites", "default_suites", "automate", "enabled")
 """Settings that decide which assets there are. Those of a machine, such as its memory, are the machine's."""
 
@@ -37,6 +39,7 @@ class Snapshot(BaseModel):
         recipes: every file under the folders of recipes, without credentials.
         suites: every file of suites, with the digests of its tasks.
         models: what the references of the recipes name.
+        checkpoints: what the folders of training runs held that recipes average.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +49,7 @@ class Snapshot(BaseModel):
     recipes: tuple[RecipeText, ...]
     suites: tuple[SuiteText, ...]
     models: tuple[ModelIdentity, ...]
+    checkpoints: tuple[CheckpointListing, ...]
 
     @classmethod
     def of(
@@ -54,12 +58,14 @@ class Snapshot(BaseModel):
         recipes: tuple[RecipeText, ...],
         suites: tuple[SuiteText, ...],
         models: tuple[ModelIdentity, ...],
+        checkpoints: tuple[CheckpointListing, ...],
     ) -> Snapshot:
         return cls(
             settings=settings.model_dump(mode="json", include=set(PLANNED_SETTINGS)),
             recipes=tuple(replace(text, text=without_credentials(text.text)) for text in recipes),
             suites=tuple(replace(text, text=without_credentials(text.text)) for text in suites),
             models=models,
+            checkpoints=checkpoints,
         )
 
     def applied_to(self, settings: Settings) -> Settings:

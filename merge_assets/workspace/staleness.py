@@ -85,7 +85,7 @@ class Staleness:
         models = {name: ModelReference.parse(name).model for name in was.inputs}
         code = variant_code(recipe, self._workspace.book.folded(recipe))
         now = Basis(code, {name: self.fingerprint(model) for name, model in models.items()})
-        reason = stale_reason(was, now, "the recipe changed")
+        reason = stale_reason(was, now, _other_code(recipe))
         if reason is not None:
             return self._compared(artifact, reason, now)
         for name, model in models.items():
@@ -101,3 +101,10 @@ class Staleness:
         if made is not None and made.version == artifact.version:
             return None
         return f"{reason}; this is version {short(artifact.version)}"
+
+
+def _other_code(recipe: Recipe) -> str:
+    """What other code means: the checkpoints that are averaged are a part of it."""
+    template = recipe.average_checkpoints
+    listed = template is not None and template.folder is not None
+    return "the recipe changed, or the checkpoints that it averages" if listed else "the recipe changed"

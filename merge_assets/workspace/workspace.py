@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from merge_assets.regular import is_file
 from merge_assets.settings import Settings, load_settings
 from merge_assets.store import ArtifactStore
 from merge_assets.workspace.bucket import StoredModels
+from merge_assets.workspace.checkpoint_folders import CheckpointFolders
 from merge_assets.workspace.names import Names
 
 if TYPE_CHECKING:
@@ -29,16 +31,20 @@ def open_store(settings: Settings) -> ArtifactStore:
 class Workspace:
     """What every verb needs, opened once: settings, recipes, suites, store and Hub.
 
-    Opening reads recipe and suite files and nothing else: no weights, no network, no torch.
+    Opening reads recipe and suite files and the headers of checkpoints that are averaged, and nothing else: no weights, no
+    network, no torch.
     """
 
     def __init__(
         self, settings: Settings, book: RecipeBook, store: ArtifactStore, planned: Snapshot | None = None
     ) -> None:
         self.settings = settings
-        self.book = book
+        self._folders = CheckpointFolders(settings, planned.checkpoints if planned else ())
+        self.book = replace(book, recipes={name: self.listed(recipe) for name, recipe in book.recipes.items()})
         self.store = store
-        self.names = Names(settings, book, {model.reference: model for model in planned.models} if planned else None)
+        self.names = Names(
+            settings, self.book, {model.reference: model for model in planned.models} if planned else None
+        )
         self._planned = planned
 
     @classmethod
@@ -77,8 +83,18 @@ class Workspace:
         """What this workspace was opened with, for other processes to open the same."""
         from merge_assets.workspace.snapshot import Snapshot
 
+        if self._planned is not None:
+            return self._planned
         models = tuple(self.names.identities().values())
-        return self._planned or Snapshot.of(self.settings, self.book.texts, self.suites.texts, models)
+        averaged = [recipe.average_checkpoints for recipe in self.book.recipes.values()]
+        listings = [found for template in averaged if template is not None and (found := template.listing) is not None]
+        return Snapshot.of(self.settings, self.book.texts, self.suites.texts, models, tuple(dict.fromkeys(listings)))
+
+    def listed(self, recipe: Recipe) -> Recipe:
+        """A recipe with the checkpoints that the folder of its training run holds now, or held when this run was planned; one
+        that averages none, or has them, as it is."""
+        template = recipe.average_checkpoints
+        return recipe if template is None or template.listing is not None else self._folders.listed(recipe)
 
     @cached_property
     def fetched(self) -> FetchedData:
@@ -118,7 +134,7 @@ class Workspace:
             if broken.name == name:
                 raise broken.error
         if Path(name).suffix in (".yaml", ".yml") or is_file(Path(name)):
-            return load_recipe(Path(name))
+            return self.listed(load_recipe(Path(name)))
         raise RecipeError(
             f"there is no recipe {name!r}{did_you_mean(name, self.book.recipes)}; "
             "`merge-assets recipes` lists them, or give the path of a YAML file"

@@ -16,6 +16,7 @@ from merge_assets.recipe.fields import check_cron
 from tests.recipe_support import MINIMAL, write
 
 PRUNE = "merge_method: passthrough\nprune_layers:\n  model: m\n"
+AVERAGE = "merge_method: linear\naverage_checkpoints:\n"
 
 MALFORMED = {
     "typo in a key": ("merge_method: linear\nmodel: []\nmodels: [{model: a}]", 2, "model", "did you mean 'models'?"),
@@ -266,6 +267,87 @@ MALFORMED = {
         "prune_layers.text.tokens",
         "greater than or equal to 2",
     ),
+    "average by another method": (
+        "merge_method: slerp\naverage_checkpoints: {folder: runs}",
+        1,
+        "merge_method",
+        "write merge_method: linear, not slerp",
+    ),
+    "average with parameters": (
+        AVERAGE + "  folder: runs\nparameters: {weight: 1}",
+        4,
+        "parameters",
+        "average_checkpoints gives the weights itself; leave parameters out",
+    ),
+    "average of nothing": (AVERAGE + "  last: 2", 2, "average_checkpoints", "write one of folder and models"),
+    "average of both": (
+        AVERAGE + "  folder: runs\n  models: [a, b]",
+        2,
+        "average_checkpoints",
+        "write one of folder and models, and not both",
+    ),
+    "average of one": (AVERAGE + "  models: [a]", 3, "average_checkpoints.models", "takes two or more"),
+    "average of no models": (AVERAGE + "  models: []", 3, "average_checkpoints.models", "is empty"),
+    "checkpoint listed twice": (
+        AVERAGE + "  models:\n  - a\n  - b\n  - a",
+        6,
+        "average_checkpoints.models[2]",
+        "a is listed twice",
+    ),
+    "more than are listed": (
+        AVERAGE + "  models: [a, b]\n  last: 3",
+        4,
+        "average_checkpoints.last",
+        "takes more than the 2 checkpoints that are listed",
+    ),
+    "the last one": (
+        AVERAGE + "  folder: runs\n  last: 1",
+        4,
+        "average_checkpoints.last",
+        "1: input should be greater than or equal to 2",
+    ),
+    "folder in a bucket": (
+        AVERAGE + "  folder: s3://bucket/runs",
+        3,
+        "average_checkpoints.folder",
+        "'s3://bucket/runs' is a URL; only folders of this machine are listed",
+    ),
+    "folder of no name": (
+        AVERAGE + "  folder: ' '",
+        3,
+        "average_checkpoints.folder",
+        "' ' cannot be the path of a folder",
+    ),
+    "unknown decay": (
+        AVERAGE + "  folder: runs\n  decay: sqrt",
+        4,
+        "average_checkpoints.decay",
+        "'sqrt' is none of constant, linear, cosine and {exponential: R}",
+    ),
+    "exponential decay without its factor": (
+        AVERAGE + "  folder: runs\n  decay: exponential",
+        4,
+        "average_checkpoints.decay",
+        "exponential needs its factor; write {exponential: 0.9}",
+    ),
+    "exponential decay that stays": (
+        AVERAGE + "  folder: runs\n  decay: {exponential: 1}",
+        4,
+        "average_checkpoints.decay",
+        "write {exponential: R} with R more than 0 and less than 1",
+    ),
+    "exponential decay by text": (
+        AVERAGE + "  folder: runs\n  decay: {exponential: '0.9'}",
+        4,
+        "average_checkpoints.decay",
+        "write {exponential: R}",
+    ),
+    "decay with another key": (
+        AVERAGE + "  folder: runs\n  decay: {exponental: 0.9}",
+        4,
+        "average_checkpoints.decay.exponental",
+        "write {exponential: R}",
+    ),
     "name with a path": (MINIMAL + "    name: ../up\n", 6, "name", "'../up' is not allowed"),
     "name is a number": (MINIMAL + "    name: 12\n", 6, "name", "12 is not text; write it in quotes"),
     "name too long": (MINIMAL + f"    name: {'x' * 101}\n", 6, "name", "at most 100"),
@@ -429,6 +511,7 @@ _VALID = [
     {"merge_method": "linear", "models": [{"model": "a", "parameters": {"weight": [{"value": 1, "filter": "x"}]}}]},
     {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [0, 4]}]}]},
     {"merge_method": "passthrough", "prune_layers": {"model": "a", "by": "list", "remove": [1]}},
+    {"merge_method": "linear", "average_checkpoints": {"models": ["a", "b"], "last": 2, "decay": {"exponential": 0.5}}},
     {
         "merge_method": "linear",
         "models": [{"model": "a"}],

@@ -179,6 +179,8 @@ TEXT = f"{PRUNE}by: block_influence, remove: 1, text: "
 WORDY = "merge_method: linear\nmodels: [{model: X}, {model: Y}]\nparameters: {weight: 1}\n"
 TOKENS = f"{WORDY}tokenizer: {{source: union, tokens: {{dog: "
 ASKED = f"{PASS}evaluate: [{{suite: quick, "
+AVERAGE = "merge_method: linear\naverage_checkpoints: "
+RUN = f"{AVERAGE}{{models: [{{model: A}}, {{model: B}}, {{model: C}}]"
 DUS = "merge_method: passthrough\ndepth_upscale: "
 SLICES = "merge_method: passthrough\nslices: "
 MODULE = "merge_method: linear\nparameters: {weight: 1}\nmodules: {default: "
@@ -215,6 +217,7 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.modules": Example(planned, TWO, f"{MODULE}{{models: [{{model: A}}, {{model: C}}]}}}}"),
     "Recipe.depth_upscale": Example(planned, PASS, f"{DUS}{{model: A, overlap: 1}}"),
     "Recipe.prune_layers": Example(planned, PASS, f"{PRUNE}by: list, remove: [1]}}"),
+    "Recipe.average_checkpoints": Example(planned, TWO, f"{AVERAGE}{{models: [{{model: A}}, {{model: B}}]}}"),
     "Recipe.base_model": Example(planned, TWO, f"{TWO}base_model: C"),
     "Recipe.parameters": Example(planned, TWO, TWO.replace("weight: 1", "weight: 1, normalize: false")),
     "Recipe.missing": Example(planned, *(f"{TWO.replace('B', 'MTP')}missing: {word}" for word in ("carry", "drop"))),
@@ -345,6 +348,16 @@ EXAMPLES: dict[str, Example] = {
     "DepthUpscale.block": Example(
         planned, f"{DUS}{{model: A, overlap: 1}}", f"{DUS}{{model: A, overlap: 1, block: 1}}"
     ),
+    "AverageCheckpoints.models": Example(
+        planned, *(f"{AVERAGE}{{models: [{{model: A}}, {{model: {m}}}]}}" for m in "BC")
+    ),
+    "AverageCheckpoints.folder": Example(shown, *(f"{AVERAGE}{{folder: RUN{n}}}" for n in (1, 2))),
+    "AverageCheckpoints.last": Example(planned, *(f"{RUN}, last: {n}}}" for n in (2, 3))),
+    "AverageCheckpoints.decay": Example(planned, f"{RUN}}}", f"{RUN}, decay: cosine}}"),
+    "AverageCheckpoints.decay: constant": Example(planned, *(f"{RUN}, decay: {d}}}" for d in ("constant", "cosine"))),
+    "AverageCheckpoints.decay: linear": Example(planned, *(f"{RUN}, decay: {d}}}" for d in ("linear", "cosine"))),
+    "AverageCheckpoints.decay: cosine": Example(planned, *(f"{RUN}, decay: {d}}}" for d in ("cosine", "constant"))),
+    "Exponential.exponential": Example(planned, *(f"{RUN}, decay: {{exponential: {r}}}}}" for r in (0.5, 0.9))),
     "Lowest.lowest": Example(planned, *(f"{PRUNE}by: snr, tensor: t, remove: {{lowest: {n}}}}}" for n in (1, 2))),
     "Protect.first": Example(
         planned, *(f"{PRUNE}by: snr, tensor: t, remove: 1, protect: {{first: {n}}}}}" for n in (0, 1))
@@ -503,7 +516,12 @@ EXAMPLES = {
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     bad = {"model.norm.weight": torch.full((16,), torch.nan, dtype=torch.bfloat16)}
+    runs = {f"RUN{n}": root / f"run{n}" for n in (1, 2)}
+    for number, folder in enumerate(runs.values()):
+        for step in (100, 200):
+            write_llama(folder / f"checkpoint-{step + number}", 1)
     return {
+        **runs,
         **{name: write_llama(root / name.lower(), 4, seed=seed) for seed, name in enumerate("ABC")},
         "MTP": write_llama(root / "mtp", 4, edit={"mtp.norm.weight": torch.ones(16)}),
         "NAN": write_llama(root / "bad", 4, edit=bad),
@@ -516,7 +534,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def filled(text: str, models: Mapping[str, Path]) -> str:
     """The text with folders in place of the models' letters."""
     for name, folder in models.items():
-        text = text.replace(f"model: {name}", f"model: {folder}").replace(f"source: {name}", f"source: {folder}")
+        for key in ("model", "source", "folder"):
+            text = text.replace(f"{key}: {name}", f"{key}: {folder}")
     return text
 
 

@@ -5,6 +5,7 @@ Real files; the waiting times are shortened. That a server takes it is tested in
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ import pytest
 from merge_assets.pipeline import reloading
 from merge_assets.pipeline.reloading import Changes, keep_up
 from merge_assets.settings import load_settings
+from tests.synthetic import write_llama
 
+AVERAGE = "merge_method: linear\naverage_checkpoints: {folder: run, last: 2}\n"
 RECIPE = "merge_method: linear\nmodels: [{model: checkpoints/one, parameters: {weight: 1}}]\n"
 PATIENCE = 120.0  # seconds after which something hangs
 
@@ -65,7 +68,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
         monkeypatch.setattr(reloading, f"{name}_SECONDS", seconds)
     monkeypatch.chdir(tmp_path)
     for folder in ("recipes", "suites", "tasks"):
-        (tmp_path / folder).mkdir()
+        (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / "merge-assets.toml").write_text("")
     (tmp_path / "recipes" / "first.yaml").write_text(RECIPE)
     (tmp_path / "suites" / "own.yaml").write_text("include_path: ../tasks\ntasks: [{task: own, metric: acc}]\n")
@@ -77,6 +80,11 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     finally:
         made.over.set()
         made.thread.join()
+
+
+def saved(root: Path, step: int) -> Path:
+    """A checkpoint of the training run that a recipe averages."""
+    return write_llama(root / "run" / f"checkpoint-{step}", 1)
 
 
 def removed(root: Path) -> None:
@@ -96,6 +104,44 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "settings change": lambda root: (root / "merge-assets.toml").write_text("default_suites = []\n"),
     "settings name another folder": lambda root: (root / "merge-assets.toml").write_text('recipes = ["others"]\n'),
 }
+
+
+@pytest.fixture
+def averaged(tmp_path: Path, request: pytest.FixtureRequest) -> Watched:
+    """A project that is watched, with a recipe that averages two of three checkpoints."""
+    for step in (100, 900, 1000):
+        saved(tmp_path, step)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "average.yaml").write_text(AVERAGE)
+    watched: Watched = request.getfixturevalue("watched")
+    assert watched.reloads == 0
+    return watched
+
+
+def test_a_checkpoint_of_training_is_read_once_it_is_complete(averaged: Watched) -> None:
+    saving = averaged.root / "run" / "checkpoint-1100"
+    weights = write_llama(averaged.root / "elsewhere", 1) / "model.safetensors"
+    saving.mkdir()
+    (saving / "config.json").write_bytes((weights.parent / "config.json").read_bytes())
+    averaged.await_looks(6)
+    assert averaged.reloads == 0
+    (saving / "model.safetensors").write_bytes(weights.read_bytes()[:-100])
+    averaged.await_looks(6)
+    assert averaged.reloads == 0
+    weights.rename(saving / "model.safetensors")
+    averaged.await_reloads(1)
+
+
+def test_a_checkpoint_of_training_that_goes_is_noticed(averaged: Watched) -> None:
+    shutil.rmtree(averaged.root / "run" / "checkpoint-900")
+    averaged.await_reloads(1)
+
+
+def test_a_checkpoint_before_those_that_are_averaged_changes_nothing(averaged: Watched) -> None:
+    shutil.rmtree(averaged.root / "run" / "checkpoint-100")
+    saved(averaged.root, 200)
+    averaged.await_looks(6)
+    assert averaged.reloads == 0
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())

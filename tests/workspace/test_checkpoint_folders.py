@@ -215,6 +215,7 @@ def test_a_recipe_that_was_read_without_a_workspace_is_planned_all_the_same(root
     workspace = opened(root)
     recipe = load_recipe(root / "recipes" / "average.yaml")
     assert len(api.plan(workspace, recipe).models) == 3
+    assert workspace.listed(recipe).digest == workspace.book.recipes["average"].digest
     assert averaged(workspace) == [
         m.path.rpartition("-")[2] for m in workspace.recipe(str(recipe.source.file)).references()
     ]

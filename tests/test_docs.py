@@ -32,7 +32,7 @@ PAGES = [
     *(ROOT / folder / "README.md" for folder in ("deploy", "examples")),
 ]
 PROGRAMS = frozenset(
-    "apt-get aws cp curl dagster docker export git lm_eval make merge-assets pbpaste pip python".split()  # noqa: SIM905
+    "apt-get aws cp curl dagster docker export git lm_eval make merge-assets mkdir pbpaste pip python".split()  # noqa: SIM905
 )
 
 NOT_RUN = {
@@ -186,6 +186,8 @@ def test_what_a_page_shows_can_be_done_in_its_order(page: str, project: Path, mo
             continue
         if block.kind == "yaml" and page == "README.md":
             (project / "recipes" / "mine.yaml").write_text(block.text)
+        if place := re.match(r"# (recipes/\S+\.yaml)\n", block.text):
+            (project / place[1]).write_text(block.text)
         for command in block.commands():
             if not why_not_run(command):
                 run(command.replace("@3cc2", f"@{version[:6]}"), project)

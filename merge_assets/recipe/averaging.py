@@ -15,9 +15,10 @@ which are not negative and sum to 1, and c_j + … + c_k = w_j. The curves, with
 | ``cosine`` | (1 + cos(pi j/n)) / 2 | the most in the middle, the least at both ends, where they are equal |
 | ``{exponential: r}`` | r^j | c_0 = 1 - r, each r times the one before, but c_k = r^k, all that is left |
 
-Both ends of the curve, w_0 = 1 and w_n = 0, are those of a decay that begins at the oldest checkpoint and would be over one
-step behind the newest; so every checkpoint has a weight. An exponential decay, which is not of that paper, never reaches zero,
-so the newest has what is left. It is no moving average of the weights, whose newest would have 1 - r.
+The formula is that paper's, which has linear, cosine and inverse square root decays. Both ends of the curve, w_0 = 1 and
+w_n = 0, are chosen here: a decay that begins at the oldest checkpoint and would be over one step behind the newest, so that
+every checkpoint has a weight. An exponential decay never reaches zero, so the newest has what is left. It is no moving average
+of the weights, whose newest would have 1 - r.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def import_recipe(
     if name is not None and imported.recipes[-1].name != name:
         imported = renamed(imported, name, opened.file)
     recipes = imported.recipes
-    local, refused = tuple(_local_models(workspace, recipes)), tuple(_refusals(recipes))
+    local, refused = tuple(_local_models(workspace, recipes)), tuple(_refusals(workspace, recipes))
     return Found(imported, recipes[-1].name, opened.origin, local, refused)
 
 
@@ -166,11 +166,11 @@ def write_recipe(workspace: Workspace, found: Found, to: Path | None = None, *, 
     return target
 
 
-def _refusals(recipes: Sequence[Recipe]) -> Iterator[str]:
+def _refusals(workspace: Workspace, recipes: Sequence[Recipe]) -> Iterator[str]:
     """What a plan would say before it asks for any model."""
     for recipe in recipes:
         try:
-            check_alone(recipe)
+            check_alone(workspace.listed(recipe))
         except PlanError as error:
             whose = f"{recipe.name}: " if len(recipes) > 1 else ""
             yield f"{whose}{error.key}: {error.message}"

@@ -60,7 +60,7 @@ class CheckpointFolders:
         for reference in _references(folder, names):
             if len(taken) == last:
                 break
-            why = self._why_incomplete(self._names.local_path(reference))
+            why = self._why_incomplete(reference)
             if why is None:
                 taken.append(reference)
             else:
@@ -88,12 +88,15 @@ class CheckpointFolders:
             raise CheckpointError(f"{place}: cannot be listed ({error.strerror}); let this user into it") from None
         return [found[0] for found in sorted(matches, key=lambda found: (int(found[1]), found[0]), reverse=True)]
 
-    def _why_incomplete(self, place: Path | None) -> str | None:
+    def _why_incomplete(self, reference: ModelReference) -> str | None:
         """What is wrong with a checkpoint that training may be writing still; ``None`` if it is complete."""
-        if place is None:
-            return "it went while it was looked at"
         try:
+            place = self._names.local_path(reference)
+            if place is None:
+                return "it went while it was looked at"
             states = _states(place)
+        except CheckpointError as error:
+            return str(error)
         except OSError as error:
             return f"it cannot be listed ({error.strerror})"
         known = self._opened.get(place)

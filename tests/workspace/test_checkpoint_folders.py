@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,21 @@ def test_what_is_older_than_those_that_are_taken_is_not_looked_at(root: Path) ->
     workspace = opened(root, LAST)
     assert averaged(workspace) == ["900", "1000"] and warnings(workspace) == ()
     assert len(warnings(opened(root))) == 1
+
+
+def test_one_that_may_not_be_looked_at_is_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def refused(path: Path, **options: Any) -> Any:
+        if path.name == "checkpoint-1000":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    workspace = opened(root, LAST)
+    assert averaged(workspace) == ["100", "900"]
+    (warning,) = warnings(workspace)
+    assert "checkpoint-1000 is not complete and is left out: " in warning and "Permission denied" in warning
 
 
 def test_pickled_checkpoints_are_taken_where_they_are_allowed(root: Path) -> None:

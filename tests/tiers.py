@@ -28,7 +28,7 @@ _MINUTES = (
 """Files that take minutes, most of which wait for a daemon or for processes that are killed: they begin first."""
 
 _LONG = (
-    *("api/test_build", "api/test_models_at_urls", "api/test_rank", "api/test_verified_builds"),
+    *("api/test_averaged", "api/test_build", "api/test_models_at_urls", "api/test_rank", "api/test_verified_builds"),
     *("engine/test_edges", "engine/test_golden", "engine/test_methods", "engine/test_properties"),
     *("engine/test_verified_inputs", "plan/test_correspondence", "store/test_format", "store/test_parts"),
     *("api/test_asked_otherwise", "api/test_repair", "checkpoint/test_formats", "cli/test_findings", "cli/test_status"),

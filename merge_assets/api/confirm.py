@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from merge_assets.api.candidates import Candidates
 from merge_assets.api.score import evaluate
-from merge_assets.api.search import OpenSearch, corners, value_of
+from merge_assets.api.search import OpenSearch, value_of
 from merge_assets.identity import search_line
 from merge_assets.recipe import Objective
 from merge_assets.work import UNATTENDED, Work
@@ -64,7 +64,7 @@ def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work =
 
     candidates, line = Candidates(workspace), f"{search_line(opened.study)}/trial-{trial.number}"
     recipe = opened.candidate(trial)
-    plan = candidates.plan(recipe, corners(opened.recipe), work)
+    plan = candidates.plan(recipe, opened.corners, work)
     folder = candidates.build(recipe, plan, line, work.silent()).directory(Path(workspace.cache) / "artifacts")
     models = Models(workspace)
     parents = [reference.model for reference in recipe.references() if not workspace.book.resolve_folded(reference)]

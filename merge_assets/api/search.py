@@ -51,6 +51,8 @@ class OpenSearch:
             space, other suites or other bytes of a model are another study.
         labels: of the objectives.
         higher: of each, whether more is better.
+        corners: points that tell what the search changes; see :func:`corners_of`.
+        listed: a recipe with the checkpoints that it averages.
     """
 
     recipe: Recipe
@@ -59,10 +61,12 @@ class OpenSearch:
     study: str
     labels: tuple[str, ...]
     higher: tuple[bool, ...]
+    corners: tuple[Recipe, ...]
+    listed: Callable[[Recipe], Recipe]
 
     def candidate(self, trial: Trial) -> Recipe:
         """The recipe of a trial."""
-        return candidate(self.recipe, trial.number, trial.values)
+        return self.listed(candidate(self.recipe, trial.number, trial.values))
 
 
 def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> OpenSearch:
@@ -92,9 +96,10 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     assert search is not None
     suites = {one.suite: _suite(workspace, recipe, index) for index, one in enumerate(search.objective) if one.suite}
     higher = tuple(_higher(recipe, index, suites) for index in range(len(search.objective)))
-    for point in corners(recipe):
+    corners = corners_of(workspace, recipe)
+    for point in corners:
         check_alone(point)
-    of = fingerprints(workspace, recipe, work)
+    of = fingerprints(workspace, workspace.listed(recipe), work)
     content = {
         "recipe": recipe.digest,
         "search": search.model_dump(mode="json", exclude={"trials", "hours", "start"}),
@@ -106,7 +111,8 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     study = f"{name}-{digest[:12]}"
     told = (True,) if search.objective[0].weight is not None else higher
     trials = Trials(workspace.settings.searches_url, study, search, told)
-    return OpenSearch(recipe, search, trials, study, tuple(one.label for one in search.objective), higher)
+    labels = tuple(one.label for one in search.objective)
+    return OpenSearch(recipe, search, trials, study, labels, higher, corners, workspace.listed)
 
 
 def search(
@@ -174,7 +180,7 @@ def search(
     return opened
 
 
-def corners(recipe: Recipe) -> tuple[Recipe, ...]:
+def corners_of(workspace: Workspace, recipe: Recipe) -> tuple[Recipe, ...]:
     """Points of a search that tell what it changes: all places at their first value, then each place at its last one."""
     space = recipe.search.space if recipe.search else {}
     first, last = (
@@ -188,7 +194,9 @@ def corners(recipe: Recipe) -> tuple[Recipe, ...]:
     assert search is not None
     points = [first, *({**first, path: last[path]} for path in space)]
     return tuple(
-        candidate(recipe, 0, {path: value for path, value in point.items() if search.active(path, point)})
+        workspace.listed(
+            candidate(recipe, 0, {path: value for path, value in point.items() if search.active(path, point)})
+        )
         for point in points
     )
 
@@ -235,7 +243,6 @@ class _Worker:
         self._workspace = workspace
         self._opened = opened
         self._candidates = Candidates(workspace)
-        self._beside = corners(opened.recipe)
         self._leases: dict[int, Lease] = {}
         self._built: list[str] = []
 
@@ -276,7 +283,7 @@ class _Worker:
         started = time.monotonic()
         recipe = self._opened.candidate(trial)
         check_alone(recipe)
-        plan = self._candidates.plan(recipe, self._beside, work)
+        plan = self._candidates.plan(recipe, self._opened.corners, work)
         line = f"{search_line(self._opened.study)}/trial-{trial.number}"
         artifact = self._candidates.build(recipe, plan, line, work)
         built = time.monotonic()

@@ -18,7 +18,6 @@ from merge_assets import api
 from merge_assets.api.candidates import Candidates
 from merge_assets.api.confirm import confirm
 from merge_assets.api.promote import promote
-from merge_assets.api.search import corners
 from merge_assets.errors import RecipeError, SearchError, Stopped
 from merge_assets.evaluation import runner
 from merge_assets.recipe import Recipe
@@ -205,7 +204,7 @@ def test_a_candidate_has_the_bytes_of_a_clean_build_and_shares_what_it_does_not_
 ) -> None:
     space = opened(project)
     found = api.open_search(space, "best")
-    candidates, beside = Candidates(space), corners(found.recipe)
+    candidates, beside = Candidates(space), found.corners
 
     def built(value: float, number: int) -> tuple[Recipe, Path]:
         recipe = found.candidate(Trial(number, "running", {PLACE: value}, (), "", {}, None, None))
@@ -257,7 +256,7 @@ def test_the_best_is_compared_on_documents_that_the_search_did_not_see_and_promo
 
 def _candidate(space: api.Workspace, found: api.OpenSearch, trial: Trial) -> Path:
     candidates, recipe = Candidates(space), found.candidate(trial)
-    made = candidates.build(recipe, candidates.plan(recipe, corners(found.recipe)), "searches/y/trial-0")
+    made = candidates.build(recipe, candidates.plan(recipe, found.corners), "searches/y/trial-0")
     return made.directory(space.cache)
 
 

@@ -8,14 +8,20 @@ from typing import Any
 import pytest
 import yaml
 
-from merge_assets.api.search import corners
+from merge_assets.api.search import corners_of
 from merge_assets.errors import RecipeError
 from merge_assets.recipe import RecipeBook, candidate, load_recipe
+from merge_assets.settings import Settings
+from merge_assets.workspace import Workspace
 from tests.recipe.test_sweep import LINEAR
 from tests.recipe_support import write
 
 WEIGHT = "models[1].parameters.weight"
 SEARCH: dict[str, Any] = {"space": {WEIGHT: {"low": 0, "high": 1}}, "objective": {"suite": "demo"}}
+
+
+def nowhere(folder: Path) -> Workspace:
+    return Workspace.open(Settings(root=folder, recipes=[]))
 
 
 def text(**changes: Any) -> str:
@@ -51,7 +57,7 @@ def test_the_corners_change_one_place_each_and_leave_out_what_a_condition_exclud
     recipe = load_recipe(
         write(tmp_path, yaml.safe_dump({**content, "search": {**SEARCH, "space": space}}, sort_keys=False))
     )
-    assert [point.swept.values for point in corners(recipe) if point.swept] == [
+    assert [point.swept.values for point in corners_of(nowhere(tmp_path), recipe) if point.swept] == [
         {"merge_method": "linear", WEIGHT: 0.1},
         {"merge_method": "ties", WEIGHT: 0.1, "parameters.density": 0.2},
         {"merge_method": "linear", WEIGHT: 1},
@@ -112,7 +118,7 @@ def test_a_space_that_does_not_fit_the_recipe_is_found_at_its_corners(
 ) -> None:
     recipe = load_recipe(write(tmp_path, text(space=space)))
     with pytest.raises(RecipeError) as caught:
-        corners(recipe)
+        corners_of(nowhere(tmp_path), recipe)
     assert said in str(caught.value)
 
 

@@ -45,7 +45,7 @@ _PATTERNS = (
         KILLED,
         r"SIGKILL|SIGTERM|signal -?\d+|terminated by signal|exited with|ChildProcessCrash|Interrupted|was stopped|"
         r"run worker|marked as failed from outside|process (?:died|ended|was ended|of this run was killed)|"
-        r"unexpected termination|EOFError|[Mm]odel worker|UNEXPECTED",
+        r"unexpected termination|EOFError|[Mm]odel worker|UNEXPECTED|longer than \d+ seconds to start",
     ),
 )
 

@@ -175,6 +175,8 @@ def test_a_service_that_ends_is_started_again(tmp_path: Path) -> None:
     [
         ("s: ChildProcessCrashException: exited with signal 9", [(5.0, "KILL step")], [], KILLED),
         ("s: ChildProcessCrashException: exited with signal 9", [], [], UNEXPLAINED),
+        ("Run timed out due to taking longer than 300 seconds to start.", [(5.0, "KILL build")], [], KILLED),
+        ("Run timed out due to taking longer than 300 seconds to start.", [], [], UNEXPLAINED),
         ("s: StoreError: s3://bucket/store cannot be reached", [], [(5.0, 9.0)], OUTAGE),
         ("s: StoreError: s3://bucket/store cannot be reached", [], [], UNEXPLAINED),
         ("DagsterInvalidSubsetError: no assets", [(5.0, "KILL step")], [], SUBSET),

@@ -34,7 +34,7 @@ def expert_of(name: str) -> tuple[str, int] | None:
 
 def with_expert(name: str, expert: int) -> str:
     """What an expert's matrix in a stack would be called alone: ``….experts.down_proj`` -> ``….experts.7.down_proj``."""
-    stem = name.removesuffix(".weight")
+    stem = name.removesuffix(".weight").removesuffix(".bias")
     parent, _, leaf = stem.rpartition(".")
     numbered = f"{parent}.{expert}" if parent.endswith("experts") else f"{parent}.experts.{expert}"
     return f"{numbered}.{leaf}{name[len(stem) :]}"

@@ -21,8 +21,8 @@ _EITHER_WAY = ("qwen3_vl_moe",)
 _INTERLEAVED = ("gpt_oss",)
 """Families in which the rows of gate and up alternate."""
 
-BY_TABLE_ALONE = frozenset(("query_key_value",))
-"""Names of fused projections that differ by more than their place from what other spellings have apart."""
+PROJECTIONS = {"query, key and value": ("q_proj", "k_proj", "v_proj"), "gate and up": ("gate_proj", "up_proj")}
+"""What a fused matrix holds, in words, and what its projections are called alone."""
 
 Span = tuple[int, int, int]
 """Start, stop, step of rows or columns."""
@@ -83,8 +83,10 @@ def _by_group(leaf: str, sizes: Sizes) -> bool | None:
     family = sizes.model_type
     if family == "codegen":
         return None
+    if leaf == "wqkv":
+        return True if family.startswith("internlm") else None  # Kimi's tower has pairs of rows in another order
     if leaf != "query_key_value":
-        return leaf == "wqkv" or family == "gpt_bigcode"
+        return family == "gpt_bigcode"
     if family == "chatglm":
         return not sizes.flag("multi_query_attention")
     return True if family.startswith(_BY_GROUP) else False if family == "glm" else None
@@ -98,11 +100,16 @@ def has_columns_out(block: tuple[int, int], sizes: Sizes, *, inwards: bool) -> b
         sizes: of the layers that it is of.
         inwards: whether its outputs are the model's width (down), not its inputs (gate, up).
     """
-    if sizes.model_type.startswith(_INTERLEAVED) or sizes.hidden not in block:
+    if sizes.hidden not in block:
         return None
     if block[0] != block[1]:
         return block.index(sizes.hidden) == (1 if inwards else 0)
     return None if sizes.model_type.startswith(_EITHER_WAY) else sizes.model_type.startswith(_COLUMNS_OUT)
+
+
+def alternate(sizes: Sizes) -> bool:
+    """Whether the rows of gate and up alternate where both are in one matrix."""
+    return sizes.model_type in _INTERLEAVED
 
 
 def _gated(block: tuple[int, int], sizes: Sizes) -> Cuts | None:
@@ -110,6 +117,6 @@ def _gated(block: tuple[int, int], sizes: Sizes) -> Cuts | None:
         return None
     axis = 1 if sizes.model_type.startswith(_COLUMNS_OUT) or block[1] != sizes.hidden else 0
     size = block[axis]
-    if sizes.model_type in _INTERLEAVED:
+    if alternate(sizes):
         return {"gate_proj": (axis, ((0, size, 2),)), "up_proj": (axis, ((1, size, 2),))}
     return {"gate_proj": (axis, ((0, size // 2, 1),)), "up_proj": (axis, ((size // 2, size, 1),))}

@@ -17,6 +17,20 @@ TABLE = "spellings.json"
 
 _COMPILED = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
 _PARALLEL = "module."
+_OF_CODE = {
+    "internlm2": (
+        (r"(?:^|(?<=\.))tok_embeddings\.", "embed_tokens."),
+        (r"^((?:language_model\.)?)output\.", r"\1lm_head."),
+        (r"\.attention\.wo\.", ".self_attn.o_proj."),
+        (r"\.attention\.(?=[qkv]_proj\.)", ".self_attn."),
+        (r"\.feed_forward\.w1\.", ".mlp.gate_proj."),
+        (r"\.feed_forward\.w2\.", ".mlp.down_proj."),
+        (r"\.feed_forward\.w3\.", ".mlp.up_proj."),
+        (r"\.attention_norm\.", ".input_layernorm."),
+        (r"\.ffn_norm\.", ".post_attention_layernorm."),
+    )
+}
+"""Names of families that bring their own code, and those of Llama's class, for which their authors convert them."""
 
 
 def without_training(names: Collection[str]) -> dict[str, str]:
@@ -89,7 +103,7 @@ def _renames(*kinds: str) -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple(
         (re.compile(pattern), replacement)
         for kind in dict.fromkeys(kinds)
-        for pattern, replacement in renames.get(kind, ())
+        for pattern, replacement in (*renames.get(kind, ()), *_OF_CODE.get(kind, ()))
     )
 
 

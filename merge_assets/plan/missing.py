@@ -11,6 +11,7 @@ from merge_assets.errors import PlanError
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.decisions import Decisions
 from merge_assets.plan.problems import carrying, plan_error
+from merge_assets.plan.regroup import why_not_apart
 from merge_assets.plan.resolver import ResolvedSlice
 from merge_assets.recipe import Recipe, resolve
 
@@ -84,6 +85,11 @@ class Missing:
         others = ", ".join(map(str, dict.fromkeys(having)))
         close = difflib.get_close_matches(name, item.checkpoint.tensors, n=1)
         hint = f" (closest there: {close[0]})" if close else ""
+        if why := why_not_apart(item.checkpoint, name):
+            message = (
+                f"{item.reference} has no tensor {name}, which {others} has: it has {why}; merge models of one layout"
+            )
+            return plan_error(self._recipe, piece.key, message)
         return plan_error(
             self._recipe,
             piece.key,

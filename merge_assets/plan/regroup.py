@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from merge_assets.architecture.regrouped import Held, MatrixRows, Regrouped, regrouped
+from merge_assets.architecture.regrouped import Held, Regrouped, RowRun, Shape, not_apart, regrouped
 from merge_assets.architecture.sizes import Sizes
+from merge_assets.architecture.stacks import split_number
 from merge_assets.checkpoint import Checkpoint
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.decisions import Decisions
@@ -38,12 +40,25 @@ def _like(item: PlanInput, donor: Checkpoint, decisions: Decisions) -> PlanInput
         return item
     read: dict[str, list[tuple[int, str]]] = {}
     for name, how in found.items():
-        for piece in how.pieces:
-            read.setdefault(piece.tensor, []).append((piece.first, _leaf(name)))
+        for run in how.runs:
+            read.setdefault(run.tensor, []).append((run.first, _leaf(name)))
     for name, made in read.items():
         told = ", ".join(dict.fromkeys(leaf for _, leaf in sorted(made)))
         decisions.add("regrouped", item.reference, name, f"read {_leaf(name)} as {told}")
     return _regrouped(item, donor, found)
+
+
+def why_not_apart(checkpoint: Checkpoint, name: str) -> str | None:
+    """Why a projection of a layer is not cut out of what the same layer of a checkpoint has fused, in words; ``None`` if it has
+    nothing of the kind.
+
+    Args:
+        checkpoint: that lacks the projection.
+        name: of the projection.
+    """
+    place = split_number(name)
+    beside = [other for other in checkpoint.tensors if place and (split_number(other) or ("", -1))[1] == place[1]]
+    return next((why for held in _held(checkpoint, beside) if (why := not_apart(name, held)) is not None), None)
 
 
 def _held(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[Held]:
@@ -60,8 +75,8 @@ def _regrouped(item: PlanInput, donor: Checkpoint, found: Mapping[str, Regrouped
     stored, origins = item.checkpoint.tensors, dict(item.made.origins)
     first: dict[str, list[str]] = {}
     for name, how in found.items():
-        first.setdefault(how.pieces[0].tensor, []).append(name)
-    given = {piece.tensor for how in found.values() for piece in how.pieces}
+        first.setdefault(how.runs[0].tensor, []).append(name)
+    given = {run.tensor for how in found.values() for run in how.runs}
     tensors = {}
     for name, header in stored.items():
         for made in first.get(name, ()):
@@ -78,27 +93,30 @@ def _regrouped(item: PlanInput, donor: Checkpoint, found: Mapping[str, Regrouped
 
 
 def _origin(item: PlanInput, how: Regrouped, shape: tuple[int, ...]) -> TensorOrigin:
-    parts = list(dict.fromkeys((piece.tensor, piece.turned) for piece in how.pieces))
+    parts = list(dict.fromkeys((run.tensor, run.stack) for run in how.runs))
     sources = tuple(_part(item, *part) for part in parts)
-    if len(how.pieces) == 1 and item.checkpoint.tensors[parts[0][0]].shape == shape:
-        return _part(item, *parts[0])
-    made = (*shape[:-2], shape[-1], shape[-2]) if how.turned else shape
-    gathered = Made(GATHER.name, made, sources, {}, rows=_rows(how.pieces, parts))
-    return Made(TRANSPOSE.name, shape, (gathered,), {}) if how.turned else gathered
+    if how.stack is not None:
+        turned = Made(GATHER.name, _turned(how.stack), sources, {}, rows=_rows(how.runs, parts))
+        made = Made(TRANSPOSE.name, how.stack, (turned,), {})
+        rows = math.prod(how.stack[:-1])
+        return made if how.stack == shape else Made(GATHER.name, shape, (made,), {}, rows=f"{rows}:0@0")
+    if len(how.runs) == 1 and item.checkpoint.tensors[how.runs[0].tensor].shape == shape:
+        return sources[0]
+    return Made(GATHER.name, shape, sources, {}, rows=_rows(how.runs, parts))
 
 
-def _part(item: PlanInput, name: str, turned: bool) -> TensorOrigin:
-    header = item.checkpoint.tensors[name]
-    origin = item.made.origins.get(name, StoredTensor(header))
-    if not turned:
-        return origin
-    experts, rows, columns = header.shape
-    return Made(TRANSPOSE.name, (experts, columns, rows), (origin,), {})
+def _part(item: PlanInput, name: str, stack: Shape | None) -> TensorOrigin:
+    origin = item.made.origins.get(name, StoredTensor(item.checkpoint.tensors[name]))
+    return origin if stack is None else Made(TRANSPOSE.name, _turned(stack), (origin,), {})
 
 
-def _rows(pieces: Sequence[MatrixRows], parts: Sequence[tuple[str, bool]]) -> str:
+def _turned(stack: Shape) -> Shape:
+    return *stack[:-2], stack[-1], stack[-2]
+
+
+def _rows(runs: Sequence[RowRun], parts: Sequence[tuple[str, Shape | None]]) -> str:
     places = {part: place for place, part in enumerate(parts)}
-    return " ".join(f"{piece.rows}:{places[piece.tensor, piece.turned]}@{piece.first}" for piece in pieces)
+    return " ".join(f"{run.count}:{places[run.tensor, run.stack]}@{run.first}" for run in runs)
 
 
 def _leaf(name: str) -> str:

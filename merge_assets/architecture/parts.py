@@ -24,6 +24,7 @@ from merge_assets.architecture.towers import TOWERS, tower_of
 DEFAULT_PART = "default"
 TEXT_PART = "text_decoder"
 PROJECTOR = "multi_modal_projector"
+_CODERS = ("encoder", "decoder")
 _MAIN = (TEXT_PART, "decoder")
 
 _PROJECTOR = re.compile(
@@ -54,6 +55,11 @@ class Part:
     def is_beside(self) -> bool:
         """Whether a language model does without it: a tower, or what joins one to it."""
         return self.is_tower or self.name == PROJECTOR
+
+    @property
+    def coder(self) -> str | None:
+        """What it would be called beside the other one, if its layers are those of an encoder or a decoder."""
+        return _coder_of(self.stacks[0].prefix) if self.stacks else None
 
     @property
     def is_tower(self) -> bool:
@@ -111,12 +117,16 @@ def _named(bodies: list[list[LayerStack]]) -> dict[str, list[LayerStack]]:
         prefix = body[0].prefix
         name = tower_of(prefix)
         if name is None:
-            coder = next((word for word in ("encoder", "decoder") if word in prefix), None)
+            coder = _coder_of(prefix)
             name = coder if coder is not None and len(text) > 1 else "text_decoder"
         found.setdefault(name, body)
     if len(found) <= 1:
         return {DEFAULT_PART: bodies[0]} if bodies else {}
     return dict(sorted(found.items(), key=lambda item: item[0] not in _MAIN))
+
+
+def _coder_of(prefix: str) -> str | None:
+    return next((word for word in _CODERS if word in prefix), None)
 
 
 def _part_of(name: str, bodies: dict[str, list[LayerStack]], home: str) -> str:

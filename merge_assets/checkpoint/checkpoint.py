@@ -70,10 +70,16 @@ class Checkpoint:
         return find_parts(self.tensors, self.stacks)
 
     def part(self, name: str) -> Part | None:
-        """The part of that name, or ``None``. All of a model of text alone is what is the language model beside a tower."""
+        """The part of that name, or ``None``.
+
+        All of a model of text alone is what is the language model beside a tower, and all of an encoder alone is what is the
+        encoder beside a decoder.
+        """
         found = next((part for part in self.parts if part.name == name), None)
-        if found is None and self.parts and {name, self.parts[0].name} == {DEFAULT_PART, TEXT_PART}:
-            return self.parts[0]
+        if found is None and self.parts:
+            first = self.parts[0]
+            if {name, first.name} == {DEFAULT_PART, TEXT_PART} or (first.name == DEFAULT_PART and name == first.coder):
+                return first
         return found
 
     @cached_property

@@ -112,13 +112,15 @@ class _Builder:
     # -- the whole ---------------------------------------------------------------------------------------------------
 
     def drafts(self) -> Sequence[OutputTensor]:
-        return self.heads.joined([draft for part in self.assembly.parts for draft in self._part(part)])
+        made = [(part.carried, draft) for part in self.assembly.parts for draft in self._part(part)]
+        merged = {draft.name for carried, draft in made if not carried}
+        return self.heads.joined([draft for carried, draft in made if not (carried and draft.name in merged)])
 
     def plan(self, shard_size: int, together: Mapping[str, int]) -> Plan:
         shards, tensors = self._placed(self.drafts(), shard_size, together)
         config = self.vocabulary.config(self._config(tensors))
         carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
-        kept = {*(file.file for file in carried), *(file.file for file in self.vocabulary.written)}
+        files = {*(file.file for file in carried), *(file.file for file in self.vocabulary.written)}
         used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}
         made = Plan(
             recipe=self.recipe.name,
@@ -142,7 +144,7 @@ class _Builder:
             vocabulary=self.vocabulary.planned,
             written=self.vocabulary.written,
             decisions=tuple(self.decisions),
-            left_files=self.sources.left(self.vocabulary.donor, kept),
+            left_files=self.sources.left(self.vocabulary.donor, files),
         )
         return replace(made, key=plan_key(made))
 

@@ -31,8 +31,10 @@ def left_out(
         known: others, with the reason why they are not needed.
     """
     reasons = dict(known)
-    giving = {(s.model, part.name) for part in assembly.parts for piece in part.slices for s in piece.sources}
-    merging = {model for model, _ in giving}
+    named = {(s.model, part.name) for part in assembly.parts for piece in part.slices for s in piece.sources}
+    merging = {model for model, _ in named}
+    giving = {(model, part.name) for model, name in named if (part := inputs[model].checkpoint.part(name)) is not None}
+    main = assembly.parts[0].name
     for model, item in enumerate(inputs):
         parts = item.checkpoint.parts
         stacks = [(part, stack) for part in parts for stack in part.stacks]
@@ -43,8 +45,10 @@ def left_out(
                 reason = idle
             elif place is None:
                 reason = "outside the layers; taken from the sources of the first or last slice"
-            elif place[0] is parts[0] or (model, place[0].name) in giving:
+            elif (model, place[0].name) in giving or (place[0] is parts[0] and item.checkpoint.part(main) is None):
                 reason = f"layer {place[1]} is in no slice"
+            elif inputs[assembly.donor].checkpoint.part(place[0].name) is None:
+                reason = f"{inputs[assembly.donor].reference}, whose class the variant has, has no {place[0].name}"
             else:
                 reason = f"the {place[0].name} is taken from another model"
             reasons.setdefault((model, name), reason)

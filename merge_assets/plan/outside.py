@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from merge_assets.architecture.anatomy import is_after_layers, is_head
+from merge_assets.architecture.anatomy import is_after_layers, is_embedding, is_head
 from merge_assets.checkpoint import Checkpoint, TensorHeader
 
 
@@ -55,6 +55,10 @@ def outside_tensors(
                 if further:
                     beyond.add(name)
     for name, headers in found.items():
+        if is_embedding(name):  # which an encoder and a decoder share
+            for place, checkpoint in enumerate(checkpoints):
+                if headers[place] is None and name in checkpoint.outside:
+                    headers[place] = checkpoint.tensors[name]
         if is_head(name):
             width = next(header.shape[1:] for header in headers if header is not None)
             for place, checkpoint in enumerate(checkpoints):

@@ -170,16 +170,17 @@ class Resolver:
     def whole_models(
         self, models: Sequence[ModelEntry], key: str, outer: tuple[Mapping[str, Any], ...]
     ) -> tuple[ResolvedPart, ...]:
-        """Every part of whole models that the donor has."""
-        main, *others = self._part_names(self.donor)
-        first = ResolvedPart(main, (self.from_models(models, key, main),), outer)
-        return (
-            first,
-            *(
-                self._given(name, key, first.slices[0])
-                or ResolvedPart(name, (self.from_models(models, key, name),), outer)
-                for name in others
-            ),
+        """Every part of whole models that the donor has; of an encoder alone, what others have as their encoder."""
+        base = self.recipe.base_model
+        listed = [entry.model for entry in models]
+        read = [self.index[model] for model in (*listed, *((base,) if base and self.method.has_base else ()))]
+        names = self._part_names(self.donor)
+        first = self._part(self.donor, None, key)
+        if names == [DEFAULT_PART] and any(self._has_both_coders(model) for model in read):
+            names = [first.coder or DEFAULT_PART]
+        return tuple(
+            self._given(name, key, read) or ResolvedPart(name, (self.from_models(models, key, name),), outer)
+            for name in names
         )
 
     def around_slices(
@@ -192,7 +193,7 @@ class Resolver:
         return (
             ResolvedPart(main, resolved, scopes),
             *(
-                self._given(name, key, resolved[0])
+                self._given(name, key, [source.model for source in resolved[0].sources])
                 or ResolvedPart(name, (self._whole(resolved[0], name),), scopes, varies=False)
                 for name in others
             ),
@@ -231,12 +232,22 @@ class Resolver:
         self.write(name, with_ranges(module.slices, resolved))
         return ResolvedPart(name, resolved, outer)
 
-    def _given(self, name: str, key: str, piece: ResolvedSlice) -> ResolvedPart | None:
-        """The donor's tower or projector, unchanged, where models of text alone are merged into its language model; ``None``
-        for other parts, and where all sources of a slice have it."""
+    def _given(self, name: str, key: str, models: Sequence[int]) -> ResolvedPart | None:
+        """The donor's part, unchanged, where not all of these models have it and can do without: a tower or projector beside
+        models of text alone, a decoder beside an encoder alone. ``None`` for other parts, and where all have it."""
         part = self._part(self.donor, name, key)
-        all_have = all(self.inputs[source.model].checkpoint.part(name) is not None for source in piece.sources)
-        return self._carried(part) if part.is_beside and not all_have else None
+        lacking = [model for model in models if self.inputs[model].checkpoint.part(name) is None]
+        do_without = part.is_beside or all(self._is_coder_alone(model) for model in lacking)
+        return self._carried(part) if lacking and do_without else None
+
+    def _is_coder_alone(self, model: int) -> bool:
+        """Whether an input is what the donor has as its encoder, or its decoder."""
+        parts = self.inputs[model].checkpoint.parts
+        alone = len(parts) == 1 and parts[0].name == DEFAULT_PART
+        return alone and self._has_both_coders(self.donor) and parts[0].coder in self._part_names(self.donor)
+
+    def _has_both_coders(self, model: int) -> bool:
+        return {"encoder", "decoder"} <= set(self._part_names(model))
 
     def _carried(self, part: Part) -> ResolvedPart:
         piece = ResolvedSlice((ResolvedSource(self.donor, 0, part.count, {}),), None, {}, "modules")

@@ -40,8 +40,6 @@ def vlm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     coder = {f"{side}.block.{n}.w": torch.ones(4) for side in ("encoder", "decoder") for n in range(3)}
     config = {"num_layers": 3, "num_decoder_layers": 3}
     models["coder"] = write_checkpoint(root / "coder", coder, config)
-    decoder = {name: tensor for name, tensor in coder.items() if name.startswith("decoder")}
-    models["decoder"] = write_checkpoint(root / "decoder", decoder, config)
     return models | {"text": write_checkpoint(root / "text", text, {"num_hidden_layers": 3})}
 
 
@@ -161,9 +159,9 @@ WRONG = {
         "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {text}}}, {{model: {a}}}]",
         r"models: .*text has no tensor language_model\.embed_tokens\.weight",
     ),
-    "no encoder": (
-        "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {coder}}}, {{model: {decoder}}}]",
-        r"models: .*decoder has the parts default; there is no decoder, which another source has",
+    "neither encoder nor decoder": (
+        "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {coder}}}, {{model: {text}}}]",
+        r"models: .*text has the parts default; there is no decoder, which another source has",
     ),
     "towers of other depth": (
         "merge_method: linear\nparameters: {{weight: 1}}\nmodels: [{{model: {a}}}, {{model: {other}}}]",

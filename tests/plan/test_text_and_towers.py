@@ -182,7 +182,29 @@ def seeing(text: dict[str, Any]) -> dict[str, Any]:
     return {"text_config": {**text, "rope_parameters": ROTARY}, "vision_config": EYES, "tie_word_embeddings": False}
 
 
+CODERS: dict[str, Any] = {
+    "vocab_size": 64,
+    "d_model": 32,
+    "d_ff": 48,
+    "d_kv": 8,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
 PAIRS: dict[str, tuple[Side, Side]] = {
+    "T5: both, encoder": (
+        ("T5ForConditionalGeneration", "T5Config", CODERS),
+        ("T5EncoderModel", "T5Config", CODERS),
+    ),
+    "mT5: both, classifier of tokens": (
+        ("MT5ForConditionalGeneration", "MT5Config", {**CODERS, "tie_word_embeddings": False}),
+        ("MT5ForTokenClassification", "MT5Config", CODERS),
+    ),
+    "UMT5: both, encoder": (
+        ("UMT5ForConditionalGeneration", "UMT5Config", CODERS),
+        ("UMT5EncoderModel", "UMT5Config", CODERS),
+    ),
     "BERT: classifier, masked words": (
         ("BertForSequenceClassification", "BertConfig", ENCODER),
         ("BertForMaskedLM", "BertConfig", ENCODER),
@@ -212,7 +234,7 @@ PAIRS: dict[str, tuple[Side, Side]] = {
         ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", MIXTURE),
     ),
 }
-WRAPPERS = ("model", "language_model", "bert", "roberta")
+WRAPPERS = ("model", "language_model", "bert", "roberta", "transformer")
 
 
 def by_role(found: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -264,3 +286,17 @@ def test_models_of_different_classes(pair: str, donor_is: str, tmp_path: Path) -
         torch.testing.assert_close(tensor.double(), expected, rtol=0, atol=1e-6)
     assert len(found.keys() & tuned.keys()) >= 15
     loaded_without_a_word(donor_kind, out)
+
+
+def test_what_an_encoder_alone_lacks_is_said(tmp_path: Path) -> None:
+    config = transformers.T5Config(**CODERS)
+    both = saved(transformers.T5ForConditionalGeneration, config, tmp_path / "both", 0)
+    alone = saved(transformers.T5EncoderModel, config, tmp_path / "alone", 1)
+    recipe = "merge_method: linear\nmodels: [{{model: {}}}, {{model: {}}}]\nparameters: {{weight: 1}}\n"
+    said = f"module decoder is not in all models, so it is that of {both}, unchanged"
+    assert said in plan_text(recipe.format(both, alone), tmp_path).warnings
+    dropped = plan_text(recipe.format(alone, both), tmp_path).dropped
+    assert {one.reason for one in dropped if ".block." in one.tensor} == {
+        f"{alone}, whose class the variant has, has no decoder"
+    }
+    assert all(one.tensor.startswith("decoder.") for one in dropped)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merge_assets.api.matched import Bytes, Readable, matched
 from merge_assets.checkpoint import Checkpoint, TensorHeader, read_chat_template, read_tokenizer
 from merge_assets.checkpoint.tensors import DTYPES
 from merge_assets.checkpoint.tokenizer import VOCABULARY_FILES
 from merge_assets.errors import CheckpointError
+from merge_assets.plan.decisions import TensorDecision
 from merge_assets.reference import ModelReference
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Workspace
@@ -30,16 +32,13 @@ _AT_ONCE = 8
 _UNMEANT = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"})
 """Keys of a config that say nothing of the arithmetic, or that headers say better."""
 
-Bytes = Callable[[TensorHeader, int, int], bytes]
-"""Reads bytes of a tensor from a place in it to another one."""
-
 
 @dataclass(frozen=True)
 class TensorLikeness:
     """One tensor that both have in the same shape.
 
     Attributes:
-        name: of the tensor.
+        name: of the tensor, in the one that was built.
         layer: of the main part; ``None`` outside of it.
         dtypes: safetensors codes in both.
         distance: over what was compared; ``None`` for integers and packed weights, of which bytes alone are compared.
@@ -67,7 +66,8 @@ class Likeness:
     """What two models have in common.
 
     Attributes:
-        tensors: those of one name and shape.
+        tensors: those of one role and shape.
+        decisions: tensors of one role that both do not name or group alike; ``renamed`` and ``regrouped``.
         only_built: names of those that the built one has alone.
         only_reference: names of those that the other one has alone.
         shapes: name -> shapes in both, where they differ.
@@ -77,6 +77,7 @@ class Likeness:
     """
 
     tensors: tuple[TensorLikeness, ...]
+    decisions: tuple[TensorDecision, ...]
     only_built: tuple[str, ...]
     only_reference: tuple[str, ...]
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
@@ -114,7 +115,7 @@ def likeness(
     every_byte: bool = False,
     work: Work = UNATTENDED,
 ) -> Likeness:
-    """Compare two models: headers first, then samples of every tensor, or all of it.
+    """Compare two models, their tensors matched by role: headers first, then samples of every tensor, or all of it.
 
     Args:
         workspace: settings, store and Hub.
@@ -127,7 +128,8 @@ def likeness(
         CheckpointError: if a model cannot be read; HubError if it is on the Hub.
     """
     models = Models(workspace)
-    (ours, read_ours), (theirs, read_theirs) = (_opened(workspace, models, one) for one in (built, reference))
+    own, other, decisions = matched(*(_opened(workspace, models, one) for one in (built, reference)))
+    ours, theirs = own.checkpoint, other.checkpoint
     common = [name for name in ours.tensors if name in theirs.tensors]
     shapes = {name: (ours.tensors[name].shape, theirs.tensors[name].shape) for name in common}
     unequal = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
@@ -138,7 +140,7 @@ def likeness(
     def one(pair: tuple[TensorHeader, TensorHeader]) -> TensorLikeness:
         nonlocal done
         found, count = _compared(
-            *pair, read_ours, read_theirs, _layer(ours, pair[0].name), every_byte=every_byte, work=work
+            *pair, own.read, other.read, _layer(ours, pair[0].name), every_byte=every_byte, work=work
         )
         done += count
         work.report(done, int(total), pair[0].name)
@@ -148,6 +150,7 @@ def likeness(
         tensors = tuple(pool.map(one, paired))
     return Likeness(
         tensors,
+        decisions,
         tuple(name for name in ours.tensors if name not in theirs.tensors),
         tuple(name for name in theirs.tensors if name not in ours.tensors),
         unequal,
@@ -197,12 +200,12 @@ def _runs(count: int, size: int, *, every_byte: bool) -> Iterator[tuple[int, int
         yield begin, begin + length
 
 
-def _opened(workspace: Workspace, models: Models, reference: ModelReference) -> tuple[Checkpoint, Bytes]:
+def _opened(workspace: Workspace, models: Models, reference: ModelReference) -> Readable:
     """A model's headers, and what reads its bytes; of one on the Hub or at a URL, ranges alone are fetched."""
     kind = workspace.names.identify(reference).kind if reference.lora is None else None
     if kind == "url":
         model = models.at_urls.open(reference)
-        return model.checkpoint, model.read
+        return Readable(reference, model.checkpoint, model.read)
     if kind == "hub":
         hub = workspace.hub
         revision = hub.resolve(reference)
@@ -211,7 +214,7 @@ def _opened(workspace: Workspace, models: Models, reference: ModelReference) -> 
         def read_range(header: TensorHeader, begin: int, end: int) -> bytes:
             return hub.read_range(revision, header.file, header.begin + begin, header.begin + end)
 
-        return checkpoint, read_range
+        return Readable(reference, checkpoint, read_range)
     checkpoint = models.fetch(reference, with_digests=False).checkpoint
     folder = Path(checkpoint.location)
 
@@ -227,7 +230,7 @@ def _opened(workspace: Workspace, models: Models, reference: ModelReference) -> 
             )
         return raw
 
-    return checkpoint, read_file
+    return Readable(reference, checkpoint, read_file)
 
 
 def _layer(checkpoint: Checkpoint, name: str) -> int | None:

@@ -38,9 +38,11 @@ def _print(found: Likeness) -> None:
     what = "samples" if found.sampled else "all bytes"
     print_fact(
         "tensors",
-        f"{len(found.tensors)} of one name and shape: {alike} equal, {rounded} equal up to rounding, {len(apart)} different "
+        f"{len(found.tensors)} of one role and shape: {alike} equal, {rounded} equal up to rounding, {len(apart)} different "
         f"({what} of each compared)",
     )
+    for decision in found.decisions:
+        print_fact(decision.what, f"{decision.count}: {decision.example} {decision.why}")
     for name, only in (("only built", found.only_built), ("only reference", found.only_reference)):
         if only:
             print_fact(name, f"{len(only)}: {', '.join(only[:_SHOWN])}{', …' * (len(only) > _SHOWN)}")
@@ -107,6 +109,7 @@ def _as_json(found: Likeness) -> dict[str, object]:
             }
             for one in found.tensors
         ],
+        **{what: sum(one.count for one in found.decisions if one.what == what) for what in ("renamed", "regrouped")},
         "only_built": found.only_built,
         "only_reference": found.only_reference,
         "shapes": found.shapes,

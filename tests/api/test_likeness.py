@@ -17,7 +17,7 @@ from merge_assets.errors import CheckpointError
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from tests.hub_server import HubServer
-from tests.synthetic import write_llama
+from tests.synthetic import llama_config, write_checkpoint, write_llama
 
 CHANGED = "model.layers.1.mlp.down_proj.weight"
 
@@ -79,6 +79,57 @@ def test_rounding_to_another_dtype_is_no_other_model(tmp_path: Path) -> None:
     found = compared(tmp_path, "./a", "./b")
     assert found.is_same
     assert any(not one.alike for one in found.tensors) and all(one.within_rounding for one in found.tensors)
+
+
+def test_other_spellings_are_compared_tensor_by_tensor(tmp_path: Path) -> None:
+    write_llama(tmp_path / "a", 3)
+    write_llama(tmp_path / "b", 3)
+    stored = load_file(tmp_path / "b" / "model.safetensors")
+    nested = {f"model.language_{name}" if name.startswith("model.") else name: t for name, t in stored.items()}
+    save_file(nested, tmp_path / "b" / "model.safetensors")
+    found = compared(tmp_path, "./a", "./b", every_byte=True)
+    assert found.is_same and [one.name for one in found.tensors] == list(
+        load_file(tmp_path / "a" / "model.safetensors")
+    )
+    assert sum(one.count for one in found.decisions if one.what == "renamed") == len(stored) - 1  # lm_head
+    change(tmp_path / "a", **{CHANGED: stored[CHANGED] * 2})
+    found = compared(tmp_path, "./a", "./b", every_byte=True)
+    ((name, layer, distance),) = [(one.name, one.layer, one.distance) for one in found.tensors if not one.alike]
+    assert (name, layer) == (CHANGED, 1) and distance is not None and math.isclose(distance.relative, 1)
+    assert not (found.only_built or found.only_reference or found.is_same)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("order", ["numbered first", "stacked first"])
+def test_other_groupings_are_compared_tensor_by_tensor(order: str, turned: bool, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    at, inner = "model.layers.0.mlp.experts", 7000
+    gates, ups = (torch.randn(2, inner, 16, generator=generator) for _ in range(2))
+    both = torch.cat((gates, ups), dim=1)
+    alone = {
+        f"{at}.{n}.{leaf}.weight": part[n].clone()
+        for leaf, part in (("gate_proj", gates), ("up_proj", ups))
+        for n in range(2)
+    }
+    norm, config = {"model.norm.weight": torch.ones(16)}, llama_config(1) | {"num_experts": 2}
+    kind = "qwen3_vl_moe" if turned else "qwen3_moe"
+    stacks = {f"{at}.gate_up_proj": both.mT.contiguous() if turned else both}
+    write_checkpoint(tmp_path / "alone", alone | norm, config | {"model_type": "qwen3_moe"})
+    write_checkpoint(tmp_path / "stacked", stacks | norm, config | {"model_type": kind})
+    models = ("./alone", "./stacked") if order == "numbered first" else ("./stacked", "./alone")
+    for every_byte in (False, True):
+        found = compared(tmp_path, *models, every_byte=every_byte)
+        assert found.same_weights and all(one.alike for one in found.tensors)
+        assert len(found.tensors) == (5 if order == "numbered first" else 2)
+        assert sum(one.count for one in found.decisions) > 0 and found.decisions[0].what == "regrouped"
+    alone[f"{at}.1.up_proj.weight"][-1, -1] += 1
+    save_file(alone | norm, tmp_path / "alone" / "model.safetensors")
+    (apart,) = [one for one in compared(tmp_path, *models, every_byte=True).tensors if not one.alike]
+    assert (
+        apart.distance is not None
+        and apart.distance.unequal == 1
+        and math.isclose(apart.distance.largest, 1, rel_tol=1e-6)
+    )
 
 
 def test_what_only_one_has_and_other_shapes(tmp_path: Path) -> None:
@@ -171,4 +222,5 @@ def test_the_command(
         assert (json.loads(same)["same"], json.loads(different)["same"]) == (True, False)
     else:
         assert "the same model, as far as samples tell" in same
+        assert "renamed" not in same
         assert "another model" in different and "Furthest apart" in different and "outside" in different

@@ -35,6 +35,7 @@ _TASK_HEAD = re.compile(
     r"|lm_head|cls|embed_out|proj_out|predictions|seq_relationship|logits_proj|summary|sequence_summary|score_head|vocab_\w+)\."
     r"|(?:^|\.)decoder\.(?:weight|bias)$"  # of masked words
 )
+_OF_LAYERS = {"embed_tokens_per_layer.weight": 1, "per_layer_model_projection.weight": 0}
 _PREDICTION = re.compile(r"(?:^|\.)(?:mtp|nextn)\.")
 _LEFTOVER = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|original_module|ia3_l|adapter_\w+)\.")
 
@@ -70,6 +71,11 @@ def is_after_layers(name: str) -> bool:
     if numbered is not None and tower_of(numbered[0]) is not None:
         return False
     return _ON_THE_WAY_OUT.search(name) is not None
+
+
+def axis_of_layers(name: str) -> int | None:
+    """Along which axis a tensor outside the layers holds a block for each of them (Gemma 3n, Gemma 4); ``None`` for others."""
+    return next((axis for suffix, axis in _OF_LAYERS.items() if name.endswith(suffix)), None)
 
 
 def is_buffer(name: str) -> bool:

@@ -72,3 +72,8 @@ class Sizes:
     def inner(self) -> int:
         """Width of the feed-forward layer, where it tells a layout."""
         return next(self._numbers("ffn_hidden_size"), 0)
+
+    @property
+    def layer_input(self) -> int:
+        """Width of what every layer is given of a token besides the states."""
+        return next(self._numbers("hidden_size_per_layer_input"), 0)

@@ -23,7 +23,7 @@ from merge_assets.engine.native import InputArrays, call
 from merge_assets.engine.operand import Host, operand
 from merge_assets.engine.planned_expression import needs_rows
 from merge_assets.plan import OutputTensor, TensorInput
-from merge_assets.plan.vocabulary_rows import runs
+from merge_assets.plan.vocabulary_rows import repeats, runs
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class _Table:
 @lru_cache(maxsize=16)
 def _table(text: str, inputs: int) -> _Table:
     """A row map, taken apart once for all jobs."""
-    found = runs(text)
+    times, further, once = repeats(text)
+    found = runs(once)
     starts = np.array([run.start for run in found] + [found[-1].start + found[-1].count if found else 0], np.int64)
     first = np.full((inputs, len(found)), -1, np.int64)
     kinds = np.zeros(len(found), np.int64)
@@ -55,6 +56,13 @@ def _table(text: str, inputs: int) -> _Table:
         for place, row in run.sources:
             first[place, number] = row
         kinds[number] = sets.setdefault(tuple(place for place, _ in run.sources), len(sets))
+    if times != 1:
+        again = np.arange(times, dtype=np.int64)
+        height = starts[-1]
+        starts = np.append((again[:, None] * height + starts[:-1]).reshape(-1), times * height)
+        shifted = first[:, None, :] + (again * further)[:, None]
+        first = np.where(first[:, None, :] < 0, -1, shifted).reshape(inputs, -1)
+        kinds = np.tile(kinds, times)
     return _Table(starts, first, kinds, tuple(sets))
 
 

@@ -17,7 +17,8 @@ from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
-from merge_assets.plan.compatibility import differences, unlike_shapes
+from merge_assets.plan.by_layer import laid_by_layer
+from merge_assets.plan.compatibility import differences, unlike_shapes, without_elements
 from merge_assets.plan.decisions import Decisions
 from merge_assets.plan.dropped import left_out
 from merge_assets.plan.inputs import MAX_FOLDED, Inputs, lifted, plan_key, tensor_key
@@ -83,12 +84,12 @@ class _Builder:
         given, inputs = inputs, prepared(recipe, inputs)
         donor = Resolver(recipe, self.method, inputs).donor
         inputs = grouped_alike(spelled_alike(inputs, donor, self.decisions), donor, self.decisions)
-        self.inputs = inputs
+        self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
+        self.inputs = inputs = laid_by_layer(recipe, inputs, self.assembly)
         self.sources = Inputs(inputs)
         self.taken: set[tuple[int, str]] = set()
         self.aside: dict[tuple[int, str], str] = {}
         self.warnings = [*warnings, *notes(given, inputs)]
-        self.assembly: Assembly = assemble(recipe, self.method, inputs, figures)
         why = "not in all models" if recipe.modules is None else "not named"
         self.warnings += [
             f"module {part.name} is {why}, so it is that of {inputs[self.assembly.donor].reference}, unchanged"
@@ -330,14 +331,9 @@ class _Builder:
             raise self.fail(piece.key, message)
 
     def _check_elements(self, piece: ResolvedSlice, found: Sequence[TensorHeader | None]) -> None:
-        """A weight without elements is what sharded training leaves in a file when it is not gathered first."""
         for source, header in zip(piece.sources, found, strict=True):
-            if header is not None and not header.numel and header.dtype in COMPUTABLE:
-                raise self.fail(
-                    piece.key,
-                    f"tensor {header.name} of {self.inputs[source.model].reference} has no elements ({list(header.shape)}): "
-                    "the checkpoint was saved without gathering what training had sharded (ZeRO-3); save it again",
-                )
+            if header is not None and (message := without_elements(self.inputs[source.model], header)):
+                raise self.fail(piece.key, message)
 
     def _placed(
         self, drafts: Sequence[OutputTensor], shard_size: int, together: Mapping[str, int]

@@ -13,6 +13,7 @@ from merge_assets.checkpoint.tokenizer import DOCUMENT
 from merge_assets.errors import CheckpointError
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.problems import first_mention, plan_error
+from merge_assets.plan.whole_numbers import COMPUTABLE
 from merge_assets.recipe import Recipe
 
 _SHAPES = ("num_attention_heads", "num_key_value_heads", "head_dim", "n_head", "n_heads", "num_heads")
@@ -57,6 +58,17 @@ def unlike_shapes(name: str, items: Sequence[PlanInput], headers: Sequence[Tenso
         )
     sizes = unlike_sizes(configs)
     return f"{message}{f'; {sizes}' if sizes else ''}; merge models of one architecture and size"
+
+
+def without_elements(item: PlanInput, header: TensorHeader) -> str | None:
+    """Why a weight without elements is not merged, which is what sharded training leaves in a file when it is not gathered
+    first; ``None`` if it has elements."""
+    if header.numel or header.dtype not in COMPUTABLE:
+        return None
+    return (
+        f"tensor {header.name} of {item.reference} has no elements ({list(header.shape)}): the checkpoint was saved without "
+        "gathering what training had sharded (ZeRO-3); save it again"
+    )
 
 
 def unlike_sizes(configs: Sequence[Mapping[str, Any]]) -> str:

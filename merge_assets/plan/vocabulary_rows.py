@@ -6,6 +6,10 @@ rows of several, or is zero:
     32000:0@0 2:1@32000 1:0@5+1@5 14
 
 is 32000 rows of input 0 from row 0 on, two rows of input 1 from row 32000 on, the mean of row 5 of both, and 14 zero rows.
+
+    1000x6|2:0@1 1:0@0
+
+is 1000 times such a list, each time from six rows further on in all inputs.
 """
 
 from __future__ import annotations
@@ -147,9 +151,23 @@ def _run_text(count: int, row: Row, places: Mapping[int, int]) -> str:
     return f"{count}:{sources}" if sources else str(count)
 
 
+def repeated(times: int, rows: int, text: str) -> str:
+    """A row map that is gone through so many times, each time so many rows further on."""
+    return f"{times}x{rows}|{text}"
+
+
+def repeats(text: str) -> tuple[int, int, str]:
+    """How many times a row map is gone through, how many rows further on each time, and the map of one time."""
+    how, bar, one = text.partition("|")
+    if not bar:
+        return 1, 0, text
+    times, _, rows = how.partition("x")
+    return int(times), int(rows), one
+
+
 @lru_cache(maxsize=16)
 def runs(text: str) -> tuple[Run, ...]:
-    """The runs of a row map, in order."""
+    """The runs of a row map that is gone through once, in order."""
     found, start = [], 0
     for part in text.split():
         length, _, listed = part.partition(":")

@@ -29,12 +29,13 @@ from merge_assets.plan.describe import (
     format_figure,
     geometry_summary,
     human_bytes,
-    layer_map,
     left_files,
     peak_memory_estimate,
     vocabulary_summary,
 )
 from merge_assets.plan.difference import difference
+from merge_assets.plan.layer_map import layer_map
+from merge_assets.plan.parameter_table import parameter_table
 from merge_assets.recipe import Recipe
 from merge_assets.settings import load_settings
 from merge_assets.workspace import Automation
@@ -159,11 +160,18 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool =
 
 
 def print_layer_map(plan: Plan) -> None:
-    """Print which output layers are made of what."""
-    layers = table("output layers", "made of", "parameters", title="Layer map")
-    for row in layer_map(plan):
-        layers.add_row(escape(row.output), escape(row.sources), escape(row.values))
+    """Print which output layers and parts are made of what, and with which parameters."""
+    rows = layer_map(plan)
+    parts = ["part"] if any(row.part for row in rows) else []
+    layers = table(*parts, "output layers", "made of", title="Layer map")
+    for row in rows:
+        layers.add_row(*(escape(cell) for cell in ([row.part] if parts else []) + [row.output, row.sources]))
     print_table(layers)
+    if parameters := parameter_table(plan):
+        values = table("for", "parameter", "in", "value", title="Parameters")
+        for one in parameters:
+            values.add_row(*map(escape, (one.model, one.parameter, one.of, one.value)))
+        print_table(values)
 
 
 def _print_decisions(plan: Plan) -> None:

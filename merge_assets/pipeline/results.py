@@ -20,8 +20,10 @@ from merge_assets.pipeline.pictures import bar, layer_picture, snr_picture
 from merge_assets.pipeline.render import Metadata, code, picture, table
 from merge_assets.pipeline.versions import FAILED, MAY_PASS
 from merge_assets.plan.code import code_summary
-from merge_assets.plan.describe import folded_recipes, human_bytes, layer_map, left_files, parameter_table
+from merge_assets.plan.describe import folded_recipes, human_bytes, left_files
+from merge_assets.plan.layer_map import layer_map
 from merge_assets.plan.model import Plan
+from merge_assets.plan.parameter_table import parameter_table
 from merge_assets.recipe import Recipe
 from merge_assets.records import (
     NOTHING_CHANGED,
@@ -106,10 +108,12 @@ def plan_metadata(plan: Plan) -> Metadata:
     if (drawn := layer_picture(plan)) is not None:
         metadata["layer_picture"] = dg.MetadataValue.md(drawn)
     metadata["layer_map"] = table(
-        [{"layers": row.output, "from": row.sources, "values": row.values} for row in layer_map(plan)]
+        [{"part": row.part, "layers": row.output, "from": row.sources} for row in layer_map(plan)]
     )
     if parameters := parameter_table(plan):
-        metadata["parameter_table"] = table(parameters)
+        metadata["parameter_table"] = table(
+            [{"for": row.model, "parameter": row.parameter, "in": row.of, "value": row.value} for row in parameters]
+        )
     if folded := folded_recipes(plan):
         metadata["folds_in"] = ", ".join(folded)
     if plan.removed_layers:

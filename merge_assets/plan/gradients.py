@@ -25,12 +25,12 @@ def along_the_depth(values: Sequence[float]) -> str:
     if len(steps) == 1:
         return f"{steps[0]:g}"
     if all(a < b for a, b in pairwise(steps)) or all(a > b for a, b in pairwise(steps)):
-        return f"{steps[0]:g}…{steps[-1]:g}"
+        return f"{steps[0]:.4g}…{steps[-1]:.4g}"
     if len(steps) <= _LISTED:
-        return ", ".join(f"{value:g}" for value in steps)
+        return ", ".join(f"{value:.4g}" for value in steps)
     low, high = min(values), max(values)
     bars = "".join(_BARS[round((value - low) / (high - low) * (len(_BARS) - 1))] for value in _fewer(values))
-    return f"{bars} {low:g} to {high:g}"
+    return f"{bars} {low:.4g} to {high:.4g}"
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -9,8 +9,10 @@ from pathlib import PurePath
 from merge_assets.markup import escape_markdown, render
 from merge_assets.plan import Plan
 from merge_assets.plan.code import code_files, code_models, is_trusted
-from merge_assets.plan.describe import format_figure, human_bytes, layer_map, vocabulary_summary
+from merge_assets.plan.describe import format_figure, human_bytes, vocabulary_summary
+from merge_assets.plan.layer_map import layer_map
 from merge_assets.plan.model import PlannedModel
+from merge_assets.plan.parameter_table import parameter_table
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 
@@ -50,6 +52,7 @@ def model_card(plan: Plan, recipe: Recipe, trusted: Collection[str] = ()) -> str
         models=models,
         size=human_bytes(plan.bytes_to_write),
         layers=layer_map(plan),
+        parameters=parameter_table(plan),
         vocabulary=vocabulary_summary(plan),
         code_files=code_files(plan),
         code_models=code_models(plan),

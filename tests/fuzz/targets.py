@@ -11,7 +11,7 @@ from merge_assets.checkpoint import open_checkpoint
 from merge_assets.errors import HubError
 from merge_assets.importing.config import import_text
 from merge_assets.methods import methods
-from merge_assets.plan.describe import layer_map
+from merge_assets.plan.layer_map import layer_map
 from merge_assets.recipe.load import BrokenRecipe, read_file
 from merge_assets.settings import Settings
 from tests import hostile, neighbours

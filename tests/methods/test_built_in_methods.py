@@ -74,7 +74,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from merge_assets import api
-from merge_assets.plan.describe import layer_map, parameter_table, peak_memory_estimate
+from merge_assets.plan.describe import peak_memory_estimate
+from merge_assets.plan.layer_map import layer_map
+from merge_assets.plan.parameter_table import parameter_table
 from merge_assets.settings import Settings
 
 workspace = api.Workspace.open(Settings(root=Path.cwd()))

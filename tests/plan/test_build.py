@@ -10,7 +10,7 @@ import torch
 
 from merge_assets.errors import PlanError, RecipeError
 from merge_assets.plan import Plan
-from merge_assets.plan.describe import dropped_tensors, layer_map, source_layers
+from merge_assets.plan.describe import dropped_tensors, source_layers
 from merge_assets.plan.difference import difference
 from tests.merging import merged_tensors, plan_text
 from tests.synthetic import llama_config, llama_shapes, read_tensors, write_checkpoint, write_llama
@@ -280,16 +280,6 @@ def test_a_huge_checkpoint_is_planned_without_reading_its_weights(tmp_path: Path
     (folder / "config.json").write_text('{"num_hidden_layers": 2}')
     plan = plan_text(f"merge_method: linear\nmodels: [{{model: {folder}}}]\nparameters: {{weight: 1}}\n", tmp_path)
     assert plan.bytes_to_write > 1_900_000_000_000
-
-
-def test_layer_map_names_models_layers_and_values(models: dict[str, Path], tmp_path: Path) -> None:
-    text = f"merge_method: slerp\nbase_model: {models['a']}\nmodels: [{{model: {models['b']}}}]\nparameters: {{t: [0, 1]}}\n"
-    rows = layer_map(plan_text(text, tmp_path))
-    assert [(r.output, r.sources, r.values) for r in rows] == [
-        ("before the layers", "a + b", "t 0"),
-        ("0–3", "a 0–3 + b 0–3", "t 0…1"),
-        ("after the layers", "a + b", "t 0"),
-    ]
 
 
 WRONG = {

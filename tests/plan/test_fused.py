@@ -15,8 +15,10 @@ import torch
 from merge_assets import api
 from merge_assets.errors import CheckpointError, PlanError
 from merge_assets.plan import OutputTensor, Plan, TensorInput
-from merge_assets.plan.describe import dropped_tensors, folded_recipes, layer_map, parameter_table, peak_memory_estimate
+from merge_assets.plan.describe import dropped_tensors, folded_recipes, peak_memory_estimate
 from merge_assets.plan.difference import difference
+from merge_assets.plan.layer_map import layer_map
+from merge_assets.plan.parameter_table import ParameterRow, parameter_table
 from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.workspace import Models
@@ -330,11 +332,10 @@ slices:
 
 def test_values_of_the_inner_recipe_come_with_its_name(root: Path) -> None:
     plan = outer_plan(root, inner=SLERP, outer=MEAN)
-    assert layer_map(plan)[1].values == "inner weight 1, inner t 0.25, c weight 1"
-    assert {(row["model"], row["parameter"]) for row in parameter_table(plan)} == {
-        ("inner", "weight"),
-        ("inner", "t"),
-        ("c", "weight"),
+    assert {(row.model, row.parameter, row.of, row.value) for row in parameter_table(plan)} == {
+        ("inner", "weight", "all", "1"),
+        ("inner", "t", "all", "0.25"),
+        ("c", "weight", "all", "1"),
     }
 
 
@@ -418,6 +419,7 @@ def test_layers_of_what_is_not_stored_can_be_removed_by_number(root: Path) -> No
         "inner(a 1)",
         "inner(a 3)",
         "a",
+        "a",
     ]
 
 
@@ -443,8 +445,8 @@ def test_the_seed_is_shown_unless_it_is_0(root: Path) -> None:
     """All digits of it, as a person wrote them."""
     dare = "merge_method: dare_ties\nbase_model: a\nmodels: [{model: b}]\nparameters: {weight: 1, density: 0.5}\n"
     plan = outer_plan(root, outer=f"{dare}seed: 1234567890123\n")
-    assert "seed 1234567890123" in layer_map(plan)[1].values
-    assert "seed" not in layer_map(outer_plan(root, outer=dare))[1].values
+    assert ParameterRow("dare_ties", "seed", "all", "1234567890123") in parameter_table(plan)
+    assert not any(row.parameter == "seed" for row in parameter_table(outer_plan(root, outer=dare)))
 
 
 def test_a_word_is_shown_as_it_is(root: Path) -> None:
@@ -452,9 +454,8 @@ def test_a_word_is_shown_as_it_is(root: Path) -> None:
     text = f"{dare}  rescale: [{{filter: mlp, value: paper}}, {{value: false}}]\n"
     plan = outer_plan(root, outer=text)
     assert tensor(plan, MLP.format(0)).parameters["rescale"] == "paper"
-    rows = {row["module"]: row for row in parameter_table(plan) if row["parameter"] == "rescale"}
-    assert (rows["mlp.up_proj"]["lowest"], rows["self_attn.q_proj"]["highest"]) == ("paper", 0.0)
-    assert "rescale mlp paper" in layer_map(plan)[1].values
+    rows = [(row.of, row.value) for row in parameter_table(plan) if row.parameter == "rescale"]
+    assert rows == [("mlp", "paper"), ("all else", "0")]
 
 
 @pytest.mark.parametrize(

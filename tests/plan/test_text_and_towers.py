@@ -13,6 +13,8 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from merge_assets.plan.layer_map import layer_map
+from merge_assets.plan.parameter_table import parameter_table
 from tests.merging import merge_text, plan_text
 from tests.synthetic import read_tensors
 
@@ -112,6 +114,32 @@ def role(name: str) -> str:
     while words[0] in ("model", "language_model"):
         del words[0]
     return ".".join(words)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_layer_map_has_rows_for_the_tower_and_the_projector(family: str, tmp_path: Path) -> None:
+    kind, config, text_kind, text_config = FAMILIES[family]()
+    both, text = saved(kind, config, tmp_path / "both", 0), saved(text_kind, text_config, tmp_path / "text", 1)
+    recipe = (
+        f"merge_method: task_arithmetic\nbase_model: {both}\n"
+        f"models: [{{model: {text}, parameters: {{weight: [0.5, 1]}}}}]\n"
+    )
+    plan = plan_text(recipe, tmp_path)
+    rows = {(row.part, row.output): row.sources for row in layer_map(plan)}
+    head = {} if config.tie_word_embeddings else {("text", "head"): "both (base) + text"}
+    assert rows == {
+        ("text", "before the layers"): "both (base) + text",
+        ("text", "0–3"): "both 0–3 (base) + text 0–3",
+        ("text", "after the layers"): "both (base) + text",
+        **head,
+        ("vision tower", "0–1"): "both, unchanged",
+        ("projector", "all"): "both, unchanged",
+    }
+    assert [(row.model, row.of, row.value) for row in parameter_table(plan)] == [
+        ("both", "", "the base"),
+        ("text", "outside the layers", "0.5"),
+        ("text", "layers", "0.5…1"),
+    ]
 
 
 @pytest.mark.parametrize("as_in_memory", [False, True], ids=["the Hub's names", "names in memory"])

@@ -16,7 +16,8 @@ from merge_assets import api
 from merge_assets.checkpoint import open_checkpoint
 from merge_assets.engine.execute import execute
 from merge_assets.errors import EngineError, PlanError
-from merge_assets.plan.describe import layer_map, vocabulary_summary
+from merge_assets.plan.describe import vocabulary_summary
+from merge_assets.plan.layer_map import layer_map
 from merge_assets.settings import Settings
 from tests.merging import merge_text, merged_tensors, plan_text
 from tests.synthetic import read_tensors

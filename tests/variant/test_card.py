@@ -74,9 +74,8 @@ def test_what_a_card_says(made: tuple[Plan, Recipe]) -> None:
     made_up = [{"suite": "demo", "task": "a|b<i>", "metric": "acc", "value": "50.0"}]
     card = ModelCard(with_scores(model_card(replace(plan, removed_layers=figures), recipe), "77" * 32, made_up)).text
     assert card.startswith("\n# mix\n\nBoth \\*halves\\*\n\nA merge of 2 checkpoints by `linear`, ")
-    assert (
-        "\n## Layers\n\n| output layers | made of | parameters |\n|---|---|---|\n| before the layers | a + b |" in card
-    )
+    assert "\n## Layers\n\n| output layers | made of |\n|---|---|\n| before the layers | a + b |\n" in card
+    assert "\n## Parameters\n\n| for | parameter | in | value |\n|---|---|---|---|\n| a | weight | all | 1 |\n" in card
     assert (
         "\n\n## Removed layers\n\n| layer | tensor | value | margin |\n|---|---|---|---|\n| 1 | v_proj | ∞ | 1.235 |\n\n"
         in card
@@ -157,5 +156,14 @@ def test_nothing_breaks_out_of_a_card(made: tuple[Plan, Recipe], text: str) -> N
         fence = blocks[-1]
         assert fence.type == "fence" and fence.content.rstrip().endswith("end")
         heads = [blocks[at + 1].content for at, block in enumerate(blocks) if block.type == "heading_open"]
-        assert heads == ["mix", "Models", "Layers", "Removed layers", "Published by others", "Scores", "Recipe"]
+        assert heads == [
+            "mix",
+            "Models",
+            "Layers",
+            "Parameters",
+            "Removed layers",
+            "Published by others",
+            "Scores",
+            "Recipe",
+        ]
         assert not [block for block in blocks if block.type == "html_block"]

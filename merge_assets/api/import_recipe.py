@@ -82,7 +82,7 @@ def import_recipe(
     from merge_assets.importing.elsewhere import with_models_replaced
     from merge_assets.importing.folding import folded
     from merge_assets.importing.operations import OPERATIONAL
-    from merge_assets.importing.publishing import with_published
+    from merge_assets.importing.publishing import with_layers_told, with_published
 
     for key in keep:
         if key not in OPERATIONAL and key != "all":
@@ -101,6 +101,7 @@ def import_recipe(
         imported = with_models_replaced(imported, opened.file, name or opened.name, replaced)
     names, card = (opened.name, opened.file.parent.name), opened.card or opened.text
     imported = with_published(imported, card, opened.origin, names, workspace.suites, opened.file)
+    imported = with_layers_told(imported, card, names)
     if with_parents:
         imported = _with_ancestors(workspace, imported, name or opened.name, opened.file, parameters, kept)
     if not store_steps:

@@ -6,9 +6,8 @@ import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
-from merge_assets.importing.cleaning import clean
+from merge_assets.importing.card_tables import card_tables
 
 V1 = "open-llm-leaderboard-v1"
 """The suite whose tasks the first Open LLM Leaderboard's benchmarks are."""
@@ -34,17 +33,11 @@ _OTHERS = {
     "GPT4All": ("gpt4all",),
     "Bigbench": ("bigbench", "big bench"),
 }
+_MINE = ("this model", "ours", "value")
 _AVERAGE = ("average", "avg", "mean")
 _NAMES = {alias: name for names in (_TASKS, _OTHERS) for name, aliases in names.items() for alias in aliases}
 _SHOTS = re.compile(r"[(\[]?\b\d+[ -]?shots?\b[)\]]?|\([^)]*\)", re.I)
-_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _NUMBER = re.compile(r"[-+]?\d{1,4}(?:[.,]\d{1,8})?(?=\s*(?:%|±|\+/-|\(|$))")
-_RULE = re.compile(r"[|:\s-]+")
-_LONGEST = 2000
-_MOST_TABLES = 40
-"""Tables of a page that are read."""
-_MOST = 60
-"""Rows of a table that are read."""
 
 
 @dataclass
@@ -71,27 +64,25 @@ def score_tables(text: str, own_names: Collection[str]) -> list[ScoreTable]:
     """Every row of scores of a text's tables that names at least two benchmarks.
 
     Args:
-        text: Markdown.
+        text: Markdown or HTML.
         own_names: what the model of the card is called; rows of it have no model.
     """
-    own = {_plain(name) for name in own_names}
     found: list[ScoreTable] = []
-    for line, rows in islice(_tables(text), _MOST_TABLES):
-        head, *body = rows
-        names = [_benchmark(cell) for cell in head]
+    for table in card_tables(text):
+        names = [benchmark(cell) for cell in table.head]
         if sum(name is not None for name in names) >= 2:
-            found += _by_row(line, names, body, own)
+            found += _by_row(table.line, names, table.body, own_names)
         else:
-            found += _by_column(line, head, body, own)
-    return [_in_percent(one) for one in found if sum(name != "average" for name in one.values) >= 2]
+            found += _by_column(table.line, table.head, table.body, own_names)
+    return [in_percent(one) for one in found if sum(name != "average" for name in one.values) >= 2]
 
 
 def _by_row(
-    line: int, names: Sequence[str | None], body: Sequence[Sequence[str]], own: set[str]
+    line: int, names: Sequence[str | None], body: Sequence[Sequence[str]], own: Collection[str]
 ) -> Iterator[ScoreTable]:
     """A model a row, a benchmark a column."""
     for row in body:
-        table = ScoreTable(_model(row[0], own) if names[0] is None and row else "", line)
+        table = ScoreTable(model_of(row[0], own) if names[0] is None and row else "", line)
         for name, cell in zip(names, row, strict=False):
             value = _value(cell)
             if name is not None and value is not None:
@@ -99,67 +90,49 @@ def _by_row(
         yield table
 
 
-def _by_column(line: int, head: Sequence[str], body: Sequence[Sequence[str]], own: set[str]) -> Iterator[ScoreTable]:
+def _by_column(
+    line: int, head: Sequence[str], body: Sequence[Sequence[str]], own: Collection[str]
+) -> Iterator[ScoreTable]:
     """A benchmark a row, a model a column; of one column of values, the model is the card's."""
     columns = range(1, min(len(head), 12))
     filled = [
-        at
-        for at in columns
-        if any(len(row) > at and _benchmark(row[0]) and _value(row[at]) is not None for row in body)
+        at for at in columns if any(len(row) > at and benchmark(row[0]) and _value(row[at]) is not None for row in body)
     ]
     meant = [at for at in filled if not re.search(r"shot|version|std|±|n-?shot", head[at], re.I)]
     for at in meant:
-        table = ScoreTable(_model(head[at], own) if len(meant) > 1 else "", line)
+        table = ScoreTable(model_of(head[at], own) if len(meant) > 1 else "", line)
         for row in body:
-            name, value = _benchmark(row[0]) if row else None, _value(row[at]) if len(row) > at else None
+            name, value = benchmark(row[0]) if row else None, _value(row[at]) if len(row) > at else None
             if name is not None and value is not None:
                 table.values.setdefault(name, value)
         yield table
 
 
-def _tables(text: str) -> Iterator[tuple[int, list[list[str]]]]:
-    """The tables of Markdown: the line of the head, and the cells of head and rows."""
-    lines = [line[:_LONGEST] for line in text.splitlines()]
-    for number in range(1, len(lines)):
-        if "|" in lines[number - 1] and "-" in lines[number] and _RULE.fullmatch(lines[number].strip()):
-            rows = [_cells(lines[number - 1])]
-            for line in lines[number + 1 : number + 1 + _MOST]:
-                if "|" not in line:
-                    break
-                rows.append(_cells(line))
-            yield number, rows
-
-
-def _cells(line: str) -> list[str]:
-    return [clean(_LINK.sub(r"\1", cell))[0].strip(" *_`\t") for cell in line.strip().strip("|").split("|")]
-
-
-def _benchmark(cell: str) -> str | None:
+def benchmark(cell: str) -> str | None:
+    """The task or benchmark that a text names, ``average`` for a mean; ``None`` if it names none."""
     plain = _plain(_SHOTS.sub(" ", cell))
     return "average" if plain in _AVERAGE else _NAMES.get(plain)
+
+
+def model_of(cell: str, own_names: Collection[str]) -> str:
+    """The model that a text names; empty if it is the card's, which is called so."""
+    plain, own = _plain(cell), [_plain(name) for name in own_names]
+    mine = any(plain == name or plain.endswith(f" {name}") for name in own if name) or plain in _MINE
+    return "" if mine else cell[:200]
+
+
+def in_percent(table: ScoreTable) -> ScoreTable:
+    """The same with percent in place of shares of 1."""
+    if all(0 <= value <= 1 for value in table.values.values()):
+        table.values = {name: round(value * 100, 6) for name, value in table.values.items()}
+    return table
 
 
 def _plain(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def _model(cell: str, own: set[str]) -> str:
-    plain = _plain(cell)
-    mine = any(plain == name or plain.endswith(f" {name}") for name in own if name) or plain in (
-        "this model",
-        "ours",
-        "value",
-    )
-    return "" if mine else cell[:200]
-
-
 def _value(cell: str) -> float | None:
     found = _NUMBER.match(cell.strip(" *"))
     number = float(found[0].replace(",", ".")) if found else math.nan
     return number if math.isfinite(number) else None
-
-
-def _in_percent(table: ScoreTable) -> ScoreTable:
-    if all(0 <= value <= 1 for value in table.values.values()):
-        table.values = {name: round(value * 100, 6) for name, value in table.values.items()}
-    return table

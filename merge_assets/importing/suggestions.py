@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from merge_assets.importing.labels import names
+from merge_assets.importing.layer_facts import LayerFact, What, layer_facts
+from merge_assets.recipe.schema_templates import DepthUpscale
+from merge_assets.recipe.templates import expand_depth_upscale
+from merge_assets.reference import ModelReference
 
 _LONGEST = 200_000
 """Characters that are looked at."""
@@ -65,10 +70,13 @@ def suggestion(text: str, name: str) -> Suggestion | None:
     models = [found[1] for found in _HUB_ID.finditer(text) if not _NO_MODEL.search(found[1])]
     own = next((model for model in models if names(name, model.rpartition("/")[2])), None)
     others = [model for model in models if model != own]
+    facts = [fact for fact in layer_facts(text, {name}) if not fact.model]
     if _UPSCALED.search(text):
-        return _upscaled(text, name, others)
-    if _PRUNED.search(text) and _REMOVED.search(text):
-        return _pruned(text, name, others)
+        return _upscaled(text, name, others, facts)
+    if _fact(facts, "removed") or (_PRUNED.search(text) and _REMOVED.search(text)):
+        return _pruned(text, name, others, facts)
+    if stacked := _fact(facts, "in order") or _fact(facts, "kept"):
+        return _stacked(name, others, stacked)
     if own is not None and re.search(r"\b(?:merge\w*|slerp|ties|dare|layer_range)\b", text, re.I):
         return Suggestion(
             "the page shows no config, but names the repository, which may have one",
@@ -77,9 +85,21 @@ def suggestion(text: str, name: str) -> Suggestion | None:
     return None
 
 
-def _upscaled(text: str, name: str, models: list[str]) -> Suggestion:
+def _fact(facts: Sequence[LayerFact], what: What) -> LayerFact | None:
+    return next((fact for fact in facts if fact.what == what), None)
+
+
+def _upscaled(text: str, name: str, models: list[str], facts: Sequence[LayerFact]) -> Suggestion:
     missing: list[str] = []
-    overlap = _number(_OVERLAP, text)
+    if (order := _fact(facts, "in order")) is not None:
+        settings = _settings_of(order.layers)
+        if settings is None:
+            return _stacked(name, models, order)
+        body = f"depth_upscale: {{model: {_model(models, missing)}, {settings}}}"
+        why = f"the page describes depth up-scaling, and {order.at} has its layers"
+        return Suggestion(why, _recipe(name, body), open=tuple(missing))
+    repeated = _fact(facts, "repeated")
+    overlap = _number(_OVERLAP, text) or (repeated.runs[0][0] if repeated and len(repeated.runs) == 1 else None)
     counts = [int(number) for found in _ARROW.finditer(text) for number in found.groups()]
     counts = counts or [number for found in _LAYERS.finditer(text) if (number := int(found[1])) >= _FEWEST]
     before, after = (min(counts), max(counts)) if counts else (0, 0)
@@ -98,8 +118,36 @@ def _upscaled(text: str, name: str, models: list[str]) -> Suggestion:
     return Suggestion("the page describes depth up-scaling", _recipe(name, body), open=tuple(missing))
 
 
-def _pruned(text: str, name: str, models: list[str]) -> Suggestion:
+def _settings_of(order: tuple[int, ...]) -> str | None:
+    """The overlap, and the block if there is one, with which depth up-scaling gives layers in this order."""
+    layers, model = max(order) + 1, ModelReference("org/name")
+    overlap = layers - len(order) // 2
+    if len(order) % 2 or not 0 <= overlap < layers:
+        return None
+    for block in (None, *range(1, layers - overlap)):
+        template = DepthUpscale(model=model, overlap=overlap, block=block)
+        ranges = [piece.sources[0].layer_range or (0, 0) for piece in expand_depth_upscale(template, layers)]
+        if tuple(layer for start, end in ranges for layer in range(start, end)) == order:
+            return f"overlap: {overlap}" + (f", block: {block}" if block else "")
+    return None
+
+
+def _stacked(name: str, models: list[str], fact: LayerFact) -> Suggestion:
+    """Layers in an order that no template gives, as slices."""
     missing: list[str] = []
+    model = _model(models, missing)
+    slices = "\n".join(
+        f"  - sources: [{{model: {model}, layer_range: [{first}, {last + 1}]}}]" for first, last in fact.runs
+    )
+    return Suggestion(f"{fact.at} has layers {fact.what}", _recipe(name, f"slices:\n{slices}"), open=tuple(missing))
+
+
+def _pruned(text: str, name: str, models: list[str], facts: Sequence[LayerFact]) -> Suggestion:
+    missing: list[str] = []
+    if (removed := _fact(facts, "removed")) is not None:
+        layers = ", ".join(map(str, sorted(removed.layers)))
+        body = f"prune_layers: {{model: {_model(models, missing)}, by: list, remove: [{layers}]}}"
+        return Suggestion(f"{removed.at} has layers removed", _recipe(name, body), open=tuple(missing))
     tensor = _TENSOR.search(text)
     if tensor is None:
         missing.append("tensor: self_attn.v_proj")
@@ -110,7 +158,9 @@ def _pruned(text: str, name: str, models: list[str]) -> Suggestion:
         missing.append("remove: infinite")
     chosen = tensor[1] if tensor else "self_attn.v_proj"
     body = f"prune_layers: {{model: {_model(models, missing)}, by: snr, tensor: {chosen}, remove: {remove}}}"
-    return Suggestion("the page describes layers removed by their SNR", _recipe(name, body), open=tuple(missing))
+    infinite = _fact(facts, "of infinite SNR")
+    note = f"# To be compared with the layers that the plan removes: {infinite}.\n" if infinite else ""
+    return Suggestion("the page describes layers removed by their SNR", note + _recipe(name, body), open=tuple(missing))
 
 
 def _model(models: list[str], missing: list[str]) -> str:

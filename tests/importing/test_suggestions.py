@@ -59,6 +59,61 @@ def test_layers_removed_by_snr(tmp_path: Path) -> None:
     assert missing == ("tensor: self_attn.v_proj",)
 
 
+def test_a_table_of_removed_layers_is_their_list(tmp_path: Path) -> None:
+    for table in (
+        "| Model | Layers removed |\n|---|---|\n| other/x | 1, 2 |\n| mine | 10-12, 20 |\n",
+        "| Layer | SNR | status |\n|---|---|---|\n"
+        "| model.layers.10.self_attn.v_proj | inf | removed |\n| 11 | inf | pruned |\n| 12 | inf | removed |\n"
+        "| 13 | 2.5 | kept |\n| 20 | ∞ | dropped |\n",
+        "<table><tr><th>Layer<th>pruned<tr><td>10<td>x<tr><td>11<td>x<tr><td>12<td>x<tr><td>14<td><tr><td>20<td>x</table>",
+    ):
+        recipe, missing = described(f"# mine\nPruned from org/base.\n\n{table}", tmp_path)
+        assert recipe.prune_layers is not None and missing == ()
+        assert (recipe.prune_layers.by, recipe.prune_layers.remove) == ("list", (10, 11, 12, 20))
+
+
+def test_a_table_of_the_order_fills_the_template(tmp_path: Path) -> None:
+    """Oracle: the order that the format's specification gives."""
+    order = [layer for start in range(0, 6, 2) for copy in (0, 2) for layer in range(start + copy, start + copy + 2)]
+    rows = "".join(f"| {new} | {old} |\n" for new, old in enumerate(order))
+    page = f"# iDUS of org/base\n\n| New layer | Source layer |\n|---|---|\n{rows}"
+    recipe, missing = described(page, tmp_path)
+    assert recipe.depth_upscale is not None and missing == ()
+    assert (recipe.depth_upscale.overlap, recipe.depth_upscale.block) == (2, 2)
+    other = page.replace("| 11 | 7 |", "| 11 | 1 |")
+    recipe, _ = described(other, tmp_path)
+    assert recipe.slices is not None
+    assert [piece.sources[0].layer_range for piece in recipe.slices] == [(0, 4), (2, 6), (4, 7), (1, 2)]
+
+
+def test_repeated_layers_tell_the_overlap(tmp_path: Path) -> None:
+    page = "# DUS of org/base\n\n| Step | Repeated layers |\n|---|---|\n| mine | 6-25 |\n"
+    recipe, missing = described(page, tmp_path)
+    assert recipe.depth_upscale is not None and (recipe.depth_upscale.overlap, missing) == (6, ())
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "| Model | Layers removed |\n|---|---|\n| mine | 16 |\n",
+        "| Model | Number of layers removed |\n|---|---|\n| mine | 16, 17 |\n",
+        "| Model | Layers |\n|---|---|\n| mine | 44 |\n",
+        "| Layer removed |\n|---|\n| 9-3 |\n",
+        "| Layer removed |\n|---|\n| 0-999999999 |\n",
+        "| Model | Layers removed |\n|---|---|\n| other/x | 1, 2 |\n",
+    ],
+)
+def test_a_number_that_may_count_layers_is_none_of_a_layer(table: str) -> None:
+    assert suggestion(f"# mine\nMade of org/base.\n\n{table}", "mine") is None
+
+
+def test_infinite_ratios_of_a_table_go_with_the_recipe(tmp_path: Path) -> None:
+    page = f"{CLUJ}\n| layer | SNR |\n|---|---|\n| 7 | 3.2 |\n| 8 | inf |\n| 9 | ∞ |\n"
+    recipe, _ = described(page, tmp_path)
+    assert recipe.prune_layers is not None and recipe.prune_layers.remove == "infinite"
+    assert "the table at line 4 has layers of infinite SNR: 8–9" in recipe.source.text
+
+
 def test_a_page_of_ranges_is_answered_with_the_import_by_name() -> None:
     text = "# Gille/StrangeMerges_34-7B-slerp\nA slerp of a and b: self_attn t between 0 and 0.7.\n"
     found = suggestion(text, "StrangeMerges_34-7B-slerp")

@@ -132,7 +132,7 @@ def _name(branch: Words) -> str:
         return "all"
     part, *rest = branch
     if len(rest) > 1:
-        words = rest[1:] if rest[0] == "layers" else [word for word in rest[1:] if word != "model"]
+        words = rest[2:] if rest[1] == "model" and len(rest) > 2 else rest[1:]
         rest = [".".join(words[:-1] if words[-1] == "weight" and len(words) > 1 else words)]
     return " ".join(word for word in ("" if part == "text" and rest else part, *rest) if word)
 

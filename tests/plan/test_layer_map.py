@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from merge_assets.plan import Plan
 from merge_assets.plan.layer_map import layer_map
@@ -116,3 +117,26 @@ def test_slices_of_one_model_alone_are_told_from_those_of_several(root: Path) ->
     assert rows(plan) == [("0–3", "a 0–3"), ("4–7", "b 4–7 + c 2–5")]
     assert layer_map(plan)[0].sources == "a"
     assert values(plan) == [("a", "weight", "all", "1"), ("b", "weight", "all", "0.25"), ("c", "weight", "all", "0.75")]
+
+
+def test_a_tensor_is_called_by_its_name_without_what_all_begin_with(root: Path) -> None:
+    plan = plan_of(
+        root,
+        "merge_method: linear\nmodels:\n- {model: {a}, parameters: {weight: 1}}\n"
+        "- {model: {b}, parameters: {weight: [{filter: lm_head, value: 0.5}, {filter: model.norm, value: 2}, {value: 1}]}}\n",
+    )
+    assert values(plan)[1:] == [
+        ("b", "weight", "embed_tokens, layers", "1"),
+        ("b", "weight", "lm_head", "0.5"),
+        ("b", "weight", "norm", "2"),
+    ]
+
+
+def test_what_only_one_model_has_outside_its_layers(root: Path) -> None:
+    """Then the others' part of ``model.`` is a branch of its own."""
+    write_llama(root / "more", 8, edit={"mtp.norm.weight": torch.ones(16)})
+    text = (
+        f"merge_method: linear\nmodels: [{{model: {root}/more}}, {{model: {{a}}}}]\nparameters: {{weight: [0.5, 1]}}\n"
+    )
+    found = {(model, of): value for model, _, of, value in values(plan_of(root, text))}
+    assert found["a", "outside the layers"] == "0.5" and found["more", "layers"] == "0.5…1"

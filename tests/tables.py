@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers.conversion_mapping import _build_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, Concatenate, WeightConverter, WeightRenaming
@@ -17,7 +18,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from merge_assets.architecture import depth as depths
-from merge_assets.architecture import precision, spelling
+from merge_assets.architecture import precision, relabel, spelling
 from merge_assets.architecture.towers import tower_of
 from merge_assets.evaluation.task_index import names_made
 from merge_assets.model_worker import Desk, Limits
@@ -129,10 +130,97 @@ def _layers(kind: str, count: int) -> dict[str, list[Any]] | None:
         return None
 
 
+SMALL = {
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+WINDOW = "sliding_window"
+GENERIC = {*transformers.PretrainedConfig().to_dict(), "model_type", "pretraining_tp"}
+
+
+def classes() -> dict[str, Any]:
+    """What ``classes.json`` holds: model types whose tensors and arithmetic are those of another one, with the class of each,
+    the keys of its config with their defaults, and the types as which it may be loaded."""
+    models = {kind: model for kind in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) if (model := _small(kind)) is not None}
+    shapes = {kind: {name: one.shape for name, one in model.state_dict().items()} for kind, model in models.items()}
+    alike = {
+        kind: [o for o in models if o != kind and shapes[o] == shapes[kind] and _computes_as(models[kind], o)]
+        for kind in models
+    }
+    return {
+        kind: {
+            "class": type(models[kind]).__name__,
+            "defaults": _defaults(kind),
+            "alike": others,
+        }
+        for kind, others in alike.items()
+        if others
+    }
+
+
+def _defaults(kind: str) -> dict[str, Any]:
+    return {key: value for key, value in sorted(CONFIG_MAPPING[kind]().to_dict().items()) if key not in GENERIC}
+
+
+def _small(kind: str, **settings: Any) -> transformers.PreTrainedModel | None:
+    """A small model of a type without a window, in float64; ``None`` if its layers or positions differ in kind, or it cannot be
+    made so."""
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
+    try:
+        defaults = _defaults(kind)
+        rope = defaults.get("rope_parameters") or {}
+        lists = [key for key, value in defaults.items() if isinstance(value, list | dict) and value is not rope]
+        is_own = str(name).endswith("ForCausalLM") and getattr(transformers, name).config_class.model_type == kind
+        if not is_own or lists or rope.get("rope_type", "default") != "default":
+            return None
+        window = {WINDOW: None} if WINDOW in defaults else {}
+        config = CONFIG_MAPPING[kind](**{**SMALL, **settings, **window})
+        config._attn_implementation = "eager"
+        with torch.device("meta"):
+            if sum(weight.numel() for weight in getattr(transformers, name)(config).parameters()) > 1 << 20:
+                return None
+        made: transformers.PreTrainedModel = getattr(transformers, name)(config).double().eval()
+        return made
+    except Exception:  # configs that do not go together
+        return None
+
+
+def _computes_as(model: transformers.PreTrainedModel, kind: str) -> bool:
+    """Whether the model of another type with these weights and settings gives the very same logits."""
+    names = {name: weight.shape for name, weight in model.state_dict().items()}
+    known, own = CONFIG_MAPPING[kind]().to_dict(), model.config.to_dict()
+    settings = {key: value for key, value in own.items() if key in known and key not in GENERIC}
+    other = _small(kind, **settings)
+    if other is None or names != {name: weight.shape for name, weight in other.state_dict().items()}:
+        return False
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64) * 0.3 for name, shape in names.items()
+    }
+    tokens = torch.randint(3, 48, (2, 24), generator=generator)
+    for one in (model, other):
+        one.load_state_dict(weights)
+    try:
+        with torch.no_grad():
+            return torch.equal(model(tokens).logits, other(tokens).logits)
+    except Exception:  # settings that one of them cannot compute with
+        return False
+
+
 TABLES: dict[str, Callable[[], dict[str, Any]]] = {
     spelling.TABLE: spellings,
     precision.TABLE: float32,
     depths.TABLE: depth,
+    relabel.TABLE: classes,
 }
 
 

@@ -260,6 +260,6 @@ def test_the_sides_of_a_recipe() -> None:
     keyed = {
         *("merge_method", "base_model", "models", "slices", "modules", "depth_upscale", "prune_layers", "parameters"),
         *("dtype", "out_dtype", "tokenizer", "tokenizer_source", "chat_template", "seed", "allow_nonfinite"),
-        *("missing", "average_checkpoints"),
+        *("missing", "average_checkpoints", "architecture"),
     }
     sides(Recipe, keyed, DESCRIPTIVE)

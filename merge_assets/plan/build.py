@@ -31,6 +31,7 @@ from merge_assets.plan.parameters import check_weights, resolve_parameters
 from merge_assets.plan.prepare import notes, prepared
 from merge_assets.plan.problems import plan_error
 from merge_assets.plan.regroup import grouped_alike
+from merge_assets.plan.relabel import with_architecture
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice, Resolver
 from merge_assets.plan.sharing import Keys, groups
 from merge_assets.plan.spelling import spelled_alike
@@ -119,7 +120,9 @@ class _Builder:
 
     def plan(self, shard_size: int, together: Mapping[str, int]) -> Plan:
         shards, tensors = self._placed(self.drafts(), shard_size, together)
-        config = self.vocabulary.config(self._config(tensors))
+        donor = self.inputs[self.donor].reference
+        config, relabelled = with_architecture(self.recipe, self.vocabulary.config(self._config(tensors)), donor)
+        self.warnings += relabelled
         carried = self.vocabulary.carried(self.sources.carried(self.vocabulary.donor))
         files = {*(file.file for file in carried), *(file.file for file in self.vocabulary.written)}
         used = self.taken | {(i.model, i.header.name) for tensor in tensors for i in tensor.files()}

@@ -25,6 +25,7 @@ from merge_assets.recipe.schema import (
     Slice,
     Source,
 )
+from merge_assets.recipe.schema_architecture import ArchitectureEntry
 from merge_assets.recipe.schema_averaging import AverageCheckpoints, CheckpointListing, Exponential
 from merge_assets.recipe.schema_evaluation import EvaluateEntry, GenerationEntry, ModelArgumentsEntry
 from merge_assets.recipe.schema_published import AVERAGE, Published
@@ -44,6 +45,7 @@ __all__ = [
     "AVERAGE",
     "BODIES",
     "TEMPLATES",
+    "ArchitectureEntry",
     "AverageCheckpoints",
     "BrokenRecipe",
     "CheckpointListing",

@@ -32,6 +32,7 @@ from merge_assets.recipe.fields import (
     TagValue,
 )
 from merge_assets.recipe.parameters import Misfit, Parameters
+from merge_assets.recipe.schema_architecture import Architecture
 from merge_assets.recipe.schema_averaging import AverageCheckpoints
 from merge_assets.recipe.schema_evaluation import Evaluate
 from merge_assets.recipe.schema_missing import Missing
@@ -181,6 +182,10 @@ class Recipe(RecipeMapping):
         default=None,
         description="what becomes of tensors that some models lack: `carry`, `drop` or `refuse`, for all or by filter; left "
         "out: by what they are",
+    )
+    architecture: Architecture | None = Field(
+        default=None,
+        description="class that the variant is loaded as, where it computes the same as that of its models; left out: theirs",
     )
     dtype: Dtype | None = Field(
         default=None, description="dtype of the output, unless `out_dtype` says otherwise; left out: the inputs' own"

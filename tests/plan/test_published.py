@@ -5,6 +5,7 @@ The real checkpoints are replaced by small ones of the same layer counts, in loc
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,10 @@ HUB_RECIPES = Path(__file__).parents[2] / "recipes" / "hub"
 
 def workspace(root: Path, layers: Mapping[str, int], **edits: Mapping[str, torch.Tensor]) -> api.Workspace:
     for number, (name, count) in enumerate(layers.items()):
-        write_llama(root / name, count, seed=number, edit=edits.get("edit"))
+        folder = write_llama(root / name, count, seed=number, edit=edits.get("edit"))
+        if name.startswith("mistralai/"):
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | MISTRAL_CONFIG))
     return api.Workspace.open(Settings(root=root, recipes=[HUB_RECIPES], store=str(root / "store")))
 
 
@@ -37,6 +41,12 @@ def orders(plan: Plan) -> list[int]:
     return [layers[0] for layers in source_layers(plan)]
 
 
+MISTRAL_CONFIG = {
+    "model_type": "mistral",
+    "architectures": ["MistralForCausalLM"],
+    "sliding_window": 4096,
+    "max_position_embeddings": 32768,
+}
 MISTRAL = {"mistralai/Mistral-7B-v0.1": 32}
 
 
@@ -58,11 +68,20 @@ def test_interlocked_by_single_layers(tmp_path: Path) -> None:
 def test_upscaled_config_and_names(name: str, tmp_path: Path) -> None:
     plan = plan_of(name, tmp_path, MISTRAL)
     assert plan.config["num_hidden_layers"] == 48
+    assert (plan.config["model_type"], plan.config["architectures"]) == ("llama", ["LlamaForCausalLM"])
     for tensor in plan.tensors:
         if tensor.layer is not None:
             source = tensor.inputs[0]
             assert tensor.is_copy
             assert source.header.name == tensor.name.replace(f".{tensor.layer}.", f".{source.layer}.")
+
+
+def test_the_base_of_the_stacks_is_mistral_under_the_name_of_llama(tmp_path: Path) -> None:
+    plan = plan_of("llama2-init-mistral", tmp_path, MISTRAL)
+    assert all(tensor.is_copy for tensor in plan.tensors) and orders(plan) == [*range(32)]
+    assert plan.config["max_position_embeddings"] == 32768 and "sliding_window" not in plan.config
+    (warning,) = plan.warnings
+    assert warning.startswith("architecture LlamaForCausalLM: sliding_window 4096 is left out, as the recipe says")
 
 
 def test_scaled_passthrough(tmp_path: Path) -> None:

@@ -41,9 +41,10 @@ def test_demo_recipes_need_nothing_but_the_demo_checkpoints():
     assert book.parents("merge-of-merges") == ["slerp-gradient", "ties"]
 
 
-def test_hub_recipes_name_hub_repositories_only():
-    for recipe in RecipeBook.load([RECIPES / "hub"]).recipes.values():
-        assert all(reference.looks_like_hub_id for reference in recipe.references())
+def test_hub_recipes_name_hub_repositories_and_each_other_only():
+    names = RecipeBook.load([RECIPES / "hub"]).recipes
+    for recipe in names.values():
+        assert all(ref.looks_like_hub_id or str(ref) in names for ref in recipe.references())
         assert [entry.suite for entry in recipe.evaluate or ()] == ["open-llm-leaderboard-v1"]
 
 

@@ -153,6 +153,15 @@ def merged(text: str, folder: Path) -> object:
     return sorted(read_tensors(out))
 
 
+def loaded_otherwise(text: str, folder: Path) -> object:
+    """The config of another class, or why it would compute otherwise."""
+    try:
+        return plan_text(text, folder).config
+    except PlanError as error:
+        assert error.key == "architecture"
+        return str(error)
+
+
 def refused(text: str, folder: Path) -> object:
     """The error of the plan, which must say that the key is not there yet."""
     try:
@@ -172,6 +181,7 @@ FIGURES = [
 ]
 VALUES = "published: [{source: a, suite: quick, values: {quiz: 5}}]"
 PASS = "merge_method: passthrough\nmodels: [{model: A}]\n"
+WINDOW = "merge_method: passthrough\nmodels: [{model: M}]\narchitecture: "
 TWO = "merge_method: linear\nmodels: [{model: A}, {model: B}]\nparameters: {weight: 1}\n"
 TIES = "merge_method: ties\nparameters: {weight: 1}\n"
 PRUNE = "merge_method: passthrough\nprune_layers: {model: A, "
@@ -221,6 +231,14 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.base_model": Example(planned, TWO, f"{TWO}base_model: C"),
     "Recipe.parameters": Example(planned, TWO, TWO.replace("weight: 1", "weight: 1, normalize: false")),
     "Recipe.missing": Example(planned, *(f"{TWO.replace('B', 'MTP')}missing: {word}" for word in ("carry", "drop"))),
+    "Recipe.architecture": Example(planned, PASS, f"{PASS}architecture: MistralForCausalLM"),
+    "ArchitectureEntry.name": Example(
+        planned, *(f"{PASS}architecture: {{name: {name}}}" for name in ("MistralForCausalLM", "LlamaForCausalLM"))
+    ),
+    "ArchitectureEntry.without": Example(
+        loaded_otherwise,
+        *(f"{WINDOW}{{name: LlamaForCausalLM, without: [{keys}]}}" for keys in ("sliding_window", "")),
+    ),
     "Recipe.dtype": Example(planned, TWO, f"{TWO}dtype: float32"),
     "Recipe.out_dtype": Example(planned, f"{TWO}dtype: float32", f"{TWO}dtype: float32\nout_dtype: float16"),
     "Recipe.tokenizer_source": Example(
@@ -512,6 +530,13 @@ EXAMPLES = {
 }
 
 
+def with_window(folder: Path) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    of = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 8}
+    (folder / "config.json").write_text(json.dumps(config | of))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
@@ -525,6 +550,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         **{name: write_llama(root / name.lower(), 4, seed=seed) for seed, name in enumerate("ABC")},
         "MTP": write_llama(root / "mtp", 4, edit={"mtp.norm.weight": torch.ones(16)}),
         "NAN": write_llama(root / "bad", 4, edit=bad),
+        "M": with_window(write_llama(root / "m", 1)),
         "X": word_model(root / "x", "<unk>", "the", "cat", settings={"chat_template": "{{ 'X' }}"}),
         "Y": word_model(root / "y", "<unk>", "cat", "the", "dog", "runs", hundreds=1),
         "Z": word_model(root / "z", "<unk>", "the", "cat", hundreds=2),

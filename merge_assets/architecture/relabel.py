@@ -119,7 +119,7 @@ def _left_out(
     if not is_wanted:
         raise CheckpointError(
             f"{key} {_shown(value)} cannot be said to {new.architecture}, and the model would compute otherwise: {otherwise}; "
-            f"write architecture: {{name: {new.architecture}, without: [{key}]}} if that is meant"
+            f"write architecture: {{load_as: {new.architecture}, without: [{key}]}} if that is meant"
         )
     yield f"{key} {_shown(value)} is left out, as the recipe says: {otherwise}"
 

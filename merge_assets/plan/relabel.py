@@ -26,7 +26,7 @@ def with_architecture(recipe: Recipe, config: Mapping[str, Any], donor: object) 
     if wanted is None:
         return config, []
     try:
-        made, told = relabelled(config, wanted.name, wanted.without)
+        made, told = relabelled(config, wanted.load_as, wanted.without)
     except CheckpointError as error:
         raise plan_error(recipe, "architecture", f"{donor}: {error}") from None
-    return made, [f"architecture {wanted.name}: {sentence}" for sentence in told]
+    return made, [f"architecture {wanted.load_as}: {sentence}" for sentence in told]

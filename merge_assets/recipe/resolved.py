@@ -32,6 +32,9 @@ _STAGES_NOTE = (
     "# For mergekit-multi, which stores the stages above, each rounded to its dtype. Here they were never stored, and\n"
     "# nothing was rounded before the end.\n"
 )
+_CLASS_NOTE = (
+    "# mergekit cannot say that this is loaded as {}: its weights are the same, its config is of the models' class.\n"
+)
 _REFERENCE_KEYS = frozenset({"model", "base_model", "tokenizer_source", "source"})
 
 
@@ -62,7 +65,8 @@ def to_mergekit(recipe: Recipe, slices: Sequence[Slice] | None = None, places: M
     # mergekit has no way to write these in one text.
     special = {str(one): _as_mapping(one) for one in recipe.references() if one.has_own_signs}
     config = _placed({key: content[key] for key in _ORDER if key in content}, special | dict(places or {}))
-    return plain_yaml(config)
+    note = _CLASS_NOTE.format(recipe.architecture.load_as) if recipe.architecture is not None else ""
+    return note + plain_yaml(config)
 
 
 def plain_yaml(content: Mapping[str, Any]) -> str:

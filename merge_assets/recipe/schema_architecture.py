@@ -12,7 +12,7 @@ from merge_assets.recipe.fields import RecipeMapping
 class ArchitectureEntry(RecipeMapping):
     """Another class for the same tensors."""
 
-    name: str = Field(min_length=1, description="class of transformers, such as `LlamaForCausalLM`")
+    load_as: str = Field(min_length=1, description="class of transformers, such as `LlamaForCausalLM`")
     without: tuple[str, ...] = Field(
         default=(),
         description="keys of the config that are left out even if the variant computes otherwise without them",
@@ -20,7 +20,7 @@ class ArchitectureEntry(RecipeMapping):
 
 
 def _read(raw: Any) -> Any:
-    return {"name": raw} if isinstance(raw, str) else raw
+    return {"load_as": raw} if isinstance(raw, str) else raw
 
 
 Architecture = Annotated[ArchitectureEntry, BeforeValidator(_read, json_schema_input_type=str | ArchitectureEntry)]

@@ -121,7 +121,7 @@ def test_a_stack_of_it(tmp_path: Path) -> None:
     model = saved(MISTRAL, tmp_path / "model", sliding_window=8)
     recipes = tmp_path / "recipes"
     recipes.mkdir()
-    base = text_of(model, f"{{name: {LLAMA}, without: [sliding_window]}}")
+    base = text_of(model, f"{{load_as: {LLAMA}, without: [sliding_window]}}")
     (recipes / "base.yaml").write_text(base)
     (recipes / "stack.yaml").write_text("merge_method: passthrough\ndepth_upscale: {model: base, overlap: 1}\n")
     space = api.Workspace.open(Settings(root=tmp_path, store=str(tmp_path / "store")))
@@ -130,7 +130,7 @@ def test_a_stack_of_it(tmp_path: Path) -> None:
     api.merge(space, space.recipe("stack"), out)
     expected = merge_text(
         f"merge_method: passthrough\ndepth_upscale: {{model: {model}, overlap: 1}}\n"
-        f"architecture: {{name: {LLAMA}, without: [sliding_window]}}\n",
+        f"architecture: {{load_as: {LLAMA}, without: [sliding_window]}}\n",
         tmp_path,
     )
     assert torch.equal(logits(LLAMA, out), logits(LLAMA, expected))
@@ -157,7 +157,7 @@ REFUSED = {
     "a key that is of both": (
         LLAMA,
         {},
-        f"{{name: {MISTRAL}, without: [rms_norm_eps]}}",
+        f"{{load_as: {MISTRAL}, without: [rms_norm_eps]}}",
         "rms_norm_eps cannot be left out",
     ),
 }

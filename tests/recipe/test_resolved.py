@@ -85,7 +85,7 @@ def test_tokenizer_settings_survive(tmp_path):
 PLAIN = [
     file
     for file in sorted((ROOT / "recipes").rglob("*.yaml"))
-    if not {"depth_upscale", "prune_layers"} & set(yaml.safe_load(file.read_text("utf-8")))
+    if not {"depth_upscale", "prune_layers", "architecture"} & set(yaml.safe_load(file.read_text("utf-8")))
 ]
 
 
@@ -95,6 +95,14 @@ def test_every_recipe_of_the_project_without_a_template_reads_back_the_same(tmp_
     text = to_mergekit(recipe)
     assert set(yaml.safe_load(text)) <= MERGEKIT_KEYS
     assert load_recipe(write(tmp_path, text, "again.yaml")).digest == recipe.digest
+
+
+def test_a_class_that_mergekit_cannot_name_is_a_comment(tmp_path):
+    recipe = load_recipe(ROOT / "recipes" / "hub" / "llama2-init-mistral.yaml")
+    text = to_mergekit(recipe)
+    assert text.startswith("# mergekit cannot say that this is loaded as LlamaForCausalLM: ")
+    assert load_recipe(write(tmp_path, text, "again.yaml")).digest != recipe.digest
+    assert set(yaml.safe_load(text)) == {"models", "merge_method", "dtype"}
 
 
 def test_stages_are_documents_of_one_file_each_once(tmp_path):

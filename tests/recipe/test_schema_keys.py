@@ -232,12 +232,12 @@ EXAMPLES: dict[str, Example] = {
     "Recipe.parameters": Example(planned, TWO, TWO.replace("weight: 1", "weight: 1, normalize: false")),
     "Recipe.missing": Example(planned, *(f"{TWO.replace('B', 'MTP')}missing: {word}" for word in ("carry", "drop"))),
     "Recipe.architecture": Example(planned, PASS, f"{PASS}architecture: MistralForCausalLM"),
-    "ArchitectureEntry.name": Example(
-        planned, *(f"{PASS}architecture: {{name: {name}}}" for name in ("MistralForCausalLM", "LlamaForCausalLM"))
+    "ArchitectureEntry.load_as": Example(
+        planned, *(f"{PASS}architecture: {{load_as: {name}}}" for name in ("MistralForCausalLM", "LlamaForCausalLM"))
     ),
     "ArchitectureEntry.without": Example(
         loaded_otherwise,
-        *(f"{WINDOW}{{name: LlamaForCausalLM, without: [{keys}]}}" for keys in ("sliding_window", "")),
+        *(f"{WINDOW}{{load_as: LlamaForCausalLM, without: [{keys}]}}" for keys in ("sliding_window", "")),
     ),
     "Recipe.dtype": Example(planned, TWO, f"{TWO}dtype: float32"),
     "Recipe.out_dtype": Example(planned, f"{TWO}dtype: float32", f"{TWO}dtype: float32\nout_dtype: float16"),

@@ -32,6 +32,7 @@ from merge_assets.errors import RecipeError
 from merge_assets.importing.lines import Kind, Line, read_lines
 from merge_assets.importing.places import LinePlace, OpenValue, State, item_places, key_places, text_places
 from merge_assets.importing.shapes import recipe_shape, schema_keys
+from merge_assets.importing.text_blocks import TextBlocks
 from merge_assets.recipe.problems import did_you_mean
 from merge_assets.yamlfile import parse_documents
 
@@ -100,6 +101,7 @@ class _Reader:
         self._typed = typed
         self._all = lines
         self._lines = [line for line in lines if line.kind is not Kind.blank]
+        self._blocks = TextBlocks(self._lines)
         self._names = names
         method = next((line.value.strip("\"'") for line in lines if line.key == "merge_method"), "")
         self._whole = {name for name, per_model in parameters.get(method, {}).items() if not per_model}
@@ -140,10 +142,11 @@ class _Reader:
         """See :meth:`Reading.choices`."""
         told = 0
         state = self.start
+        yield from self._texts_told(places)
         for index, chosen in enumerate(places):
             line = self._lines[index]
             if line.kind is Kind.key and told < _MAX_CHOICES:
-                others = [place for place in self._key_places(index, state) if place.state != chosen.state]
+                others = [place for place in self._places_of_key(index, state) if place.state != chosen.state]
                 others = [place for place in others if not _is_alike(line, chosen.owner, place.owner)]
                 possible = [p for p in others if self._is_possible([*places[:index], p], differs)]
                 if possible:
@@ -159,14 +162,15 @@ class _Reader:
 
     def text(self, places: Sequence[LinePlace]) -> str:
         """The lines at their columns; a comment stands as the line below it."""
-        written = iter(reversed(places))
+        written = iter(reversed(list(enumerate(places))))
         rows: list[str] = []
         column, in_text = 0, False
         for line in reversed(self._all):
             if line.kind is not Kind.blank:
-                place = next(written)
+                index, place = next(written)
                 in_text = place.owner.kind == "text"
                 column = column if place.column < 0 else place.column
+                column += self._blocks.deeper(index) if in_text else 0
             more = " " * (column if in_text else column + 4)
             parts = [" " * column + line.parts[0], *(more + part for part in line.parts[1:])]
             rows += [part.rstrip() for part in reversed(parts)]
@@ -202,7 +206,7 @@ class _Reader:
         line = self._lines[index]
         found: list[LinePlace] = []
         if line.kind is Kind.key:
-            found = self._key_places(index, state)
+            return iter(self._places_of_key(index, state))
         elif line.kind is Kind.item:
             found = list(item_places(line, state))
         elif line.kind is Kind.text:
@@ -213,6 +217,26 @@ class _Reader:
         elif line.kind is Kind.comment:
             found.append(LinePlace(-1, state, innermost))
         return iter(found)
+
+    def _places_of_key(self, index: int, state: State) -> list[LinePlace]:
+        """Where a key may stand, as text, too: first where its indentation is that of the text, not at all where it is less."""
+        found, innermost = self._key_places(index, state), state[-1]
+        if innermost.kind != "text":
+            return found
+        as_text = LinePlace(innermost.column, state, innermost)
+        return {True: [as_text, *found], False: found, None: [*found, as_text]}[self._blocks.holds(index)]
+
+    def _texts_told(self, places: Sequence[LinePlace]) -> Iterator[str]:
+        """The texts whose own indentation is not known, one sentence each."""
+        inside: dict[int, list[int]] = {}
+        for index, place in enumerate(places):
+            if place.owner.kind == "text" and (opener := self._blocks.opener(index)) is not None:
+                inside.setdefault(opener, []).append(index)
+        for opener, indices in inside.items():
+            lost = [index for index in indices if self._blocks.is_lost(index)]
+            if lost and len(indices) > 1:  # a line alone has no indentation of its own
+                line, key = self._lines[lost[0]], self._lines[opener].key
+                yield f"line {line.number}: whether the text of {key} is indented here is not known, it stands as it was found"
 
     def _key_places(self, index: int, state: State) -> list[LinePlace]:
         """Where a key may stand, the preferred place first."""

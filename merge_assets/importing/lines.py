@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 _QUOTED_KEY = r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'"
 _KEY = re.compile(rf"({_QUOTED_KEY}|[^\s\"'#&*!|>%@`\[\]{{}},?:-][^\s:]*(?::[^\s:]+)*)[ ]*:(?=\s|$)")
 _PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}&!]*\s*)+(?=#|$)")
 _BLOCK_TEXT = re.compile(r"(?:[&!]\S+\s+)*[|>][-+0-9]{0,2}\s*(?:#.*)?")
+_OPENS_TEXT = re.compile(rf":[ \t]+{_BLOCK_TEXT.pattern}$")
 _LEADING_PROPERTIES = re.compile(r"(?:[&!]\S+\s+)*")
 _GLUED = re.compile(r"(-\s+)?([A-Za-z_]\w*):(?=\s|$)")
 _LONGEST = 100
@@ -38,6 +39,7 @@ class Line:
         dash: whether an item starts here; with ``key``, a mapping whose first key it is.
         key: the key, without quotes.
         value: what stands after key or dash.
+        indent: columns before it where it was found, which may be lost.
     """
 
     number: int
@@ -46,6 +48,7 @@ class Line:
     dash: bool = False
     key: str = ""
     value: str = ""
+    indent: int = 0
 
     @property
     def opens(self) -> bool:
@@ -79,8 +82,11 @@ def read_lines(text: str, first: int, glued: Collection[str]) -> list[Line]:
         glued: keys before which a line is cut, where another key or item stands before them on the same line.
     """
     raw: list[tuple[int, str]] = []
-    for number, physical in enumerate(text.split("\n"), first):
-        raw += [(number, part) for part in _unglue(physical.strip(), glued)]
+    physical = text.split("\n")
+    in_text = _in_texts(physical, first)
+    for number, whole in enumerate(physical, first):
+        parts = [whole.strip()] if number in in_text else _unglue(whole.strip(), glued)
+        raw += [(number, part) for part in parts]
     lines: list[Line] = []
     at = 0
     while at < len(raw):
@@ -90,12 +96,29 @@ def read_lines(text: str, first: int, glued: Collection[str]) -> list[Line]:
             head = ""
         line = _read(number, head)
         at += 1
-        if line.kind not in (Kind.blank, Kind.comment):
+        if line.kind not in (Kind.blank, Kind.comment) and number not in in_text:
             more = _open_lines(line.value, [part for _, part in raw[at : at + _LONGEST]])
             line = Line(number, (head, *more), line.kind, line.dash, line.key, line.value)
             at += len(more)
-        lines.append(line)
+        whole = physical[line.number - first]
+        lines.append(replace(line, indent=len(whole) - len(whole.lstrip())))
     return lines
+
+
+def _in_texts(physical: Sequence[str], first: int) -> Collection[int]:
+    """The numbers of lines that stand right of a key whose value is a block of text, right below it."""
+    found: set[int] = set()
+    key: int | None = None
+    for number, line in enumerate(physical, first):
+        indent = len(line) - len(line.lstrip())
+        if key is not None and line.strip():
+            if indent > key:
+                found.add(number)
+                continue
+            key = None
+        if key is None and _OPENS_TEXT.search(line):
+            key = indent
+    return found
 
 
 _GLUED_KEYS = 3

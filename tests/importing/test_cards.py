@@ -67,6 +67,25 @@ tokenizer_source: union
 STOCK = (
     "models:\n  - model: org/a\n  - model: org/b\n  - model: org/c\nmerge_method: model_stock\nbase_model: org/base\n"
 )
+TEMPLATE = """models:
+  - model: org/a
+    parameters:
+      weight: 0.5
+  - model: org/b
+    parameters:
+      weight: 1.0
+merge_method: linear
+chat_template: |
+  {%- for message in messages
+      if message.role != "tool" %}
+    model: {{ message.role }} value: 1
+
+    {%- if message.tool %}
+      dtype: {{ message.tool }}
+    {%- endif %}
+  {%- endfor %}
+dtype: float16
+"""
 CONFIGS = {"ties": TIES, "slerp": SLERP, "stack": STACK, "linear": LINEAR, "stock": STOCK}
 
 
@@ -196,6 +215,77 @@ def test_the_config_of_a_card_comes_back(card: str, config: str) -> None:
     assert meanings(found.recipes) == meanings((sound(config),))
     check_alone(found.recipes[0])
     assert found.unread == ()
+
+
+def _outside_the_text(wound: Callable[[str], str]) -> Callable[[str], str]:
+    def made(config: str) -> str:
+        before, key, rest = config.partition("chat_template")
+        return wound(before) + key + rest
+
+    return made
+
+
+TEXT_WOUNDS: dict[str, Callable[[str], str]] = {
+    "keys flat above": _outside_the_text(flat),
+    "a dash left": lambda text: text.replace("  - model: org/a", "- model: org/a"),
+    "a dash right": lambda text: text.replace("  - model: org/b", "      - model: org/b"),
+    "a key right": lambda text: text.replace("    parameters", "     parameters", 1),
+    "text further right": lambda text: "".join(
+        f"    {line}" if "{" in line or "model: {" in line or "if message" in line else line
+        for line in text.replace("merge_method", " merge_method", 1).splitlines(keepends=True)
+    ),
+}
+"""Wounds beside a text, which leave one reading of it."""
+
+LOST_TEXTS: dict[str, Callable[[str], str]] = {
+    "all flat": flat,
+    "text at the margin": lambda text: text.replace("\n  {%- for", "\n{%- for"),
+    "a line of it left": lambda text: text.replace("    {%- endif", "{%- endif"),
+    "its first line right": lambda text: text.replace("  {%- for", "         {%- for"),
+}
+"""Wounds of a text itself: what of its indentation is lost cannot be known."""
+
+SHIFTED: dict[str, tuple[str, Callable[[str], str]]] = {
+    "numbers": (
+        "parameters:\n  t:\n    - filter: mlp\n      value:\n        - 0\n        - 0.5\n        - 1\n    - value: 0.5\n",
+        lambda text: text.replace("        - 0.5", "          - 0.5"),
+    ),
+    "filters": (
+        "parameters:\n  t:\n    - filter: mlp\n      value: [0, 1]\n    - value: 0.5\n",
+        lambda text: text.replace("    - filter", "- filter"),
+    ),
+    "the last filter": (
+        "parameters:\n  t:\n    - filter: mlp\n      value: [0, 1]\n    - value: 0.5\n",
+        lambda text: text.replace("    - value", "        - value"),
+    ),
+}
+
+
+@pytest.mark.parametrize("wound", TEXT_WOUNDS)
+def test_a_text_keeps_the_indentation_that_it_has(wound: str) -> None:
+    damaged = TEXT_WOUNDS[wound](TEMPLATE)
+    assert isinstance(next(iter(read_recipes(damaged, Path("x.yaml"), "card"))), BrokenRecipe), "the wound is one"
+    found = read(f"# Card\n{_fenced(damaged)}\n")
+    assert meanings(found.recipes) == meanings((sound(TEMPLATE),))
+    assert not [choice for choice in found.choices if "chat_template" in choice]
+
+
+@pytest.mark.parametrize("wound", LOST_TEXTS)
+def test_a_text_whose_indentation_is_lost_is_said_to_be_not_certain(wound: str) -> None:
+    found = read(f"# Card\n{_fenced(LOST_TEXTS[wound](TEMPLATE))}\n")
+    (recipe,), whole = found.recipes, sound(TEMPLATE)
+    assert recipe.merge_method == whole.merge_method and recipe.models == whole.models
+    assert any("the text of chat_template is indented" in choice for choice in found.choices)
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_dashes_that_were_shifted(name: str) -> None:
+    more, wound = SHIFTED[name]
+    config = SLERP[: SLERP.index("parameters:")] + more
+    damaged = SLERP[: SLERP.index("parameters:")] + wound(more)
+    assert damaged != config
+    found = read(f"# Card\n{_fenced(damaged)}\n")
+    assert meanings(found.recipes) == meanings((sound(config),)) and found.choices == ()
 
 
 @pytest.mark.parametrize(("way", "size"), CHAINS)

@@ -252,5 +252,10 @@ class Stopped(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``, did you mean 'x'?`` for the nearest of ``known``, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    return "" if near is None else f", did you mean {near!r}?"
+
+
+def nearest(name: str, known: Iterable[str], *, alike: float = 0.6) -> str | None:
+    """The nearest of ``known``; ``None`` if none is so much alike (1: the same)."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=alike)), None)

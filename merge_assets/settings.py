@@ -7,7 +7,6 @@ appear as ``******`` wherever settings are printed.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -31,7 +30,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from merge_assets.alert_settings import Alerts
 from merge_assets.endpoint_settings import BaseUrl, ServeCommand
-from merge_assets.errors import SettingsError
+from merge_assets.errors import SettingsError, nearest
 from merge_assets.regular import read_regular
 from merge_assets.setting_types import Device, Folders, Names, Options, read_json, split_list, usable_threads
 from merge_assets.shown import HIDDEN, without_credentials
@@ -339,10 +338,9 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _close(name: str, prefix: str = "") -> str:
-    known = list(Settings.model_fields)
-    close = difflib.get_close_matches(name, known, n=1)
-    spelled = [prefix + (word.upper() if prefix else word) for word in close or known]
-    return f" (did you mean {spelled[0]}?)" if close else f"; known: {', '.join(spelled)}"
+    known = {word: prefix + (word.upper() if prefix else word) for word in Settings.model_fields}
+    close = nearest(name, known)
+    return f", did you mean {known[close]!r}?" if close is not None else f"; known: {', '.join(known.values())}"
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:

@@ -105,7 +105,7 @@ def test_a_store_url_is_kept_and_a_folder_is_made_absolute(project, monkeypatch)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("thraeds = 3\n", "thraeds: unknown setting (did you mean threads?)"),
+        ("thraeds = 3\n", "thraeds: unknown setting, did you mean 'threads'?"),
         ("zzz = 3\n", "zzz: unknown setting; known: root, recipes"),
         ("threads = 0\n", "threads: input should be greater than or equal to 1"),
         ('device = "gpu"\n', "device: 'gpu' is not one of 'auto', 'cpu', 'cuda' or 'cuda:N'"),
@@ -125,7 +125,7 @@ def test_wrong_values_in_the_file(project, text, expected):
 @pytest.mark.parametrize(
     ("variable", "text", "expected"),
     [
-        ("MERGE_ASSETS_THRAEDS", "3", "MERGE_ASSETS_THRAEDS: unknown setting (did you mean MERGE_ASSETS_THREADS?)"),
+        ("MERGE_ASSETS_THRAEDS", "3", "MERGE_ASSETS_THRAEDS: unknown setting, did you mean 'MERGE_ASSETS_THREADS'?"),
         ("MERGE_ASSETS_THREADS", "many", "MERGE_ASSETS_THREADS: input should be a valid integer"),
         ("MERGE_ASSETS_STORE_OPTIONS", "{key", "MERGE_ASSETS_STORE_OPTIONS: not JSON"),
         ("MERGE_ASSETS_RECIPES", "[1", "MERGE_ASSETS_RECIPES: not JSON"),

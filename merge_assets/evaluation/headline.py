@@ -7,13 +7,13 @@ max(raw − lower, 0) / (1 − lower).
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from merge_assets.errors import did_you_mean
 from merge_assets.records import Record
 
 Choices = Annotated[int, Field(ge=2)]
@@ -112,9 +112,8 @@ def require_listed(parts: Sequence[DeclaredPart], listed: Mapping[str, Sequence[
     for i, part in enumerate(parts):
         known = listed.get(part.task)
         if known is None:
-            close = difflib.get_close_matches(part.task, listed, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(listed)}"
-            raise ValueError(f"headline[{i}].task: {part.task!r} is none of the suite's tasks; {hint}")
+            hint = did_you_mean(part.task, listed) or f"; there are: {', '.join(listed)}"
+            raise ValueError(f"headline[{i}].task: {part.task!r} is none of the suite's tasks{hint}")
         for metric in part.metrics or known:
             if metric not in known:
                 raise ValueError(

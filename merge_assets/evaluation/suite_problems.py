@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from merge_assets.errors import did_you_mean
 from merge_assets.evaluation.headline import UNION_MEMBERS
 
 _MAX_PROBLEMS = 5
@@ -44,8 +44,7 @@ def _problem(item: ErrorDetails, model: type[BaseModel], inner: Mapping[str, typ
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     if item["type"] == "extra_forbidden":
         known = list((inner.get(str(loc[0]), model) if len(loc) > 1 else model).model_fields)
-        close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        return f"{key}: unknown key" + (f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}")
+        return f"{key}: unknown key" + (did_you_mean(str(loc[-1]), known) or f"; known: {', '.join(known)}")
     if item["type"] == "missing":
         return f"{key}: is missing"
     if item["type"] == "value_error":

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from merge_assets.errors import nearest
 from merge_assets.importing.edits import Edits, in_one_line
 from merge_assets.importing.indentation import MethodParameters
 from merge_assets.importing.shapes import recipe_shape
@@ -23,7 +23,8 @@ from merge_assets.yamlfile import Document, Path_, parse_documents, spell
 IGNORED = "mergekit ignores this"
 _CACHED = re.compile(r"(?:^|.*[/\\])models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\]([0-9a-f]{7,40})[/\\]?$")
 _OLD_SOURCE = "model:"
-_SLIP = 0.75
+SLIP = 0.75
+"""How alike a key and a known one are if it is a slip of the pen, 0 to 1."""
 _MOVED = "moved into parameters"
 
 
@@ -101,9 +102,7 @@ class _Work:
         moved = {key: value for key, value in strange.items() if key in self.own and key not in taken}
         yield from self._moved(path, moved, item)
         for key in strange.keys() - moved.keys():
-            if not get_close_matches(str(key), known, cutoff=_SLIP) and self.edits.comment(
-                self._spot((*path, key)), IGNORED
-            ):
+            if not nearest(str(key), known, alike=SLIP) and self.edits.comment(self._spot((*path, key)), IGNORED):
                 yield f"{spell((*path, key))} is no key of a model; mergekit ignores it, and it is a comment now"
 
     def _moved(self, path: Path_, moved: dict[str, Any], owner: dict[str, Any]) -> Iterator[str]:
@@ -128,7 +127,7 @@ class _Work:
             return
         anywhere = {name for names in self.parameters.values() for name in names}
         for name in scope:
-            slip = get_close_matches(str(name), list(self.own) or list(anywhere), cutoff=_SLIP)
+            slip = nearest(str(name), list(self.own) or list(anywhere), alike=SLIP)
             if name not in anywhere and not slip and self.edits.comment(self._spot((*path, name)), IGNORED):
                 yield f"{spell((*path, name))} is a parameter of no method; mergekit ignores it, and it is a comment now"
 

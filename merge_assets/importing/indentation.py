@@ -28,12 +28,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from merge_assets.errors import RecipeError
+from merge_assets.errors import RecipeError, did_you_mean
 from merge_assets.importing.lines import Kind, Line, read_lines
 from merge_assets.importing.places import LinePlace, OpenValue, State, item_places, key_places, text_places
 from merge_assets.importing.shapes import recipe_shape, schema_keys
 from merge_assets.importing.text_blocks import TextBlocks
-from merge_assets.recipe.problems import did_you_mean
 from merge_assets.yamlfile import parse_documents
 
 MAX_LINES = 2000

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from merge_assets.errors import RecipeError
-from merge_assets.importing.adapting import adapted
+from merge_assets.errors import RecipeError, nearest
+from merge_assets.importing.adapting import SLIP, adapted
 from merge_assets.importing.cleaning import clean
 from merge_assets.importing.fences import Block
 from merge_assets.importing.indentation import MethodParameters, Reading, readings
@@ -25,8 +24,6 @@ from merge_assets.yamlfile import is_free, parse_documents
 _SEPARATOR = re.compile(r"---[ \t]*(?:#.*)?")
 _HEAD = re.compile(r"\A((?:[ \t]*(?:#.*)?\n)*)---[ \t]*(?=\n)")
 _MOST_READINGS = 100
-_SLIP = 0.75
-"""How alike a key and a known one are if it is a slip of the pen, 0 to 1."""
 _DASH = re.compile(r"[ \t]*-(?:[ \t]|$)")
 _ITEM = re.compile(r"([ \t]*)(sources|model|filter|value)[ \t]*:")
 """The first keys of items."""
@@ -146,7 +143,7 @@ def _without_strangers(text: str, file: Path, name: str, parameters: MethodParam
         keys = document.data if isinstance(document.data, dict) else {}
         starts = sorted((document.lines[(key,)], key) for key in keys if (key,) in document.lines)
         for place, (start, key) in enumerate(starts):
-            if key in known or is_free(key) or get_close_matches(key, known, cutoff=_SLIP):
+            if key in known or is_free(key) or nearest(key, known, alike=SLIP):
                 continue
             gone[key] = None
             end = starts[place + 1][0] - 1 if place + 1 < len(starts) else len(lines)

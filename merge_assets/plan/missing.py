@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from merge_assets.architecture.anatomy import is_buffer, is_leftover, is_prediction, is_task_head
 from merge_assets.checkpoint import TensorHeader
-from merge_assets.errors import PlanError
+from merge_assets.errors import PlanError, nearest
 from merge_assets.plan.assemble import PlanInput
 from merge_assets.plan.decisions import Decisions
 from merge_assets.plan.problems import carrying, plan_error
@@ -83,13 +82,13 @@ class Missing:
         item, name = self._inputs[piece.sources[lacking].model], read[lacking]
         having = [self._inputs[s.model].reference for s, h in zip(piece.sources, headers, strict=True) if h is not None]
         others = ", ".join(map(str, dict.fromkeys(having)))
-        close = difflib.get_close_matches(name, item.checkpoint.tensors, n=1)
-        hint = f" (closest there: {close[0]})" if close else ""
         if why := why_not_apart(item.checkpoint, name):
             message = (
                 f"{item.reference} has no tensor {name}, which {others} has: it has {why}; merge models of one layout"
             )
             return plan_error(self._recipe, piece.key, message)
+        close = nearest(name, item.checkpoint.tensors)
+        hint = f" (closest there: {close})" if close is not None else ""
         return plan_error(
             self._recipe,
             piece.key,

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, PlainValidator, StrictInt, WithJsonSchema
 
+from merge_assets.errors import did_you_mean
 from merge_assets.recipe.parameters import Misfit, shown
-from merge_assets.recipe.problems import did_you_mean
 from merge_assets.reference import ModelReference
 from merge_assets.shown import without_credentials
 
@@ -109,7 +109,7 @@ def check_dtype(text: str) -> str:
     name = text.removeprefix("torch.")
     if name not in DTYPES:
         known = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "fp64": "float64"}
-        hint = f" (did you mean {known[name]!r}?)" if name in known else did_you_mean(name, DTYPES)
+        hint = f", did you mean {known[name]!r}?" if name in known else did_you_mean(name, DTYPES)
         raise ValueError(f"unknown dtype {shown(text)}{hint}; one of {', '.join(DTYPES)}")
     return name
 

@@ -101,7 +101,7 @@ def test_a_recipe_takes_what_a_suite_takes_and_refuses_what_a_suite_refuses(key:
     [
         (
             {"suite": "tiny", "system_promt": "a"},
-            r"evaluate\[1\]\.system_promt: unknown key \(did you mean 'system_prompt'",
+            r"evaluate\[1\]\.system_promt: unknown key, did you mean 'system_prompt'",
         ),
         ({"suite": "tiny", "shots": 5}, r"evaluate\[1\]\.shots: unknown key; known keys: suite, chat_template"),
         (

@@ -452,7 +452,7 @@ def test_an_answer_is_looked_at_before_lm_eval_reads_numbers_out_of_it(answer: A
         ("vllm: {tensor_parallel_size: 2}", "vllm: is for backend: vllm, and this is backend: hf; remove this key"),
         (
             "backend: vllm\nvllm: {tensor_parallel: 2}",
-            "vllm.tensor_parallel: unknown key; did you mean tensor_parallel_size?",
+            "vllm.tensor_parallel: unknown key, did you mean 'tensor_parallel_size'?",
         ),
     ],
 )

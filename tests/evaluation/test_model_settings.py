@@ -33,12 +33,12 @@ def suite(folder: Path, *lines: str) -> Path:
     ("line", "says"),
     [
         ("chat_template: 7", r"chat_template: .*found 7"),
-        ("generation: {max_tokens: 5}", r"generation\.max_tokens: unknown key; did you mean max_gen_toks\?"),
+        ("generation: {max_tokens: 5}", r"generation\.max_tokens: unknown key, did you mean 'max_gen_toks'\?"),
         ("generation: {temperature: 0.5}", r"generation: temperature is of drawing.*do_sample: true"),
         ("model_args: {peft: ./adapter}", r"model_args\.peft: unknown key; known: add_bos_token"),
         ("model_args: {add_bos_token: yes please}", r"model_args\.add_bos_token: .*found 'yes please'"),
         ("max_length: 0", r"max_length: .*greater than or equal to 2, found 0"),
-        ("parallelise: true", r"parallelise: unknown key; did you mean parallelize\?"),
+        ("parallelise: true", r"parallelise: unknown key, did you mean 'parallelize'\?"),
         ("unsafe_code: 1", r"unsafe_code: .*found 1"),
     ],
 )

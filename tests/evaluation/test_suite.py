@@ -32,7 +32,7 @@ def test_defaults_of_a_minimal_suite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
-        ("tasks: [{task: a, metrics: acc}]", "tasks[0].metrics", "did you mean metric?"),
+        ("tasks: [{task: a, metrics: acc}]", "tasks[0].metrics", "did you mean 'metric'?"),
         ("tasks: [{task: a, metric: acc, shots: many}]", "tasks[0].shots", "many"),
         ('tasks: [{task: a, metric: acc, shots: "5"}]', "tasks[0].shots", "'5'"),
         ("tasks: [{task: a, metric: acc, shots: true}]", "tasks[0].shots", "True"),
@@ -44,7 +44,7 @@ def test_defaults_of_a_minimal_suite(tmp_path: Path) -> None:
         ("tasks: []", "tasks", "at least 1"),
         ("name: demo", "tasks", "missing"),
         ("name: a/b\ntasks: [{task: a, metric: acc}]", "name", "a/b"),
-        ("headlin: average\ntasks: [{task: a, metric: acc}]", "headlin", "did you mean headline?"),
+        ("headlin: average\ntasks: [{task: a, metric: acc}]", "headlin", "did you mean 'headline'?"),
         ("headline: median\ntasks: [{task: a, metric: acc}]", "headline", "average"),
         ("dtype: int8\ntasks: [{task: a, metric: acc}]", "dtype", "float32"),
         ("batch_size: 0\ntasks: [{task: a, metric: acc}]", "batch_size", "0"),

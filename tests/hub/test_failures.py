@@ -230,7 +230,7 @@ WRONG: dict[str, tuple[str, str]] = {
         f"slices[0].sources: the base model {BASE} is not among the sources",
     ),
     "local model": (RECIPE.replace(TOWER, "./nowhere"), "./nowhere: neither a recipe, nor a local directory"),
-    "key": (RECIPE + "evaluat: [demo]\n", "evaluat: unknown key (did you mean 'evaluate'?)"),
+    "key": (RECIPE + "evaluat: [demo]\n", "evaluat: unknown key, did you mean 'evaluate'?"),
 }
 
 

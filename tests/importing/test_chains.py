@@ -113,7 +113,7 @@ def test_a_step_that_cannot_be_read_is_counted_and_named() -> None:
     assert lineage(found.recipes) == "[[S1 org/z] org/y]"
     assert found.place == "2 of 3 configs, which are made of each other"
     assert found.unread == (
-        "the config at line 3: modles: unknown key (did you mean 'modules'?)",
+        "the config at line 3: modles: unknown key, did you mean 'modules'?",
         "S1 is made by the config at line 3, which cannot be read",
     )
 

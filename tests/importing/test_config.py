@@ -558,7 +558,7 @@ def test_errors_of_the_schema_have_the_line_of_the_source() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("layer_range", "layer_rang"), "card.md:4: unknown key 'layer_rang' (did you mean 'layer_range'?)"),
+        (("layer_range", "layer_rang"), "card.md:4: unknown key 'layer_rang', did you mean 'layer_range'?"),
         (
             ("- sources:\n", ""),
             "card.md:2: '- model: org/a' fits nowhere behind what stands above it (slices, the recipe)",
@@ -567,7 +567,7 @@ def test_errors_of_the_schema_have_the_line_of_the_source() -> None:
         (("[0, 32]\n- model", "[32, 0]\n- model"), "card.md:4: slices[0].sources[0].layer_range: [32, 0] is reversed"),
         (("dtype: bfloat16", "dtype: bfloat15"), "card.md:16: dtype: unknown dtype 'bfloat15'"),
         (("parameters:\n", "Some words.\n"), "card.md:10: unknown key 't'"),
-        (("t:\n", "tt: 1\n"), "card.md:10: unknown key 'tt' (did you mean 't'?)"),
+        (("t:\n", "tt: 1\n"), "card.md:10: unknown key 'tt', did you mean 't'?"),
     ],
 )
 def test_a_flat_config_broken_beyond_repair(change: tuple[str, str], says: str) -> None:

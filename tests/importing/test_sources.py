@@ -279,7 +279,7 @@ def test_the_steps_of_a_chain_are_folded_and_what_is_not_read_is_said(project: P
     done = run_command("import", "chain.md", root=project)
     assert done.code == 0, done.stderr
     assert "chain.md: 2 of 3 configs, which are made of each other" in done.stdout
-    assert "not read  the config at line 34: modles: unknown key (did you mean 'modules'?)" in done.stdout
+    assert "not read  the config at line 34: modles: unknown key, did you mean 'modules'?" in done.stdout
     file = project / "recipes" / "chain.yaml"
     assert "# Not read: the config at line 34: modles: unknown key" in file.read_text()
     first, last = load_recipes(file)

@@ -451,7 +451,7 @@ def test_several_problems_are_listed_with_their_lines(tmp_path):
     assert str(caught.value).splitlines() == [
         f"{file}: 5 problems:",
         "  line 3: models[0].model: is missing; the key is required",
-        "  line 3: models[0].modle: unknown key (did you mean 'model'?)",
+        "  line 3: models[0].modle: unknown key, did you mean 'model'?",
         "  line 4: models[1].model: 3 is not a model reference; write PATH[@REVISION][+LORA[@REVISION]]",
         "  line 6: dtype: unknown dtype 'int4'; one of bfloat16, float16, float32, float64",
         "  line 5: seed: 'x' is not a whole number",

@@ -12,6 +12,7 @@ from merge_assets.errors import HubError
 from merge_assets.importing.config import import_text
 from merge_assets.methods import methods
 from merge_assets.plan.layer_map import layer_map
+from merge_assets.plan.parameter_table import parameter_table
 from merge_assets.recipe.load import BrokenRecipe, read_file
 from merge_assets.settings import Settings
 from tests import hostile, neighbours
@@ -71,6 +72,7 @@ class Project:
             loaded = api.load_recipe(file)
             plan = api.plan(self._workspace(), loaded)
             layer_map(plan)
+            parameter_table(plan)
             if plan.bytes_to_write < _SMALL:
                 api.merge(self._workspace(), loaded, self.root / "out", overwrite=True, device="cpu", threads=1)
 

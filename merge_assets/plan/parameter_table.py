@@ -15,9 +15,13 @@ from merge_assets.plan.sections import Placed, Side, placed
 _MOST_STEPS = 8
 """Values of slices that are listed; of more the shape is drawn."""
 _MOST_NAMES = 3
-"""Names of tensors in a cell, unless others would not be told apart."""
+"""Names of tensors up to which those with a value in common are not called all else."""
+_MOST_LISTED = 8
+"""Names of tensors in a cell."""
+
 Owner = tuple[int, ...]
 """The model that a parameter is set for, the recipes before it that it is folded into; empty for what holds for all."""
+
 Words = tuple[str, ...]
 """Where tensors are, from the whole down: part, inside or outside the layers, then words of their names."""
 
@@ -107,10 +111,15 @@ def _values(
     whole = sum(map(len, groups.values())) == len(everything)
     most = max(named, key=lambda entry: len(entry[1])) if whole and len(named) > 1 else None
     if most is not None and len(most[1]) > _MOST_NAMES:
-        yield from ((", ".join(names), value) for value, names in named if value != most[0])
+        yield from ((_listed(names), value) for value, names in named if value != most[0])
         yield "all else", most[0]
     else:
-        yield from ((", ".join(names), value) for value, names in named)
+        yield from ((_listed(names), value) for value, names in named)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names) if more < 2 else f"{', '.join(names[:_MOST_LISTED])} and {more} more"
 
 
 def _named(members: Collection[Words], everything: Collection[Words]) -> list[str]:

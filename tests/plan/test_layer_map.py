@@ -140,3 +140,12 @@ def test_what_only_one_model_has_outside_its_layers(root: Path) -> None:
     )
     found = {(model, of): value for model, _, of, value in values(plan_of(root, text))}
     assert found["a", "outside the layers"] == "0.5" and found["more", "layers"] == "0.5…1"
+
+
+def test_of_many_names_the_first_are_listed(root: Path) -> None:
+    """As of experts, of which a filter takes some."""
+    experts = {f"model.layers.{at}.mlp.experts.{n}.w1.weight": torch.ones(2, 2) for at in range(8) for n in range(30)}
+    write_llama(root / "moe", 8, edit=experts)
+    scaled = f"{{model: {root}/moe, parameters: {{scale: {{filter: experts.1, value: 2}}}}}}"
+    (row,) = values(plan_of(root, f"merge_method: passthrough\nmodels: [{scaled}]\n"))
+    assert row[2].startswith("mlp.experts.1, mlp.experts.10, mlp.experts.11, ") and row[2].endswith(" and 3 more")

@@ -68,11 +68,9 @@ def build_plan(
 def _keys(recipe: Recipe, inputs: Sequence[PlanInput], figures: Sequence[LayerFigure] | None) -> Keys | None:
     """The keys of another point's tensors; ``None`` if it has other inputs, or cannot be planned, which is its own matter."""
     given = {item.reference: item for item in inputs}
-    if not given.keys() >= set(recipe.references()):
-        return None
     try:
         drafts = _Builder(recipe, [given[reference] for reference in recipe.references()], figures).drafts()
-    except PlanError:
+    except (KeyError, PlanError):
         return None
     return {draft.name: tensor_key(draft) for draft in drafts}
 

@@ -17,7 +17,7 @@ from merge_assets.recipe.schema_search import Sampler, Search
 _MAKERS: Mapping[Sampler, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),
     "cmaes": lambda seed: CmaEsSampler(seed=seed),
-    "gp": lambda seed: GPSampler(seed=seed, deterministic_objective=True),
+    "gp": lambda seed: GPSampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(seed=seed),
     "random": lambda seed: RandomSampler(seed=seed),
 }

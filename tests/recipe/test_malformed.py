@@ -431,7 +431,7 @@ def test_one_clear_message(tmp_path, text, line, key, problem):
     assert problem in message
     assert caught.value.key == (key or None)
     assert len(message.splitlines()) == 1 and "pydantic" not in message
-    assert len(message) < len(str(file)) + 420
+    assert len(message) < len(str(file)) + 480
 
 
 def test_no_file(tmp_path):

@@ -109,7 +109,7 @@ def test_a_malformed_search_is_one_error_that_names_what_is_wrong(
     ("space", "said"),
     [
         ({"models[2].parameters.weight": [1, 2]}, "search.space: models[2].parameters.weight is no place"),
-        ({"paramters.weight": [1, 2]}, "paramters: unknown key (did you mean 'parameters'?); at the point"),
+        ({"paramters.weight": [1, 2]}, "paramters: unknown key, did you mean 'parameters'?; at the point"),
         ({"dtype": ["float32", "float8"]}, "unknown dtype 'float8'"),
     ],
 )

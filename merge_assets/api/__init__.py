@@ -31,6 +31,7 @@ from merge_assets.api.preflight import check, look_over, refused, suites_of
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
 from merge_assets.api.search import OpenSearch, open_search, search
+from merge_assets.api.search_plan import SearchPlan, plan_search
 from merge_assets.api.sweep import SweepPlan, plan_sweep
 from merge_assets.identity import ModelIdentity
 from merge_assets.recipe import load_recipe
@@ -49,6 +50,7 @@ __all__ = [
     "OpenSearch",
     "Ranked",
     "Scored",
+    "SearchPlan",
     "SweepPlan",
     "Work",
     "Workspace",
@@ -68,6 +70,7 @@ __all__ = [
     "observe",
     "open_search",
     "plan",
+    "plan_search",
     "plan_sweep",
     "rank",
     "refused",

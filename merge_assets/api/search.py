@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from merge_assets.api.candidates import Candidates, fingerprints
 from merge_assets.api.score import evaluate
-from merge_assets.errors import MergeAssetsError, RecipeError, SearchError, Stopped, did_you_mean
+from merge_assets.api.search_plan import checked_search
+from merge_assets.errors import MergeAssetsError, SearchError, Stopped
 from merge_assets.extras import require
 from merge_assets.identity import search_line
 from merge_assets.plan import check_alone
-from merge_assets.recipe import Choices, Objective, Recipe, Search, candidate
+from merge_assets.recipe import Objective, Recipe, Search, candidate
 from merge_assets.records import VariantDetails
 from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
@@ -28,7 +29,6 @@ from merge_assets.workspace import Workspace
 if TYPE_CHECKING:
     from merge_assets.evaluation.runner import Evaluation
     from merge_assets.evaluation.scores import Scores
-    from merge_assets.evaluation.suite import Suite
     from merge_assets.search.trials import Trial, Trials
     from merge_assets.store import Turn
     from merge_assets.store.lease import Lease
@@ -84,21 +84,9 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     require("optuna")
     from merge_assets.search.trials import Trials
 
-    recipe = workspace.book.searches.get(name)
-    if recipe is None:
-        for broken in workspace.book.broken:
-            if broken.name == name:
-                raise broken.error
-        raise RecipeError(
-            f"there is no search {name!r}{did_you_mean(name, workspace.book.searches)}; a recipe with the key search is one"
-        )
+    recipe, suites, higher, corners = checked_search(workspace, name)
     search = recipe.search
     assert search is not None
-    suites = {one.suite: _suite(workspace, recipe, index) for index, one in enumerate(search.objective) if one.suite}
-    higher = tuple(_higher(recipe, index, suites) for index in range(len(search.objective)))
-    corners = corners_of(workspace, recipe)
-    for point in corners:
-        check_alone(point)
     of = fingerprints(workspace, workspace.listed(recipe), work)
     content = {
         "recipe": recipe.digest,
@@ -178,62 +166,6 @@ def search(
             f"{opened.recipe.source.file}: all {len(finished)} trials failed; the first: {finished[0].reason}"
         )
     return opened
-
-
-def corners_of(workspace: Workspace, recipe: Recipe) -> tuple[Recipe, ...]:
-    """Points of a search that tell what it changes: all places at their first value, then each place at its last one."""
-    space = recipe.search.space if recipe.search else {}
-    first, last = (
-        {
-            path: dimension.choices[end] if isinstance(dimension, Choices) else (dimension.low, dimension.high)[end]
-            for path, dimension in space.items()
-        }
-        for end in (0, -1)
-    )
-    search = recipe.search
-    assert search is not None
-    points = [first, *({**first, path: last[path]} for path in space)]
-    return tuple(
-        workspace.listed(
-            candidate(recipe, 0, {path: value for path, value in point.items() if search.active(path, point)})
-        )
-        for point in points
-    )
-
-
-def _suite(workspace: Workspace, recipe: Recipe, index: int) -> Suite:
-    search = recipe.search
-    assert search is not None
-    wanted = search.objective[index]
-    key = f"search.objective[{index}].suite"
-    try:
-        return workspace.suite_of(wanted.suite or "", recipe)
-    except MergeAssetsError as error:
-        raise SearchError(f"{recipe.source.at(key)}: {key}: {error}") from None
-
-
-def _higher(recipe: Recipe, index: int, suites: Mapping[str, Suite]) -> bool:
-    """Whether more of an objective is better."""
-    search = recipe.search
-    assert search is not None
-    wanted = search.objective[index]
-    if wanted.suite is None:
-        return False
-    suite, key = suites[wanted.suite], f"search.objective[{index}]"
-    if wanted.task is None:
-        return True
-    found = [one for one in suite.tasks if one.task == wanted.task and wanted.metric in (None, one.metric)]
-    where = f"{recipe.source.at(key)}: {key}"
-    if not found:
-        listed = ", ".join(f"{one.task} {one.metric}" for one in suite.tasks)
-        raise SearchError(f"{where}: the suite {suite.name} has no {wanted.label}; it has {listed}")
-    if len(found) > 1:
-        raise SearchError(f"{where}: the suite has several metrics of {wanted.task}; name one as metric")
-    if found[0].text is not None:
-        return False
-    if found[0].higher_is_better is None and not suite.in_headline(found[0]):
-        raise SearchError(f"{where}: write higher_is_better for {wanted.task} in {suite.file}")
-    return found[0].higher_is_better is not False
 
 
 class _Worker:

@@ -16,7 +16,7 @@ from merge_assets.api import Workspace
 from merge_assets.cli.console import console, err, parse_size, print_fact, print_json, print_table, table
 from merge_assets.cli.findings import as_rows, print_findings
 from merge_assets.cli.opened import opened
-from merge_assets.cli.sweep import show_sweep_plan
+from merge_assets.cli.sweep import show_search_plan, show_sweep_plan
 from merge_assets.errors import MergeAssetsError, RecipeError, in_file, in_one_line, printable
 from merge_assets.freshness import short
 from merge_assets.identity import variant_line
@@ -69,7 +69,14 @@ def show_recipes(*, as_json: bool) -> int:
     findings = api.look_over(workspace, sorted(workspace.suites.keys() & set(used)))
     wrong = bool(broken) or any(one.fails for found in findings.values() for one in found)
     if as_json:
-        print_json({"recipes": rows, "broken": broken, "evaluations": as_rows(findings)})
+        print_json(
+            {
+                "recipes": rows,
+                "searches": list(workspace.book.searches),
+                "broken": broken,
+                "evaluations": as_rows(findings),
+            }
+        )
         return int(wrong)
     heads = ("recipe", "method", "models", "suites", "builds by itself", "in the store", "out of date")
     keys = ("name", "method", "models", "suites", "automated", "built", "stale")
@@ -77,6 +84,8 @@ def show_recipes(*, as_json: bool) -> int:
     for row in rows:
         listed.add_row(*(escape(printable(row[key])) for key in keys))
     print_table(listed)
+    for recipe in workspace.book.searches.values():
+        print_fact("search", f"{recipe.name}; `merge-assets search {recipe.name}` looks for its best values")
     for entry in broken:
         err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
     print_findings(findings, out=err())
@@ -115,6 +124,8 @@ def show_plan(name: str, *, as_json: bool, shard_size: str | None, check: bool =
     workspace = opened()
     if name in workspace.book.sweeps:
         return show_sweep_plan(workspace, name, as_json=as_json)
+    if name in workspace.book.searches:
+        return show_search_plan(workspace, name, as_json=as_json)
     recipe = workspace.recipe(name)
     plan = api.plan(workspace, recipe, shard_size=parse_size(shard_size))
     suites = api.suites_of(workspace, recipe)

@@ -1,4 +1,4 @@
-"""`merge-assets plan SWEEP`: what its points are, and what they take together."""
+"""`merge-assets plan` of a sweep, what its points are and take together, and of a search, where it looks and by what."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from merge_assets.cli.console import console, print_fact, print_json, print_tabl
 from merge_assets.errors import printable
 from merge_assets.plan import Plan
 from merge_assets.plan.describe import human_bytes
+from merge_assets.recipe import Choices, Span
 from merge_assets.recipe.parameters import shown
 from merge_assets.workspace import Workspace
 
@@ -38,6 +39,49 @@ def show_sweep_plan(workspace: Workspace, name: str, *, as_json: bool) -> int:
         if not isinstance(found, Plan):
             console().print(f"[bold red]cannot be planned:[/] {escape(str(found))}", soft_wrap=True)
     return int(wrong)
+
+
+def show_search_plan(workspace: Workspace, name: str, *, as_json: bool) -> int:
+    """Print where a search looks, by what, and what a candidate writes."""
+    made = api.plan_search(workspace, name)
+    search = made.recipe.search
+    assert search is not None
+    facts = {
+        "trials": str(search.trials),
+        "objectives": ", ".join(one.label for one in search.objective),
+        "layers": " or ".join(map(str, sorted({found.layer_count for _, found in made.corners}))),
+        "parameters": " or ".join(f"{one:,}" for one in sorted({found.parameter_count for _, found in made.corners})),
+        "tensors": f"{made.changed:,} of {len(made.corners[0][1].tensors):,} are changed by the search",
+        "writes": f"{human_bytes(made.bytes_to_write)}, then {human_bytes(made.bytes_changed)} for a candidate, "
+        "which goes when the next one is there",
+    }
+    if as_json:
+        print_json(
+            {
+                "search": name,
+                "space": search.model_dump(mode="json", exclude_defaults=True)["space"],
+                "objectives": [one.label for one in search.objective],
+                "trials": search.trials,
+                "changed_tensors": made.changed,
+                "bytes_to_write": made.bytes_to_write,
+                "bytes_changed": made.bytes_changed,
+            }
+        )
+        return 0
+    listed = table("place", "is tried", "beside", title=f"The search {escape(name)}")
+    for path, dimension in search.space.items():
+        tried = ", ".join(map(shown, dimension.choices)) if isinstance(dimension, Choices) else _span(dimension)
+        beside = ", ".join(f"{other}: {' or '.join(map(shown, values))}" for other, values in dimension.when.items())
+        listed.add_row(*(escape(printable(text)) for text in (path, tried, beside)))
+    print_table(listed)
+    for label, value in facts.items():
+        print_fact(label, value)
+    return 0
+
+
+def _span(span: Span) -> str:
+    words = ["whole numbers "] * span.whole + [f"from {span.low} to {span.high}"] + [", logarithmic"] * span.log
+    return "".join(words)
 
 
 def _as_json(made: SweepPlan) -> dict[str, object]:

@@ -186,7 +186,7 @@ def evaluate_suite(
         evaluator.others = {other.fingerprint: str(other.directory.resolve()) for other in others.values()}
         evaluator.fetch(missing, FetchedData() if fetched is None else fetched, work)
         with (
-            ModelWorker(HARNESS, limits) as worker,
+            ModelWorker(HARNESS, limits, loopback=suite.backend == "vllm") as worker,
             code_folder(trust_remote_code) as code,
             Server(endpoint, suite, model_dir.resolve(), title or model_dir.name, limits) as server,
         ):

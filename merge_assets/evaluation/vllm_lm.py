@@ -1,4 +1,4 @@
-"""lm-eval's model of vLLM, watched. vLLM needs a GPU and a package of its own: untried, see docs/suites.md.
+"""lm-eval's model of vLLM, watched. vLLM is a package of its own; tried by hand on a CPU, see docs/suites.md.
 
 Imported by the model worker alone.
 """
@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.answers import Answer
@@ -93,7 +95,7 @@ def watched_kind(vllm: Any) -> Any:
             versions = {package: importlib.metadata.version(package) for package in _ANSWERING}
             return {
                 "backend": "vllm",
-                "device": "cuda",
+                "device": "cuda" if torch.cuda.is_available() else "cpu",
                 "dtype": str(self.model_args["dtype"]),
                 "versions": versions,
             }

@@ -35,12 +35,13 @@ class ModelWorker:
         module: in which the verbs are.
         limits: what it may take.
         offline: whether it is kept off the network. Only what loads no checkpoint may say no.
+        loopback: whether its own processes may talk to each other over TCP.
     """
 
-    def __init__(self, module: str, limits: Limits, *, offline: bool = True) -> None:
+    def __init__(self, module: str, limits: Limits, *, offline: bool = True, loopback: bool = False) -> None:
         self._module = module
         self._limits = limits
-        self._offline = offline
+        self._offline, self._loopback = offline, loopback
         self._ends: tuple[socket.socket, socket.socket] | None = None
         self._frames = Frames()
 
@@ -92,7 +93,8 @@ class ModelWorker:
     def _started(self, work: Work) -> socket.socket:
         """The channel of a worker that is ready."""
         if self._ends is None:
-            self._ends, self._frames = hire([self._module], self._limits, offline=self._offline), Frames()
+            self._ends = hire([self._module], self._limits, offline=self._offline, loopback=self._loopback)
+            self._frames = Frames()
             # Nothing of a stranger's has been loaded yet: what takes time is importing.
             message = self._next(None, work, "starting the process that loads models")
             if message != READY:

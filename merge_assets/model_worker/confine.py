@@ -2,17 +2,20 @@
 
 Everything is asked of the kernel through the C library, and holds for what the worker starts, too. A network namespace without
 any interface is the first wall; a filter of system calls, which knows local sockets alone, is the second. One of them has to
-stand.
+stand. Where the processes of a worker talk to each other over TCP, as vLLM's do, the first wall stands alone, and inside it is
+nothing but the loopback interface.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import platform
 import resource
 import signal
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -27,12 +30,13 @@ class UnconfinedError(Exception):
     """This machine cannot keep a process off the network."""
 
 
-def confine(guard: int, *, offline: bool, unconfined: bool) -> None:
+def confine(guard: int, *, offline: bool, loopback: bool, unconfined: bool) -> None:
     """Confine this process, for good. It has to have one thread.
 
     Args:
         guard: process id of the parent, with which this process ends.
         offline: whether it is kept off the network.
+        loopback: whether it has a network of its own then, which leads nowhere.
         unconfined: whether it may go on where that cannot be had.
 
     Raises:
@@ -41,11 +45,13 @@ def confine(guard: int, *, offline: bool, unconfined: bool) -> None:
     os.setsid()
     _limit()
     if offline:
-        walls = _namespace(), _filter()
-        if not any(walls) and not unconfined:
+        walls = _namespace(), _loopback() if loopback else _filter()
+        if not (all(walls) if loopback else any(walls)) and not unconfined:
+            offers = "no network namespace" if loopback else "neither a network namespace nor seccomp"
+            forbid = "it" if loopback else "both"
             raise UnconfinedError(
-                "this machine offers neither a network namespace nor seccomp, so a model that is loaded here could reach the "
-                "network; run it on Linux outside of containers that forbid both, or set allow_unconfined = true"
+                f"this machine offers {offers}, so a model that is loaded here could reach the network; run it on Linux "
+                f"outside of containers that forbid {forbid}, or set allow_unconfined = true"
             )
     die_with(guard)
 
@@ -99,6 +105,17 @@ def _namespace() -> bool:
     return True
 
 
+_SET_FLAGS, _UP_AND_RUNNING = 0x8914, 0x41
+
+
+def _loopback() -> bool:
+    """Switch on the one interface of a network without others."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+        fcntl.ioctl(held, _SET_FLAGS, struct.pack("16sh14x", b"lo", _UP_AND_RUNNING))
+        return True
+    return False
+
+
 # -- the filter: a program of the kernel's, see seccomp(2) and linux/filter.h ---------------------------------------------
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, 41, 0x40000000), "aarch64": (0xC00000B7, 198, 0xFFFFFFFF)}
@@ -120,14 +137,14 @@ def _filter() -> bool:
     known = _ARCHITECTURES.get(platform.machine())
     if known is None or sys.byteorder != "little" or struct.calcsize("P") != 8:
         return False
-    architecture, socket, foreign = known
+    architecture, make_socket, foreign = known
     steps = (  # (what, jump if so, jump if not, value)
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 0, 7, architecture),
         (_LOAD, 0, 0, _CALL),
         (_AT_LEAST, 5, 0, foreign),
         (_EQUAL, 4, 0, _IO_URING_SETUP),
-        (_EQUAL, 0, 2, socket),
+        (_EQUAL, 0, 2, make_socket),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
         (_EQUAL, 0, 1, _LOCAL),
         (_RETURN, 0, 0, _ALLOW),

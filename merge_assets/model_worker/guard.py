@@ -74,7 +74,7 @@ def _work(channel: socket.socket, guard: int, limits: Limits, request: Mapping[s
             os.chdir(request["folder"])
         if request["temporary"] is not None:
             os.environ["TMPDIR"] = tempfile.tempdir = request["temporary"]
-        confine(guard, offline=request["offline"], unconfined=limits.unconfined)
+        confine(guard, offline=request["offline"], loopback=request["loopback"], unconfined=limits.unconfined)
         serve(channel)
         status = 0
     except UnconfinedError as error:

@@ -43,18 +43,22 @@ def prepare(*modules: str) -> None:
         _request({"modules": modules}, [], offline=True)
 
 
-def hire(modules: Sequence[str], limits: Limits, *, offline: bool) -> tuple[socket.socket, socket.socket]:
+def hire(
+    modules: Sequence[str], limits: Limits, *, offline: bool, loopback: bool = False
+) -> tuple[socket.socket, socket.socket]:
     """A new worker.
 
     Args:
         modules: what the nursery has to have imported.
         limits: the worker's.
         offline: whether it is kept off the network, with an environment without secrets.
+        loopback: whether it then has a network of its own, which leads nowhere.
 
     Returns:
         The channel for requests, and the lease: the worker ends when it is closed, and what ended the worker is read from it.
     """
-    request = {"modules": modules, "limits": asdict(limits), "offline": offline, "folder": str(Path.cwd())}
+    walls = {"offline": offline, "loopback": loopback}
+    request = {"modules": modules, "limits": asdict(limits), **walls, "folder": str(Path.cwd())}
     channel, its_channel = socket.socketpair()
     lease, its_lease = socket.socketpair()
     with its_channel, its_lease, _lock:

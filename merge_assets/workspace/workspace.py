@@ -130,6 +130,8 @@ class Workspace:
             return self.book.recipes[name]
         if points := self.book.sweeps.get(name):
             raise RecipeError(f"{name!r} is a sweep; name one of its {len(points)} points, such as {points[0].name}")
+        if name in self.book.searches:
+            raise RecipeError(f"{name!r} is a search; `merge-assets search {name}` looks for its best values")
         for broken in self.book.broken:
             if broken.name == name:
                 raise broken.error

@@ -75,6 +75,7 @@ def project(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     root = tmp_path / "project"
     for folder in ("recipes", "suites"):
         (root / folder).mkdir(parents=True)
+    (root / "merge-assets.toml").write_text("default_suites = []\ndevice = 'cpu'\n")
     for name in ("a", "b", "suites/tasks"):
         (root / name).symlink_to(models / name)
     for name in ("recipes/best.yaml", "suites/tiny.yaml"):
@@ -139,6 +140,23 @@ def test_a_candidate_that_fails_says_why_and_the_search_goes_on(project: Path) -
     assert states == {"b": "done", "nowhere": "failed"}
     assert "nowhere" in found.trials.all()[0].reason
     assert found.trials.best()[0].values == {"models[1].model": "b"}
+
+
+def test_the_plan_says_where_is_looked_and_what_a_candidate_writes(project: Path) -> None:
+    made = api.plan_search(opened(project), "best")
+    tensors = {tensor.name: tensor for tensor in made.corners[0][1].tensors}
+    attention = [tensor for name, tensor in tensors.items() if "self_attn" in name]
+
+    assert [point.swept and point.swept.values for point, _ in made.corners] == [{PLACE: 0}, {PLACE: 1}]
+    assert made.changed == len(attention) and made.bytes_changed == sum(tensor.nbytes for tensor in attention)
+    shown = run_command("plan", "best", root=project)
+    assert shown.code == 0 and f"{len(attention)} of {len(tensors)} are changed by the search" in shown.stdout
+    assert "from 0 to 1" in shown.stdout
+    told = json.loads(run_command("plan", "best", "--json", root=project).stdout)
+    assert told["objectives"] == ["tiny"] and told["changed_tensors"] == len(attention)
+    assert "search  best; `merge-assets search best`" in run_command("recipes", root=project).stdout
+    wrong = run_command("merge", "best", "out", root=project)
+    assert wrong.code == 2 and "'best' is a search; `merge-assets search best`" in wrong.stderr
 
 
 def test_all_failing_is_an_error(project: Path) -> None:

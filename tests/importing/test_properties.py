@@ -178,6 +178,6 @@ def test_any_text_gives_a_recipe_or_a_message(text: str) -> None:
 
 @pytest.mark.parametrize("key", ["slices", "models", "parameters", "tokenizer", "prune_layers"])
 def test_the_shape_follows_the_schema(key: str) -> None:
-    assert recipe_shape().keys.keys() == Recipe.model_fields.keys() - {"source"}
+    assert recipe_shape().keys.keys() == Recipe.model_fields.keys() - HIDDEN_KEYS
     shape = recipe_shape().keys[key]
     assert shape.keys or shape.item or shape.values

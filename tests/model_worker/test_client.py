@@ -120,7 +120,7 @@ import os, sys
 from merge_assets.model_worker import confine
 confine._namespace = confine._filter = lambda: False
 try:
-    confine.confine(os.getppid(), offline=True, unconfined=sys.argv[1] == "allowed")
+    confine.confine(os.getppid(), offline=True, loopback=len(sys.argv) > 2, unconfined=sys.argv[1] == "allowed")
 except confine.UnconfinedError as error:
     print(error)
 else:
@@ -130,8 +130,38 @@ else:
 
 @pytest.mark.parametrize(("allowed", "says"), [("", "allow_unconfined = true"), ("allowed", "went on")])
 def test_without_a_wall_it_goes_on_only_where_the_setting_says_so(allowed: str, says: str) -> None:
-    done = subprocess.run([sys.executable, "-c", NO_WALL, allowed], capture_output=True, text=True, check=True)
-    assert says in done.stdout
+    for loopback in ([], ["loopback"]):
+        command = [sys.executable, "-c", NO_WALL, allowed, *loopback]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert says in done.stdout
+
+
+LOOPBACK = """
+import os, socket, sys
+from merge_assets.model_worker import confine
+try:
+    confine.confine(os.getppid(), offline=True, loopback=True, unconfined=False)
+except confine.UnconfinedError:
+    sys.exit("not had")
+with socket.create_server(("127.0.0.1", 0)) as own, socket.create_connection(own.getsockname()):
+    print("own", own.getsockname()[1])
+for host, port in (("127.0.0.1", int(sys.argv[1])), ("192.0.2.1", 80)):
+    try:
+        socket.create_connection((host, port), timeout=5)
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_a_network_of_its_own_leads_nowhere() -> None:
+    """What listens on this machine is not there, nor is anything else."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        done = subprocess.run([sys.executable, "-c", LOOPBACK, port], capture_output=True, text=True, check=False)
+    if "not had" in done.stderr:
+        pytest.skip("no network namespace is to be had on this machine")
+    own, *others = done.stdout.splitlines()
+    assert own.startswith("own ") and others == ["ConnectionRefusedError", "OSError"], done.stderr
 
 
 def test_it_has_nobody_to_ask(worker: ModelWorker) -> None:

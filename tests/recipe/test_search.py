@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from merge_assets.api.search import corners_of
+from merge_assets.api.search_plan import corners_of
 from merge_assets.errors import RecipeError
 from merge_assets.recipe import RecipeBook, candidate, load_recipe
 from merge_assets.settings import Settings

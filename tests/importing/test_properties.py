@@ -21,6 +21,7 @@ from merge_assets.importing.operations import OPERATIONAL
 from merge_assets.importing.shapes import recipe_shape, schema_keys
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
+from merge_assets.recipe.problems import HIDDEN_KEYS
 from tests.importing.test_config import PARAMETERS, SLERP, flat
 from tests.recipe_strategies import recipes
 

@@ -61,7 +61,7 @@ def test_asset_specs_are_those_of_the_snapshot(full: Project) -> None:
 def test_every_description_begins_with_one_sentence(full: Project) -> None:
     for spec in specs(full.definitions()):
         first = (spec.description or "").split("\n\n")[0]
-        assert first.endswith(".") and "\n" not in first and "`" not in first, spec.key
+        assert first.endswith((".", "?")) and "\n" not in first and "`" not in first, spec.key
 
 
 def test_a_broken_recipe_is_shown_and_takes_nothing_down(full: Project) -> None:

@@ -30,7 +30,7 @@ WORDS = (  # noqa: SIM905 - a sentence is easier to read than a list
 class HereWorker:
     """A model worker that answers in this process, for tests that look at what lm-eval is asked, or replace parts of it."""
 
-    def __init__(self, module: str, limits: Limits, *, offline: bool = True) -> None:
+    def __init__(self, module: str, limits: Limits, *, offline: bool = True, loopback: bool = False) -> None:
         self._module = importlib.import_module(module)
         self._messages, channel = socket.socketpair()
         self._desk = Desk(channel)

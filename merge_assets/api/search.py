@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 _LOOK = 0.5
 """Seconds between two looks at trials that others work on."""
 
+_TURN = 0.05
+"""Seconds between two looks whether somebody else is asking for a trial."""
+
 Report = Callable[["Trial"], None]
 
 
@@ -189,13 +192,27 @@ class _Worker:
                     return self._opened.trials.again(trial.number), lease
             begun = sum(trial.state != "waiting" for trial in everything)
             if begun < budget and (deadline is None or datetime.now(UTC) < deadline):
-                trial = self._opened.trials.ask()
-                if (lease := self._lease(trial.number)).take():
-                    return trial, lease
-                continue  # another took it for one that was left
+                if (asked := self._asked(budget, work)) is not None:
+                    return asked
+                continue  # another has begun the last one meanwhile
             if not running:
                 return None
             time.sleep(_LOOK)
+
+    def _asked(self, budget: int, work: Work) -> tuple[Trial, Lease] | None:
+        """A new trial, unless the budget is spent. Of all workers one asks at a time, or they would begin too many."""
+        asking = self._workspace.store.lease(
+            search_line(self._opened.study), "ask", task=f"asking for a trial of {self._opened.recipe.name}"
+        )
+        while not asking.take():
+            work.check("searching")
+            time.sleep(_TURN)
+        with asking.held(work):
+            if sum(trial.state != "waiting" for trial in self._opened.trials.all()) >= budget:
+                return None
+            trial = self._opened.trials.ask()
+            lease = self._lease(trial.number)
+            return (trial, lease) if lease.take() else None  # another took it for one that was left
 
     def finish(self, trial: Trial, turn: Turn) -> None:
         """Try a candidate and tell what came of it, unless another has taken it over."""

@@ -294,6 +294,13 @@ def test_several_workers_try_each_trial_once(models: Path, tmp_path: Path) -> No
     assert len({one["values"][PLACE] for one in listed}) == 5
 
 
+def test_no_worker_begins_a_trial_beyond_the_budget(project: Path) -> None:
+    (project / "recipes/best.yaml").write_text(RECIPE.replace("{suite: tiny}", "{size: parameters}"))
+    for budget in range(1, 12, 2):
+        found = api.search(opened(project), "best", trials=budget, workers=4)
+        assert [trial.number for trial in found.trials.all()] == list(range(budget))
+
+
 @pytest.mark.slow
 def test_the_trials_of_a_killed_process_are_finished_by_the_next_and_the_table_is_the_same(models: Path) -> None:
     root = models

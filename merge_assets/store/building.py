@@ -157,8 +157,7 @@ class Building:
             self._take(wanted)
             return
         create(path, file, reserve=True)
-        for piece in wanted:
-            self._copy(path, piece)
+        wanted = [piece for piece in wanted if self._copy(path, piece)]
         self._take([piece for piece, right in zip(wanted, self._right(path, wanted), strict=True) if right])
 
     def _link(self, path: Path, file: PlannedFile) -> bool:
@@ -199,8 +198,8 @@ class Building:
             self.tally.reused += piece.size
         self.reused |= {piece.name for piece in pieces}
 
-    def _copy(self, path: Path, piece: PlannedPiece) -> None:
-        """Copy a piece inside the kernel."""
+    def _copy(self, path: Path, piece: PlannedPiece) -> bool:
+        """Copy a piece inside the kernel; False where its version has been removed since it was found, so that it is made."""
         assert self._locate is not None
         self._work.check("copying what is finished")
         origin = self._origins[piece.name]
@@ -208,9 +207,12 @@ class Building:
         try:
             with source.open("rb") as reader, path.open("r+b") as writer:
                 copy_range(reader.fileno(), writer.fileno(), origin.piece.begin, piece.begin, piece.size)
+        except FileNotFoundError:
+            return False
         except OSError as error:
             raise StoreError(f"{path}: copying from {source}: {error.strerror or error}") from error
         self.tally.copied += piece.size
+        return True
 
 
 class Journal:

@@ -222,6 +222,21 @@ def test_a_file_that_another_version_has_whole_is_linked(store: ArtifactStore) -
     assert store.verify(twin) == []
 
 
+@pytest.mark.parametrize("other", [FILE, planned("b.bin", "two", "new", keys="m")])
+def test_what_was_removed_since_it_was_found_is_made(store: ArtifactStore, other: PlannedFile) -> None:
+    first = first_version(store)
+    origins = store.origins({piece.key for piece in FILE.pieces}, "variants/other")
+    known = {piece.name: origins[piece.key] for piece in FILE.pieces}
+    shutil.rmtree(first.url)
+    with store.build("variants/other", KEY) as draft:
+        draft.building.add([other], {piece.name: known[piece.name] for piece in other.pieces if piece.name in known})
+        assert draft.building.finished == draft.building.reused == frozenset()
+        fill(draft, other, *(piece.name for piece in other.pieces))
+        artifact = commit(draft)
+    assert draft.building.tally.copied == draft.building.tally.reused == 0
+    assert store.verify(artifact) == []
+
+
 def test_pieces_that_other_versions_have_are_copied_and_theirs_stay_as_they_are(store: ArtifactStore) -> None:
     first = first_version(store)
     other = planned("b.bin", "two", "new", keys="m")

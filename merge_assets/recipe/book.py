@@ -53,12 +53,12 @@ class RecipeBook:
     def of(cls, texts: Iterable[RecipeText]) -> RecipeBook:
         """The book of the recipes of files that were read, now or when a run was planned."""
         texts = tuple(texts)
-        tables = {text.file: text for text in texts if text.file.suffix == TABLE and text.problem is None}
-        named: set[Path] = set()
+        tables = {text.file: text for text in texts if text.file.suffix == TABLE}
 
         def read_table(path: Path) -> str:
-            named.add(path)
-            return tables[path].text if path in tables else read_text(path)
+            if path not in tables:
+                tables[path] = RecipeText(path, path.stem, read_text(path))
+            return tables[path].text
 
         found: list[Recipe] = []
         broken: list[BrokenRecipe] = []
@@ -78,7 +78,7 @@ class RecipeBook:
         broken += unpromoted
         recipes, orphans = _split_orphans(recipes, broken)
         everything = sorted([*broken, *orphans], key=lambda entry: (str(entry.file), entry.name))
-        texts = tuple(text for text in texts if text.file not in tables or text.file in named)
+        texts = (*tables.values(), *(text for text in texts if text.file not in tables))
         return cls(dict(sorted(recipes.items())), everything, texts, dict(sorted(searches.items())))
 
     @cached_property

@@ -37,7 +37,7 @@ class RecipeText:
 
 
 def read_texts(folders: Iterable[Path | str]) -> Iterator[RecipeText]:
-    """Read every ``*.yaml``, ``*.yml`` and ``*.csv`` under ``folders``.
+    """Read every ``*.yaml`` and ``*.yml`` under ``folders``; tables are read when a sweep names them.
 
     Files and folders whose name starts with ``_`` or ``.`` are skipped. A folder that does not exist or cannot be listed has a
     problem, and so has what is no file, cannot be read, or has a name that cannot be shown.
@@ -52,13 +52,13 @@ def read_texts(folders: Iterable[Path | str]) -> Iterator[RecipeText]:
         yield from (entry for entry in listed if isinstance(entry, RecipeText))
         # A file that is reached by a link, too, is called as it is called itself.
         for file in sorted((entry for entry in listed if isinstance(entry, Path)), key=Path.is_symlink):
-            if (real := os.path.realpath(file)) not in seen:
+            if file.suffix != TABLE and (real := os.path.realpath(file)) not in seen:
                 seen.add(real)
                 yield _read(file)
 
 
 def recipe_files(folders: Iterable[Path]) -> Iterator[Path]:
-    """The files that :func:`read_texts` would read, links to others of them included."""
+    """The files that :func:`read_texts` would read, links to others of them included, and the tables beside them."""
     for folder in folders:
         if is_folder(folder):
             yield from (entry for entry in _listed(folder) if isinstance(entry, Path))

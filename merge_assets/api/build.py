@@ -165,11 +165,9 @@ def _written(
             limits=Limits.of(workspace.settings),
             work=work,
         )
-        digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
-        shards = [shard.file for shard in made.shards]
         did = reported(report, made, origins, draft.building, stored.fetched - fetched)
         artifact = draft.commit(
-            fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
+            written_fingerprint(made, draft, work),
             key=made.key,
             inputs=[models.used(m.reference, m.fingerprint or "") for m in _read(made)],
             details=VariantDetails(
@@ -188,6 +186,13 @@ def _written(
             work=work.silent(),
         )
         return artifact, did
+
+
+def written_fingerprint(made: Plan, draft: BuildDraft, work: Work) -> str:
+    """The fingerprint of the variant whose files lie in a draft."""
+    digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
+    shards = [shard.file for shard in made.shards]
+    return fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)})
 
 
 def compute(

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from merge_assets.api.build import compute, reported
+from merge_assets.api.build import compute, reported, written_fingerprint
 from merge_assets.api.plan import fetched_inputs, planned
-from merge_assets.checkpoint import fingerprint_files, fingerprint_of
 from merge_assets.errors import MergeAssetsError
 from merge_assets.plan import Plan
 from merge_assets.recipe import Recipe
@@ -62,10 +61,8 @@ class Candidates:
         with self.store.build(line, made.key, datetime.now(UTC), verify=verify, work=work) as draft:
             report = compute(self._workspace, self._models, recipe, made, draft, origins, work)
             reused = {name: origin for name, origin in origins.items() if name in draft.building.reused}
-            digests = {name: entry.digest for name, entry in draft.describe({}, work.silent()).items()}
-            shards = [shard.file for shard in made.shards]
             return draft.commit(
-                fingerprint_of({name: digests[name] for name in fingerprint_files(digests, shards)}),
+                written_fingerprint(made, draft, work),
                 key=made.key,
                 inputs=[self._models.used(m.reference, m.fingerprint or "") for m in made.models if m.folded is None],
                 details=VariantDetails(
@@ -83,6 +80,8 @@ class Candidates:
 
     def drop(self, lines: Sequence[str]) -> None:
         """Remove the candidates of some lines; what another shares stays with that one."""
+        if not lines:
+            return
         found = survey(self.store)
         gone = [stored for line in lines for stored in found.versions.get(line, ())]
         if gone:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.api.candidates import Candidates
 from merge_assets.api.score import evaluate
 from merge_assets.api.search import OpenSearch, value_of
-from merge_assets.identity import search_line
 from merge_assets.recipe import Objective
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
@@ -62,17 +62,20 @@ def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work =
     from merge_assets.evaluation.samples import samples_of_results
     from merge_assets.evaluation.verdicts import Pair
 
-    candidates, line = Candidates(workspace), f"{search_line(opened.study)}/trial-{trial.number}"
+    candidates, line = Candidates(workspace), opened.line(trial.number)
     recipe = opened.candidate(trial)
     plan = candidates.plan(recipe, opened.corners, work)
-    folder = candidates.build(recipe, plan, line, work.silent()).directory(Path(workspace.cache) / "artifacts")
+    artifact = candidates.build(recipe, plan, line, work.silent())
+    folder = artifact.directory(Path(workspace.cache) / "artifacts")
     models = Models(workspace)
     parents = [reference.model for reference in recipe.references() if not workspace.book.resolve_folded(reference)]
     folders = {str(one): Path(models.fetch(one, work=work.silent()).checkpoint.location) for one in parents}
     evaluations: dict[int, Evaluation] = {}
 
+    @cache  # the trial's own are compared with those of every model
     def scores_of(directory: Path, suite: str, documents: Documents) -> Scores:
-        made = evaluate(workspace, directory, suite, documents=documents, work=work)
+        known = artifact.version if directory == folder else None
+        made = evaluate(workspace, directory, suite, documents=documents, fingerprint=known, work=work)
         evaluations[id(made.scores)] = made
         return made.scores
 

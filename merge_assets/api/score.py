@@ -65,6 +65,7 @@ def evaluate(
     refresh: bool = False,
     documents: Documents = "all",
     model: ModelReference | None = None,
+    fingerprint: str | None = None,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluate a model folder on a suite, without the store; the result has the scores.
@@ -82,6 +83,7 @@ def evaluate(
         refresh: evaluate every task again, and keep what comes out instead of what is in the cache.
         documents: of each task: all, those that a search may see, or those that the suite's ``confirm`` keeps from it.
         model: what the folder is of; a variant is asked as its recipe has it.
+        fingerprint: of the folder, where nobody writes into it; else it is digested, and looked at again afterwards.
         work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults
@@ -92,6 +94,7 @@ def evaluate(
         Path(model_dir),
         wanted,
         results=TaskResults(workspace.cache / "evaluations"),
+        fingerprint=fingerprint,
         device=device or workspace.settings.device,
         limit=limit,
         batch_size=batch_size,

@@ -71,6 +71,10 @@ class OpenSearch:
         """The recipe of a trial."""
         return self.listed(candidate(self.recipe, trial.number, trial.values))
 
+    def line(self, number: int) -> str:
+        """Line of a trial's candidate in the store of candidates."""
+        return f"{search_line(self.study)}/trial-{number}"
+
 
 def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> OpenSearch:
     """A search with what was found so far.
@@ -154,7 +158,6 @@ def search(
                     worker.finish(trial, turn)
                 with telling:
                     report(opened.trials.all()[trial.number])
-            worker.close()
         except BaseException:
             ending.set()
             raise
@@ -163,6 +166,8 @@ def search(
         for ended in as_completed([pool.submit(go_on, number) for number in range(workers)]):
             ended.result()
     finished = [one for one in opened.trials.all() if one.is_finished]
+    # Also those of workers that were killed or stopped; what was evaluated is kept.
+    Candidates(workspace).drop([opened.line(one.number) for one in finished])
     work.report(len(finished), budget, "done")
     if finished and all(one.state == "failed" for one in finished):
         raise SearchError(
@@ -233,7 +238,7 @@ class _Worker:
         recipe = self._opened.candidate(trial)
         check_alone(recipe)
         plan = self._candidates.plan(recipe, self._opened.corners, work)
-        line = f"{search_line(self._opened.study)}/trial-{trial.number}"
+        line = self._opened.line(trial.number)
         artifact = self._candidates.build(recipe, plan, line, work)
         built = time.monotonic()
         self._forget(line)
@@ -255,10 +260,6 @@ class _Worker:
         }
         return _told(values, self._opened), told
 
-    def close(self) -> None:
-        """Remove the candidates; what was evaluated is kept."""
-        self._candidates.drop(self._built)
-
     def _evaluated(self, artifact: Artifact, suite: str, work: Work) -> Evaluation:
         confirm = self._workspace.suites[suite].confirm
         return evaluate(
@@ -266,6 +267,7 @@ class _Worker:
             artifact.directory(Path(self._workspace.cache) / "artifacts"),
             suite,
             documents="all" if confirm is None else "search",
+            fingerprint=artifact.version,
             work=work,
         )
 

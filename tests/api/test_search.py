@@ -298,7 +298,7 @@ def test_no_worker_begins_a_trial_beyond_the_budget(project: Path) -> None:
     (project / "recipes/best.yaml").write_text(RECIPE.replace("{suite: tiny}", "{size: parameters}"))
     for budget in range(1, 12, 2):
         found = api.search(opened(project), "best", trials=budget, workers=4)
-        assert [trial.number for trial in found.trials.all()] == list(range(budget))
+        assert [(trial.number, trial.reason) for trial in found.trials.all()] == [(n, "") for n in range(budget)]
 
 
 @pytest.mark.slow
@@ -319,6 +319,8 @@ def test_the_trials_of_a_killed_process_are_finished_by_the_next_and_the_table_i
     assert done.code == 0, done.stderr
     listed = json.loads(run_command("search", "best", "show", "--json", root=root).stdout)["trials"]
     assert [(one["number"], one["state"]) for one in listed] == [(0, "done"), (1, "done"), (2, "done")]
+
+    assert Candidates(opened(root)).store.lines("searches") == []
 
     shown = run_command("search", "best", "show", root=root).stdout
     assert "best" in shown and "3 of 4 finished" in shown

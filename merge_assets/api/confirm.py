@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merge_assets.api.candidates import Candidates
+from merge_assets.api.objectives import metric_of, value_of
 from merge_assets.api.score import evaluate
-from merge_assets.api.search import OpenSearch, value_of
-from merge_assets.recipe import Objective
+from merge_assets.api.search import OpenSearch
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
@@ -93,7 +93,7 @@ def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work =
             ours, theirs = (scores_of(directory, suite, part) for directory in (folder, folders[name]))
             sign = 1 if higher else -1
             gained.append(sign * (value_of(ours, objective) - value_of(theirs, objective)))
-        pairs.append(Pair(ours, theirs, objective.task, _metric(ours, objective), higher))
+        pairs.append(Pair(ours, theirs, objective.task, metric_of(ours, objective), higher))
         gains.append((gained[0], gained[1] if len(gained) > 1 else None))
     judge = Judge(lambda scores: samples_of_results(evaluations[id(scores)].results))
     verdicts = judge.verdicts(pairs)
@@ -102,11 +102,3 @@ def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work =
         Confirmed(name, objective.label, *gain, verdict)
         for (name, objective), gain, verdict in zip(compared, gains, verdicts, strict=True)
     ]
-
-
-def _metric(scores: Scores, objective: Objective) -> str | None:
-    if objective.task is None:
-        return None
-    return next(
-        row.metric for row in scores.tasks if row.task == objective.task and objective.metric in (None, row.metric)
-    )

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_assets.api.candidates import Candidates, fingerprints
+from merge_assets.api.halving import Evaluations, Halving, parts_of
+from merge_assets.api.objectives import value_of
 from merge_assets.api.score import evaluate
 from merge_assets.api.search_plan import checked_search
 from merge_assets.errors import MergeAssetsError, SearchError, Stopped
 from merge_assets.extras import require
 from merge_assets.identity import search_line
 from merge_assets.plan import check_alone
-from merge_assets.recipe import Objective, Recipe, Search, candidate
+from merge_assets.recipe import Recipe, Search, candidate
 from merge_assets.records import VariantDetails
 from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
@@ -28,7 +30,7 @@ from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.runner import Evaluation
-    from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.suite_task import Documents
     from merge_assets.search.trials import Trial, Trials
     from merge_assets.store import Turn
     from merge_assets.store.lease import Lease
@@ -75,6 +77,10 @@ class OpenSearch:
         """Line of a trial's candidate in the store of candidates."""
         return f"{search_line(self.study)}/trial-{number}"
 
+    def line_beside(self, number: int) -> str:
+        """Line of the best candidate, made again to be compared with a trial."""
+        return f"{self.line(number)}-best"
+
 
 def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> OpenSearch:
     """A search with what was found so far.
@@ -97,7 +103,7 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     of = fingerprints(workspace, workspace.listed(recipe), work)
     content = {
         "recipe": recipe.digest,
-        "search": search.model_dump(mode="json", exclude={"trials", "hours", "start"}),
+        "search": search.model_dump(mode="json", exclude={"trials", "hours", "documents", "start"}),
         "suites": {suite: made.digest for suite, made in suites.items()},
         "confirm": {suite: made.confirm for suite, made in suites.items()},
         "models": of,
@@ -116,6 +122,7 @@ def search(
     *,
     trials: int | None = None,
     hours: float | None = None,
+    documents: int | None = None,
     workers: int = 1,
     report: Report = lambda trial: None,
     work: Work = UNATTENDED,
@@ -130,6 +137,7 @@ def search(
         name: of the search.
         trials: in the place of what the search says.
         hours: likewise.
+        documents: likewise.
         workers: candidates that are tried at the same time by this process.
         report: told of every trial that is finished here, one after the other.
         work: told trials finished, the budget, and what is done; asked throughout.
@@ -140,21 +148,19 @@ def search(
         MergeAssetsError: as :func:`open_search`.
     """
     opened = open_search(workspace, name, work.silent())
-    budget = opened.search.trials if trials is None else trials
-    span = opened.search.hours if hours is None else hours
-    deadline = None if span is None else datetime.now(UTC) + timedelta(hours=span)
+    budget = Budget.of(opened.search, trials, hours, documents)
     ending, telling = threading.Event(), threading.Lock()
     shared = replace(work, should_stop=lambda: ending.is_set() or work.should_stop())
 
     def go_on(number: int) -> None:
         worker = _Worker(workspace, opened)
         try:
-            while (taken := worker.next(budget, deadline, shared)) is not None:
+            while (taken := worker.next(budget, shared)) is not None:
                 trial, lease = taken
                 with lease.held(shared) as turn:
                     if number == 0:
                         done = sum(one.is_finished for one in opened.trials.all())
-                        turn.work.report(done, budget, f"trial {trial.number}: {_shown(trial.values)}")
+                        turn.work.report(done, budget.trials, f"trial {trial.number}: {_shown(trial.values)}")
                     worker.finish(trial, turn)
                 with telling:
                     report(opened.trials.all()[trial.number])
@@ -167,13 +173,49 @@ def search(
             ended.result()
     finished = [one for one in opened.trials.all() if one.is_finished]
     # Also those of workers that were killed or stopped; what was evaluated is kept.
-    Candidates(workspace).drop([opened.line(one.number) for one in finished])
-    work.report(len(finished), budget, "done")
+    Candidates(workspace).drop([line(one.number) for one in finished for line in (opened.line, opened.line_beside)])
+    work.report(len(finished), budget.trials, "done")
     if finished and all(one.state == "failed" for one in finished):
         raise SearchError(
             f"{opened.recipe.source.file}: all {len(finished)} trials failed; the first: {finished[0].reason}"
         )
     return opened
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Until when candidates are begun.
+
+    Attributes:
+        trials: how many.
+        deadline: no later than that.
+        documents: as long as fewer were asked of all that are finished.
+    """
+
+    trials: int
+    deadline: datetime | None
+    documents: int | None
+
+    @classmethod
+    def of(
+        cls, search: Search, trials: int | None = None, hours: float | None = None, documents: int | None = None
+    ) -> Budget:
+        """What a search says, or what is given in its place, from now on."""
+        span = search.hours if hours is None else hours
+        return cls(
+            search.trials if trials is None else trials,
+            None if span is None else datetime.now(UTC) + timedelta(hours=span),
+            search.documents if documents is None else documents,
+        )
+
+    def allows(self, trials: Sequence[Trial]) -> bool:
+        """Whether one more may be begun."""
+        asked = sum(trial.told.get("documents", 0) for trial in trials)
+        return (
+            sum(trial.state != "waiting" for trial in trials) < self.trials
+            and (self.deadline is None or datetime.now(UTC) < self.deadline)
+            and (self.documents is None or asked < self.documents)
+        )
 
 
 class _Worker:
@@ -185,8 +227,9 @@ class _Worker:
         self._candidates = Candidates(workspace)
         self._leases: dict[int, Lease] = {}
         self._built: list[str] = []
+        self._halving = Halving(opened, self._again) if opened.search.halving else None
 
-    def next(self, budget: int, deadline: datetime | None, work: Work) -> tuple[Trial, Lease] | None:
+    def next(self, budget: Budget, work: Work) -> tuple[Trial, Lease] | None:
         """A trial that nobody works on: one that was left, or a new one; waits while others work on the last ones."""
         while True:
             work.check("searching")
@@ -195,8 +238,7 @@ class _Worker:
             for trial in running:
                 if (lease := self._lease(trial.number)).take():
                     return self._opened.trials.again(trial.number), lease
-            begun = sum(trial.state != "waiting" for trial in everything)
-            if begun < budget and (deadline is None or datetime.now(UTC) < deadline):
+            if budget.allows(everything):
                 if (asked := self._asked(budget, work)) is not None:
                     return asked
                 continue  # another has begun the last one meanwhile
@@ -204,7 +246,7 @@ class _Worker:
                 return None
             time.sleep(_LOOK)
 
-    def _asked(self, budget: int, work: Work) -> tuple[Trial, Lease] | None:
+    def _asked(self, budget: Budget, work: Work) -> tuple[Trial, Lease] | None:
         """A new trial, unless the budget is spent. Of all workers one asks at a time, or they would begin too many."""
         asking = self._workspace.store.lease(
             search_line(self._opened.study), "ask", task=f"asking for a trial of {self._opened.recipe.name}"
@@ -213,27 +255,34 @@ class _Worker:
             work.check("searching")
             time.sleep(_TURN)
         with asking.held(work):
-            if sum(trial.state != "waiting" for trial in self._opened.trials.all()) >= budget:
+            if not budget.allows(self._opened.trials.all()):
                 return None
-            trial = self._opened.trials.ask()
+            if (trial := self._opened.trials.ask()) is None:
+                return None
             lease = self._lease(trial.number)
             return (trial, lease) if lease.take() else None  # another took it for one that was left
 
     def finish(self, trial: Trial, turn: Turn) -> None:
         """Try a candidate and tell what came of it, unless another has taken it over."""
         try:
-            objectives, told = self._tried(trial, turn.work.silent())
+            objectives, told = self._tried(trial, turn)
         except Stopped:
             raise
         except MergeAssetsError as error:
+            if error.may_pass:  # says nothing of the candidate, which is tried again
+                raise
             turn.confirm()
             self._opened.trials.fail(trial.number, str(error))
         else:
             turn.confirm()
-            self._opened.trials.tell(trial.number, objectives, told)
+            if objectives is None:
+                self._opened.trials.give_up(trial.number, told)
+            else:
+                self._opened.trials.tell(trial.number, objectives, told)
 
-    def _tried(self, trial: Trial, work: Work) -> tuple[list[float], dict[str, Any]]:
-        """What a candidate comes to, and what is written down of it."""
+    def _tried(self, trial: Trial, turn: Turn) -> tuple[list[float] | None, dict[str, Any]]:
+        """What a candidate comes to, None where it is given up, and what is written down of it."""
+        work = turn.work.silent()
         started = time.monotonic()
         recipe = self._opened.candidate(trial)
         check_alone(recipe)
@@ -242,34 +291,56 @@ class _Worker:
         artifact = self._candidates.build(recipe, plan, line, work)
         built = time.monotonic()
         self._forget(line)
-        evaluated: dict[str, Scores] = {}
-        values = []
-        for objective in self._opened.search.objective:
-            if objective.suite is None:
-                values.append(float(plan.parameter_count))
-                continue
-            if objective.suite not in evaluated:
-                evaluated[objective.suite] = self._evaluated(artifact, objective.suite, work).scores
-            values.append(value_of(evaluated[objective.suite], objective))
+        race = None if self._halving is None else self._halving.race(trial)
+        lost = ""
+        for step, documents in enumerate(parts_of(self._opened)):
+            evaluated = self._evaluated(artifact, documents, work)
+            values = [
+                float(plan.parameter_count)
+                if objective.suite is None
+                else value_of(evaluated[objective.suite].scores, objective)
+                for objective in self._opened.search.objective
+            ]
+            if race is None or documents == "search":
+                break
+            turn.confirm()
+            self._opened.trials.report(trial.number, step, _told(values, self._opened)[0])
+            if lost := race.lost(documents, evaluated, work):
+                break
         told = {
             "fingerprint": artifact.version,
             "objectives": dict(zip(self._opened.labels, values, strict=True)),
+            "documents": sum(_asked_of(one) for one in evaluated.values()),
             "merge_seconds": built - started,
             "evaluation_seconds": time.monotonic() - built,
             "bytes_linked": artifact.manifest.described(VariantDetails).report.bytes_linked,
         }
-        return _told(values, self._opened), told
+        return (None, {**told, "given_up": lost}) if lost else (_told(values, self._opened), told)
 
-    def _evaluated(self, artifact: Artifact, suite: str, work: Work) -> Evaluation:
-        confirm = self._workspace.suites[suite].confirm
-        return evaluate(
-            self._workspace,
-            artifact.directory(Path(self._workspace.cache) / "artifacts"),
-            suite,
-            documents="all" if confirm is None else "search",
-            fingerprint=artifact.version,
-            work=work,
-        )
+    def _evaluated(self, artifact: Artifact, documents: Documents, work: Work) -> dict[str, Evaluation]:
+        """Per suite, the evaluation of a candidate on the documents that a search may see, or a part of them."""
+        suites = dict.fromkeys(one.suite for one in self._opened.search.objective if one.suite is not None)
+        return {
+            suite: evaluate(
+                self._workspace,
+                artifact.directory(Path(self._workspace.cache) / "artifacts"),
+                suite,
+                documents=documents if self._workspace.suites[suite].confirm is not None else "all",
+                fingerprint=artifact.version,
+                work=work,
+            )
+            for suite in suites
+        }
+
+    def _again(self, best: Trial, beside: int, documents: Documents, work: Work) -> Evaluations:
+        """The evaluations of a trial that another worker has finished; on this machine they are in the cache."""
+        recipe = self._opened.candidate(best)
+        plan = self._candidates.plan(recipe, self._opened.corners, work)
+        line = self._opened.line_beside(beside)
+        artifact = self._candidates.build(recipe, plan, line, work)
+        evaluated = self._evaluated(artifact, documents, work)
+        self._candidates.drop([line])
+        return evaluated
 
     def _forget(self, line: str) -> None:
         """Remove the candidate before the last: the last one lends its files to the next."""
@@ -285,20 +356,10 @@ class _Worker:
         return self._leases[number]
 
 
-def value_of(scores: Scores, objective: Objective) -> float:
-    """What scores come to by one objective.
-
-    Raises:
-        SearchError: they have no such value, or it is not of all tasks.
-    """
-    if objective.task is None:
-        if scores.headline is None or scores.part:
-            raise SearchError(f"the headline of {scores.suite} is of {scores.part or 'no'} tasks: {scores.failed}")
-        return scores.headline
-    for row in scores.tasks:
-        if row.task == objective.task and objective.metric in (None, row.metric):
-            return row.value
-    raise SearchError(f"{objective.label} has no value: {scores.failed}")
+def _asked_of(evaluation: Evaluation) -> int:
+    """Documents of all tasks of an evaluation."""
+    counts = {stored.result.key: stored.result.samples for stored in evaluation.results}
+    return sum(count.effective for tasks in counts.values() for count in tasks.values())
 
 
 def _told(values: Sequence[float], opened: OpenSearch) -> list[float]:

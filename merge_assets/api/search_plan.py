@@ -77,6 +77,13 @@ def checked_search(
     search = recipe.search
     assert search is not None
     suites = {one.suite: _suite(workspace, recipe, index) for index, one in enumerate(search.objective) if one.suite}
+    if search.halving is not None:
+        for name, suite in suites.items():
+            if suite.confirm is None:
+                raise SearchError(
+                    f"{recipe.source.at('search.halving')}: search.halving: the suite {name} keeps no documents from a search; "
+                    f"write confirm: 0.3, or another part of them, in {suite.file}"
+                )
     higher = tuple(_higher(recipe, index, suites) for index in range(len(search.objective)))
     corners = corners_of(workspace, recipe)
     for point in corners:

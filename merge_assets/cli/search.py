@@ -45,6 +45,9 @@ def search(
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many in all; default: as the search says.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Begin none later than that.")] = None,
+    documents: Annotated[
+        int | None, typer.Option(min=1, help="Begin none after as many documents were asked of all together.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Candidates that are tried at the same time.")] = 1,
     called: Annotated[
         str | None, typer.Option("--as", help="Name of the promoted recipe; default: NAME-best, NAME-trial-TRIAL.")
@@ -64,7 +67,7 @@ def search(
         raise SearchError(f"{action.value} takes no {target!r}; see --help")
     workspace = opened()
     if action is Action.RUN:
-        _run(workspace, name, trials, hours, workers, as_json=json)
+        _run(workspace, name, trials, hours, documents, workers, as_json=json)
         return
     from merge_assets.api.search import open_search
 
@@ -80,7 +83,14 @@ def search(
 
 
 def _run(
-    workspace: Workspace, name: str, trials: int | None, hours: float | None, workers: int, *, as_json: bool
+    workspace: Workspace,
+    name: str,
+    trials: int | None,
+    hours: float | None,
+    documents: int | None,
+    workers: int,
+    *,
+    as_json: bool,
 ) -> None:
     from merge_assets import api
     from merge_assets.cli.console import err, progress_bar
@@ -89,7 +99,9 @@ def _run(
         err().print(_line(trial), markup=False, highlight=False, soft_wrap=True)
 
     with progress_bar(f"searching {name}", is_bytes=False) as work:
-        found = api.search(workspace, name, trials=trials, hours=hours, workers=workers, report=report, work=work)
+        found = api.search(
+            workspace, name, trials=trials, hours=hours, documents=documents, workers=workers, report=report, work=work
+        )
     _best(workspace, found, as_json=as_json)
 
 
@@ -98,7 +110,8 @@ def _line(trial: Trial) -> str:
 
     values = ", ".join(f"{path} {_number(value)}" for path, value in trial.values.items())
     came = ", ".join(f"{label} {_number(value)}" for label, value in trial.told.get("objectives", {}).items())
-    return printable(f"trial {trial.number} {trial.state}: {values}: {came or trial.reason}")
+    came = trial.told.get("given_up") or came or trial.reason
+    return printable(f"trial {trial.number} {trial.state}: {values}: {came}")
 
 
 def _number(value: Any) -> str:
@@ -127,8 +140,8 @@ def _show(found: OpenSearch, *, as_json: bool) -> None:
         listed.add_row(str(trial.number), state, *(escape(printable(text)) for text in (*values, *came)))
     print_table(listed)
     for trial in trials:
-        if trial.reason:
-            print_fact(f"trial {trial.number}", trial.reason)
+        if why := trial.reason or trial.told.get("given_up", ""):
+            print_fact(f"trial {trial.number}", why)
     done = sum(one.is_finished for one in trials)
     print_fact("trials", f"{done} of {found.search.trials} finished; kept as {found.study}")
 

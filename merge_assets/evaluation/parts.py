@@ -1,6 +1,7 @@
 """Which of a task's documents are asked: all, those that a search may see, or those that confirm what it found.
 
-Which part a document is in follows from its content and a seed, not from its place. Equal documents are in one part.
+Which part a document is in follows from its content and a seed, not from its place. Equal documents are in one part. A fraction
+of those of a search is one of each task, and so of each task of a group; a smaller one is part of a larger one.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def chosen(
 
     Args:
         documents: all of the task.
-        part: ``search`` or ``confirm``.
+        part: ``search``, ``search/N`` or ``confirm``.
         confirm: how many are kept from a search, or the fraction of them; more where documents are equal.
         seed: which they are.
         limit: how many of the part, its first ones, or the fraction of it; None means all.
@@ -61,9 +62,11 @@ def chosen(
             f"of its {len(hashes)} documents, confirm: {confirm} leaves none for a search; lower confirm in the suite"
         )
     found = [number for number, one in enumerate(hashes) if (one <= bound) == (part == "confirm")]
-    if limit is None:
-        return found
-    return found[: math.ceil(limit * len(found)) if limit < 1 else int(limit)]
+    if limit is not None:
+        found = found[: math.ceil(limit * len(found)) if limit < 1 else int(limit)]
+    fewer = math.ceil(len(found) / int(part.partition("/")[2] or 1))
+    last = sorted(hashes[number] for number in found)[fewer - 1] if found else ""
+    return [number for number in found if hashes[number] <= last]
 
 
 def _hash(document: Mapping[str, Any], seed: int) -> str:

@@ -300,7 +300,7 @@ def _detectable(measure: Measure, unlike: Sequence[tuple[int, int, int]]) -> flo
     count by how much each moves the value.
     """
     totals = np.stack([part.sums.sum(axis=1).mean(axis=0) for part in measure.parts])
-    moves = np.abs(_slopes(measure.value, totals[:, 0] / totals[:, 1])) / np.array([count for *_, count in unlike])
+    moves = np.abs(slopes(measure.value, totals[:, 0] / totals[:, 1])) / np.array([count for *_, count in unlike])
     weights = np.array([gained + lost for gained, lost, _ in unlike], dtype=np.float64)
     step = math.sqrt(float(np.average(moves**2, weights=weights if weights.any() else None)))
     if step == 0:
@@ -321,8 +321,8 @@ def _detectable(measure: Measure, unlike: Sequence[tuple[int, int, int]]) -> flo
     return high * step
 
 
-def _slopes(value: Callable[[FloatArray], FloatArray], at: FloatArray) -> FloatArray:
+def slopes(value: Callable[[FloatArray], FloatArray], at: FloatArray) -> FloatArray:
     """How fast a value changes with each part's ratio."""
     steps = 1e-6 * np.eye(len(at))
-    slopes: FloatArray = (value(at + steps) - value(at - steps)) / 2e-6
-    return slopes
+    found: FloatArray = (value(at + steps) - value(at - steps)) / 2e-6
+    return found

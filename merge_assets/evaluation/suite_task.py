@@ -13,8 +13,10 @@ from merge_assets.reference import ModelReference
 TOKENS = "tokens_per_answer"
 """The metric of every task that generates: mean number of tokens of the answers."""
 
-Documents = Literal["all", "search", "confirm"]
-"""Of each task: all, those that a search may see, or those that it never does."""
+Documents = Literal[
+    "all", "search", "confirm", "search/2", "search/4", "search/8", "search/16", "search/32", "search/64"
+]
+"""Of each task: all, those that a search may see or a fraction of these, or those that it never does."""
 
 DIVERGENCE = "kl"
 TEXT_METRICS = ("bits_per_byte", "byte_perplexity", "word_perplexity", "perplexity")

@@ -110,6 +110,25 @@ _Dimension = Annotated[
 ]
 
 
+class Halving(RecipeMapping):
+    """Candidates that are worse than the best so far are given up before all documents are asked."""
+
+    steps: StrictInt = Field(
+        default=3,
+        ge=1,
+        le=6,
+        description="times that the documents are halved: 3 asks an eighth, a quarter, a half, all",
+    )
+    level: StrictFloat = Field(
+        default=0.05, gt=0, lt=0.5, description="chance at most that one that is no worse than the best is given up"
+    )
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Of which fractions of the documents candidates are judged before all are asked: their denominators."""
+        return tuple(1 << step for step in range(self.steps, 0, -1))
+
+
 class Search(RecipeMapping):
     """A search for the best values of some places of a recipe; the recipe as it is written is where it starts from."""
 
@@ -126,6 +145,10 @@ class Search(RecipeMapping):
     hours: StrictFloat | StrictInt | None = Field(
         default=None, gt=0, description="no candidate is begun later than that"
     )
+    documents: StrictInt | None = Field(
+        default=None, ge=1, description="no candidate is begun after as many documents were asked of all together"
+    )
+    halving: Halving | None = Field(default=None, description="give candidates up that are worse than the best so far")
     seed: StrictInt = Field(default=0, ge=0, lt=1 << 63, description="of the sampler")
     start: tuple[dict[str, Any], ...] = Field(default=(), description="points that are tried first: key path: value")
 
@@ -152,6 +175,10 @@ class Search(RecipeMapping):
         weighted = [one.weight is not None for one in self.objective]
         if any(weighted) and not all(weighted):
             raise Misfit("either all objectives have a weight or none", ("objective", weighted.index(False)))
+        if self.halving is not None and self.directions > 1:
+            raise Misfit("halving asks which of two is better: one objective, or several with weights", ("halving",))
+        if self.halving is not None and any(one.suite is None for one in self.objective):
+            raise Misfit("a size is of no documents; halving goes with objectives of suites", ("halving",))
         if self.sampler == "cmaes" and self.directions > 1:
             raise Misfit("cmaes has one objective; give them weights, or take nsga2 or tpe", ("sampler",))
         return self

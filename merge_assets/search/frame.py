@@ -33,7 +33,8 @@ def frame_of(trials: Sequence[Trial], paths: Sequence[str], labels: Sequence[str
                 "merge_seconds": trial.told.get("merge_seconds"),
                 "evaluation_seconds": trial.told.get("evaluation_seconds"),
                 "fingerprint": trial.told.get("fingerprint"),
-                "reason": trial.reason,
+                "documents": trial.told.get("documents"),
+                "reason": trial.reason or trial.told.get("given_up", ""),
                 "began": trial.began,
                 "ended": trial.ended,
             }

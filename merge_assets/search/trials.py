@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 
 import optuna
@@ -17,13 +18,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from merge_assets.errors import SearchError, in_one_line
 from merge_assets.recipe.schema_search import Choices, Dimension, Search
+from merge_assets.search.patience import AWAY, patiently
 from merge_assets.search.sampler import SeededSampler, be_quiet
+from merge_assets.shown import without_credentials
 
-State = Literal["waiting", "running", "done", "failed"]
+State = Literal["waiting", "running", "done", "given up", "failed"]
 _STATES: Mapping[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
     TrialState.COMPLETE: "done",
+    TrialState.PRUNED: "given up",
     TrialState.FAIL: "failed",
 }
 _REASON = "reason"
@@ -57,7 +61,7 @@ class Trial:
     @property
     def is_finished(self) -> bool:
         """Whether nothing more will be told of it."""
-        return self.state in ("done", "failed")
+        return self.state in ("done", "given up", "failed")
 
 
 class Trials:
@@ -75,37 +79,66 @@ class Trials:
 
     def __init__(self, url: str, name: str, search: Search, higher: Sequence[bool]) -> None:
         be_quiet()
+        self._url = url
         self._search = search
         try:
             self._study = optuna.create_study(
-                storage=optuna.storages.RDBStorage(url),
+                storage=optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}),
                 study_name=name,
                 directions=["maximize" if more else "minimize" for more in higher],
                 sampler=SeededSampler(search),
                 load_if_exists=True,
             )
         except Exception as error:  # of SQLAlchemy, of the database's driver, of Optuna
-            raise SearchError(f"the storage of trials {url} cannot be opened: {in_one_line(error)}") from None
+            shown = without_credentials(url)
+            raise SearchError(f"the storage of trials {shown} cannot be opened: {in_one_line(error)}") from None
         for point in search.start:
             written = {path: _written(search.space[path], value) for path, value in point.items()}
-            self._study.enqueue_trial(written, skip_if_exists=True)
+            patiently(url, partial(self._study.enqueue_trial, written, skip_if_exists=True))
 
     def all(self) -> list[Trial]:
         """Every trial, by number."""
-        return [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
+        return [self._read(trial) for trial in self._frozen()]
 
-    def ask(self) -> Trial:
-        """A new candidate."""
-        return self._filled(self._study.ask())
+    def ask(self) -> Trial | None:
+        """A new candidate; None where the storage went away meanwhile: there may be one that nobody works on."""
+        try:
+            return self._filled(self._study.ask())
+        except AWAY:
+            return None
 
     def again(self, number: int) -> Trial:
         """A trial that somebody began and did not finish: the values that it has, and those that it would have been given."""
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        return self._filled(optuna.trial.Trial(self._study, frozen._trial_id))
+
+        def filled() -> Trial:
+            frozen = self._study.get_trials(deepcopy=False)[number]
+            return self._filled(optuna.trial.Trial(self._study, frozen._trial_id))
+
+        return patiently(self._url, filled)
 
     def tell(self, number: int, objectives: Sequence[float], told: Mapping[str, Any]) -> None:
         """A candidate is evaluated; told once, a later word of the same trial counts for nothing."""
         self._finish(number, TrialState.COMPLETE, list(objectives), {_TOLD: dict(told)})
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """What a candidate comes to on a part of the documents.
+
+        Args:
+            number: of the trial.
+            step: how many parts were asked before.
+            value: in the unit of its one objective, or of their sum.
+        """
+
+        def reported() -> None:
+            frozen = self._study.get_trials(deepcopy=False)[number]
+            if not frozen.state.is_finished():
+                self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
+
+        patiently(self._url, reported)
+
+    def give_up(self, number: int, told: Mapping[str, Any]) -> None:
+        """A candidate is worse than the best; samplers that can learn from what was reported of it."""
+        self._finish(number, TrialState.PRUNED, None, {_TOLD: dict(told)})
 
     def fail(self, number: int, reason: str) -> None:
         """A candidate cannot be made or evaluated."""
@@ -113,23 +146,30 @@ class Trials:
 
     def best(self) -> list[Trial]:
         """The best one; of several objectives those than which none is better in all, by number. Empty before any is done."""
-        done = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        done = [trial for trial in self._frozen() if trial.state is TrialState.COMPLETE]
         if not done:
             return []
         if len(self._study.directions) > 1:
-            return [self._read(trial) for trial in sorted(self._study.best_trials, key=lambda one: one.number)]
+            best = patiently(self._url, lambda: self._study.best_trials)
+            return [self._read(trial) for trial in sorted(best, key=lambda one: one.number)]
         sign = 1 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1
         return [self._read(min(done, key=lambda one: (sign * (one.value or 0.0), one.number)))]
 
     def _finish(
         self, number: int, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
     ) -> None:
-        frozen = self._study.get_trials(deepcopy=False)[number]
-        if frozen.state.is_finished():
-            return
-        for key, value in attributes.items():
-            self._study._storage.set_trial_user_attr(frozen._trial_id, key, value)
-        self._study.tell(number, values, state=state, skip_if_finished=True)
+        def finished() -> None:
+            frozen = self._study.get_trials(deepcopy=False)[number]
+            if frozen.state.is_finished():
+                return
+            for key, value in attributes.items():
+                self._study._storage.set_trial_user_attr(frozen._trial_id, key, value)
+            self._study.tell(number, values, state=state, skip_if_finished=True)
+
+        patiently(self._url, finished)
+
+    def _frozen(self) -> list[FrozenTrial]:
+        return patiently(self._url, partial(self._study.get_trials, deepcopy=False))
 
     def _filled(self, trial: optuna.trial.Trial) -> Trial:
         """The trial with a value in every place that its others leave open."""
@@ -154,7 +194,7 @@ class Trials:
             number=trial.number,
             state=_STATES[trial.state],
             values={path: _value(space[path], trial.params[path]) for path in space if path in trial.params},
-            objectives=tuple(trial.values or ()),
+            objectives=tuple(trial.values or ()) if trial.state is TrialState.COMPLETE else (),
             reason=str(trial.user_attrs.get(_REASON, "")),
             told=trial.user_attrs.get(_TOLD, {}),
             began=trial.datetime_start,

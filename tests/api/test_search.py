@@ -294,6 +294,93 @@ def test_several_workers_try_each_trial_once(models: Path, tmp_path: Path) -> No
     assert len({one["values"][PLACE] for one in listed}) == 5
 
 
+HALVED = """\
+merge_method: linear
+models: [{model: good, parameters: {weight: 1.0}}, {model: bad, parameters: {weight: 0.0}}]
+evaluate: []
+search:
+  space: {"models[1].parameters.weight": {low: 0, high: 1}}
+  objective: {suite: tiny, task: tiny_perplexity}
+  trials: 4
+  start: [{WEIGHT: 0.5}, {WEIGHT: 0.0}, {WEIGHT: 0.9}, {WEIGHT: 0.01}]
+  halving: {steps: 2}
+""".replace("WEIGHT", '"models[1].parameters.weight"')
+HALVED_SUITE = """\
+headline: average
+include_path: tasks
+confirm: 0.2
+batch_size: 16
+tasks:
+  - {task: tiny_choice, metric: acc, shots: 0}
+  - {task: tiny_perplexity, metric: word_perplexity, shots: 0, headline: false, higher_is_better: false}
+"""
+
+
+@pytest.fixture
+def halved(project: Path) -> Path:
+    """One model that guesses and one that is sure of what is wrong: the more of the second, the worse, in every text."""
+    for seed, (name, factor) in enumerate((("good", 0.1), ("bad", 4.0))):
+        write_checkpoint(project / name, seed=seed)
+        weights = load_file(project / name / "model.safetensors")
+        scaled = {key: factor * one for key, one in weights.items()}
+        save_file(scaled, project / name / "model.safetensors", {"format": "pt"})
+    (project / "suites/tasks").unlink()
+    write_suite(project / "suites", documents=80).unlink()
+    (project / "suites/tiny.yaml").write_text(HALVED_SUITE)
+    (project / "recipes/best.yaml").write_text(HALVED)
+    return project
+
+
+@pytest.mark.slow
+def test_halving_gives_up_what_is_worse_than_the_best_and_asks_the_rest_of_all(halved: Path) -> None:
+    space = opened(halved)
+    found = api.search(space, "best")
+    trials = found.trials.all()
+
+    assert [trial.state for trial in trials] == ["done", "done", "given up", "done"]
+    assert found.trials.best() == [trials[1]]
+    assert [trial.told["documents"] for trial in trials] == [128, 128, 32, 128]
+    assert trials[2].told["given_up"].startswith("worse than trial 1 on 1/4 of the documents (evidence ")
+    assert trials[2].objectives == () and trials[1].objectives == (
+        trials[1].told["objectives"]["tiny tiny_perplexity"],
+    )
+
+    shown = run_command("search", "best", "show", root=halved)
+    assert "given up" in shown.stdout and "4 of 4 finished" in shown.stdout
+    again = api.search(opened(halved), "best", documents=1000)
+    assert len(again.trials.all()) == 4
+    more = api.search(opened(halved), "best", trials=9, documents=417)
+    assert len(more.trials.all()) == 5  # 416 were asked, so one more is begun
+
+
+@pytest.mark.slow
+def test_halving_comes_to_the_same_where_another_worker_has_made_the_best(halved: Path) -> None:
+    whole = shown(api.search(opened(halved), "best").trials.all())
+    (halved / "var/searches.db").unlink()
+    again = [shown(api.search(opened(halved), "best", trials=number).trials.all()) for number in (1, 2, 3, 4)]
+    assert again[-1] == whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("confirm: 0.2", "", "search.halving: the suite tiny keeps no documents from a search; write confirm: 0.3"),
+        ("{suite: tiny, task: tiny_perplexity}", "{size: parameters}", "a size is of no documents"),
+        ("{suite: tiny, task: tiny_perplexity}", "[{suite: tiny}, {size: parameters}]", "one objective, or several"),
+        ("steps: 2", "steps: 7", "less than or equal to 6"),
+        ("steps: 2", "level: 0.5", "less than 0.5"),
+    ],
+)
+def test_a_halving_that_cannot_be_is_one_error_before_anything_is_tried(
+    old: str, new: str, said: str, halved: Path
+) -> None:
+    for file in (halved / "recipes/best.yaml", halved / "suites/tiny.yaml"):
+        file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(Exception) as caught:
+        api.open_search(opened(halved), "best")
+    assert said in str(caught.value) and "best.yaml" in str(caught.value)
+
+
 def test_no_worker_begins_a_trial_beyond_the_budget(project: Path) -> None:
     (project / "recipes/best.yaml").write_text(RECIPE.replace("{suite: tiny}", "{size: parameters}"))
     for budget in range(1, 12, 2):

@@ -51,6 +51,25 @@ def test_how_many_are_kept_is_as_said_and_which_is_the_seeds() -> None:
     assert taken(found, "confirm", 100, seed=1) != taken(found, "confirm", 100, seed=2)
 
 
+@given(numbers, st.integers(0, 5), st.one_of(st.none(), st.integers(2, 50)), st.randoms())
+def test_a_smaller_fraction_of_a_search_is_part_of_a_larger_one_and_of_any_place(
+    found: list[int], seed: int, limit: int | None, random: Any
+) -> None:
+    documents = [{"question": number} for number in found]
+    try:
+        nested = [chosen(documents, part, 0.3, seed, limit) for part in ("search", "search/2", "search/4", "search/64")]
+    except ValueError:
+        return
+    for larger, smaller, part in zip(nested, nested[1:], (2, 4, 64), strict=False):
+        assert set(smaller) <= set(larger) and smaller == sorted(smaller)
+        assert len(smaller) >= len(nested[0]) / part
+        assert len({found[one] for one in smaller}) <= -(-len(nested[0]) // part)  # equal ones stay together
+    if limit is None:
+        shuffled = random.sample(found, len(found))
+        again = taken(shuffled, "search/4", 0.3, seed)
+        assert sorted(again) == sorted(found[one] for one in nested[2])
+
+
 def test_a_limit_takes_the_first_of_a_part() -> None:
     found = list(range(100))
     whole = taken(found, "search", 0.5)

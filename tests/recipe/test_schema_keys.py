@@ -18,7 +18,10 @@ import pytest
 import torch
 
 from merge_assets import api
+from merge_assets.api.halving import parts_of
+from merge_assets.api.search import Budget
 from merge_assets.errors import EngineError, PlanError
+from merge_assets.evaluation.sequential import Evidence
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.plan.vocabulary_templates import TEMPLATES
@@ -119,7 +122,7 @@ def searched(text: str, folder: Path) -> object:
         (root / name).mkdir(parents=True)
     (root / "recipes" / "mine.yaml").write_text(text)
     (root / "suites" / "quick.yaml").write_text(
-        "tasks: [{task: arc_easy, metric: acc}, {task: arc_easy, metric: acc_norm}]\n"
+        "confirm: 0.5\ntasks: [{task: arc_easy, metric: acc}, {task: arc_easy, metric: acc_norm}]\n"
     )
     workspace = api.Workspace.open(Settings(root=root, cache_dir=root / "cache"))
     if not workspace.book.searches:
@@ -128,7 +131,9 @@ def searched(text: str, folder: Path) -> object:
     if "quick" not in text:
         api.search(workspace, "mine")
     tried = [(dict(trial.values), trial.objectives) for trial in found.trials.all()]
-    return found.labels, found.higher, type(SeededSampler(found.search)._make(0)), tried
+    halving = found.search.halving
+    looked = parts_of(found), halving and Evidence(halving.level)._tuned, Budget.of(found.search).documents
+    return found.labels, found.higher, type(SeededSampler(found.search)._make(0)), tried, looked
 
 
 def reported(text: str, folder: Path) -> object:
@@ -491,6 +496,7 @@ EXAMPLES["Range.step"] = Example(
 )
 SEARCH = f"{TWO}search: {{space: {{seed: [1, 2]}}, objective: {{size: parameters}}, trials: 2}}"
 ASKS = SEARCH.replace("size: parameters", "<>")
+HALVES = ASKS.replace("<>", "suite: quick").replace("trials", "halving: {}, trials")
 EXAMPLES |= {
     "Recipe.search": Example(searched, TWO, SEARCH),
     "Search.space": Example(searched, SEARCH, SEARCH.replace("[1, 2]", "[3, 4]")),
@@ -499,6 +505,12 @@ EXAMPLES |= {
     **each("Search.sampler", searched, SEARCH.replace("trials", "sampler: <>, trials"), get_args(Sampler)),
     "Search.trials": Example(searched, SEARCH, SEARCH.replace("trials: 2", "trials: 3")),
     "Search.hours": Example(searched, SEARCH, SEARCH.replace("trials", "hours: 1.0e-9, trials")),
+    "Search.documents": Example(
+        searched, ASKS.replace("<>", "suite: quick"), HALVES.replace("halving: {}", "documents: 9")
+    ),
+    "Search.halving": Example(searched, ASKS.replace("<>", "suite: quick"), HALVES),
+    "Halving.steps": Example(searched, HALVES, HALVES.replace("{}", "{steps: 2}")),
+    "Halving.level": Example(searched, HALVES, HALVES.replace("{}", "{level: 0.1}")),
     "Search.seed": Example(searched, *(SEARCH.replace("trials: 2", f"seed: {n}, trials: 8") for n in (0, 1))),
     "Search.start": Example(
         searched, *(SEARCH.replace("trials: 2", f"start: [{{seed: {n}}}], trials: 1") for n in (1, 2))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from merge_assets.errors import SearchError
 from merge_assets.recipe import Search
+from merge_assets.search import patience
 from merge_assets.search.frame import frame_of
 from merge_assets.search.trials import Trial, Trials
+from tests.postgres import Postgres
 
 X, Y = "parameters.x", "parameters.y"
 
@@ -24,13 +28,19 @@ def opened(folder: Path, wanted: Search, higher: tuple[bool, ...] = (False,)) ->
     return Trials(f"sqlite:///{folder / 'trials.db'}", "study", wanted, higher)
 
 
+def asked(trials: Trials) -> Trial:
+    found = trials.ask()
+    assert found is not None
+    return found
+
+
 def bowl(trial: Trial) -> float:
     return float(sum((value - 0.5) ** 2 for value in trial.values.values()))
 
 
 def tried(trials: Trials, number: int) -> list[Trial]:
     for _ in range(number):
-        trial = trials.ask()
+        trial = asked(trials)
         trials.tell(trial.number, [bowl(trial)], {})
     return trials.all()
 
@@ -48,7 +58,7 @@ def test_a_search_that_was_ended_goes_on_as_if_it_had_not_been(sampler: str, tmp
 
     for number in (1, 5, 2):
         tried(opened(tmp_path / "parts", wanted), number)
-    left = opened(tmp_path / "parts", wanted).ask()  # by a process that is killed then
+    left = asked(opened(tmp_path / "parts", wanted))  # by a process that is killed then
     again = opened(tmp_path / "parts", wanted)
     taken = again.again(left.number)
     assert (taken.state, dict(taken.values)) == ("running", dict(left.values))
@@ -95,14 +105,14 @@ def test_a_place_with_a_condition_is_filled_only_where_it_holds(tmp_path: Path) 
         sampler="random",
     )
     trials = opened(tmp_path, wanted)
-    asked = [trials.ask() for _ in range(60)]
+    filled = [asked(trials) for _ in range(60)]
 
-    assert {trial.values[method] for trial in asked} == {"linear", "ties", "dare"}
-    assert all((density in trial.values) == (trial.values[method] != "linear") for trial in asked)
-    assert {trial.values[density] for trial in asked if density in trial.values} == set(range(1, 10))
+    assert {trial.values[method] for trial in filled} == {"linear", "ties", "dare"}
+    assert all((density in trial.values) == (trial.values[method] != "linear") for trial in filled)
+    assert {trial.values[density] for trial in filled if density in trial.values} == set(range(1, 10))
     assert [value for value in values if any(t.values["parameters.any"] is value or t.values["parameters.any"] == value
-            for t in asked)] == values  # fmt: skip
-    assert all(type(trial.values["parameters.any"]) in map(type, values) for trial in asked)
+            for t in filled)] == values  # fmt: skip
+    assert all(type(trial.values["parameters.any"]) in map(type, values) for trial in filled)
     assert shown(opened(tmp_path, wanted).all()) == shown(trials.all())
 
 
@@ -111,7 +121,7 @@ def test_the_best_of_several_objectives_are_those_that_none_beats(tmp_path: Path
     trials = opened(tmp_path, wanted, (True, False))
     came = [(0.5, 10), (0.7, 20), (0.7, 15), (0.4, 5), (0.4, 9), (0.9, 90)]
     for one in came:
-        trials.tell(trials.ask().number, one, {})
+        trials.tell(asked(trials).number, one, {})
 
     def beaten(one: tuple[float, float]) -> bool:
         return any(a >= one[0] and b <= one[1] and (a, b) != one for a, b in came)
@@ -123,13 +133,13 @@ def test_of_equals_the_first_is_the_best_and_more_may_be_better(tmp_path: Path) 
     trials = opened(tmp_path, search(), (True,))
     assert trials.best() == []
     for value in (0.1, 0.7, 0.7):
-        trials.tell(trials.ask().number, [value], {})
+        trials.tell(asked(trials).number, [value], {})
     assert [trial.number for trial in trials.best()] == [1]
 
 
 def test_a_failed_trial_says_why_and_a_later_word_counts_for_nothing(tmp_path: Path) -> None:
     trials = opened(tmp_path, search())
-    first, second = trials.ask(), trials.ask()
+    first, second = asked(trials), asked(trials)
     trials.fail(first.number, "no room")
     trials.tell(first.number, [0.0], {"late": True})
     trials.tell(second.number, [1.0], {"merge_seconds": 2.0, "objectives": {"demo": 1.0}})
@@ -148,3 +158,67 @@ def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"the storage of trials .* cannot be opened") as caught:
         Trials(f"sqlite:///{tmp_path}/no/such/folder/t.db", "study", search(), (False,))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_given_up_is_told_apart_and_is_never_the_best(tmp_path: Path) -> None:
+    trials = opened(tmp_path, search())
+    for number, (value, over) in enumerate([(3.0, False), (1.0, True), (2.0, False)]):
+        assert asked(trials).number == number
+        trials.report(number, 0, value)
+        if over:
+            trials.give_up(number, {"given_up": "worse than trial 0 on 1/8 of the documents"})
+            trials.report(number, 1, 0.0)  # late, and of no matter
+        else:
+            trials.tell(number, [value], {})
+    again = opened(tmp_path, search())
+
+    assert [(one.state, one.objectives) for one in again.all()] == [
+        ("done", (3.0,)),
+        ("given up", ()),
+        ("done", (2.0,)),
+    ]
+    assert [one.number for one in again.best()] == [2] and all(one.is_finished for one in again.all())
+    assert [one.intermediate_values for one in again._study.get_trials()] == [{0: 3.0}, {0: 1.0}, {0: 2.0}]
+    assert again.all()[1].told["given_up"].startswith("worse")
+
+
+@pytest.mark.server
+def test_a_database_that_is_started_anew_costs_a_wait_and_no_trial() -> None:
+    wanted = search()
+    with Postgres() as server, ThreadPoolExecutor(1) as meanwhile:
+        trials = Trials(server.url, "study", wanted, (False,))
+        tried(trials, 3)
+        for between in ("all", "tell", "again", "report", "best"):
+            trial = asked(trials)
+            server.kill()
+            back = meanwhile.submit(server.start)
+            if between == "all":
+                assert len(trials.all()) == trial.number + 1
+            elif between == "again":
+                assert trials.again(trial.number).values == trial.values
+            elif between == "report":
+                trials.report(trial.number, 0, 1.0)
+            elif between == "best":
+                assert trials.best()
+            trials.tell(trial.number, [bowl(trial)], {})
+            back.result()
+        server.kill()
+        assert trials.ask() is None
+        server.start()
+        tried(trials, 2)
+        assert [one.state for one in trials.all()] == ["done"] * len(trials.all())
+
+
+def test_a_storage_that_stays_away_is_one_line_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_SECONDS", 0)
+    url = "postgresql+psycopg2://me:hidden@127.0.0.1:1/none"
+    with pytest.raises(SearchError, match="cannot be opened") as caught:
+        Trials(url, "study", search(), (True,))
+    assert "hidden" not in str(caught.value)
+
+    def away() -> None:
+        raise StorageInternalError("an exception is raised") from OSError("connection refused")
+
+    with pytest.raises(SearchError, match="is away: connection refused; start it") as caught:
+        patience.patiently(url, away)
+    assert "hidden" not in str(caught.value) and "\n" not in str(caught.value)

@@ -282,11 +282,15 @@ class _Worker:
 
     def _tried(self, trial: Trial, turn: Turn) -> tuple[list[float] | None, dict[str, Any]]:
         """What a candidate comes to, None where it is given up, and what is written down of it."""
+        from merge_assets.search.same import PLAN, same_merge, taken_from
+
         work = turn.work.silent()
         started = time.monotonic()
         recipe = self._opened.candidate(trial)
         check_alone(recipe)
         plan = self._candidates.plan(recipe, self._opened.corners, work)
+        if (first := same_merge(self._opened.trials.all(), plan.key)) is not None:
+            return list(first.objectives), taken_from(first)
         line = self._opened.line(trial.number)
         artifact = self._candidates.build(recipe, plan, line, work)
         built = time.monotonic()
@@ -308,6 +312,7 @@ class _Worker:
             if lost := race.lost(documents, evaluated, work):
                 break
         told = {
+            PLAN: plan.key,
             "fingerprint": artifact.version,
             "objectives": dict(zip(self._opened.labels, values, strict=True)),
             "documents": sum(_asked_of(one) for one in evaluated.values()),

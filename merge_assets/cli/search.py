@@ -110,8 +110,9 @@ def _line(trial: Trial) -> str:
 
     values = ", ".join(f"{path} {_number(value)}" for path, value in trial.values.items())
     came = ", ".join(f"{label} {_number(value)}" for label, value in trial.told.get("objectives", {}).items())
+    same = "" if trial.same_as is None else f", the same merge as {trial.same_as}"
     came = trial.told.get("given_up") or came or trial.reason
-    return printable(f"trial {trial.number} {trial.state}: {values}: {came}")
+    return printable(f"trial {trial.number} {trial.state}{same}: {values}: {came}")
 
 
 def _number(value: Any) -> str:
@@ -136,7 +137,8 @@ def _show(found: OpenSearch, *, as_json: bool) -> None:
         values = [_number(trial.values[path]) if path in trial.values else "" for path in paths]
         objectives = trial.told.get("objectives", {})
         came = [_number(objectives[label]) if label in objectives else "" for label in found.labels]
-        state = "best" if trial.number in best else "" if trial.state == "done" else trial.state
+        done = "" if trial.same_as is None else f"as {trial.same_as}"
+        state = "best" if trial.number in best else done if trial.state == "done" else trial.state
         listed.add_row(str(trial.number), state, *(escape(printable(text)) for text in (*values, *came)))
     print_table(listed)
     for trial in trials:

@@ -14,7 +14,7 @@ from merge_assets.search.trials import Trial
 def frame_of(trials: Sequence[Trial], paths: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
     """One row per trial: its number and state, its value in every place, what it came to by every objective, and its times.
 
-    Lists are written as JSON, places that are not filled are empty.
+    Lists are written as JSON, places that are not filled are empty, and so is ``same_as`` of trials that were tried themselves.
 
     Args:
         trials: any.
@@ -28,6 +28,7 @@ def frame_of(trials: Sequence[Trial], paths: Sequence[str], labels: Sequence[str
             {
                 "trial": trial.number,
                 "state": trial.state,
+                "same_as": trial.same_as,
                 **{path: _plain(trial.values.get(path)) for path in paths},
                 **{label: objectives.get(label) for label in labels},
                 "merge_seconds": trial.told.get("merge_seconds"),

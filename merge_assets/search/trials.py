@@ -32,6 +32,8 @@ _STATES: Mapping[TrialState, State] = {
 }
 _REASON = "reason"
 _TOLD = "told"
+SAME = "same_as"
+"""Under this a trial that is the same merge as an earlier one names that one."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,12 @@ class Trial:
     def is_finished(self) -> bool:
         """Whether nothing more will be told of it."""
         return self.state in ("done", "given up", "failed")
+
+    @property
+    def same_as(self) -> int | None:
+        """The number of the trial that is the same merge and of which the values are; ``None`` if this one was tried itself."""
+        found: int | None = self.told.get(SAME)
+        return found
 
 
 class Trials:
@@ -145,13 +153,17 @@ class Trials:
         self._finish(number, TrialState.FAIL, None, {_REASON: reason})
 
     def best(self) -> list[Trial]:
-        """The best one; of several objectives those than which none is better in all, by number. Empty before any is done."""
+        """The best one; of several objectives those than which none is better in all, by number. Empty before any is done.
+
+        Of trials that are the same merge, the first.
+        """
         done = [trial for trial in self._frozen() if trial.state is TrialState.COMPLETE]
         if not done:
             return []
         if len(self._study.directions) > 1:
-            best = patiently(self._url, lambda: self._study.best_trials)
-            return [self._read(trial) for trial in sorted(best, key=lambda one: one.number)]
+            found = patiently(self._url, lambda: self._study.best_trials)
+            best = [self._read(trial) for trial in sorted(found, key=lambda one: one.number)]
+            return [trial for trial in best if trial.same_as is None]
         sign = 1 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1
         return [self._read(min(done, key=lambda one: (sign * (one.value or 0.0), one.number)))]
 

@@ -130,6 +130,30 @@ def test_a_search_that_was_stopped_goes_on_and_comes_to_the_same(project: Path, 
 
 
 @pytest.mark.slow
+def test_points_that_make_the_same_merge_are_built_and_evaluated_once(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value, a gradient of it, and a longer one; another value is another merge."""
+    spelled = [0.5, [0.5], [0.5, 0.5], 0.25]
+    text = RECIPE.replace("{low: 0, high: 1}", json.dumps(spelled))
+    start = json.dumps([{PLACE: value} for value in spelled])
+    (project / "recipes/best.yaml").write_text(text.replace("trials: 4", f"trials: 4\n  start: {start}"))
+    built = []
+    build = Candidates.build
+    monkeypatch.setattr(Candidates, "build", lambda *given: built.append(given[3]) or build(*given))
+    found = api.search(opened(project), "best")
+
+    trials = found.trials.all()
+    assert [trial.same_as for trial in trials] == [None, 0, 0, None]
+    assert [line.rpartition("-")[2] for line in built] == ["0", "3"]
+    assert {trial.objectives for trial in trials[:3]} == {trials[0].objectives}
+    assert {trial.told["fingerprint"] for trial in trials[:3]} == {trials[0].told["fingerprint"]}
+    assert trials[3].told["fingerprint"] != trials[0].told["fingerprint"]
+    shown = run_command("search", "best", "show", root=project).stdout
+    assert shown.count("as 0") == 2
+
+
+@pytest.mark.slow
 def test_a_candidate_that_fails_says_why_and_the_search_goes_on(project: Path) -> None:
     text = RECIPE.replace('{"parameters.t[0].value": {low: 0, high: 1}}', '{"models[1].model": [b, nowhere]}')
     start = 'start: [{"models[1].model": nowhere}]\n  objective:'

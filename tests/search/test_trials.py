@@ -13,6 +13,7 @@ from merge_assets.errors import SearchError
 from merge_assets.recipe import Search
 from merge_assets.search import patience
 from merge_assets.search.frame import frame_of
+from merge_assets.search.same import PLAN, same_merge, taken_from
 from merge_assets.search.trials import Trial, Trials
 from tests.postgres import Postgres
 
@@ -127,6 +128,28 @@ def test_the_best_of_several_objectives_are_those_that_none_beats(tmp_path: Path
         return any(a >= one[0] and b <= one[1] and (a, b) != one for a, b in came)
 
     assert [trial.number for trial in trials.best()] == [n for n, one in enumerate(came) if not beaten(one)]
+
+
+@pytest.mark.parametrize("higher", [(True,), (True, False)])
+def test_what_is_the_same_merge_as_another_is_named_and_never_the_best_beside_it(
+    higher: tuple[bool, ...], tmp_path: Path
+) -> None:
+    wanted = search(objective=[{"suite": "demo"}, {"size": "parameters"}][: len(higher)])
+    trials = opened(tmp_path, wanted, higher)
+    values = [0.7, 10.0][: len(higher)]
+    for told in ({PLAN: "one"}, {PLAN: "other"}):
+        trials.tell(trials.ask().number, values if told[PLAN] == "one" else [0.1, 20.0][: len(higher)], told)
+    trials.fail(trials.ask().number, "no room")
+
+    first = same_merge(trials.all(), "one")
+    assert first is not None and first.number == 0 and same_merge(trials.all(), "third") is None
+    trials.tell(trials.ask().number, first.objectives, taken_from(first))
+    again = trials.all()[3]
+    assert (again.same_as, again.objectives, again.told["merge_seconds"]) == (0, tuple(values), 0.0)
+    assert [trial.number for trial in trials.best()] == [0]
+    assert frame_of(trials.all(), [X, Y], ["demo"])["same_as"].tolist()[3] == 0
+    found = same_merge(trials.all()[1:], "one")  # as another worker may see it: what was taken over is of that plan, too
+    assert found is not None and found.number == 3
 
 
 def test_of_equals_the_first_is_the_best_and_more_may_be_better(tmp_path: Path) -> None:

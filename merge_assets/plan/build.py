@@ -13,7 +13,7 @@ from merge_assets.architecture.config import LayerOrigin, without_predictions
 from merge_assets.architecture.precision import stays_float32
 from merge_assets.checkpoint import CODES, TORCH_NAMES, TensorHeader
 from merge_assets.checkpoint.files import weights_stem
-from merge_assets.errors import CheckpointError, PlanError
+from merge_assets.errors import CheckpointError, PlanError, RecipeError
 from merge_assets.methods import Method, find_method
 from merge_assets.plan.alone import check_alone
 from merge_assets.plan.assemble import PlanInput, assemble
@@ -61,16 +61,18 @@ def build_plan(
     Raises:
         PlanError: for everything that is wrong with the recipe and can be seen without reading weights.
     """
-    known = [keys for other in beside if (keys := _keys(other, inputs, figures)) is not None]
+    # Figures are of the recipe's own metric, so that they do not say which layers another point would lose.
+    told = beside if figures is None else ()
+    known = [keys for other in told if (keys := _keys(other, inputs)) is not None]
     return _Builder(recipe, inputs, figures).plan(shard_size, groups(known))
 
 
-def _keys(recipe: Recipe, inputs: Sequence[PlanInput], figures: Sequence[LayerFigure] | None) -> Keys | None:
+def _keys(recipe: Recipe, inputs: Sequence[PlanInput]) -> Keys | None:
     """The keys of another point's tensors; ``None`` if it has other inputs, or cannot be planned, which is its own matter."""
     given = {item.reference: item for item in inputs}
     try:
-        drafts = _Builder(recipe, [given[reference] for reference in recipe.references()], figures).drafts()
-    except (KeyError, PlanError):
+        drafts = _Builder(recipe, [given[reference] for reference in recipe.references()], None).drafts()
+    except (KeyError, RecipeError):
         return None
     return {draft.name: tensor_key(draft) for draft in drafts}
 

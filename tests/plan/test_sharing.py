@@ -12,7 +12,7 @@ from merge_assets.checkpoint import open_checkpoint
 from merge_assets.plan import Plan, PlanInput, build_plan
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.sharing import groups
-from merge_assets.recipe import Recipe, RecipeBook
+from merge_assets.recipe import LayerFigure, Recipe, RecipeBook
 from tests.synthetic import write_llama
 
 SLERP = """\
@@ -106,6 +106,24 @@ def test_a_point_that_cannot_be_planned_tells_the_others_nothing(models: Path, t
     inputs = [PlanInput(reference, open_checkpoint(Path(reference.path))) for reference in recipe.references()]
 
     assert build_plan(recipe, inputs, beside=book.beside(recipe)).shards == build_plan(recipe, inputs).shards
+
+
+def test_points_whose_layers_cannot_be_told_tell_the_others_nothing(models: Path, tmp_path: Path) -> None:
+    """Figures are those of one metric; another metric's layers are not to be told by them, nor is there a depth beyond all."""
+    text = "merge_method: passthrough\nprune_layers: {model: MODEL, by: snr, tensor: self_attn.v_proj, remove: 1}\nsweep: SWEEP\n"
+    swept = '{prune_layers.by: [snr, margin], prune_layers.remove: [1, infinite]}'
+    (tmp_path / "p.yaml").write_text(text.replace("MODEL", str(models / "A")).replace("SWEEP", swept))
+    (tmp_path / "d.yaml").write_text(
+        f"merge_method: passthrough\ndepth_upscale: {{model: {models / 'A'}, overlap: 1}}\n"
+        "sweep: {depth_upscale.overlap: [1, 20]}\n"
+    )
+    book = RecipeBook.load([tmp_path])
+    figures = [LayerFigure(layer, float(layer), infinite=False, margin=0.5, tensor="v") for layer in range(4)]
+    for name, told in (("p", figures), ("d", None)):
+        recipe = book.sweeps[name][0]
+        inputs = [PlanInput(reference, open_checkpoint(Path(reference.path))) for reference in recipe.references()]
+        alone = build_plan(recipe, inputs, figures=told)
+        assert build_plan(recipe, inputs, figures=told, beside=book.beside(recipe)).key == alone.key
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcde"), st.sampled_from("xyz"), min_size=5), max_size=4))

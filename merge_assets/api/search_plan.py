@@ -140,7 +140,7 @@ def _higher(recipe: Recipe, index: int, suites: Mapping[str, Suite]) -> bool:
         raise SearchError(f"{where}: the suite {suite.name} has no {wanted.label}; it has {listed}")
     if len(found) > 1:
         raise SearchError(f"{where}: the suite has several metrics of {wanted.task}; name one as metric")
-    if found[0].text is not None:
+    if found[0].is_proxy:
         return False
     if found[0].higher_is_better is None and not suite.in_headline(found[0]):
         raise SearchError(f"{where}: write higher_is_better for {wanted.task} in {suite.file}")

@@ -36,7 +36,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## Merge, analyse, evaluate and rank the demo recipes; prints the leaderboard and where to look.
+demo: install ## Merge, analyse, evaluate and rank the demo recipes, search for a mix; prints what came out and where to look.
 	$(BIN)/merge-assets demo
 
 ui: install ## Open the lineage graph at http://127.0.0.1:3000 (with the daemon that rebuilds on change).

@@ -45,6 +45,7 @@ NOT_RUN = {
     r"lm_eval ": "evaluates for minutes; tests/evaluation/test_runner.py runs what a result records",
     r"merge-assets search best": "tries candidates for minutes; tests/api/test_search.py searches",
     r"merge-assets (plan|build) '?attention": "is of models that nobody has; tests/api/test_sweep.py builds such a sweep",
+    r"merge-assets build best-best": "evaluates for minutes; tests/api/test_search.py promotes",
     r"merge-assets build mine": "evaluates for minutes; tests/pipeline/test_run.py builds through Dagster",
     r"merge-assets import Gille/": "needs the Hub; tests/importing/test_sources.py imports from a local one",
     r"merge-assets compare my-merge org/": "needs the Hub; tests/api/test_likeness.py compares with a local one",
@@ -138,7 +139,7 @@ RUN = sorted({block.page for block in BLOCKS if of_page(block.page) or block.kin
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of what a clone has, with the environment of this test as its own, and what the pages take for granted."""
-    for folder in ("recipes/demo", "suites", "deploy", "examples/checkpoints"):
+    for folder in ("recipes/demo", "suites", "deploy", "examples/checkpoints", "examples/searches"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     for file in ("definitions.py", "workspace.yaml"):
         shutil.copy(ROOT / file, tmp_path)

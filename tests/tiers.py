@@ -41,7 +41,7 @@ _LONG = (
         "plan/test_text_and_towers",
     ),
     *("plan/test_vocabulary", "plan/test_vocabulary_files", "plan/test_vocabulary_merges", "store/test_places"),
-    *("test_cases", "test_hostile_projects", "test_linear", "test_reference", "test_semantics"),
+    *("test_cases", "test_hostile_projects", "test_linear", "test_reference", "test_search_examples", "test_semantics"),
 )
 """Files that together take as long as all other quick ones; mutants are looked for by them, too."""
 

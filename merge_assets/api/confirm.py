@@ -1,7 +1,8 @@
-"""Whether what a search found is better than the models that it is made of, on documents that the search did not see."""
+"""Whether what a search found is better than the models that it is made of, or others, on documents that it did not see."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from merge_assets.api.candidates import Candidates
 from merge_assets.api.objectives import metric_of, value_of
 from merge_assets.api.score import evaluate
 from merge_assets.api.search import OpenSearch
+from merge_assets.reference import ModelReference
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
@@ -18,13 +20,13 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.runner import Evaluation
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite_task import Documents
-    from merge_assets.evaluation.verdicts import Verdict
+    from merge_assets.evaluation.verdicts import Pair, Verdict
     from merge_assets.search.trials import Trial
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A trial beside one of the models that it is made of, by one objective.
+    """A trial beside another model, by one objective.
 
     Attributes:
         model: the other.
@@ -32,6 +34,7 @@ class Confirmed:
         searched: how much better the trial is on the documents that the search saw, in the objective's unit.
         confirmed: the same on the documents that it did not see; ``None`` where the suite keeps none from a search.
         verdict: of the last; of the first where that is ``None``.
+        interval: the 95 % interval of what the verdict is of; ``None`` where the documents of the two cannot be matched.
     """
 
     model: str
@@ -39,6 +42,7 @@ class Confirmed:
     searched: float
     confirmed: float | None
     verdict: Verdict
+    interval: tuple[float, float] | None
 
     @property
     def too_good(self) -> float | None:
@@ -46,7 +50,14 @@ class Confirmed:
         return None if self.confirmed is None else self.searched - self.confirmed
 
 
-def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work = UNATTENDED) -> list[Confirmed]:
+def confirm(
+    workspace: Workspace,
+    opened: OpenSearch,
+    trial: Trial,
+    work: Work = UNATTENDED,
+    *,
+    beside: Sequence[ModelReference] = (),
+) -> list[Confirmed]:
     """Compare a trial with every model that its recipe names, document by document.
 
     Args:
@@ -54,6 +65,7 @@ def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work =
         opened: the search.
         trial: of it, which is done.
         work: asked throughout.
+        beside: models that it is compared with, too; a recipe's name stands for its variant in the store.
 
     Raises:
         MergeAssetsError: a model cannot be had or evaluated.
@@ -69,7 +81,7 @@ def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work =
     folder = artifact.directory(Path(workspace.cache) / "artifacts")
     models = Models(workspace)
     parents = [reference.model for reference in recipe.references() if not workspace.book.resolve_folded(reference)]
-    folders = {str(one): Path(models.fetch(one, work=work.silent()).checkpoint.location) for one in parents}
+    folders = {str(one): Path(models.fetch(one, work=work.silent()).checkpoint.location) for one in (*parents, *beside)}
     evaluations: dict[int, Evaluation] = {}
 
     @cache  # the trial's own are compared with those of every model
@@ -99,6 +111,13 @@ def confirm(workspace: Workspace, opened: OpenSearch, trial: Trial, work: Work =
     verdicts = judge.verdicts(pairs)
     candidates.drop([line])
     return [
-        Confirmed(name, objective.label, *gain, verdict)
-        for (name, objective), gain, verdict in zip(compared, gains, verdicts, strict=True)
+        Confirmed(name, objective.label, *gain, verdict, _interval(verdict, pair))
+        for (name, objective), gain, verdict, pair in zip(compared, gains, verdicts, pairs, strict=True)
     ]
+
+
+def _interval(verdict: Verdict, pair: Pair) -> tuple[float, float] | None:
+    """Of how much better, not of how much more."""
+    if (found := verdict.found) is None:
+        return None
+    return (found.low, found.high) if pair.higher_is_better else (-found.high, -found.low)

@@ -346,7 +346,7 @@ def code_server(
 
 @app.command(rich_help_panel="Pipeline")
 def demo() -> None:
-    """Build, analyse, evaluate and rank the demo recipes, then say where to look."""
+    """Build, analyse, evaluate and rank the demo recipes, search for a mix of two models, then say where to look."""
     from merge_assets.cli.pipeline import run_demo
 
     raise typer.Exit(run_demo())

@@ -16,6 +16,8 @@ from rich.markup import escape
 
 from merge_assets.cli.building import STYLES, BuildDisplay
 from merge_assets.cli.console import console, err, print_json
+from merge_assets.cli.opened import opened
+from merge_assets.cli.search import run_search
 from merge_assets.cli.show import show_leaderboard
 from merge_assets.errors import Stopped
 from merge_assets.extras import require
@@ -25,6 +27,9 @@ from merge_assets.pipeline.home import missing_settings, prepare_home
 from merge_assets.pipeline.run import Materialised, materialise
 from merge_assets.settings import Settings, load_settings
 from merge_assets.workspace import open_store
+
+_SEARCH = "best-mix"
+"""The search among the demo's recipes; of a project without it nothing is sought."""
 
 
 def run_build(
@@ -93,15 +98,20 @@ def _print_ending(ending: words.Ending) -> None:
 
 
 def run_demo() -> int:
-    """Build everything that needs no Hub, print the leaderboard and where to look."""
+    """Build everything that needs no Hub, print the leaderboard, search for a mix, print what was found and where to look."""
     failed = run_build([])
     console().print()
     show_leaderboard(as_json=False)
-    settings = load_settings()
+    settings, workspace = load_settings(), opened()
+    if _SEARCH in workspace.book.searches:
+        console().print(f"\nthe search {_SEARCH}, whose suite keeps half of the text from it")
+        run_search(workspace, _SEARCH)
     console().print(
         f"\nmerged models   {open_store(settings).url}/variants\n"
         f"lineage, runs   make ui, then http://127.0.0.1:3000\n"
         f"a plan          .venv/bin/merge-assets plan slerp-gradient\n"
+        f"a sweep         .venv/bin/merge-assets plan slerp\n"
+        f"a search        .venv/bin/merge-assets search {_SEARCH} show\n"
         f"your own        put a YAML recipe into {settings.recipes[0]}, then .venv/bin/merge-assets build NAME",
         soft_wrap=True,
         highlight=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,10 @@ def search(
     called: Annotated[
         str | None, typer.Option("--as", help="Name of the promoted recipe; default: NAME-best, NAME-trial-TRIAL.")
     ] = None,
+    than: Annotated[
+        list[str] | None,
+        typer.Option(help="`best`: compare with this model, too; a recipe's name is its variant. May be given again."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the promoted recipe's file.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -67,7 +72,7 @@ def search(
         raise SearchError(f"{action.value} takes no {target!r}; see --help")
     workspace = opened()
     if action is Action.RUN:
-        _run(workspace, name, trials, hours, documents, workers, as_json=json)
+        run_search(workspace, name, trials, hours, documents, workers, as_json=json)
         return
     from merge_assets.api.search import open_search
 
@@ -75,23 +80,24 @@ def search(
     if action is Action.SHOW:
         _show(found, as_json=json)
     elif action is Action.BEST:
-        _best(workspace, found, as_json=json)
+        _best(workspace, found, than or (), as_json=json)
     elif action is Action.EXPORT:
         _export(found, target)
     else:
         _promote(workspace, found, target, called, overwrite=overwrite)
 
 
-def _run(
+def run_search(
     workspace: Workspace,
     name: str,
-    trials: int | None,
-    hours: float | None,
-    documents: int | None,
-    workers: int,
+    trials: int | None = None,
+    hours: float | None = None,
+    documents: int | None = None,
+    workers: int = 1,
     *,
-    as_json: bool,
+    as_json: bool = False,
 ) -> None:
+    """Try candidates, each a line as it is finished, then compare the best with the models that it is made of."""
     from merge_assets import api
     from merge_assets.cli.console import err, progress_bar
 
@@ -102,7 +108,7 @@ def _run(
         found = api.search(
             workspace, name, trials=trials, hours=hours, documents=documents, workers=workers, report=report, work=work
         )
-    _best(workspace, found, as_json=as_json)
+    _best(workspace, found, (), as_json=as_json)
 
 
 def _line(trial: Trial) -> str:
@@ -148,13 +154,15 @@ def _show(found: OpenSearch, *, as_json: bool) -> None:
     print_fact("trials", f"{done} of {found.search.trials} finished; kept as {found.study}")
 
 
-def _best(workspace: Workspace, found: OpenSearch, *, as_json: bool) -> None:
+def _best(workspace: Workspace, found: OpenSearch, than: Sequence[str], *, as_json: bool) -> None:
     from rich.markup import escape
 
     from merge_assets.api.confirm import confirm
     from merge_assets.cli.console import console, print_fact, print_json, print_table, progress_bar, table
     from merge_assets.errors import SearchError
+    from merge_assets.reference import ModelReference
 
+    beside = [ModelReference.parse(text) for text in than]
     best = found.trials.best()
     if not best:
         raise SearchError(
@@ -163,19 +171,21 @@ def _best(workspace: Workspace, found: OpenSearch, *, as_json: bool) -> None:
     compared: dict[int, list[Confirmed]] = {}
     with progress_bar("comparing on documents that the search did not see", is_bytes=False) as work:
         for trial in best:
-            compared[trial.number] = confirm(workspace, found, trial, work)
+            compared[trial.number] = confirm(workspace, found, trial, work, beside=beside)
     if as_json:
         rows = [_as_json(one) | {"compared": [_compared(row) for row in compared[one.number]]} for one in best]
         print_json({"study": found.study, "best": rows})
         return
     for trial in best:
         print_fact(f"trial {trial.number}", _line(trial).partition(": ")[2])
-        heads = ("than", "by", "on the documents searched", "on documents not seen", "the search was too good by", "")
-        listed = table(*heads, numbers=heads[2:5])
+        heads = ("than", "by", "on the documents searched", "on documents not seen", "95 % of it", "too good by", "")
+        listed = table(*heads, numbers=(*heads[2:4], heads[5]))
         for row in compared[trial.number]:
-            shown = [row.searched, row.confirmed, row.too_good]
-            figures = ["none kept" if one is None else f"{one:+.4g}" for one in shown]
-            listed.add_row(escape(row.model), escape(row.objective), *figures, row.verdict.word)
+            figures = [
+                "none kept" if one is None else f"{one:+.4g}" for one in (row.searched, row.confirmed, row.too_good)
+            ]
+            figures.insert(2, row.verdict.why if row.interval is None else "{:+.3g} to {:+.3g}".format(*row.interval))
+            listed.add_row(escape(row.model), escape(row.objective), *map(escape, figures), row.verdict.word)
         print_table(listed)
     console().print(f"`merge-assets search {found.recipe.name} promote` makes a recipe of it", markup=False)
 
@@ -235,6 +245,7 @@ def _compared(row: Confirmed) -> dict[str, Any]:
         "confirmed": row.confirmed,
         "too_good": row.too_good,
         "verdict": row.verdict.word,
+        "interval": row.interval,
         "p": None if found is None else found.p,
         "why": row.verdict.why,
     }

@@ -112,7 +112,9 @@ def _prune(recipe: Recipe, resolver: Resolver, figures: Sequence[LayerFigure] | 
             if template.text is not None:
                 options = {"kind": template.importance, "text": template.text.file}
                 options |= template.text.model_dump(exclude={"file"}, exclude_defaults=True)
-                how = " ".join([f"importance {template.model}", *(f"--{name} {value}" for name, value in options.items())])
+                how = " ".join(
+                    [f"importance {template.model}", *(f"--{name} {value}" for name, value in options.items())]
+                )
             raise plan_error(
                 recipe,
                 "prune_layers.by",

@@ -21,6 +21,7 @@ from merge_assets.api.promote import promote
 from merge_assets.errors import RecipeError, SearchError, Stopped
 from merge_assets.evaluation import runner
 from merge_assets.recipe import Recipe
+from merge_assets.reference import ModelReference
 from merge_assets.search.trials import Trial
 from merge_assets.settings import Settings
 from merge_assets.work import Work
@@ -286,6 +287,15 @@ def test_the_best_is_compared_on_documents_that_the_search_did_not_see_and_promo
         assert [row.searched, row.confirmed] == gains and row.too_good == gains[0] - gains[1]
         assert ours[1].tasks[0].n == 8 and ours[0].tasks[0].n == 16
         assert row.verdict.word in ("better", "worse", "cannot tell")
+        assert row.interval is not None and row.interval[0] <= row.confirmed <= row.interval[1]
+
+    other = project / "c"
+    api.merge(space, api.load_recipe(_linear(project)), other)
+    beside = [ModelReference.parse("./c")]
+    (*_, row) = confirm(space, found, best, beside=beside)
+    ours = api.evaluate(space, _candidate(space, found, best), "tiny", documents="confirm").scores.headline
+    theirs = api.evaluate(space, other, "tiny", documents="confirm").scores.headline
+    assert row.model == "./c" and ours is not None and theirs is not None and row.confirmed == ours - theirs
 
     file = promote(space, found, best)
     assert file == project / "recipes/best-best.yaml"
@@ -294,6 +304,12 @@ def test_the_best_is_compared_on_documents_that_the_search_did_not_see_and_promo
     again = opened(project)
     assert again.recipe("best-best").digest == found.candidate(best).digest
     assert file.read_text().startswith(f"# Trial {best.number} of the search best (best-")
+
+
+def _linear(project: Path) -> Path:
+    file = project / "linear.yaml"
+    file.write_text("merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n")
+    return file
 
 
 def _candidate(space: api.Workspace, found: api.OpenSearch, trial: Trial) -> Path:

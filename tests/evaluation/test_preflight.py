@@ -234,7 +234,7 @@ def test_what_comes_with_the_project_is_what_is_read_anew_and_what_lm_eval_itsel
     assert all(ours[name].tags == entry.tags for name, entry in real.items() if entry.kind.name == "TAG")
     assert {kind: tuple(metrics) for kind, metrics in DEFAULT_METRIC_REGISTRY.items()} == METRICS_OF_OUTPUT
     shipped = {path.stem: load_suite(path) for path in (Path(__file__).parents[2] / "suites").glob("*.yaml")}
-    assert len(shipped) == 3
+    assert len(shipped) == 5
     assert all(look_over(suite, names) == [] for suite in shipped.values())
     monkeypatch.setattr(sys, "meta_path", [Hidden("langdetect"), *sys.meta_path])
     monkeypatch.delitem(sys.modules, "langdetect", raising=False)

@@ -110,8 +110,9 @@ def test_a_point_that_cannot_be_planned_tells_the_others_nothing(models: Path, t
 
 def test_points_whose_layers_cannot_be_told_tell_the_others_nothing(models: Path, tmp_path: Path) -> None:
     """Figures are those of one metric; another metric's layers are not to be told by them, nor is there a depth beyond all."""
-    text = "merge_method: passthrough\nprune_layers: {model: MODEL, by: snr, tensor: self_attn.v_proj, remove: 1}\nsweep: SWEEP\n"
-    swept = '{prune_layers.by: [snr, margin], prune_layers.remove: [1, infinite]}'
+    pruned = "{model: MODEL, by: snr, tensor: self_attn.v_proj, remove: 1}"
+    text = f"merge_method: passthrough\nprune_layers: {pruned}\nsweep: SWEEP\n"
+    swept = "{prune_layers.by: [snr, margin], prune_layers.remove: [1, infinite]}"
     (tmp_path / "p.yaml").write_text(text.replace("MODEL", str(models / "A")).replace("SWEEP", swept))
     (tmp_path / "d.yaml").write_text(
         f"merge_method: passthrough\ndepth_upscale: {{model: {models / 'A'}, overlap: 1}}\n"

@@ -138,17 +138,19 @@ def test_what_is_the_same_merge_as_another_is_named_and_never_the_best_beside_it
     trials = opened(tmp_path, wanted, higher)
     values = [0.7, 10.0][: len(higher)]
     for told in ({PLAN: "one"}, {PLAN: "other"}):
-        trials.tell(trials.ask().number, values if told[PLAN] == "one" else [0.1, 20.0][: len(higher)], told)
-    trials.fail(trials.ask().number, "no room")
+        trials.tell(asked(trials).number, values if told[PLAN] == "one" else [0.1, 20.0][: len(higher)], told)
+    trials.fail(asked(trials).number, "no room")
 
     first = same_merge(trials.all(), "one")
     assert first is not None and first.number == 0 and same_merge(trials.all(), "third") is None
-    trials.tell(trials.ask().number, first.objectives, taken_from(first))
+    trials.tell(asked(trials).number, first.objectives, taken_from(first))
     again = trials.all()[3]
     assert (again.same_as, again.objectives, again.told["merge_seconds"]) == (0, tuple(values), 0.0)
     assert [trial.number for trial in trials.best()] == [0]
     assert frame_of(trials.all(), [X, Y], ["demo"])["same_as"].tolist()[3] == 0
-    found = same_merge(trials.all()[1:], "one")  # as another worker may see it: what was taken over is of that plan, too
+    found = same_merge(
+        trials.all()[1:], "one"
+    )  # as another worker may see it: what was taken over is of that plan, too
     assert found is not None and found.number == 3
 
 

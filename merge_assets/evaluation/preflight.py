@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from merge_assets.errors import MergeAssetsError, SuiteError, did_you_mean
-from merge_assets.evaluation.declared import Declared, missing_modules
+from merge_assets.evaluation.declared import METRICS_OF_OUTPUT, Declared, missing_modules
 from merge_assets.evaluation.scores import metric_key
 from merge_assets.evaluation.suite import Suite
-from merge_assets.evaluation.suite_task import SuiteTask
+from merge_assets.evaluation.suite_task import TOKENS, SuiteTask
 from merge_assets.evaluation.task_index import Names, shipped_folder
 from merge_assets.extras import not_installed
 
@@ -137,13 +137,21 @@ def _metric(where: str, entry: SuiteTask, names: Names) -> Iterator[Finding]:
             yield Finding("metric", _no_metric(asked, entry.metric, one.metrics))
         return
     keys = [f"{metric},{name}" for metric in one.metrics for name in one.filters]
-    if metric_key(entry.metric, dict.fromkeys(keys)) is not None:
+    if metric_key(entry.metric, dict.fromkeys(keys)) is not None or _is_added(entry.metric, one.metrics):
         return
     shown = keys if one.filters != ("none",) else list(one.metrics)
     if one.is_open:
         yield Finding("metric", _no_metric(asked, entry.metric, shown) + "; its code may give others", fails=False)
     else:
         yield Finding("metric", _no_metric(asked, entry.metric, shown))
+
+
+def _is_added(metric: str, declared: Iterable[str]) -> bool:
+    """Whether a metric is added to those that a task declares; whether a task generates, its evaluation finds out."""
+    name = metric.partition(",")[0]
+    return name == TOKENS or (
+        name == "perplexity" and not set(declared).isdisjoint(METRICS_OF_OUTPUT["loglikelihood_rolling"])
+    )
 
 
 def _no_metric(asked: str, metric: str, known: Iterable[str]) -> str:

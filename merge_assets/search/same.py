@@ -1,7 +1,7 @@
 """Points of a space that make the same merge, such as two layers to be removed in either order: one of them is tried.
 
-Whether they do is told by the key of their plans: equal keys stand for equal files. So nothing needs to be known of which places of
-which method may change sides.
+Whether they do is told by the key of their plans: equal keys stand for equal files. So nothing needs to be known of which
+places of which method may change sides.
 """
 
 from __future__ import annotations

@@ -57,6 +57,9 @@ def found(folder: Path, *tasks: str, more: str = "", own: bool = False) -> list[
         "tiny_perplexity byte_perplexity",
         "tiny_generate exact_match",
         "tiny_group acc",
+        "gsm8k tokens_per_answer",
+        "tiny_generate tokens_per_answer",
+        "tiny_perplexity perplexity",
     ],
 )
 def test_of_what_is_right_nothing_is_said(tmp_path: Path, task: str) -> None:
@@ -74,6 +77,7 @@ def test_of_what_is_right_nothing_is_said(tmp_path: Path, task: str) -> None:
         ),
         ("gsm8k exact_match", "metric", "it has: exact_match,flexible-extract, exact_match,strict-match"),
         ("gsm8k exact_match,strict", "metric", "did you mean 'exact_match,strict-match'?"),
+        ("arc_easy perplexity", "metric", "has no single metric 'perplexity' (it has: acc, acc_norm)"),
         ("both acc_norm", "metric", "tasks[0].metric: both has no single metric 'acc_norm' (it has: acc)"),
         ("apart acc", "metric", "apart is a group of 3 tasks without a value; list its tasks instead"),
         ("ai2_arc acc", "metric", "ai2_arc is a tag of 2 tasks without a value; list its tasks instead"),

@@ -143,8 +143,8 @@ def _show(found: OpenSearch, *, as_json: bool) -> None:
         values = [_number(trial.values[path]) if path in trial.values else "" for path in paths]
         objectives = trial.told.get("objectives", {})
         came = [_number(objectives[label]) if label in objectives else "" for label in found.labels]
-        done = "" if trial.same_as is None else f"as {trial.same_as}"
-        state = "best" if trial.number in best else done if trial.state == "done" else trial.state
+        same = "" if trial.same_as is None else f"as {trial.same_as}"
+        state = "best" if trial.number in best else same if trial.state == "done" else trial.state
         listed.add_row(str(trial.number), state, *(escape(printable(text)) for text in (*values, *came)))
     print_table(listed)
     for trial in trials:

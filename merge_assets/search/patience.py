@@ -38,7 +38,8 @@ def patiently(url: str, call: Callable[[], _T]) -> _T:
     try:
         return retrying(call)
     except AWAY as error:
-        why = in_one_line(error.__cause__ or error)
+        below = error.__cause__
+        why = in_one_line(below if isinstance(below, Exception) else error)
         raise SearchError(
             f"the storage of trials {without_credentials(url)} is away: {why}; start it, and then the search, which goes on"
         ) from None

@@ -31,6 +31,7 @@ from merge_assets.api.preflight import check, look_over, refused, suites_of
 from merge_assets.api.rank import Ranked, rank
 from merge_assets.api.score import Scored, evaluate, score
 from merge_assets.api.search import OpenSearch, open_search, search
+from merge_assets.api.search_page import live_page, search_pictures, write_search_page
 from merge_assets.api.search_plan import SearchPlan, plan_search
 from merge_assets.api.sweep import SweepPlan, plan_sweep
 from merge_assets.identity import ModelIdentity
@@ -63,6 +64,7 @@ __all__ = [
     "importance",
     "importance_cost",
     "likeness",
+    "live_page",
     "load_recipe",
     "look_over",
     "measure_importance",
@@ -76,7 +78,9 @@ __all__ = [
     "refused",
     "score",
     "search",
+    "search_pictures",
     "snr",
     "suites_of",
     "write_recipe",
+    "write_search_page",
 ]

@@ -26,6 +26,7 @@ class Action(StrEnum):
     RUN = "run"
     SHOW = "show"
     BEST = "best"
+    PAGE = "page"
     EXPORT = "export"
     PROMOTE = "promote"
 
@@ -37,12 +38,16 @@ def search(
         Action,
         typer.Argument(
             help="`run`: try candidates; `show`: list them; `best`: the best, compared with the models that it is made of on "
-            "documents that the search did not see; `export FILE`; `promote [TRIAL]`: write one as a recipe."
+            "documents that the search did not see; `page [FILE]`: pictures and all trials as one HTML file; `export FILE`; "
+            "`promote [TRIAL]`: write one as a recipe."
         ),
     ] = Action.RUN,
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|TRIAL]", help="A .csv or .parquet file to export to; the trial to promote."),
+        typer.Argument(
+            metavar="[FILE|TRIAL]",
+            help="The page's file; a .csv or .parquet file to export to; the trial to promote.",
+        ),
     ] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="How many in all; default: as the search says.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.0, help="Begin none later than that.")] = None,
@@ -50,6 +55,10 @@ def search(
         int | None, typer.Option(min=1, help="Begin none after as many documents were asked of all together.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Candidates that are tried at the same time.")] = 1,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With run: write the page now and then; it reloads itself in a browser."),
+    ] = None,
     called: Annotated[
         str | None, typer.Option("--as", help="Name of the promoted recipe; default: NAME-best, NAME-trial-TRIAL.")
     ] = None,
@@ -68,11 +77,13 @@ def search(
     from merge_assets.cli.opened import opened
     from merge_assets.errors import SearchError
 
-    if target is not None and action not in (Action.EXPORT, Action.PROMOTE):
+    if target is not None and action not in (Action.PAGE, Action.EXPORT, Action.PROMOTE):
         raise SearchError(f"{action.value} takes no {target!r}; see --help")
+    if page is not None and action is not Action.RUN:
+        raise SearchError(f"--page {page} is for run; `merge-assets search {name} page {page}` writes the page once")
     workspace = opened()
     if action is Action.RUN:
-        run_search(workspace, name, trials, hours, documents, workers, as_json=json)
+        run_search(workspace, name, trials, hours, documents, workers, page, as_json=json)
         return
     from merge_assets.api.search import open_search
 
@@ -81,6 +92,8 @@ def search(
         _show(found, as_json=json)
     elif action is Action.BEST:
         _best(workspace, found, than or (), as_json=json)
+    elif action is Action.PAGE:
+        _page(found, target)
     elif action is Action.EXPORT:
         _export(found, target)
     else:
@@ -94,21 +107,40 @@ def run_search(
     hours: float | None = None,
     documents: int | None = None,
     workers: int = 1,
+    page: Path | None = None,
     *,
     as_json: bool = False,
 ) -> None:
     """Try candidates, each a line as it is finished, then compare the best with the models that it is made of."""
+    from contextlib import nullcontext
+
     from merge_assets import api
+    from merge_assets.api.search_page import live_page
     from merge_assets.cli.console import err, progress_bar
 
-    def report(trial: Trial) -> None:
-        err().print(_line(trial), markup=False, highlight=False, soft_wrap=True)
-
     with progress_bar(f"searching {name}", is_bytes=False) as work:
-        found = api.search(
-            workspace, name, trials=trials, hours=hours, documents=documents, workers=workers, report=report, work=work
-        )
+        opened = None if page is None else api.open_search(workspace, name, work.silent())
+        live = nullcontext() if opened is None or page is None else live_page(opened, page, trials=trials, hours=hours)
+        with live as shown:
+
+            def report(trial: Trial) -> None:
+                err().print(_line(trial), markup=False, highlight=False, soft_wrap=True)
+                if shown is not None and (problem := shown.refresh()):
+                    err().print(problem, markup=False, highlight=False, soft_wrap=True)
+
+            found = api.search(
+                workspace, name, trials=trials, hours=hours, documents=documents, workers=workers, report=report, work=work
+            )
     _best(workspace, found, (), as_json=as_json)
+
+
+def _page(found: OpenSearch, target: str | None) -> None:
+    from merge_assets.api.search_page import write_search_page
+    from merge_assets.cli.console import print_fact
+
+    file = Path(target or f"{found.recipe.name}.html")
+    write_search_page(found, file)
+    print_fact("written", str(file))
 
 
 def _line(trial: Trial) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from merge_assets.evaluation.leaderboard import Column, Leaderboard, Row, format_count
 from merge_assets.evaluation.scores import format_value
 from merge_assets.markup import render
+from merge_assets.scales import axis, undominated
 
 WIDTH, HEIGHT = 760, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 28, 26, 52
@@ -71,13 +72,6 @@ def pareto_charts(board: Leaderboard) -> list[Chart]:
     return [chart for chart in made if chart is not None]
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which of points (price, worth) no other one dominates: costs no more, is worth no less, and differs in one."""
-    return [
-        not any(p <= price and w >= worth and (p, w) != (price, worth) for p, w in points) for price, worth in points
-    ]
-
-
 def _seconds(row: Row, suite: str) -> float | None:
     found = [one for scores in row.entry.scores if scores.suite == suite for one in scores.tasks]
     # Several metrics of one task have one time.
@@ -110,9 +104,9 @@ def _chart(
     if len(found) < 2 or math.isclose(min(prices), max(prices)):
         return None
     sign = 1.0 if column.higher_is_better else -1.0
-    is_front = front([(price, sign * score) for _, price, score in found])
-    xs, x_ticks = _axis(prices, logarithmic=max(prices) > 3 * min(prices))
-    ys, y_ticks = _axis([score for *_, score in found])
+    is_front = undominated([(price, -sign * score) for _, price, score in found])
+    xs, x_ticks = axis(prices, logarithmic=max(prices) > 3 * min(prices))
+    ys, y_ticks = axis([score for *_, score in found])
     places = [
         (_LEFT + x * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - y * (HEIGHT - _TOP - _BOTTOM))
         for x, y in zip(map(xs, prices), (ys(score) for *_, score in found), strict=True)
@@ -148,25 +142,6 @@ def _chart(
         line=_steps(sorted(point.at for point in points if point.is_front)),
     )
     return Chart(name, title, svg)
-
-
-def _axis(values: Sequence[float], *, logarithmic: bool = False) -> tuple[Callable[[float], float], list[float]]:
-    """Where a value is between 0 and 1, and round numbers to mark."""
-    low, high = min(values), max(values)
-    if logarithmic:
-        low, high = math.log10(low), math.log10(high)
-        margin = 0.06 * (high - low)
-        low, high = low - margin, high + margin
-        ticks = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 2, 5)]
-        return lambda value: (math.log10(value) - low) / (high - low), [
-            t for t in ticks if low <= math.log10(t) <= high
-        ]
-    margin = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
-    low, high = low - margin, high + margin
-    size = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step = next(m * size for m in (1, 2, 5, 10) if (high - low) / (m * size) <= 6)
-    ticks = [round(step * i, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return lambda value: (value - low) / (high - low), ticks
 
 
 def _labels(

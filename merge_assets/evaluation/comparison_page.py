@@ -81,7 +81,9 @@ def comparison_page(
         _PACKAGE,
         "comparison.html.j2",
         title=title,
-        style=beside(_PACKAGE, "leaderboard.css") + beside(_PACKAGE, "comparison.css"),
+        style=beside("merge_assets", "look.css")
+        + beside(_PACKAGE, "leaderboard.css")
+        + beside(_PACKAGE, "comparison.css"),
         comparison=comparison,
         parts=[_part(comparison, suite, tasks, documents) for suite, tasks in _distinct(comparison)],
         counted={

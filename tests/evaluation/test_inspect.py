@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merge_assets.evaluation import comparison
-from merge_assets.evaluation.charts import front, pareto_charts
+from merge_assets.evaluation.charts import pareto_charts
 from merge_assets.evaluation.comparison import PER_TASK, comparisons_of
 from merge_assets.evaluation.documents import read_documents, shown
 from merge_assets.evaluation.exports import leaderboard_csv, leaderboard_latex
@@ -27,6 +27,7 @@ from merge_assets.evaluation.leaderboard_files import leaderboard_markdown, writ
 from merge_assets.evaluation.members import groups_of
 from merge_assets.evaluation.published import published_table
 from merge_assets.recipe import Published
+from merge_assets.scales import undominated
 from tests.evaluation.test_page import HOSTILE, Page
 from tests.inspect_support import SUBJECTS, chosen, school
 from tests.leaderboard_support import ENTRIES, row, scores
@@ -186,7 +187,7 @@ POINTS = st.lists(st.tuples(st.integers(1, 9).map(float), st.integers(0, 9).map(
 
 @given(POINTS)
 def test_of_the_front_none_is_beaten_and_every_other_is(points: list[tuple[float, float]]) -> None:
-    is_front = front(points)
+    is_front = undominated([(price, -worth) for price, worth in points])
     best = [point for point, is_best in zip(points, is_front, strict=True) if is_best]
     for price, worth in best:
         assert not any((p < price and w >= worth) or (p <= price and w > worth) for p, w in points)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from merge_assets.api.joined import other_scores, parents_of
+from merge_assets.api.varied import Kin
 from merge_assets.errors import CheckpointError, MergeAssetsError
 from merge_assets.identity import ModelIdentity
 from merge_assets.plan.model import digest_of
@@ -99,6 +100,7 @@ class _Shelf:
     def __init__(self, workspace: Workspace, work: Work, known: KnownScores) -> None:
         self._workspace = workspace
         self._known = known
+        self._kin = Kin(workspace)
         self._staleness = Staleness(workspace, thorough=True, work=work)
 
     def entry(self, reference: ModelReference, recipe: Recipe | None) -> LeaderboardEntry | None:
@@ -161,6 +163,7 @@ class _Shelf:
             recipe=text,
             stale="; ".join(reason for reason in reasons if reason) or None,
             history=self._history(identity),
+            places=self._kin.values(recipe, text),
         )
 
     @property

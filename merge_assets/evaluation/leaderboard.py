@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from merge_assets.errors import EvaluationError
 from merge_assets.evaluation.circumstances import differences, row_differences
@@ -74,6 +74,7 @@ class LeaderboardEntry:
         url: where the model can be found.
         stale: why it is not what there is, or would be made, now; ``None`` if it is.
         history: scores of all versions of the model, this one among them, the oldest first.
+        places: its values in the places in which the points of its sweep, or the trials of its search, differ, by key path.
     """
 
     model: str
@@ -89,6 +90,7 @@ class LeaderboardEntry:
     url: str | None = None
     stale: str | None = None
     history: list[Past] = field(default_factory=list)
+    places: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

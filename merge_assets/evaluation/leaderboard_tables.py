@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge_assets.evaluation.otherwise import set_otherwise
 from merge_assets.evaluation.tables import frame
+from merge_assets.evaluation.varied import place_key, varied_places
 
 if TYPE_CHECKING:
     import pandas
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 def models_table(board: Leaderboard) -> pandas.DataFrame:
     """One row per model; missing values are null (``<NA>``), never NaN.
 
-    Columns: rank, its 95 % interval (rank low, rank high), model, kind, method, parameters, layers, parents and their versions,
-    then for each score column ``name`` (in lm-eval's unit), ``name stderr``, ``name n``, ``name delta`` (to the best parent,
-    value minus parent's value), ``name best parent`` and ``name verdict`` (better, worse or cannot tell); then description,
-    url, fingerprint, stale: why a row is out of date, asked otherwise: what its recipe set otherwise than a suite says, and
-    failed: which tasks have no value, and why.
+    Columns: rank, its 95 % interval (rank low, rank high), model, kind, method, parameters, layers, parents and their versions;
+    for each place of a sweep or a search ``place PATH``, a number or text; for each score column ``name`` (in lm-eval's unit),
+    ``name stderr``, ``name n``, ``name delta`` (to the best parent, value minus parent's value), ``name best parent`` and
+    ``name verdict`` (better, worse or cannot tell); then description, url, fingerprint, stale: why a row is out of date, asked
+    otherwise: what its recipe set otherwise than a suite says, and failed: which tasks have no value, and why.
     """
     rows, entries = board.rows, [row.entry for row in board.rows]
     columns: dict[str, tuple[str, list[Any]]] = {
@@ -36,6 +37,12 @@ def models_table(board: Leaderboard) -> pandas.DataFrame:
         "parents": ("object", [[parent.model for parent in entry.parents] for entry in entries]),
         "parent versions": ("object", [[parent.fingerprint for parent in entry.parents] for entry in entries]),
     }
+    for place in varied_places(board.entries):
+        found = [entry.places.get(place.path) for entry in entries]
+        if all(one is None or (isinstance(one, int | float) and not isinstance(one, bool)) for one in found):
+            columns[f"place {place.path}"] = ("Float64", found)
+        else:
+            columns[f"place {place.path}"] = ("string", [None if one is None else place_key(one) for one in found])
     for column in board.columns:
         cells = [row.cells.get(column) for row in rows]
         best = [cell.best_parent if cell else None for cell in cells]

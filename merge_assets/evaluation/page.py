@@ -24,6 +24,7 @@ from merge_assets.evaluation.leaderboard import (
 from merge_assets.evaluation.members import TaskGroup, groups_of
 from merge_assets.evaluation.page_texts import difference, evidence, label, number, tone
 from merge_assets.evaluation.published import PublishedValue
+from merge_assets.evaluation.varied import MOST, place_key, place_text, varied_places
 from merge_assets.freshness import short
 from merge_assets.markup import beside, render
 
@@ -35,6 +36,9 @@ _HEADS = (
     ("size", "Size", "Parameters"),
     ("layers", "Layers", "Layers"),
 )
+
+_PLACES_AT = 3
+"""Before which of these the columns of places stand."""
 
 _Card = tuple[str, str, str, str, str]
 """Its head, the model, the value, a note, and how the value is coloured."""
@@ -63,19 +67,24 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard", files: File
         title: heading and title of the page.
         files: what lies beside it; a page without depends on nothing but models, scores and samples.
     """
-    groups = groups_of(board)
+    groups, varied = groups_of(board), varied_places(board.entries)
     ranges = {column: _range(board, column) for column in board.columns}
     listed = {entry.model: entry.fingerprint for entry in board.entries}
     return render(
         _PACKAGE,
         "leaderboard.html.j2",
         title=title,
-        style=beside(_PACKAGE, "leaderboard.css") + beside(_PACKAGE, "sections.css"),
+        style=beside("merge_assets", "look.css")
+        + beside(_PACKAGE, "leaderboard.css")
+        + beside(_PACKAGE, "sections.css"),
         script=beside(_PACKAGE, "leaderboard.js"),
         board=board,
         summary=_summary(board),
         cards=_cards(board),
-        heads=_HEADS,
+        heads=(*_HEADS[:_PLACES_AT], *(("varied", one.label, one.path) for one in varied[:MOST]), *_HEADS[_PLACES_AT:]),
+        places=varied[:MOST],
+        place_text=place_text,
+        place_key=place_key,
         arrow=arrow,
         bar=lambda cell, column: _bar(cell.value, column, ranges[column]),
         best=lambda column: _best(column, ranges[column]),
@@ -99,6 +108,9 @@ def leaderboard_page(board: Leaderboard, title: str = "Leaderboard", files: File
         tone=tone,
         versions=lambda entry: versions_of(entry, board.samples),
         told_of=_told,
+        told_places=lambda entry: [
+            f"{one.label}={place_text(entry.places[one.path])}" for one in varied if one.path in entry.places
+        ],
     )
 
 

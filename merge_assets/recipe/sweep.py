@@ -75,7 +75,7 @@ def points(name: str, content: Mapping[str, Any], sweep: Sweep, file: Path, tabl
     if total > MAX_POINTS:
         raise Misfit(f"has {total} points; at most {MAX_POINTS} are made of one recipe", ("sweep",))
     parsed = {path: parse_path(path) for path in paths}
-    labels = _labels(paths)
+    labels = labels_of(paths)
     found = []
     for parts in itertools.product(*groups):
         values = {path: value for part in parts for path, value in part.items()}
@@ -129,8 +129,8 @@ def _cell(cell: str, where: str, column: str) -> Any:
     return documents[0].data
 
 
-def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """What each path is called in the names of points: its last word that says anything, with the numbers on the way where
+def labels_of(paths: Sequence[str]) -> dict[str, str]:
+    """What each key path is called in the names of points: its last word that says anything, with the numbers on the way where
     other paths have that word, too."""
     parsed = {path: parse_path(path) for path in paths}
     words = {path: _word(parts) for path, parts in parsed.items()}

@@ -27,6 +27,8 @@ _SHADES_OF_FINITE = len(_SHADES) - 2
 _LONGEST_NAME = 20
 _STRIP = 24
 _BAR = 10
+_WIDE, _TALL = 40, 12
+_MOST_STEPS = 40
 
 
 def bar(fraction: float) -> str:
@@ -86,6 +88,34 @@ def snr_picture(rows: Sequence[Mapping[str, Any]]) -> str | None:
         parts.append(f"<text x='{wide + 1:g}' y='{2 * number + 1.6}'>{_text(module)}</text>")
     parts.append(f"<text y='{2 * len(grid) + 2}'>layer 0 to {count - 1}; dark: high, orange: infinite</text>")
     return _image("SNR by layer and module", round(wide) + 18, 2 * len(grid) + 4, "".join(parts))
+
+
+def improvements_picture(label: str, improved: Sequence[tuple[int, float]], count: int) -> str | None:
+    """The best score of a search so far, over its trials, as Markdown; ``None`` where it never improved on the first.
+
+    Args:
+        label: what the score is.
+        improved: number and score of every trial that was better than all before it; of many, the last ones are drawn.
+        count: trials that were begun.
+    """
+    steps = improved[-_MOST_STEPS:]
+    if len(steps) < 2:
+        return None
+    low, high = (end(score for _, score in steps) for end in (min, max))
+
+    def at(number: int, score: float) -> tuple[str, str]:
+        wide = max(count - 1, 1)
+        return f"{_WIDE * number / wide:.3g}", f"{_TALL * (high - score) / (high - low):.3g}"
+
+    (x, y), *rest = (at(*one) for one in steps)
+    line = "".join([f"M{x},{y}", *(f"H{x}V{y}" for x, y in rest), f"H{_WIDE}"])
+    first, last = steps[0][1], steps[-1][1]
+    parts = [
+        f"<path d='{line}' fill='none' stroke='{_COLOURS[1]}' stroke-width='.3'/>",
+        f"<text x='{_WIDE + 1}' y='{float(rest[-1][1]) + 0.6:.3g}'>{last:.4g}</text>",
+        f"<text y='{_TALL + 3}'>{_text(label)}: {first:.4g} to {last:.4g} in {count} trials</text>",
+    ]
+    return _image("The best so far", _WIDE + 10, _TALL + 6, "".join(parts))
 
 
 def _path(places: Sequence[tuple[int, int]]) -> str:

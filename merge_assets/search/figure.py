@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from merge_assets.markup import render
+from merge_assets.markup import escape_markdown, render
 
 _PACKAGE = "merge_assets.search"
 Tick = tuple[float, str]
@@ -28,6 +29,12 @@ class Picture:
     title: str
     text: str
     svg: str
+
+    @property
+    def markdown(self) -> str:
+        """The picture as an image of Markdown, which needs nothing beside it."""
+        data = base64.b64encode(self.svg.encode()).decode()
+        return f"![{escape_markdown(self.title)}](data:image/svg+xml;base64,{data})"
 
 
 @dataclass(frozen=True)

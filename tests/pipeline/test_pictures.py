@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from merge_assets.pipeline.pictures import SHOWN_AT_ONCE, bar, layer_picture, snr_picture
+from merge_assets.pipeline.pictures import SHOWN_AT_ONCE, bar, improvements_picture, layer_picture, snr_picture
 from tests.merging import plan_text
 from tests.synthetic import write_llama
 
@@ -90,6 +90,19 @@ def test_stacked_layers_are_drawn_and_a_plain_merge_is_not(tmp_path: Path) -> No
     ]
     mean = f"merge_method: linear\nmodels: [{{model: {a}}}, {{model: {b}}}]\nparameters: {{weight: 1}}\n"
     assert layer_picture(plan_text(mean, tmp_path)) is None
+
+
+def test_the_steps_of_a_search_end_at_its_best_and_are_shown_at_once() -> None:
+    improved = [(n * n, 1 - 0.9**n) for n in range(60)]
+    made = improvements_picture("demo <b>", improved, 3600)
+    assert made is not None and len(made) < SHOWN_AT_ONCE
+    svg = opened(made)
+    (path,) = svg.iter(f"{SVG}path")
+    ends = re.findall(r"H([\d.e-]+)V([\d.e-]+)", path.attrib["d"])
+    assert len(ends) == 39 and float(ends[-1][1]) == 0.0
+    assert float(ends[-1][0]) == round(40 * 59 * 59 / 3599, 1)
+    assert "demo <b>: 0.8784 to 0.998 in 3600 trials" in [text.text for text in svg.iter(f"{SVG}text")]
+    assert improvements_picture("demo", improved[:1], 9) is None
 
 
 def places(stroke: str) -> list[tuple[int, int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -346,6 +348,12 @@ def test_pictures_do_not_grow_with_the_trials_beyond_a_bound() -> None:
             assert sum(of.attrib["d"].count("M") for n in range(8) for of in of_kind(svg, f"l{n}")) <= MOST_LINES
     assert sizes[1500].keys() == sizes[6000].keys()
     assert all(size < 100_000 for of in sizes.values() for size in of.values())
+
+
+def test_a_picture_is_an_image_of_markdown() -> None:
+    (picture, *_) = pictures_of(drawn_at_random(60)).pictures
+    found = re.fullmatch(r"!\[demo over trials\]\(data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)\)", picture.markdown)
+    assert found and base64.b64decode(found[1]).decode() == picture.svg
 
 
 def test_no_name_or_value_becomes_markup() -> None:

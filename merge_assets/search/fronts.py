@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from merge_assets.search.axes import score_axis
 from merge_assets.search.figure import Area, Dot, LeftOut, Mark, Picture, Stroke, points, stairs
 from merge_assets.search.over_trials import said, thinned
 from merge_assets.search.standing import Standing
-from merge_assets.search.trials import Trial
+
+if TYPE_CHECKING:
+    from merge_assets.search.trials import Trial
 
 _FEWEST = 2
 MOST_NAMED = 100

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merge_assets.recipe.schema_search import Choices, Dimension
 from merge_assets.search.axes import place_axis, score_axis
 from merge_assets.search.figure import Area, Box, LeftOut, Mark, Picture, Stroke
 from merge_assets.search.standing import SHADES, Standing, number
-from merge_assets.search.trials import Trial
+
+if TYPE_CHECKING:
+    from merge_assets.search.trials import Trial
 
 FEWEST = 20
 _CELLS = 12

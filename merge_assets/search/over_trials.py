@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from merge_assets.scales import axis
 from merge_assets.search.axes import score_axis
 from merge_assets.search.figure import Area, Dot, LeftOut, Mark, Picture, Stroke, points, stairs
 from merge_assets.search.standing import Goal, Standing, number, text_of
-from merge_assets.search.trials import Trial
+
+if TYPE_CHECKING:
+    from merge_assets.search.trials import Trial
 
 _T = TypeVar("_T")
 

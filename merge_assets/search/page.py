@@ -6,13 +6,16 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from merge_assets.markup import beside, render
 from merge_assets.recipe.schema_search import Choices, Dimension
 from merge_assets.search.figure import LeftOut, Picture
 from merge_assets.search.pictures import pictures_of
 from merge_assets.search.standing import Standing, number, text_of
-from merge_assets.search.trials import Trial
+
+if TYPE_CHECKING:
+    from merge_assets.search.trials import Trial
 
 _PACKAGE = "merge_assets.search"
 RELOAD = 5

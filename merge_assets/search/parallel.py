@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from merge_assets.search.axes import PlaceAxis, place_axis, score_axis
 from merge_assets.search.figure import Area, LeftOut, Mark, Picture, Stroke, Word, line
 from merge_assets.search.over_trials import said, thinned
 from merge_assets.search.standing import SHADES, Standing, text_of
-from merge_assets.search.trials import Trial
+
+if TYPE_CHECKING:
+    from merge_assets.search.trials import Trial
 
 MOST_LINES = 300
 MOST_PLACES = 9
@@ -55,7 +58,7 @@ def parallel_coordinates(standing: Standing, goal: int, order: Sequence[str]) ->
         if of:
             marks.append(Stroke(f"l{shade}", "".join(map(through, of))))
     marks.append(Stroke("top", through(ranked[0]), said(ranked[0], standing.goals)))
-    for x, path, axis in zip(across, places, axes, strict=True):
+    for x, path, axis in zip(across[:-1], places, axes, strict=True):
         marks.append(Stroke("rule", f"M{x:.1f} {area.y(0):.1f}V{area.y(1):.1f}"))
         marks.append(
             Word("word halo", x, area.top - 24 + 14 * (places.index(path) % 2), text_of(path, _LONGEST), "middle")

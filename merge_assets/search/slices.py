@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from merge_assets.search.axes import ScoreAxis, place_axis, score_axis
 from merge_assets.search.figure import Area, Dot, LeftOut, Mark, Picture, Stroke, band, line, points
 from merge_assets.search.over_trials import said, thinned
 from merge_assets.search.standing import Standing, text_of
-from merge_assets.search.trials import Trial
+
+if TYPE_CHECKING:
+    from merge_assets.search.trials import Trial
 
 FEWEST = 10
 _SHARE = 5

@@ -8,12 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merge_assets.recipe.schema_search import Dimension, Search
 from merge_assets.scales import undominated
 from merge_assets.search.gradients import Gradient
-from merge_assets.search.trials import Trial
+
+if TYPE_CHECKING:
+    from merge_assets.search.trials import Trial
 
 SHADES = 8
 """Into how many parts trials are divided by rank, the best in the last one."""

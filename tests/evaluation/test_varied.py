@@ -47,8 +47,9 @@ def test_a_column_for_each_place_sorts_by_its_values_and_is_found_by_the_filter(
     assert cells(text) == [["0.7", "[0, 0.5]", "org/second"], ["0.3", "1", "org/first"], ["", "", ""]]
     texts = [attrs["data-text"] or "" for tag, attrs in page.tags if tag == "tr" and "data-text" in attrs]
     assert "t_0=0.7 t_1=[0, 0.5] model=second" in texts[0]
-    wide = [len(re.findall("<t[hd] ", each)) for each in text[text.index("<tbody>") :].split("<tr ")[1:4]]
-    assert len(set(wide)) == 1
+    body = text[text.index("<tbody>") : text.index("</tbody>")]
+    heads_of_columns = text[: text.index("</thead>")].rpartition("<tr>")[2].count("<th ")
+    assert [len(re.findall("<t[hd] ", each)) for each in body.split("<tr ")[1:]] == [heads_of_columns] * 3
 
 
 def test_a_board_without_such_models_has_no_such_columns() -> None:

@@ -116,7 +116,7 @@ def test_the_line_is_the_best_so_far_and_the_points_are_the_others() -> None:
 def test_where_less_is_better_the_line_goes_down() -> None:
     svg = shown(over_trials(scored(30.0, 40.0, 20.0, goal=LOWER), 0))
     (steps,) = of_kind(svg, "steps")
-    assert [Axes(svg).y(y) for _, y in points_of(steps.attrib["d"])] == pytest.approx([30, 30, 20], abs=0.2)
+    assert [Axes(svg).y(y) for _, y in points_of(steps.attrib["d"])] == pytest.approx([30, 30, 20, 20], abs=0.2)
 
 
 def test_a_few_scores_that_are_far_worse_do_not_squeeze_the_others() -> None:

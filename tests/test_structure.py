@@ -147,7 +147,9 @@ def tracked() -> list[Path]:
 
 
 def rooms() -> set[str]:
-    return {file.parts[1] for file in tracked() if file.parts[0] == "merge_assets" and len(file.parts) > 2}
+    """Folders of the package with code."""
+    of_package = [file for file in tracked() if file.parts[0] == "merge_assets" and len(file.parts) > 2]
+    return {file.parts[1] for file in of_package if file.suffix == ".py"}
 
 
 def test_the_tree_in_the_docs_is_the_real_one() -> None:

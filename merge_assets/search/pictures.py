@@ -18,7 +18,7 @@ MOST_SLICES = 12
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Gallery:
     """The pictures of a search.
 
     Attributes:
@@ -30,7 +30,7 @@ class Drawn:
     left_out: tuple[LeftOut, ...]
 
 
-def pictures_of(standing: Standing) -> Drawn:
+def pictures_of(standing: Standing) -> Gallery:
     """Draw a search.
 
     Their number is bounded by the numbers of places and objectives, and what is in each does not grow with the trials beyond
@@ -59,7 +59,7 @@ def pictures_of(standing: Standing) -> Drawn:
     made += [layer_profile(standing, gradient) for gradient in standing.gradients]
     if not standing.gradients:
         made.append(LeftOut("Values over the layers", "no place of the space is a list of values over the layers"))
-    return Drawn(
+    return Gallery(
         tuple(one for one in made if isinstance(one, Picture)),
         tuple(one for one in made if isinstance(one, LeftOut)),
     )

@@ -265,7 +265,7 @@ class _Worker:
     def finish(self, trial: Trial, turn: Turn) -> None:
         """Try a candidate and tell what came of it, unless another has taken it over."""
         try:
-            objectives, told = self._tried(trial, turn)
+            objectives, lost, told = self._tried(trial, turn)
         except Stopped:
             raise
         except MergeAssetsError as error:
@@ -275,13 +275,13 @@ class _Worker:
             self._opened.trials.fail(trial.number, str(error))
         else:
             turn.confirm()
-            if objectives is None:
-                self._opened.trials.give_up(trial.number, told)
+            if lost:
+                self._opened.trials.give_up(trial.number, lost, told)
             else:
                 self._opened.trials.tell(trial.number, objectives, told)
 
-    def _tried(self, trial: Trial, turn: Turn) -> tuple[list[float] | None, dict[str, Any]]:
-        """What a candidate comes to, None where it is given up, and what is written down of it."""
+    def _tried(self, trial: Trial, turn: Turn) -> tuple[list[float], str, dict[str, Any]]:
+        """What a candidate comes to, why it is given up, and what is written down of it."""
         from merge_assets.search.same import PLAN, same_merge, taken_from
 
         work = turn.work.silent()
@@ -290,7 +290,7 @@ class _Worker:
         check_alone(recipe)
         plan = self._candidates.plan(recipe, self._opened.corners, work)
         if (first := same_merge(self._opened.trials.all(), plan.key)) is not None:
-            return list(first.objectives), taken_from(first)
+            return list(first.objectives), "", taken_from(first)
         line = self._opened.line(trial.number)
         artifact = self._candidates.build(recipe, plan, line, work)
         built = time.monotonic()
@@ -320,7 +320,7 @@ class _Worker:
             "evaluation_seconds": time.monotonic() - built,
             "bytes_linked": artifact.manifest.described(VariantDetails).report.bytes_linked,
         }
-        return (None, {**told, "given_up": lost}) if lost else (_told(values, self._opened), told)
+        return _told(values, self._opened), lost, told
 
     def _evaluated(self, artifact: Artifact, documents: Documents, work: Work) -> dict[str, Evaluation]:
         """Per suite, the evaluation of a candidate on the documents that a search may see, or a part of them."""

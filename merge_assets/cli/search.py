@@ -129,7 +129,14 @@ def run_search(
                     err().print(problem, markup=False, highlight=False, soft_wrap=True)
 
             found = api.search(
-                workspace, name, trials=trials, hours=hours, documents=documents, workers=workers, report=report, work=work
+                workspace,
+                name,
+                trials=trials,
+                hours=hours,
+                documents=documents,
+                workers=workers,
+                report=report,
+                work=work,
             )
     _best(workspace, found, (), as_json=as_json)
 
@@ -149,8 +156,7 @@ def _line(trial: Trial) -> str:
     values = ", ".join(f"{path} {_number(value)}" for path, value in trial.values.items())
     came = ", ".join(f"{label} {_number(value)}" for label, value in trial.told.get("objectives", {}).items())
     same = "" if trial.same_as is None else f", the same merge as {trial.same_as}"
-    came = trial.told.get("given_up") or came or trial.reason
-    return printable(f"trial {trial.number} {trial.state}{same}: {values}: {came}")
+    return printable(f"trial {trial.number} {trial.state}{same}: {values}: {trial.reason or came}")
 
 
 def _number(value: Any) -> str:
@@ -180,8 +186,8 @@ def _show(found: OpenSearch, *, as_json: bool) -> None:
         listed.add_row(str(trial.number), state, *(escape(printable(text)) for text in (*values, *came)))
     print_table(listed)
     for trial in trials:
-        if why := trial.reason or trial.told.get("given_up", ""):
-            print_fact(f"trial {trial.number}", why)
+        if trial.reason:
+            print_fact(f"trial {trial.number}", trial.reason)
     done = sum(one.is_finished for one in trials)
     print_fact("trials", f"{done} of {found.search.trials} finished; kept as {found.study}")
 

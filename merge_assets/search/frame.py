@@ -35,7 +35,7 @@ def frame_of(trials: Sequence[Trial], paths: Sequence[str], labels: Sequence[str
                 "evaluation_seconds": trial.told.get("evaluation_seconds"),
                 "fingerprint": trial.told.get("fingerprint"),
                 "documents": trial.told.get("documents"),
-                "reason": trial.reason or trial.told.get("given_up", ""),
+                "reason": trial.reason,
                 "began": trial.began,
                 "ended": trial.ended,
             }

@@ -52,6 +52,8 @@ def over_trials(standing: Standing, goal: int) -> Picture | LeftOut:
     ]
     text = "Each point is a trial; the line is the best so far, and says where it improved." + heights.note
     text += " Crosses: trials that failed." if failed else ""
+    if any(one.state == "given up" for one in standing.trials):
+        text += " Trials that were given up were not asked all documents, and have no point."
     svg = area.draw(
         [mark for mark in drawn if not isinstance(mark, Stroke) or mark.d],
         label=title,

@@ -72,7 +72,7 @@ class _Row:
         values: by place, as text and for sorting.
         came: by goal, likewise.
         seconds: of merging and of evaluating.
-        reason: why it failed.
+        reason: why it failed or was given up.
     """
 
     number: int
@@ -95,7 +95,7 @@ def search_page(standing: Standing, head: Head) -> str:
     """
     drawn = pictures_of(standing)
     others = [one for one in standing.trials if one.state != "done"]
-    order = {"failed": 1, "running": 0, "waiting": 2}
+    order = {"running": 0, "given up": 1, "failed": 2, "waiting": 3}
     comparable = {one.number for one in standing.done}
     incomparable = [one for one in standing.trials if one.state == "done" and one.number not in comparable]
     listed = [*standing.ranked, *incomparable, *sorted(others, key=lambda one: (order[one.state], one.number))]
@@ -175,15 +175,17 @@ def _dimension(dimension: Dimension) -> tuple[str, str]:
 
 def _counts(standing: Standing, head: Head) -> dict[str, int]:
     states = [one.state for one in standing.trials]
-    finished = states.count("done") + states.count("failed")
+    finished = sum(one.is_finished for one in standing.trials)
     budget = max(head.trials, finished)
     return {
         "finished": finished,
         "budget": head.trials,
         "done": states.count("done"),
+        "given_up": states.count("given up"),
         "failed": states.count("failed"),
         "running": states.count("running"),
         "done_share": round(100 * states.count("done") / budget),
+        "given_up_share": round(100 * states.count("given up") / budget),
         "failed_share": round(100 * states.count("failed") / budget),
     }
 

@@ -45,7 +45,7 @@ class Trial:
         state: whether it is finished; a point to start from waits until it is asked for.
         values: what was tried, by key path.
         objectives: what it came to, in the order of the search's objectives; empty unless it is done.
-        reason: why it failed.
+        reason: why it failed or was given up.
         told: what else was written down of it.
         began: when it was asked for.
         ended: when it was finished.
@@ -144,9 +144,9 @@ class Trials:
 
         patiently(self._url, reported)
 
-    def give_up(self, number: int, told: Mapping[str, Any]) -> None:
+    def give_up(self, number: int, reason: str, told: Mapping[str, Any]) -> None:
         """A candidate is worse than the best; samplers that can learn from what was reported of it."""
-        self._finish(number, TrialState.PRUNED, None, {_TOLD: dict(told)})
+        self._finish(number, TrialState.PRUNED, None, {_REASON: reason, _TOLD: dict(told)})
 
     def fail(self, number: int, reason: str) -> None:
         """A candidate cannot be made or evaluated."""

@@ -380,7 +380,7 @@ def test_halving_gives_up_what_is_worse_than_the_best_and_asks_the_rest_of_all(h
     assert [trial.state for trial in trials] == ["done", "done", "given up", "done"]
     assert found.trials.best() == [trials[1]]
     assert [trial.told["documents"] for trial in trials] == [128, 128, 32, 128]
-    assert trials[2].told["given_up"].startswith("worse than trial 1 on 1/4 of the documents (evidence ")
+    assert trials[2].reason.startswith("worse than trial 1 on 1/4 of the documents (evidence ")
     assert trials[2].objectives == () and trials[1].objectives == (
         trials[1].told["objectives"]["tiny tiny_perplexity"],
     )

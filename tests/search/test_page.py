@@ -52,6 +52,15 @@ def test_it_reloads_itself_only_while_the_search_goes_on() -> None:
     assert refreshes(search_page(standing, HEAD)) == []
 
 
+def test_trials_that_were_given_up_are_counted_and_say_why_and_are_no_failures() -> None:
+    standing = drawn_at_random(10)
+    lost = trial(10, {X: 0.9}, state="given up", reason="worse than trial 3 on 1/8 of the documents", told={})
+    text = search_page(Standing([*standing.trials, lost], SPACE, [HIGHER]), replace(HEAD, trials=11))
+    assert "11 of 11</b> trials are finished, 1 of them given up" in text and "Failed trials" not in text
+    assert rows_of(text)[-1][:2] == ["10", "given up"] and rows_of(text)[-1][-1].startswith("worse than trial 3")
+    assert "were not asked all documents, and have no point" in text
+
+
 def rows_of(text: str) -> list[list[str]]:
     """The cells of the rows of the table of all trials, as they are shown."""
     body = text[text.index('id="all"') :]

@@ -191,7 +191,7 @@ def test_what_is_given_up_is_told_apart_and_is_never_the_best(tmp_path: Path) ->
         assert asked(trials).number == number
         trials.report(number, 0, value)
         if over:
-            trials.give_up(number, {"given_up": "worse than trial 0 on 1/8 of the documents"})
+            trials.give_up(number, "worse than trial 0 on 1/8 of the documents", {})
             trials.report(number, 1, 0.0)  # late, and of no matter
         else:
             trials.tell(number, [value], {})
@@ -204,7 +204,7 @@ def test_what_is_given_up_is_told_apart_and_is_never_the_best(tmp_path: Path) ->
     ]
     assert [one.number for one in again.best()] == [2] and all(one.is_finished for one in again.all())
     assert [one.intermediate_values for one in again._study.get_trials()] == [{0: 3.0}, {0: 1.0}, {0: 2.0}]
-    assert again.all()[1].told["given_up"].startswith("worse")
+    assert again.all()[1].reason.startswith("worse")
 
 
 @pytest.mark.server

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -130,7 +130,7 @@ def search_page(standing: Standing, head: Head) -> str:
 
 def _objective_labels(standing: Standing) -> list[str]:
     """Heads of the columns of what trials came to: the goals; of a weighted sum also its parts."""
-    told = next((one.told.get("objectives", {}) for one in standing.done), {})
+    told: Mapping[str, float] = next((one.told.get("objectives", {}) for one in standing.done), {})
     goals = [goal.label for goal in standing.goals]
     return [*goals, *(label for label in told if label not in goals)]
 

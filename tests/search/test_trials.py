@@ -244,6 +244,6 @@ def test_a_storage_that_stays_away_is_one_line_without_its_password(monkeypatch:
     def away() -> None:
         raise StorageInternalError("an exception is raised") from OSError("connection refused")
 
-    with pytest.raises(SearchError, match="is away: connection refused; start it") as caught:
+    with pytest.raises(SearchError, match="is away: OSError: connection refused; start it") as caught:
         patience.patiently(url, away)
     assert "hidden" not in str(caught.value) and "\n" not in str(caught.value)

@@ -39,7 +39,7 @@ def variant_line(name: str) -> str:
 
 
 def search_line(name: str) -> str:
-    """Store line of what a search works on."""
+    """Store line of what a search found; under the name of its study, of the leases by which workers share its trials."""
     return f"searches/{name}"
 
 

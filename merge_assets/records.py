@@ -333,6 +333,62 @@ class ScoresDetails(Details):
     headline: float | None
 
 
+class TrialBeside(Record):
+    """A trial of a search beside one of the models that it is made of, by one objective.
+
+    Attributes:
+        model: the other.
+        objective: what they are compared by.
+        searched: how much better the trial is on the documents that the search saw, in the objective's unit.
+        confirmed: the same on those that it did not see; ``None`` where the suite keeps none from a search.
+        verdict: of the last; of the first where that is ``None``.
+    """
+
+    model: str
+    objective: str
+    searched: float
+    confirmed: float | None
+    verdict: str
+
+
+class FoundTrial(Record):
+    """What a search found: its best trial, or one than which no other is better in everything.
+
+    Attributes:
+        name: of the variant that it becomes.
+        number: of the trial.
+        values: by key path.
+        objectives: what it came to.
+        recipe: with the values in their places, as YAML.
+        beside: the models that it is made of.
+    """
+
+    name: str
+    number: int
+    values: Mapping[str, Any]
+    objectives: Mapping[str, float]
+    recipe: str
+    beside: tuple[TrialBeside, ...]
+
+
+class SearchDetails(Details):
+    """Details of a search that has come to its end.
+
+    Attributes:
+        search: its name.
+        study: what the storage of trials calls them.
+        trials: finished ones.
+        failed: of these.
+        found: the best one, or the front.
+    """
+
+    search: str
+    study: str
+    trials: int
+    failed: int
+    found: tuple[FoundTrial, ...]
+
+
 class LeaderboardDetails(Details):
     """Details of a leaderboard.
 

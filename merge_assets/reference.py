@@ -52,6 +52,11 @@ class ModelReference:
         return ModelReference(self.path, self.revision)
 
     @property
+    def parts(self) -> tuple[ModelReference, ...]:
+        """The model and, if there is one, the adapter."""
+        return (self.model,) if self.lora is None else (self.model, self.lora)
+
+    @property
     def looks_like_hub_id(self) -> bool:
         """True for ``org/name``, which is also a legal relative path."""
         return _HUB_ID.fullmatch(self.path) is not None

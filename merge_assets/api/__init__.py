@@ -21,6 +21,7 @@ What takes long takes a :class:`Work`, by which it tells how far it is, and lear
 from merge_assets.api.analyse import Analysed, analyse, snr
 from merge_assets.api.build import Built, build
 from merge_assets.api.compare import Comparison, compare
+from merge_assets.api.conclude import Concluded, conclude
 from merge_assets.api.import_recipe import Found, import_recipe, write_recipe
 from merge_assets.api.importance import Measured, importance, importance_cost, measure_importance
 from merge_assets.api.likeness import Likeness, likeness
@@ -43,6 +44,7 @@ __all__ = [
     "Analysed",
     "Built",
     "Comparison",
+    "Concluded",
     "Found",
     "Likeness",
     "Measured",
@@ -59,6 +61,7 @@ __all__ = [
     "build",
     "check",
     "compare",
+    "conclude",
     "evaluate",
     "import_recipe",
     "importance",

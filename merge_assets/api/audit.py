@@ -23,7 +23,7 @@ State = Literal["same", "changed", "gone", "damaged", "elsewhere"]
 """What became of an input: it has the bytes that were recorded; others, which is no damage; there is none any more; it is a
 version of the store whose bytes are wrong; it is not on this machine."""
 
-_KINDS = ("variants/", "analyses/", "importance/", "scores/")
+_KINDS = ("variants/", "analyses/", "importance/", "searches/", "scores/")
 """What is made from models. A leaderboard is made from scores."""
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from merge_assets.api.analyse import analyse
 from merge_assets.api.audit import Auditor, is_audited
 from merge_assets.api.build import build, key_now
+from merge_assets.api.conclude import conclude
 from merge_assets.api.descent import MEASUREMENTS, Descendant, descendants
 from merge_assets.api.housekeeping import Problem, choose, unreadable, verify, verify_relatives
 from merge_assets.api.importance import measure_importance
@@ -259,6 +260,7 @@ def _make(workspace: Workspace, step: Step, work: Work) -> str:
     makers: dict[str, Callable[[StoredVersion], str]] = {
         "analyses": lambda stored: _analysed(workspace, stored, work),
         "importance": lambda stored: _measured(workspace, stored, work),
+        "searches": lambda stored: conclude(workspace, path, work=work).artifact.version,
         "scores": lambda stored: _scored(workspace, stored, work),
         "checkpoints": lambda stored: _mirrored(workspace, stored, work),
     }

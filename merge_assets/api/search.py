@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,11 +21,13 @@ from merge_assets.errors import MergeAssetsError, SearchError, Stopped
 from merge_assets.extras import require
 from merge_assets.identity import search_line
 from merge_assets.plan import check_alone
+from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe, Search, candidate
 from merge_assets.records import VariantDetails
 from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Workspace
+from merge_assets.workspace.searches import search_code, study_code
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.runner import Evaluation
@@ -54,6 +55,8 @@ class OpenSearch:
         trials: kept in Optuna's storage.
         study: what the storage calls them: the search's name and a digest of all that a candidate's values depend on. Another
             space, other suites or other bytes of a model are another study.
+        key: of what is found within the budget.
+        models: the fingerprint of every model that a candidate may be made of, by its reference.
         labels: of the objectives.
         higher: of each, whether more is better.
         corners: points that tell what the search changes; see :func:`corners_of`.
@@ -64,6 +67,8 @@ class OpenSearch:
     search: Search
     trials: Trials
     study: str
+    key: str
+    models: Mapping[str, str]
     labels: tuple[str, ...]
     higher: tuple[bool, ...]
     corners: tuple[Recipe, ...]
@@ -100,20 +105,25 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     recipe, suites, higher, corners = checked_search(workspace, name)
     search = recipe.search
     assert search is not None
-    of = fingerprints(workspace, workspace.listed(recipe), work)
-    content = {
-        "recipe": recipe.digest,
-        "search": search.model_dump(mode="json", exclude={"trials", "hours", "documents", "start"}),
-        "suites": {suite: made.digest for suite, made in suites.items()},
-        "confirm": {suite: made.confirm for suite, made in suites.items()},
-        "models": of,
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    study = f"{name}-{digest[:12]}"
+    of = _models_of(workspace, name, work)
+    listed = workspace.listed(recipe)
+    study = f"{name}-{digest_of({'code': study_code(listed, suites), 'models': of})[:12]}"
+    key = digest_of({"code": search_code(listed, suites), "models": of})
     told = (True,) if search.objective[0].weight is not None else higher
     trials = Trials(workspace.settings.searches_url, study, search, told)
     labels = tuple(one.label for one in search.objective)
-    return OpenSearch(recipe, search, trials, study, labels, higher, corners, workspace.listed)
+    return OpenSearch(recipe, search, trials, study, key, of, labels, higher, corners, workspace.listed)
+
+
+def _models_of(workspace: Workspace, name: str, work: Work) -> dict[str, str]:
+    """The fingerprints of all models that candidates may be made of; of those that cannot be had, trials fail."""
+    as_written, *others = workspace.book.searched[name]
+    found = fingerprints(workspace, workspace.listed(as_written), work)
+    for point in others:
+        if any(str(reference) not in found for reference in point.references()):
+            with suppress(MergeAssetsError):
+                found |= fingerprints(workspace, workspace.listed(point), work)
+    return found
 
 
 def search(

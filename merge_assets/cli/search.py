@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,7 +91,7 @@ def search(
     if action is Action.SHOW:
         _show(found, as_json=json)
     elif action is Action.BEST:
-        _best(workspace, found, than or (), as_json=json)
+        _best(workspace, found, {}, than or (), as_json=json)
     elif action is Action.PAGE:
         _page(found, target)
     elif action is Action.EXPORT:
@@ -128,17 +128,22 @@ def run_search(
                 if shown is not None and (problem := shown.refresh()):
                     err().print(problem, markup=False, highlight=False, soft_wrap=True)
 
-            found = api.search(
-                workspace,
-                name,
-                trials=trials,
-                hours=hours,
-                documents=documents,
-                workers=workers,
-                report=report,
-                work=work,
-            )
-    _best(workspace, found, (), as_json=as_json)
+            if trials is None and hours is None and documents is None:
+                made = api.conclude(workspace, name, workers=workers, report=report, work=work)
+                found, compared = made.opened, made.compared
+            else:  # what a search finds by another budget than its own is no variant
+                found = api.search(
+                    workspace,
+                    name,
+                    trials=trials,
+                    hours=hours,
+                    documents=documents,
+                    workers=workers,
+                    report=report,
+                    work=work,
+                )
+                compared = {}
+    _best(workspace, found, compared, (), as_json=as_json)
 
 
 def _page(found: OpenSearch, target: str | None) -> None:
@@ -192,7 +197,15 @@ def _show(found: OpenSearch, *, as_json: bool) -> None:
     print_fact("trials", f"{done} of {found.search.trials} finished; kept as {found.study}")
 
 
-def _best(workspace: Workspace, found: OpenSearch, than: Sequence[str], *, as_json: bool) -> None:
+def _best(
+    workspace: Workspace,
+    found: OpenSearch,
+    compared: Mapping[int, list[Confirmed]],
+    than: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """The best trials beside the models that they are made of, and others; those in ``compared`` are compared already."""
     from rich.markup import escape
 
     from merge_assets.api.confirm import confirm
@@ -206,10 +219,12 @@ def _best(workspace: Workspace, found: OpenSearch, than: Sequence[str], *, as_js
         raise SearchError(
             f"no trial of {found.recipe.name} is finished; `merge-assets search {found.recipe.name}` tries"
         )
-    compared: dict[int, list[Confirmed]] = {}
     with progress_bar("comparing on documents that the search did not see", is_bytes=False) as work:
-        for trial in best:
-            compared[trial.number] = confirm(workspace, found, trial, work, beside=beside)
+        left = [trial for trial in best if trial.number not in compared]
+        compared = {
+            **compared,
+            **{trial.number: confirm(workspace, found, trial, work, beside=beside) for trial in left},
+        }
     if as_json:
         rows = [_as_json(one) | {"compared": [_compared(row) for row in compared[one.number]]} for one in best]
         print_json({"study": found.study, "best": rows})
@@ -225,7 +240,12 @@ def _best(workspace: Workspace, found: OpenSearch, than: Sequence[str], *, as_js
             figures.insert(2, row.verdict.why if row.interval is None else "{:+.3g} to {:+.3g}".format(*row.interval))
             listed.add_row(escape(row.model), escape(row.objective), *map(escape, figures), row.verdict.word)
         print_table(listed)
-    console().print(f"`merge-assets search {found.recipe.name} promote` makes a recipe of it", markup=False)
+    console().print(
+        f"`merge-assets build {found.recipe.name}` builds what a whole search found; `merge-assets search {found.recipe.name} "
+        "promote` writes a recipe of it",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _export(found: OpenSearch, target: str | None) -> None:

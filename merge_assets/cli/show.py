@@ -85,7 +85,9 @@ def show_recipes(*, as_json: bool) -> int:
         listed.add_row(*(escape(printable(row[key])) for key in keys))
     print_table(listed)
     for recipe in workspace.book.searches.values():
-        print_fact("search", f"{recipe.name}; `merge-assets search {recipe.name}` looks for its best values")
+        found = [one.name for one in workspace.book.recipes.values() if one.found and one.found.search == recipe.name]
+        told = f"found {', '.join(found)}" if found else "has found nothing yet"
+        print_fact("search", f"{recipe.name}; `merge-assets search {recipe.name}` looks for its best values; it {told}")
     for entry in broken:
         err().print(f"[bold red]broken:[/] {escape(entry['error'])}", soft_wrap=True)
     print_findings(findings, out=err())

@@ -2,6 +2,7 @@
 
 from merge_assets.recipe.averaging import checkpoint_weights, written_out
 from merge_assets.recipe.book import RecipeBook
+from merge_assets.recipe.found import SearchResult, said_of
 from merge_assets.recipe.load import BrokenRecipe, candidate, load_recipe, load_recipes
 from merge_assets.recipe.parameters import (
     Conditional,
@@ -29,7 +30,7 @@ from merge_assets.recipe.schema_architecture import ArchitectureEntry
 from merge_assets.recipe.schema_averaging import AverageCheckpoints, CheckpointListing, Exponential
 from merge_assets.recipe.schema_evaluation import EvaluateEntry, GenerationEntry, ModelArgumentsEntry
 from merge_assets.recipe.schema_published import AVERAGE, Published
-from merge_assets.recipe.schema_search import Choices, Halving, Objective, Search, Span
+from merge_assets.recipe.schema_search import Choices, Found, Halving, Objective, Search, Span
 from merge_assets.recipe.schema_sweep import Interval, RandomPoints, Range, Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, ImportanceKind, Lowest, Protect, PruneLayers, TextSample
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
@@ -54,6 +55,7 @@ __all__ = [
     "DepthUpscale",
     "EvaluateEntry",
     "Exponential",
+    "Found",
     "GenerationEntry",
     "Halving",
     "ImportanceKind",
@@ -77,6 +79,7 @@ __all__ = [
     "RecipeSource",
     "Scalar",
     "Search",
+    "SearchResult",
     "Slice",
     "Source",
     "Span",
@@ -97,6 +100,7 @@ __all__ = [
     "lookup",
     "position",
     "resolve",
+    "said_of",
     "select_layers",
     "to_mergekit",
     "with_stages",

@@ -7,7 +7,6 @@ be built.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from merge_assets.errors import RecipeError, in_one_line
+from merge_assets.recipe.cycles import cycle_through, without_ends
 from merge_assets.recipe.files import TABLE, RecipeText, read_texts
+from merge_assets.recipe.found import SearchResult, found_recipes, naming
 from merge_assets.recipe.load import BrokenRecipe, read_recipes
 from merge_assets.recipe.schema import Recipe
 from merge_assets.recipe.sweep import Tables
@@ -36,13 +37,15 @@ class RecipeBook:
         recipes: usable recipes; every recipe that one of them names is usable too.
         broken: the others, with their errors, sorted by file and name.
         texts: what they were read from.
-        searches: recipes with ``search``, which are no variants.
+        searches: recipes with ``search``, which are no variants; what they found is among the recipes.
+        results: what searches found.
     """
 
     recipes: Mapping[str, Recipe]
     broken: list[BrokenRecipe] = field(default_factory=list)
     texts: tuple[RecipeText, ...] = ()
     searches: Mapping[str, Recipe] = field(default_factory=dict)
+    results: tuple[SearchResult, ...] = ()
 
     @classmethod
     def load(cls, folders: Iterable[Path | str]) -> RecipeBook:
@@ -80,6 +83,31 @@ class RecipeBook:
         everything = sorted([*broken, *orphans], key=lambda entry: (str(entry.file), entry.name))
         texts = (*tables.values(), *(text for text in texts if text.file not in tables))
         return cls(dict(sorted(recipes.items())), everything, texts, dict(sorted(searches.items())))
+
+    def with_found(self, results: Iterable[SearchResult], unread: Iterable[BrokenRecipe] = ()) -> RecipeBook:
+        """The book with the recipes that its searches have found.
+
+        Args:
+            results: of searches, of this book or others.
+            unread: searches of which it cannot be told what they found.
+        """
+        results = tuple(one for one in results if one.details.search in self.searches)
+        found, broken = found_recipes(self.searches, results)
+        taken = {*self.recipes, *self.searches, *self.sweeps, *(one.name for one in self.broken)}
+        for name, recipe in list(found.items()):
+            if name in taken and (recipe.found is None or name != recipe.found.search):
+                message = f"{name!r} is what a search found, and also the name of another recipe; rename that one"
+                broken.append(_broken(found.pop(name), message, "name"))
+        recipes, unpromoted = _split_unpromoted(self.recipes, found)
+        recipes, orphans = _split_orphans({**recipes, **found}, [*self.broken, *unpromoted])
+        everything = [*self.broken, *broken, *unread, *unpromoted, *orphans]
+        everything.sort(key=lambda entry: (str(entry.file), entry.name))
+        return RecipeBook(dict(sorted(recipes.items())), everything, self.texts, self.searches, results)
+
+    @cached_property
+    def searched(self) -> Mapping[str, tuple[Recipe, ...]]:
+        """Of each search recipes that together name every model that a candidate may be made of, first the one as written."""
+        return {name: naming(recipe) for name, recipe in self.searches.items()}
 
     @cached_property
     def sweeps(self) -> Mapping[str, tuple[Recipe, ...]]:
@@ -275,52 +303,39 @@ def _split_unbuilt(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[
 
 
 def _split_unpromoted(
-    recipes: dict[str, Recipe], searches: Mapping[str, Recipe]
+    recipes: Mapping[str, Recipe], searches: Mapping[str, Recipe]
 ) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
-    """Take out searches, which are no variants, and what is made of them."""
+    """Take out searches, which are no variants, and what is made of them or of what they found."""
     left = {name: recipe for name, recipe in recipes.items() if name not in searches}
     broken = []
     for name, recipe in list(left.items()):
         named = _named(recipe)
         if search := next((parent for parent in named if parent in searches), None):
-            message = f"{search!r} is a search; promote what it found, and name that recipe"
+            message = f"{search!r} is {_what(searches[search])}; promote what it found, and name that recipe"
             broken.append(_broken(left.pop(name), message, named[search]))
     return left, broken
+
+
+def _what(recipe: Recipe) -> str:
+    return "a search" if recipe.found is None else f"what the search {recipe.found.search} found"
 
 
 def _split_cycles(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
     parents = {name: _parents(recipe, recipes) for name, recipe in recipes.items()}
     # Cycles and what is below them, usually nothing; of that, cycles and what is between two of them.
-    suspects = _without_ends(parents)
+    suspects = without_ends(parents)
     children: dict[str, list[str]] = {name: [] for name in suspects}
     for name, above in suspects.items():
         for parent in above:
             if parent in children:
                 children[parent].append(name)
     broken: list[BrokenRecipe] = []
-    for name in _without_ends(children):
-        if cycle := _cycle_through(name, suspects):
+    for name in without_ends(children):
+        if cycle := cycle_through(name, suspects):
             message = f"the recipe is made from itself ({_some(cycle, ' <- ')}); let one of them name another model"
             broken.append(_broken(recipes[name], message, _named(recipes[name])[cycle[1]]))
     gone = {entry.name for entry in broken}
     return {name: recipe for name, recipe in recipes.items() if name not in gone}, broken
-
-
-def _without_ends(ways: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """What is left when those that no way leads on from are taken away, again and again."""
-    back: dict[str, list[str]] = {name: [] for name in ways}
-    for name, on in ways.items():
-        for other in on:
-            if other in back:
-                back[other].append(name)
-    left = {name: sum(other in ways for other in on) for name, on in ways.items()}
-    ends = [name for name, count in left.items() if not count]
-    while ends:
-        for name in back[ends.pop()]:
-            left[name] -= 1
-            if not left[name]:
-                ends.append(name)
-    return {name: ways[name] for name, count in left.items() if count}
 
 
 def _split_late(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[BrokenRecipe]]:
@@ -343,24 +358,6 @@ def _split_late(recipes: dict[str, Recipe]) -> tuple[dict[str, Recipe], list[Bro
 def _some(items: Sequence[str], between: str) -> str:
     """At most five of them."""
     return between.join(items if len(items) <= 6 else (*items[:4], f"… {len(items) - 5} more …", items[-1]))
-
-
-def _cycle_through(start: str, parents: Mapping[str, list[str]]) -> list[str]:
-    """Shortest way from ``start`` up its parents back to itself, both ends included; empty if there is none."""
-    child: dict[str, str] = {}
-    queue = deque([start])
-    while queue:
-        name = queue.popleft()
-        for parent in parents.get(name, ()):
-            if parent not in child:
-                child[parent] = name
-                queue.append(parent)
-        if start in child:
-            trail = [start]
-            while len(trail) == 1 or trail[-1] != start:
-                trail.append(child[trail[-1]])
-            return trail[::-1]
-    return []
 
 
 def _split_orphans(

@@ -13,7 +13,7 @@ from merge_assets.recipe.parameters import shown
 from merge_assets.yamlfile import Document, Path_, is_free, spell
 
 MAX_SHOWN = 5
-HIDDEN_KEYS = frozenset({"source", "swept"})
+HIDDEN_KEYS = frozenset({"source", "swept", "found"})
 """Fields of the top level that are not keys of the file."""
 
 _EXPERTS = ("experts", "gate_mode", "shared_experts", "router_aux_loss_coef")

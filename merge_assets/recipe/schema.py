@@ -37,7 +37,7 @@ from merge_assets.recipe.schema_averaging import AverageCheckpoints
 from merge_assets.recipe.schema_evaluation import Evaluate
 from merge_assets.recipe.schema_missing import Missing
 from merge_assets.recipe.schema_published import Published
-from merge_assets.recipe.schema_search import Search
+from merge_assets.recipe.schema_search import Found, Search
 from merge_assets.recipe.schema_sweep import Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
@@ -51,7 +51,7 @@ TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
-        *("materialize", "freshness", "trust_remote_code", "published", "sweep", "swept", "search"),
+        *("materialize", "freshness", "trust_remote_code", "published", "sweep", "swept", "search", "found"),
     }
 )
 MAX_MODELS = 256
@@ -158,6 +158,7 @@ class Recipe(RecipeMapping):
 
     source: RecipeSource = Field(exclude=True, repr=False)
     swept: Swept | None = Field(default=None, exclude=True, repr=False)
+    found: Found | None = Field(default=None, exclude=True, repr=False)
 
     merge_method: str = Field(min_length=1, description="how the inputs are merged")
     models: Annotated[tuple[ModelEntry, ...] | None, Filled] = Field(default=None, description="whole models to merge")

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -19,6 +21,7 @@ from pydantic import (
 from merge_assets.recipe.fields import RecipeMapping, check_filled
 from merge_assets.recipe.parameters import Misfit, shown
 from merge_assets.recipe.schema_sweep import Interval, flat
+from merge_assets.records import FoundTrial
 
 MAX_TRIALS = 10_000
 _MOST_OBJECTIVES = 8
@@ -200,3 +203,23 @@ class Search(RecipeMapping):
     def active(self, path: str, values: Mapping[str, Any]) -> bool:
         """Whether a place is filled, given the values of those without a condition."""
         return all(values.get(other) in wanted for other, wanted in self.space[path].when.items())
+
+
+class Found(BaseModel):
+    """Which trial of which search a recipe is.
+
+    Attributes:
+        search: name of the search.
+        study: what the storage of trials calls them.
+        version: of what the search found, in the store.
+        trials: finished ones.
+        trial: this one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    search: str
+    study: str
+    version: str
+    trials: int
+    trial: FoundTrial

@@ -13,7 +13,7 @@ from merge_assets.plan.describe import format_figure, human_bytes, vocabulary_su
 from merge_assets.plan.layer_map import layer_map
 from merge_assets.plan.model import PlannedModel
 from merge_assets.plan.parameter_table import parameter_table
-from merge_assets.recipe import Recipe
+from merge_assets.recipe import Recipe, said_of
 from merge_assets.reference import ModelReference
 
 CARD = "README.md"
@@ -48,6 +48,7 @@ def model_card(plan: Plan, recipe: Recipe, trusted: Collection[str] = ()) -> str
         "card.md.j2",
         front=front.to_yaml(),
         recipe=recipe,
+        search=said_of(recipe.found) if recipe.found is not None else [],
         plan=plan,
         models=models,
         size=human_bytes(plan.bytes_to_write),

@@ -156,8 +156,9 @@ class Names:
 
     @cached_property
     def _mentioned(self) -> frozenset[ModelReference]:
-        """Every model and adapter that recipes name."""
-        wholes = {reference for recipe in self.book.recipes.values() for reference in recipe.references()}
+        """Every model and adapter that recipes name, or candidates of searches may name."""
+        recipes = (*self.book.recipes.values(), *(one for points in self.book.searched.values() for one in points))
+        wholes = {reference for recipe in recipes for reference in recipe.references()}
         return frozenset(part for whole in wholes for part in (whole.model, whole.lora) if part is not None)
 
     @cached_property

@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from merge_assets.errors import SettingsError
 from merge_assets.evaluation.suite_files import SuiteText
 from merge_assets.identity import ModelIdentity
-from merge_assets.recipe import CheckpointListing
+from merge_assets.recipe import CheckpointListing, SearchResult
 from merge_assets.recipe.files import RecipeText
 from merge_assets.settings import Settings
 from merge_assets.shown import without_credentials
 
-FORMAT = 2
+FORMAT = 3
 PLANNED_SETTINGS = ("recipes", "suites", "default_suites", "automate", "enabled")
 """Settings that decide which assets there are. Those of a machine, such as its memory, are the machine's."""
 
@@ -40,6 +40,7 @@ class Snapshot(BaseModel):
         suites: every file of suites, with the digests of its tasks.
         models: what the references of the recipes name.
         checkpoints: what the folders of training runs held that recipes average.
+        found: what searches had found, whose recipes these are, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +51,7 @@ class Snapshot(BaseModel):
     suites: tuple[SuiteText, ...]
     models: tuple[ModelIdentity, ...]
     checkpoints: tuple[CheckpointListing, ...]
+    found: tuple[SearchResult, ...]
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class Snapshot(BaseModel):
         suites: tuple[SuiteText, ...],
         models: tuple[ModelIdentity, ...],
         checkpoints: tuple[CheckpointListing, ...],
+        found: tuple[SearchResult, ...],
     ) -> Snapshot:
         return cls(
             settings=settings.model_dump(mode="json", include=set(PLANNED_SETTINGS)),
@@ -66,6 +69,7 @@ class Snapshot(BaseModel):
             suites=tuple(replace(text, text=without_credentials(text.text)) for text in suites),
             models=models,
             checkpoints=checkpoints,
+            found=found,
         )
 
     def applied_to(self, settings: Settings) -> Settings:

@@ -15,6 +15,7 @@ from merge_assets.store import ArtifactStore
 from merge_assets.workspace.bucket import StoredModels
 from merge_assets.workspace.checkpoint_folders import CheckpointFolders
 from merge_assets.workspace.names import Names
+from merge_assets.workspace.searches import results_of
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.data import FetchedData
@@ -31,8 +32,8 @@ def open_store(settings: Settings) -> ArtifactStore:
 class Workspace:
     """What every verb needs, opened once: settings, recipes, suites, store and Hub.
 
-    Opening reads recipe and suite files and the headers of checkpoints that are averaged, and nothing else: no weights, no
-    network, no torch.
+    Opening reads recipe and suite files, the headers of checkpoints that are averaged, where there are searches what the store
+    has of them, and nothing else: no weights, no torch.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class Workspace:
         """
         settings = settings or load_settings()
         if planned is None:
-            return cls(settings, RecipeBook.load(settings.recipes), open_store(settings))
+            book, store = RecipeBook.load(settings.recipes), open_store(settings)
+            return cls(settings, book.with_found(*results_of(store, book.searches.values())), store)
         settings = planned.applied_to(settings)
-        return cls(settings, RecipeBook.of(planned.recipes), open_store(settings), planned)
+        book = RecipeBook.of(planned.recipes).with_found(planned.found)
+        return cls(settings, book, open_store(settings), planned)
 
     @cached_property
     def suites(self) -> Suites:
@@ -86,9 +89,11 @@ class Workspace:
         if self._planned is not None:
             return self._planned
         models = tuple(self.names.identities().values())
-        averaged = [recipe.average_checkpoints for recipe in self.book.recipes.values()]
+        searches = map(self.listed, self.book.searches.values())
+        averaged = [recipe.average_checkpoints for recipe in (*self.book.recipes.values(), *searches)]
         listings = [found for template in averaged if template is not None and (found := template.listing) is not None]
-        return Snapshot.of(self.settings, self.book.texts, self.suites.texts, models, tuple(dict.fromkeys(listings)))
+        listed = tuple(dict.fromkeys(listings))
+        return Snapshot.of(self.settings, self.book.texts, self.suites.texts, models, listed, self.book.results)
 
     def listed(self, recipe: Recipe) -> Recipe:
         """A recipe with the checkpoints that the folder of its training run holds now, or held when this run was planned; one
@@ -131,7 +136,9 @@ class Workspace:
         if points := self.book.sweeps.get(name):
             raise RecipeError(f"{name!r} is a sweep; name one of its {len(points)} points, such as {points[0].name}")
         if name in self.book.searches:
-            raise RecipeError(f"{name!r} is a search; `merge-assets search {name}` looks for its best values")
+            found = [one.name for one in self.book.recipes.values() if one.found and one.found.search == name]
+            what = f", which found {', '.join(found)}" if found else ""
+            raise RecipeError(f"{name!r} is a search{what}; `merge-assets search {name}` looks for its best values")
         for broken in self.book.broken:
             if broken.name == name:
                 raise broken.error

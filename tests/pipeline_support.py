@@ -20,12 +20,14 @@ import pytest
 
 from merge_assets import api
 from merge_assets.errors import CheckpointError
-from merge_assets.pipeline import analyses, importance, scores, variants
+from merge_assets.identity import search_line
+from merge_assets.pipeline import analyses, importance, scores, searches, variants
 from merge_assets.pipeline import leaderboard as leaderboard_module
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.reconciler import read
-from merge_assets.records import Details
+from merge_assets.recipe import candidate
+from merge_assets.records import Details, FoundTrial, SearchDetails
 from merge_assets.settings import Settings
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.texts import read_sample
@@ -65,6 +67,18 @@ merge_method: linear
 models:
   - {model: some-org/some-model, parameters: {weight: 1}}
   - {model: checkpoints/one, parameters: {weight: 1}}
+"""
+
+
+SEARCH = """\
+merge_method: linear
+models:
+  - {model: checkpoints/one, parameters: {weight: 1}}
+  - {model: checkpoints/two, parameters: {weight: 1}}
+search:
+  space: {"models[1].parameters.weight": {low: 0, high: 1}, "models[0].model": [checkpoints/one, checkpoints/three]}
+  objective: {suite: quick}
+  trials: 3
 """
 
 
@@ -111,6 +125,7 @@ class FakeApi:
     """The verbs on fake checkpoints. ``calls`` has one entry per call that a step makes."""
 
     calls: list[str] = field(default_factory=list)
+    best: float = 0.5
     failing: set[str] = field(default_factory=set)
     crashing: set[str] = field(default_factory=set)
     failing_checks: set[str] = field(default_factory=set)
@@ -162,6 +177,20 @@ class FakeApi:
     def importance_cost(self, *_: Any) -> str:
         return "much"
 
+    def conclude(self, workspace: Workspace, name: str, **_: Any) -> Any:
+        """A search that finds :attr:`best` as the second weight."""
+        self._call(f"search {name}")
+        named = {one for point in workspace.book.searched[name] for one in point.references()}
+        models = {str(one): self.observe(workspace, one).fingerprint for one in sorted(named, key=str)}
+        values = {"models[1].parameters.weight": self.best}
+        text = candidate(workspace.book.searches[name], 2, values).source.text
+        found = FoundTrial(name=name, number=2, values=values, objectives={"quick": 0.5}, recipe=text, beside=())
+        details = SearchDetails(search=name, study=f"{name}-x", trials=3, failed=0, found=(found,))
+        with workspace.store.draft(search_line(name)) as draft:
+            version = sha(f"{models} {values}")
+            artifact = draft.commit(version, key=version, inputs=[], details=details)
+        return SimpleNamespace(artifact=artifact, opened=SimpleNamespace(models=models), reused=False)
+
     def score(self, workspace: Workspace, reference: Any, suite: str, **_: Any) -> Any:
         self._call(f"{suite} {reference}")
         return SimpleNamespace(
@@ -195,12 +224,13 @@ class FakeApi:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     """Fake verbs in place of the real ones, and metadata without their details."""
     made = FakeApi()
-    for name in ("observe", "build", "analyse", "measure_importance", "importance_cost", "score", "rank"):
+    for name in ("observe", "build", "analyse", "measure_importance", "importance_cost", "conclude", "score", "rank"):
         monkeypatch.setattr(api, name, getattr(made, name))
     for module, name in (
         (variants, "variant_metadata"),
         (analyses, "analysis_metadata"),
         (importance, "importance_metadata"),
+        (searches, "search_metadata"),
         (scores, "scores_metadata"),
         (leaderboard_module, "leaderboard_metadata"),
     ):

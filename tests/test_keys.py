@@ -16,7 +16,7 @@ import pytest
 from merge_assets.checkpoint import TensorHeader
 from merge_assets.methods import Method
 from merge_assets.methods.registry import built_in_methods
-from merge_assets.pipeline.graph import ModelNode, VariantNode
+from merge_assets.pipeline.nodes import ModelNode, VariantNode
 from merge_assets.pipeline.variants import variant_spec
 from merge_assets.plan import inputs as plan_inputs
 from merge_assets.plan.beside import CarriedFile, WrittenFile

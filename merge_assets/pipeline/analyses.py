@@ -5,9 +5,9 @@ import hashlib
 import dagster as dg
 
 from merge_assets.analysis.layers import ANALYSIS_VERSION, TABLE
-from merge_assets.pipeline.graph import AnalysisNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
+from merge_assets.pipeline.nodes import AnalysisNode
 from merge_assets.pipeline.results import analysis_metadata
 from merge_assets.pipeline.steps import is_refreshed, single_asset
 from merge_assets.pipeline.work import run_work

@@ -12,11 +12,13 @@ from merge_assets.pipeline.broken import build_broken, refuse_when_validating
 from merge_assets.pipeline.executor import choose_executor
 from merge_assets.pipeline.gone import build_gone
 from merge_assets.pipeline.gone_sensor import gone_sensor
-from merge_assets.pipeline.graph import Graph, build_graph
+from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.importance import build_importance
 from merge_assets.pipeline.keys import BUILD_JOB, LEADERBOARD, op_names
 from merge_assets.pipeline.leaderboard import build_leaderboard
+from merge_assets.pipeline.nodes import Graph
 from merge_assets.pipeline.scores import build_scores
+from merge_assets.pipeline.searches import build_search
 from merge_assets.pipeline.unfinished import build_unfinished
 from merge_assets.pipeline.variants import build_variant
 from merge_assets.workspace import Workspace
@@ -42,6 +44,7 @@ def build_definitions(
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = [*build_bases(workspace, graph.bases)]
     assets += [build_analysis(workspace, node, names[node.key]) for node in graph.analyses]
     assets += [build_importance(workspace, node, names[node.key]) for node in graph.importance]
+    assets += [build_search(workspace, node, names[node.key]) for node in graph.searches]
     assets += [build_variant(workspace, node, names[node.model.key]) for node in graph.variants]
     assets += [build_scores(workspace, node, names[node.key]) for node in graph.scores]
     scores = [node.key for node in graph.scores]
@@ -78,11 +81,14 @@ def build_definitions(
 
 
 def scheduled_selections(graph: Graph) -> dict[str, list[dg.AssetKey]]:
-    """For every cron of an automated recipe: its variants, their scores and the leaderboard."""
+    """For every cron of an automated recipe: its search, its variants, their scores and the leaderboard."""
     scores: dict[dg.AssetKey, list[dg.AssetKey]] = {}
     for scored in graph.scores:
         scores.setdefault(scored.model.key, []).append(scored.key)
     selections: dict[str, list[dg.AssetKey]] = {}
+    for searched in graph.searches:
+        if searched.recipe.schedule is not None and searched.automated:
+            selections.setdefault(searched.recipe.schedule, []).append(searched.key)
     for node in graph.variants:
         cron = node.recipe.schedule
         if cron is None or not node.model.automated:

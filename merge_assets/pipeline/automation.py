@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PRIORITY_TAG
 
-from merge_assets.pipeline.graph import Graph
 from merge_assets.pipeline.keys import LEADERBOARD, schedule_names
+from merge_assets.pipeline.nodes import Graph
 from merge_assets.pipeline.process import PROCESS_TAG, is_gone
 from merge_assets.pipeline.reasons import REASON_TAG, reason_of_run
 from merge_assets.pipeline.reconciler import words

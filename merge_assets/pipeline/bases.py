@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from merge_assets.errors import CheckpointError, MergeAssetsError, Stopped, in_one_line
-from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.hub_access import build_hub_checks
 from merge_assets.pipeline.hub_polling import build_hub_sensor
 from merge_assets.pipeline.keys import group_name, stand_ins
+from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.versions import observation_event, recorded
 from merge_assets.work import Work

@@ -10,7 +10,7 @@ import dagster as dg
 
 from merge_assets.errors import RecipeError
 from merge_assets.pipeline.checks import build_checks
-from merge_assets.pipeline.graph import BrokenNode
+from merge_assets.pipeline.nodes import BrokenNode
 from merge_assets.pipeline.render import fenced, one_sentence
 from merge_assets.plan.model import digest_of
 

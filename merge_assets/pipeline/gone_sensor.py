@@ -15,6 +15,7 @@ _OF_OURS = {
     "base": "no recipe uses this checkpoint any more",
     "snr": "no recipe asks for this analysis any more",
     "importance": "no recipe asks for this analysis any more",
+    "search": "there is no search of this name any more",
     "variants": "there is no recipe of this name any more",
     "scores": "no recipe asks for these scores any more",
     "leaderboard": "nothing is evaluated any more",

@@ -6,13 +6,15 @@ already holds, so that the graph of a thousand recipes takes well under a second
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
 
 from merge_assets.api.preflight import suites_of
+from merge_assets.api.search_plan import checked_search
 from merge_assets.errors import (
     AnalysisError,
     CheckpointError,
@@ -23,20 +25,24 @@ from merge_assets.errors import (
     printable,
 )
 from merge_assets.identity import ModelIdentity
-from merge_assets.pipeline.keys import (
-    base_key,
-    broken_key,
-    importance_key,
-    scores_key,
-    snr_key,
-    variant_key,
-)
+from merge_assets.pipeline.keys import importance_key, snr_key
 from merge_assets.pipeline.labels import check_labels, is_cron
+from merge_assets.pipeline.nodes import (
+    AnalysisNode,
+    BrokenNode,
+    Graph,
+    ImportanceNode,
+    ModelNode,
+    ScoresNode,
+    SearchNode,
+    VariantNode,
+)
 from merge_assets.plan import check_alone
 from merge_assets.plan.assemble import not_analysed
-from merge_assets.recipe import ImportanceKind, PruneLayers, Recipe, TextSample
+from merge_assets.recipe import PruneLayers, Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.workspace import Automation, Workspace
+from merge_assets.workspace.searches import search_code
 from merge_assets.workspace.texts import text_digest
 
 _UNSHOWN = re.compile(r"[^A-Za-z0-9._-]+")
@@ -45,164 +51,17 @@ _LONGEST_NAME = 120
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class ModelNode:
-    """A base checkpoint or a variant: something that can be merged, analysed and evaluated.
-
-    Attributes:
-        reference: as :mod:`merge_assets.api` takes it.
-        kind: ``recipe``, ``local`` or ``hub``.
-        parts: what its keys are made of; unique among all models.
-        title: how people call it.
-        automated: automation may observe, build and evaluate it.
-    """
-
-    reference: ModelReference
-    kind: str
-    parts: tuple[str, ...]
-    title: str
-    automated: bool
-
-    @property
-    def key(self) -> dg.AssetKey:
-        return variant_key(self.parts[0]) if self.kind == "recipe" else base_key(self.parts)
-
-
-@dataclass(frozen=True)
-class VariantNode:
-    """A recipe with the assets that its merge reads.
-
-    Attributes:
-        recipe: what to build.
-        model: the variant as a model.
-        group: nested group of the lineage graph, below ``variants``.
-        parents: models that are merged, by the recipe or by those folded into it.
-        adapters: what is applied to parents.
-        deps: keys of the parents, the adapters and of the analyses that the recipes ask for.
-        folded: recipes that are not stored and are folded into this one, deepest first.
-    """
-
-    recipe: Recipe
-    model: ModelNode
-    group: str
-    parents: tuple[ModelNode, ...]
-    adapters: tuple[ModelNode, ...]
-    deps: tuple[dg.AssetKey, ...]
-    folded: tuple[Recipe, ...]
-
-
-@dataclass(frozen=True)
-class AnalysisNode:
-    """The analysis of one model that at least one recipe asks for.
-
-    Attributes:
-        model: what is analysed.
-        modules: parts of tensor names such as ``self_attn.v_proj``, sorted.
-    """
-
-    model: ModelNode
-    modules: tuple[str, ...]
-
-    @property
-    def key(self) -> dg.AssetKey:
-        return snr_key(self.model.parts)
-
-
-@dataclass(frozen=True)
-class ImportanceNode:
-    """What the layers of one model are worth on one text, which at least one recipe asks for.
-
-    Attributes:
-        model: what is run on the text.
-        kind: what is measured.
-        sample: the text with its settings.
-        text: digest of the text; empty if it cannot be read, which the step says.
-    """
-
-    model: ModelNode
-    kind: ImportanceKind
-    sample: TextSample
-    text: str
-
-    @property
-    def key(self) -> dg.AssetKey:
-        return importance_key(self.model.parts, self.kind, self.sample.label)
-
-
-@dataclass(frozen=True)
-class ScoresNode:
-    """One model on one suite.
-
-    Attributes:
-        model: what is evaluated.
-        suite: name of the suite.
-        parents: the models that it was merged from, for deltas.
-        automated: automation may evaluate it.
-    """
-
-    model: ModelNode
-    suite: str
-    parents: tuple[ModelNode, ...]
-    automated: bool
-
-    @property
-    def key(self) -> dg.AssetKey:
-        return scores_key(self.model.parts, self.suite)
-
-
-@dataclass(frozen=True)
-class BrokenNode:
-    """A recipe or suite that cannot be used, why, and the kind of that error."""
-
-    name: str
-    file: Path
-    message: str
-    kind: str = RecipeError.kind
-
-    @property
-    def key(self) -> dg.AssetKey:
-        return broken_key(self.name)
-
-
-@dataclass(frozen=True)
-class Graph:
-    """All nodes, each list sorted by key.
-
-    Attributes:
-        folded: recipes that are not stored, which have no node, and the variants that they are folded into.
-    """
-
-    bases: tuple[ModelNode, ...]
-    variants: tuple[VariantNode, ...]
-    analyses: tuple[AnalysisNode, ...]
-    importance: tuple[ImportanceNode, ...]
-    scores: tuple[ScoresNode, ...]
-    broken: tuple[BrokenNode, ...]
-    folded: Mapping[str, tuple[str, ...]]
-
-    def built_keys(self) -> list[dg.AssetKey]:
-        """What can be built, the leaderboard excluded."""
-        return [
-            *(node.key for node in self.analyses),
-            *(node.key for node in self.importance),
-            *(node.model.key for node in self.variants),
-            *(node.key for node in self.scores),
-        ]
-
-    def automated_keys(self) -> list[dg.AssetKey]:
-        """What automation may build, the leaderboard excluded."""
-        nodes: list[dg.AssetKey] = [node.key for node in self.analyses if node.model.automated]
-        nodes += [node.key for node in self.importance if node.model.automated]
-        nodes += [node.model.key for node in self.variants if node.model.automated]
-        nodes += [node.key for node in self.scores if node.automated]
-        return nodes
-
-
 def build_graph(workspace: Workspace) -> Graph:
     """Resolve every recipe of the workspace."""
     builder = _Builder(workspace)
+    written: list[Recipe] = []
+    found: list[Recipe] = []
     for name in workspace.book.order():
-        builder.add(workspace.book.recipes[name])
+        recipe = workspace.book.recipes[name]
+        (written if recipe.found is None else found).append(recipe)
+    # Searches are of what recipes make; what they found depends on them, and nothing is made of it.
+    for recipe in (*written, *workspace.book.searches.values(), *found):
+        builder.add(recipe)
     return builder.graph()
 
 
@@ -215,6 +74,7 @@ class _Builder:
         self.variants: dict[str, VariantNode] = {}
         self.modules: dict[dg.AssetKey, tuple[ModelNode, set[str]]] = {}
         self.importance: dict[dg.AssetKey, ImportanceNode] = {}
+        self.searches: dict[str, SearchNode] = {}
         self.scores: dict[dg.AssetKey, ScoresNode] = {}
         self.automation = Automation(workspace)
         self.identities: dict[ModelReference, ModelIdentity] = {}
@@ -233,7 +93,10 @@ class _Builder:
         file = recipe.source.file
         try:
             with in_file(file):
-                self._add(recipe)
+                if recipe.search is None:
+                    self._add(recipe)
+                else:
+                    self._add_search(recipe)
         except MergeAssetsError as error:
             self._break(recipe.name, file, str(error), error.kind)
         except Exception as error:  # one recipe never takes others down
@@ -241,12 +104,7 @@ class _Builder:
 
     def _add(self, recipe: Recipe) -> None:
         wholes = self.workspace.book.inputs(recipe)
-        references = _distinct(
-            part
-            for whole in wholes
-            for part in (ModelReference(whole.path, whole.revision), whole.lora)
-            if part is not None
-        )
+        references = _distinct(part for whole in wholes for part in whole.parts)
         adapters = {whole.lora for whole in wholes}
         folded = self.workspace.book.folded(recipe)
         check_alone(recipe)
@@ -264,10 +122,9 @@ class _Builder:
             models = {reference: self._automate(model) for reference, model in models.items()}
         deps = [model.key for model in models.values()]
         deps += [self._measure(template, models[template.model]) for template in analysed]
-        if recipe.schedule is not None and not is_cron(recipe.schedule):
-            message = f"{recipe.source.file}: schedule: there is no time that {recipe.schedule!r} means"
-            self._break(f"{recipe.name}-schedule", recipe.source.file, message)
-            recipe = recipe.model_copy(update={"schedule": None})
+        if recipe.found is not None and recipe.found.search in self.searches:
+            deps.append(self.searches[recipe.found.search].key)
+        recipe = self._scheduled(recipe)
         own = ModelNode(ModelReference(recipe.name), "recipe", (recipe.name,), recipe.name, automated)
         parents = tuple(model for reference, model in models.items() if reference not in adapters)
         applied = tuple(model for reference, model in models.items() if reference in adapters)
@@ -277,6 +134,29 @@ class _Builder:
             for parent in parents:
                 if parent.kind != "recipe":
                     self._score(parent, suite, (), automated)
+
+    def _add_search(self, recipe: Recipe) -> None:
+        _, suites, _, _ = checked_search(self.workspace, recipe.name)
+        group = self._group(recipe)
+        check_labels(recipe, group)
+        models: dict[ModelReference, ModelNode] = {}
+        for number, point in enumerate(self.workspace.book.searched[recipe.name]):
+            listed = self.workspace.listed(point)
+            for reference in _distinct(one for whole in self.workspace.book.inputs(listed) for one in whole.parts):
+                with suppress(*(() if number == 0 else (CheckpointError,))):
+                    models[reference] = self._model(reference)
+        automated = self.automation.allows(recipe)
+        found = [self._automate(model) if automated else model for model in models.values()]
+        code = search_code(self.workspace.listed(recipe), suites)
+        self.searches[recipe.name] = SearchNode(self._scheduled(recipe), group, _distinct(found), code, automated)
+
+    def _scheduled(self, recipe: Recipe) -> Recipe:
+        """A recipe without a schedule that means no time, which is shown as broken."""
+        if recipe.schedule is None or is_cron(recipe.schedule):
+            return recipe
+        message = f"{recipe.source.file}: schedule: there is no time that {recipe.schedule!r} means"
+        self._break(f"{recipe.name}-schedule", recipe.source.file, message)
+        return recipe.model_copy(update={"schedule": None})
 
     def graph(self) -> Graph:
         latest = {**self.bases, **{node.model.key: node.model for node in self.variants.values()}}
@@ -289,6 +169,7 @@ class _Builder:
             importance=tuple(
                 replace(node, model=latest[node.model.key]) for _, node in sorted(self.importance.items())
             ),
+            searches=tuple(self.searches[name] for name in sorted(self.searches)),
             scores=tuple(
                 replace(self.scores[key], model=latest[self.scores[key].model.key]) for key in sorted(self.scores)
             ),

@@ -11,7 +11,7 @@ import dagster as dg
 
 from merge_assets.errors import HubError, MergeAssetsError
 from merge_assets.pipeline.checks import build_checks
-from merge_assets.pipeline.graph import ModelNode
+from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.workspace import Workspace
 
 CHECK = "hub_access"

@@ -16,8 +16,8 @@ import dagster as dg
 
 from merge_assets.errors import HubError, MergeAssetsError
 from merge_assets.pipeline import hub_access
-from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.hub_agenda import LONGEST_OUTAGE_PAUSE, LONGEST_PAUSE, Agenda
+from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.versions import Recorded, last_metadata, observation_event, recorded
 from merge_assets.reference import ModelReference

@@ -7,9 +7,9 @@ import dagster as dg
 from merge_assets.analysis.importance import TABLE
 from merge_assets.errors import MergeAssetsError
 from merge_assets.pipeline import gpu
-from merge_assets.pipeline.graph import ImportanceNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name
+from merge_assets.pipeline.nodes import ImportanceNode
 from merge_assets.pipeline.progress import PASSES
 from merge_assets.pipeline.results import importance_metadata
 from merge_assets.pipeline.steps import is_refreshed, single_asset

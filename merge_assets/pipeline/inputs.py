@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from merge_assets.pipeline.graph import ModelNode
+from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.versions import observation_event, recorded
 from merge_assets.reference import ModelReference
 

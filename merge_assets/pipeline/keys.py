@@ -39,6 +39,11 @@ def variant_key(name: str) -> dg.AssetKey:
     return dg.AssetKey(["variants", name])
 
 
+def search_key(name: str) -> dg.AssetKey:
+    """Key of a search."""
+    return dg.AssetKey(["search", name])
+
+
 def scores_key(parts: Sequence[str], suite: str) -> dg.AssetKey:
     """Key of a model's scores on one suite; the model comes last, because the lineage graph shows only the last part."""
     return dg.AssetKey(["scores", suite, *parts])

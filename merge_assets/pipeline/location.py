@@ -16,9 +16,10 @@ from dagster._core.definitions.definitions_load_context import DefinitionsLoadCo
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.executor import start_ahead
 from merge_assets.pipeline.gone import remember
-from merge_assets.pipeline.graph import Graph, build_graph
+from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.keys import BUILD_JOB
 from merge_assets.pipeline.lifeline import end_with_parent
+from merge_assets.pipeline.nodes import Graph
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.snapshot import Snapshot
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from merge_assets.pipeline.graph import Graph
+from merge_assets.pipeline.nodes import Graph
 from merge_assets.pipeline.outcome import FAILED, SKIPPED, Outcome
 from merge_assets.workspace import Workspace
 

@@ -8,6 +8,7 @@ from merge_assets.plan.describe import human_bytes
 BYTES = "bytes"
 TASKS = "tasks"
 PASSES = "passes"
+TRIALS = "trials"
 """Units of work; of tasks, thousandths are counted; a pass is that of a piece of a text through a layer."""
 
 WINDOW_SECONDS = 60.0
@@ -44,7 +45,7 @@ class Pace:
     """Follows one work from report to report.
 
     Args:
-        unit: what it counts: :data:`BYTES`, :data:`TASKS` or :data:`PASSES`.
+        unit: what it counts: :data:`BYTES`, :data:`TASKS`, :data:`PASSES` or :data:`TRIALS`.
     """
 
     def __init__(self, unit: str) -> None:
@@ -81,6 +82,6 @@ def about(seconds: float) -> str:
 def _amount(done: int, total: int, unit: str) -> str:
     if unit == BYTES:
         return f"{human_bytes(done)} of {human_bytes(total)}"
-    if unit == PASSES:
+    if unit in (PASSES, TRIALS):
         return f"{done} of {total} {unit}"
     return f"{done / 1000:.1f} of {total / 1000:.0f} {unit}"

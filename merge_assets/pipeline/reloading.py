@@ -16,14 +16,16 @@ from pathlib import Path
 
 from dagster._grpc.client import DagsterGrpcClient
 
-from merge_assets.errors import MergeAssetsError, SettingsError
+from merge_assets.errors import MergeAssetsError, SettingsError, StoreError
 from merge_assets.evaluation.suite import load_suite
 from merge_assets.evaluation.suite_files import suite_files
+from merge_assets.identity import search_line
 from merge_assets.recipe import Recipe
 from merge_assets.recipe.files import recipe_files
 from merge_assets.recipe.load import read_file
 from merge_assets.regular import is_folder
 from merge_assets.settings import Settings, find_config, load_settings
+from merge_assets.workspace import open_store
 from merge_assets.workspace.checkpoint_folders import CheckpointFolders
 
 LOOK_SECONDS = 2.0
@@ -45,8 +47,11 @@ _MAX_TASK_FILES = 20_000
 
 _log = logging.getLogger("dagster.merge_assets")
 
-State = tuple[int, int] | bool
-"""Size and time of modification (ns) of a file; whether a folder is there."""
+SEARCHES_SECONDS = 30.0
+"""From one look to the next at what searches found in a store that is not a folder of this machine."""
+
+State = tuple[int, int] | bool | str
+"""Size and time of modification (ns) of a file; whether a folder is there; the version of what a search found."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class _Content:
         tasks: folder of a suite's own tasks.
         texts: files that models are run on.
         averaged: folders of training runs, each with how many of its checkpoints are averaged.
+        searches: lines of the store in which what searches found will lie.
     """
 
     state: State
@@ -68,6 +74,7 @@ class _Content:
     tasks: Path | None = None
     texts: frozenset[Path] = frozenset()
     averaged: frozenset[tuple[str, int | None]] = frozenset()
+    searches: frozenset[str] = frozenset()
 
 
 class Changes:
@@ -78,11 +85,14 @@ class Changes:
         self._settings = settings
         self._folders = CheckpointFolders(settings)
         self._contents: dict[Path, _Content] = {}
+        self._store = open_store(settings)
+        self._found: dict[str, tuple[float, str]] = {}
         self._read = self._files()
         self._is_first = True
 
     def look(self) -> dict[Path, State]:
-        """Files of recipes, suites, tasks and settings, whether folders of models are there, which checkpoints are averaged."""
+        """Files of recipes, suites, tasks and settings, whether folders of models are there, which checkpoints are averaged,
+        what searches found."""
         files = self._files()
         around: dict[Path, State] = {}
         for file, state in files.items():
@@ -94,6 +104,7 @@ class Changes:
             for folder, last in content.averaged:
                 taken = self._folders.listing(folder, last).checkpoints
                 around |= {self._settings.path(reference.path): True for reference in taken}
+            around |= {Path(line): found for line in content.searches if (found := self._found_by(line)) is not None}
             if content.tasks is not None:
                 around |= _files_below(content.tasks)
         if self._is_first:
@@ -121,11 +132,22 @@ class Changes:
             found += [] if config is None else [config]
         return {path: state for path in found if (state := _state(path)) is not None}
 
+    def _found_by(self, line: str) -> State | None:
+        """What a search found, or found when it was looked at last; elsewhere than on this machine not at each look."""
+        at, found = self._found.get(line, (-SEARCHES_SECONDS, ""))
+        with suppress(StoreError):  # what cannot be read now is as it was
+            if self._store.place.tree is not None or time.monotonic() - at >= SEARCHES_SECONDS:
+                current = self._store.current(line)
+                at, found = time.monotonic(), "" if current is None else current.version
+        self._found[line] = at, found
+        return found or None
+
     def _looked_into(self, file: Path, state: State) -> _Content:
         try:
             if file.suffix == ".toml":
                 self._settings = load_settings()
                 self._folders = CheckpointFolders(self._settings)
+                self._store = open_store(self._settings)
                 return _Content(state, is_whole=True)
             if file.parent in self._settings.suites:
                 return _Content(state, is_whole=True, tasks=load_suite(file).tasks_dir)
@@ -144,6 +166,7 @@ class Changes:
             models=frozenset(map(self._settings.path, named)),
             texts=frozenset(map(self._settings.path, texts)),
             averaged=frozenset((one.folder, one.last) for one in averages if one.folder is not None),
+            searches=frozenset(search_line(recipe.name) for recipe in recipes if recipe.search is not None),
         )
 
 

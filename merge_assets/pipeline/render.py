@@ -11,7 +11,7 @@ import dagster as dg
 from merge_assets import markup
 from merge_assets.errors import printable
 from merge_assets.plan.describe import human_bytes
-from merge_assets.recipe import Recipe
+from merge_assets.recipe import Recipe, said_of
 
 MAX_ROWS = 400
 MAX_PICTURE_BYTES = 100_000
@@ -68,6 +68,8 @@ def recipe_description(recipe: Recipe, folded: Sequence[Recipe] = ()) -> str:
     models = ", ".join(str(reference) for reference in recipe.references())
     sentence = one_sentence(recipe.description) or one_sentence(f"Merge of {models} by {recipe.merge_method}.")
     parts = [sentence]
+    if recipe.found is not None:
+        parts.append(markup.escape_markdown(printable(" ".join(said_of(recipe.found)))))
     if trusted := sorted({str(model) for one in (recipe, *folded) for model in one.trust_remote_code}):
         parts.append(f"May run code of {printable(', '.join(trusted))} (`trust_remote_code`), without a network.")
     parts.append(fenced(recipe.source.text.strip(), "yaml"))

@@ -16,9 +16,9 @@ import dagster as dg
 from merge_assets.errors import MergeAssetsError
 from merge_assets.pipeline import location
 from merge_assets.pipeline.executor import require_launcher
-from merge_assets.pipeline.graph import ModelNode
 from merge_assets.pipeline.home import open_instance, open_to_read
 from merge_assets.pipeline.keys import LEADERBOARD, op_names
+from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.outcome import (
     FAILED,
     OBSERVED,
@@ -34,7 +34,7 @@ from merge_assets.pipeline.preflight import stopped
 from merge_assets.pipeline.process import PROCESS_TAG, this_process
 from merge_assets.pipeline.reasons import AGAIN_TAG, EVERYTHING, MEASUREMENTS, REASON_TAG, reason_of_run
 from merge_assets.pipeline.results import observation_metadata
-from merge_assets.pipeline.selection import reasons_to_build, select
+from merge_assets.pipeline.selection import AssetsToBuild, reasons_to_build, searches_of, select
 from merge_assets.pipeline.versions import Recorded, recorded, report_observation, topological
 from merge_assets.pipeline.watcher import RUN_TAG, Watcher
 from merge_assets.recipe.choosing import choose
@@ -82,8 +82,10 @@ def materialise(
 ) -> Materialised:
     """Bring recipes of the project around the working directory up to date, with all that they need.
 
+    Searches, and what they need, come first, in a run of their own: what they find is what there is to build then.
+
     Args:
-        names: recipes; none means those that automation may build.
+        names: recipes and searches; none means those that automation may build.
         instance: where runs and versions are recorded; default: the configured instance.
         with_scores: also evaluate and rank.
         force: make every selected asset again: variants are computed and compared with what is stored, analyses and scores
@@ -96,20 +98,54 @@ def materialise(
         RecipeError: for a name that is no usable recipe.
         SettingsError: if the Dagster home or the executor cannot be used.
     """
+
+    def brought(selection: AssetsToBuild, before: tuple[Outcome, ...] = ()) -> Materialised:
+        return _brought(
+            selection, before, instance=instance, force=force, refresh=refresh, dry_run=dry_run, report=report
+        )
+
+    def selected() -> AssetsToBuild:
+        return select(location.graph(), choose(location.workspace().book, names), with_scores=with_scores)
+
+    first = searches_of(location.graph(), selected())
+    if dry_run or not first.keys:
+        return brought(selected())
+    made = brought(first)
+    if made.ending is not None:
+        return made
+    if made.run_id is not None:
+        location.forget()
+    rest = brought(selected(), made.outcomes)
+    return Materialised(rest.run_id or made.run_id, (*made.outcomes, *rest.outcomes), rest.ending)
+
+
+def _brought(
+    selection: AssetsToBuild,
+    before: tuple[Outcome, ...],
+    *,
+    instance: dg.DagsterInstance | None,
+    force: bool,
+    refresh: bool,
+    dry_run: bool,
+    report: Report | None,
+) -> Materialised:
+    """Bring a selection up to date, as :func:`materialise`; ``before`` is what became of a part of it a moment ago."""
     workspace, graph = location.workspace(), location.graph()
-    selection = select(graph, choose(workspace.book, names), with_scores=with_scores)
     definitions = location.definitions()
     if instance is None:
         instance = open_to_read(workspace.settings) if dry_run else open_instance(workspace.settings)
     require_launcher(workspace.settings, instance)
     outcomes: list[Outcome] = []
-    total = len(selection.keys) + len(selection.bases)
+    known_before = {outcome.key for outcome in before}
+    total = len({key.to_user_string() for key in (*selection.keys, *(b.key for b in selection.bases))} | known_before)
 
     def tell(outcome: Outcome) -> None:
+        if outcome.key in known_before:
+            return
         if outcome.state not in (RUNNING, WAITING):
             outcomes.append(outcome)
         if report is not None:
-            report(outcome, len(outcomes), total)
+            report(outcome, len(known_before) + len(outcomes), total)
 
     unreadable = set()
     seen: dict[dg.AssetKey, Recorded] = {}
@@ -128,11 +164,15 @@ def materialise(
     if force or refresh:
         reasons = _again(specs, reasons, everything=force)
         tags = {AGAIN_TAG: EVERYTHING if force else MEASUREMENTS}
-    hopeless = _downstream(specs, unreadable)
+    lost = {dg.AssetKey.from_user_string(one.key) for one in before if one.state in (FAILED, SKIPPED)}
+    hopeless = dict.fromkeys(_downstream(specs, lost), "the search that says what it is failed")
+    hopeless |= dict.fromkeys(_downstream(specs, unreadable), "a base checkpoint cannot be read")
     wanted: list[dg.AssetSpec] = []
     for spec in specs:
+        if spec.key.to_user_string() in known_before:
+            continue
         if spec.key in hopeless:
-            tell(Outcome(spec.key.to_user_string(), SKIPPED, message="a base checkpoint cannot be read"))
+            tell(Outcome(spec.key.to_user_string(), SKIPPED, message=hopeless[spec.key]))
         elif spec.key in reasons:
             wanted.append(spec)
         else:

@@ -11,9 +11,9 @@ from merge_assets.evaluation.suite import Suite
 from merge_assets.identity import variant_line
 from merge_assets.markup import escape_markdown
 from merge_assets.pipeline import gpu
-from merge_assets.pipeline.graph import ModelNode, ScoresNode
 from merge_assets.pipeline.inputs import InputVersions
 from merge_assets.pipeline.keys import group_name, tag_value
+from merge_assets.pipeline.nodes import ModelNode, ScoresNode
 from merge_assets.pipeline.progress import TASKS
 from merge_assets.pipeline.render import code_references, one_sentence
 from merge_assets.pipeline.results import scores_metadata

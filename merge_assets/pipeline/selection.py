@@ -7,9 +7,9 @@ from typing import NoReturn
 import dagster as dg
 
 from merge_assets.errors import RecipeError, did_you_mean
-from merge_assets.identity import analysis_line, importance_line, scores_line, variant_line
-from merge_assets.pipeline.graph import Graph, ModelNode
+from merge_assets.identity import analysis_line, importance_line, scores_line, search_line, variant_line
 from merge_assets.pipeline.keys import LEADERBOARD
+from merge_assets.pipeline.nodes import Graph, ModelNode
 from merge_assets.pipeline.versions import Recorded, out_of_date
 from merge_assets.recipe.book import not_stored
 from merge_assets.workspace import Workspace
@@ -33,24 +33,44 @@ def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> A
 
     Args:
         graph: all nodes.
-        names: recipes; none means those that automation may build.
+        names: recipes, and searches for what they found, too; none means those that automation may build.
         with_scores: also their scores, those of the base checkpoints they are made of, and the leaderboard.
 
     Raises:
         RecipeError: for a name that is no recipe, or that of a broken one or one that is not stored.
     """
-    variants = {node.model.key: node for node in graph.variants}
     by_name = {node.recipe.name: node for node in graph.variants}
+    found = {node.recipe.name: [node.key] for node in graph.searches}
+    for node in graph.variants:
+        if node.recipe.found is not None and node.recipe.found.search in found:
+            found[node.recipe.found.search].append(node.model.key)
     if names:
-        chosen = [by_name[name] if name in by_name else _unknown(graph, name) for name in names]
+        chosen = [
+            key
+            for name in names
+            for key in found.get(name) or ([by_name[name].model.key] if name in by_name else _unknown(graph, name))
+        ]
     else:
-        chosen = [node for node in graph.variants if node.model.automated]
+        chosen = [node.model.key for node in graph.variants if node.model.automated]
+        chosen += [node.key for node in graph.searches if node.automated]
+    return _with_needs(graph, chosen, with_scores=with_scores)
+
+
+def searches_of(graph: Graph, selection: AssetsToBuild) -> AssetsToBuild:
+    """The searches of a selection with all that they need, without what they found."""
+    searches = [node.key for node in graph.searches if node.key in selection.keys]
+    return _with_needs(graph, searches, with_scores=False)
+
+
+def _with_needs(graph: Graph, chosen: Iterable[dg.AssetKey], *, with_scores: bool) -> AssetsToBuild:
+    variants = {node.model.key: node for node in graph.variants}
+    searches = {node.key: node for node in graph.searches}
     analyses = {node.key: node.model for node in graph.analyses}
     analyses |= {node.key: node.model for node in graph.importance}
     bases = {node.key: node for node in graph.bases}
     keys: set[dg.AssetKey] = set()
     models: set[dg.AssetKey] = set()
-    waiting = [node.model.key for node in chosen]
+    waiting = list(chosen)
     while waiting:
         key = waiting.pop()
         if key in keys or key in models:
@@ -59,6 +79,9 @@ def select(graph: Graph, names: Sequence[str], *, with_scores: bool = True) -> A
             keys.add(key)
             models.add(key)
             waiting += variants[key].deps
+        elif key in searches:
+            keys.add(key)
+            waiting += [model.key for model in searches[key].models]
         elif key in analyses:
             keys.add(key)
             waiting.append(analyses[key].key)
@@ -101,6 +124,8 @@ def _lines(workspace: Workspace, graph: Graph) -> dict[dg.AssetKey, str]:
     for measured in graph.importance:
         identity = workspace.names.identify(measured.model.reference)
         lines[measured.key] = importance_line(identity, measured.kind, measured.sample.label)
+    for search in graph.searches:
+        lines[search.key] = search_line(search.recipe.name)
     for node in graph.scores:
         lines[node.key] = scores_line(workspace.names.identify(node.model.reference), node.suite)
     return lines
@@ -118,4 +143,4 @@ def _unknown(graph: Graph, name: str) -> NoReturn:
 
 
 def _names(graph: Graph) -> Iterable[str]:
-    return [node.recipe.name for node in graph.variants]
+    return [node.recipe.name for node in (*graph.variants, *graph.searches)]

@@ -14,9 +14,9 @@ import dagster as dg
 
 from merge_assets.pipeline.automation import AUTOMATION_SENSOR, Reconciler
 from merge_assets.pipeline.checks import failed_checks
-from merge_assets.pipeline.graph import BrokenNode, Graph
 from merge_assets.pipeline.home import open_to_read
 from merge_assets.pipeline.hub_access import CHECK as HUB_CHECK
+from merge_assets.pipeline.nodes import BrokenNode, Graph
 from merge_assets.pipeline.reconciler.decide import Decision
 from merge_assets.pipeline.reconciler.memory import Memory
 from merge_assets.pipeline.reconciler.words import QUIET

@@ -12,7 +12,7 @@ from merge_assets.pipeline.lateness import fresh_seconds, is_due
 from merge_assets.pipeline.reasons import AGAIN_TAG, ASKED, EVERYTHING, reason, with_reason
 from merge_assets.pipeline.versions import recorded
 
-StepFunction = Callable[[dg.AssetExecutionContext], dg.MaterializeResult[None]]
+StepFunction = Callable[[dg.AssetExecutionContext], dg.MaterializeResult[None] | None]
 
 # The same for every step: making them anew for each costs Dagster as much as all the rest.
 _DEPENDENCY = dg.In(dg.Nothing)
@@ -55,8 +55,10 @@ def single_asset(
     checks: Sequence[dg.AssetCheckSpec] = (),
     pool: str | None = None,
     op_tags: Mapping[str, Any] | None = None,
+    config: Mapping[str, dg.Field] | None = None,
 ) -> Callable[[StepFunction], dg.AssetsDefinition]:
-    """Decorator: the asset of ``spec``, made by a function that returns its ``MaterializeResult``, to which the step adds why.
+    """Decorator: the asset of ``spec``, made by a function that returns its ``MaterializeResult``, to which the step adds why,
+    or nothing where there is nothing to make.
 
     The same as ``dg.multi_asset(specs=[spec], …)`` without what that works out for functions of any shape, which takes
     half the time that the definitions of a thousand recipes take.
@@ -67,6 +69,7 @@ def single_asset(
         checks: checks whose results the function returns with the asset.
         pool: see :mod:`merge_assets.pipeline.gpu`.
         op_tags: see :mod:`merge_assets.pipeline.gpu`.
+        config: what a run may set for it.
     """
     inputs = {f"input_{number}": dep.asset_key for number, dep in enumerate(spec.deps)}
     outputs = {check.name: check for check in checks}
@@ -78,7 +81,8 @@ def single_asset(
                 context.log.info("its inputs came out as they were: nothing to do")
                 return
             made = function(context)
-            yield made._replace(metadata=with_reason(made.metadata or {}, why))
+            if made is not None:
+                yield made._replace(metadata=with_reason(made.metadata or {}, why))
 
         step.__signature__ = _SIGNATURE  # type: ignore[attr-defined]  # asked for fifteen times
         op = dg.op(
@@ -87,6 +91,7 @@ def single_asset(
             out={"result": _ASSET, **dict.fromkeys(outputs, _CHECK)},
             pool=pool,
             tags=op_tags,
+            config_schema=config,
         )(step)
         return dg.AssetsDefinition(
             keys_by_input_name=inputs,

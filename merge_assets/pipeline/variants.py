@@ -9,15 +9,17 @@ import dagster as dg
 
 from merge_assets.errors import printable
 from merge_assets.pipeline import gpu
-from merge_assets.pipeline.graph import VariantNode
 from merge_assets.pipeline.inputs import InputVersions
-from merge_assets.pipeline.keys import group_name, tag_value
+from merge_assets.pipeline.keys import group_name, search_key, tag_value
 from merge_assets.pipeline.lateness import freshness_policy
+from merge_assets.pipeline.nodes import VariantNode
 from merge_assets.pipeline.render import check_metadata, code_references, recipe_description
 from merge_assets.pipeline.results import variant_metadata
 from merge_assets.pipeline.steps import is_forced, single_asset
+from merge_assets.pipeline.versions import recorded
 from merge_assets.pipeline.work import run_work
 from merge_assets.plan.code import trusted_in
+from merge_assets.recipe import Found
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import variant_code
 
@@ -63,9 +65,12 @@ def build_variant(workspace: Workspace, node: VariantNode, op_name: str) -> dg.A
         pool=gpu.pool(device),
         op_tags=gpu.op_tags(device),
     )
-    def variant(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def variant(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None] | None:
         from merge_assets import api
 
+        if node.recipe.found is not None and (why := found_otherwise(context.instance, node.recipe.found)):
+            context.log.info(f"{why}; nothing to do")
+            return None
         inputs = InputVersions(context.instance, (*node.parents, *node.adapters))
         built = run_work(
             context,
@@ -101,4 +106,14 @@ def _fixed_tags(node: VariantNode) -> Mapping[str, str]:
         "method": tag_value(recipe.merge_method),
         "automation": "on" if node.model.automated else "off",
         **({"sweep": tag_value(recipe.swept.sweep)} if recipe.swept else {}),
+        **({"search": tag_value(recipe.found.search)} if recipe.found else {}),
     }
+
+
+def found_otherwise(instance: dg.DagsterInstance, found: Found) -> str | None:
+    """Why a recipe is not what its search says any more, where the search has come to another end since this was planned."""
+    key = search_key(found.search)
+    known = recorded(instance, key)
+    if known is None or known.data_version == found.version:
+        return None
+    return f"{key.to_user_string()} has found other values since, of which this is another recipe"

@@ -24,6 +24,7 @@ _KEYS_OF_A_QUERY = 1000
 
 _CODE_CHANGED = {
     "variants": "the recipe, its method or the numerics version changed",
+    "search": "the recipe, its search or a suite changed",
     "scores": "the suite, lm-eval or the evaluation version changed",
     "importance": "the text, its settings or the analysis version changed",
     "snr": "the modules asked for or the analysis version changed",

@@ -7,6 +7,7 @@ work to have cleaned up after itself.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,6 +49,7 @@ def run_work(
     *,
     unit: str = BYTES,
     every: float = EVENT_SECONDS,
+    lines: deque[str] | None = None,
 ) -> T:
     """Run ``do`` in a thread and return its result.
 
@@ -57,6 +59,7 @@ def run_work(
         do: gets the :class:`Work` that this run is; has to stop soon after it is asked to, leaving nothing half-written.
         unit: what it reports, of :mod:`merge_assets.pipeline.progress`.
         every: seconds between two reports.
+        lines: what ``do`` puts here from any thread is logged in order, by this one.
 
     Raises:
         dagster.Failure: for an error caused by input or environment, with its message as the description.
@@ -65,6 +68,7 @@ def run_work(
     begun, stop, finished = (threading.Event() for _ in range(3))
     latest = _Latest()
     result: list[T] = []
+    told = deque[str]() if lines is None else lines
     error: list[BaseException] = []
 
     def target() -> None:
@@ -83,9 +87,11 @@ def run_work(
         thread.start()
         due = started + every
         while not finished.wait(POLL_SECONDS):
+            _log(context, told)
             if time.monotonic() >= due:
                 due = time.monotonic() + every
                 _report(context, key, latest, time.monotonic() - started, pace)
+        _log(context, told)
     except BaseException as problem:
         # A cancellation may come while the thread starts. One that has not begun yet will find that it need not.
         stop.set()
@@ -98,6 +104,11 @@ def run_work(
     if error:
         _raise(context, error[0])
     return result[0]
+
+
+def _log(context: dg.AssetExecutionContext, lines: deque[str]) -> None:
+    while lines:
+        context.log.info(lines.popleft())
 
 
 def _report(context: dg.AssetExecutionContext, key: dg.AssetKey, latest: _Latest, seconds: float, pace: Pace) -> None:

@@ -26,7 +26,7 @@ from merge_assets.evaluation.results import TaskResults
 from merge_assets.evaluation.runner import Other, evaluate_suite
 from merge_assets.evaluation.suite import load_suite
 from merge_assets.evaluation.suite_task import SuiteTask
-from merge_assets.pipeline.graph import ModelNode, ScoresNode
+from merge_assets.pipeline.nodes import ModelNode, ScoresNode
 from merge_assets.pipeline.scores import scores_spec
 from merge_assets.reference import ModelReference
 from tests.evaluation_support import HereWorker, write_suite

@@ -21,7 +21,7 @@ from merge_assets.pipeline.checks import CHECKS_OF_A_STEP
 from merge_assets.pipeline.keys import group_name, op_names, tag_value
 from merge_assets.pipeline.variants import CHECKS
 from merge_assets.workspace.results import lm_eval_version
-from tests.pipeline_support import HUB, MEAN, PRUNED, PRUNED_BY_TEXT, SECOND, Project, project
+from tests.pipeline_support import HUB, MEAN, PRUNED, PRUNED_BY_TEXT, SEARCH, SECOND, Project, project
 
 __all__ = ["project"]  # fixture
 
@@ -37,6 +37,7 @@ def full(project: Project) -> Project:
     project.recipe("demo/pruned", PRUNED)
     project.recipe("demo/shorter", PRUNED_BY_TEXT)
     (project.root / "words.txt").write_text("some words")
+    project.recipe("demo/best", SEARCH)
     project.recipe("hub/far", HUB)
     project.recipe("wrong", "merge_methd: linear\nmodels: []\n")
     return project
@@ -177,7 +178,8 @@ def test_importing_definitions_imports_no_heavy_package_and_reaches_no_network(f
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "import definitions\n"
         "definitions.defs.get_repository_def()\n"
-        "print([m for m in ('torch', 'transformers', 'lm_eval', 'matplotlib', 'pandas', 'datasets') if m in sys.modules])\n"
+        "heavy = ('torch', 'transformers', 'lm_eval', 'matplotlib', 'pandas', 'datasets', 'optuna')\n"
+        "print([m for m in heavy if m in sys.modules])\n"
     )
     (full.root / "merge-assets.toml").write_text('default_suites = ["quick"]\n')
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MERGE_ASSETS_")}

@@ -14,10 +14,11 @@ import dagster as dg
 import pytest
 
 from merge_assets.pipeline import hub_polling
-from merge_assets.pipeline.graph import ModelNode, build_graph
+from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.hub_access import CHECK
 from merge_assets.pipeline.hub_agenda import Agenda, pause
 from merge_assets.pipeline.hub_polling import HubPoller
+from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.versions import recorded
 from tests.checkpoint_support import LLAMA_CONFIG, tensor_file
 from tests.hub_server import HubServer

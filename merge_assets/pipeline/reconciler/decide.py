@@ -126,6 +126,8 @@ def _decide(
             return so("failed", attempt.problem.message)
     if not asset.automated:
         return so("by hand", why) if reason else so("current", "up to date")
+    if (waits := _untold(asset, facts, found)) is not None:
+        return so("waiting", waits, soon=True)
     missing = [text for key in asset.inputs if (text := _missing(key, facts, found)) is not None]
     if missing and (not asset.collects or len(missing) == len(asset.inputs)):
         return so("waiting", missing[0], soon=moving is not None)
@@ -138,6 +140,19 @@ def _decide(
 
 def _is_rebuilt(decision: Decision) -> bool:
     return decision.state == "requested" and not decision.confirms
+
+
+def _untold(asset: Asset, facts: Facts, found: Mapping[str, Decision]) -> str | None:
+    """Why it is not known what an asset is to be; ``None`` if it is."""
+    if asset.told_by is None:
+        return None
+    key, version = asset.told_by
+    if key in found and found[key].state == "requested":
+        return f"{key} is made first, and says what this is"
+    record = facts.records.get(key)
+    if record is not None and record.data_version != version:
+        return f"{key} says that this is another one, which is soon read"
+    return None
 
 
 def _missing(key: str, facts: Facts, found: Mapping[str, Decision]) -> str | None:

@@ -29,6 +29,7 @@ class Asset:
         automated: automation may build it.
         collects: it is made of those inputs that are there, as the leaderboard is.
         fresh: seconds after which it is late if nobody has looked whether it is still the same.
+        told_by: the input that says how it is made, and its version that said so; ``None`` where that is not a result.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Asset:
     automated: bool = True
     collects: bool = False
     fresh: float | None = None
+    told_by: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

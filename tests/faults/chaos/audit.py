@@ -15,8 +15,9 @@ from typing import Any
 import dagster as dg
 
 from merge_assets.identity import analysis_line, importance_line, scores_line, variant_line
-from merge_assets.pipeline.graph import Graph, build_graph
+from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.keys import LEADERBOARD
+from merge_assets.pipeline.nodes import Graph
 from merge_assets.pipeline.outcome import REUSED
 from merge_assets.pipeline.versions import DATA_VERSION_TAG
 from merge_assets.settings import load_settings

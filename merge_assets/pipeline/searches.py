@@ -19,7 +19,7 @@ from merge_assets.pipeline.keys import group_name
 from merge_assets.pipeline.lateness import freshness_policy
 from merge_assets.pipeline.nodes import SearchNode
 from merge_assets.pipeline.outcome import BUILT, REUSED
-from merge_assets.pipeline.pictures import trials_picture
+from merge_assets.pipeline.pictures import improvements_picture
 from merge_assets.pipeline.progress import TRIALS
 from merge_assets.pipeline.render import Metadata, code_references, fenced, one_sentence, table
 from merge_assets.pipeline.results import artifact_metadata
@@ -128,10 +128,9 @@ def search_metadata(made: "Concluded") -> Metadata:
             ]
         ),
     }
-    if (
-        drawn := trials_picture(_values(made.opened, trials), made.opened.labels[0], higher=_higher(made.opened))
-    ) is not None:
-        metadata["over_trials"] = dg.MetadataValue.md(drawn)
+    improved = _improved(made.opened, trials)
+    if (drawn := improvements_picture(made.opened.labels[0], improved, len(trials))) is not None:
+        metadata["best_so_far"] = dg.MetadataValue.md(drawn)
     metadata |= {
         "trials": details.trials,
         "failed_trials": details.failed,
@@ -178,8 +177,13 @@ def _row(opened: "OpenSearch", values: Mapping[str, Any], objectives: Mapping[st
     return _cells({path: values.get(path, "") for path in opened.search.space} | dict(objectives))
 
 
-def _values(opened: "OpenSearch", trials: "list[Trial]") -> list[float | None]:
-    return [one.objectives[0] if one.state == "done" else None for one in trials]
+def _improved(opened: "OpenSearch", trials: "list[Trial]") -> list[tuple[int, float]]:
+    """Number and first value of every trial that was better by it than all before."""
+    sign, found = -1 if _higher(opened) else 1, list[tuple[int, float]]()
+    for one in trials:
+        if one.state == "done" and (not found or sign * one.objectives[0] < sign * found[-1][1]):
+            found.append((one.number, one.objectives[0]))
+    return found
 
 
 def _higher(opened: "OpenSearch") -> bool:

@@ -8,7 +8,6 @@ their size alone, so that nothing is evaluated.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from merge_assets import api
 from merge_assets.api.candidates import Candidates
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
-from merge_assets.pipeline.pictures import SHOWN_AT_ONCE, trials_picture
 from merge_assets.pipeline.reloading import Changes
 from merge_assets.pipeline.selection import searches_of, select
 from merge_assets.records import SearchDetails
@@ -321,11 +319,3 @@ def test_a_run_that_is_stopped_is_gone_on_with_and_no_trial_is_lost_or_counted_t
     trials = api.open_search(opened(root), "best").trials.all()
     assert [(one.number, one.state) for one in trials] == [(number, "done") for number in range(5)]
     assert [one.values for one in trials[:3]] == [one.values for one in left]
-
-
-@pytest.mark.parametrize("count", [1, 2, 1000])
-def test_the_picture_of_trials_is_short_and_ends_at_the_best(count: int) -> None:
-    values = [None if number % 7 == 3 else 0.5 + 0.4 * (number % 10) / 9 for number in range(count)]
-    drawn = trials_picture(values, "tiny", higher=True)
-    assert drawn is not None and len(drawn) < SHOWN_AT_ONCE and "&" not in re.sub("data:.*", "", drawn)
-    assert trials_picture([None], "tiny", higher=True) is None

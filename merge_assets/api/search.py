@@ -111,6 +111,7 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     key = digest_of({"code": search_code(listed, suites), "models": of})
     told = (True,) if search.objective[0].weight is not None else higher
     trials = Trials(workspace.settings.searches_url, study, search, told)
+    trials.begin_with_best_before(name)
     labels = tuple(one.label for one in search.objective)
     return OpenSearch(recipe, search, trials, study, key, of, labels, higher, corners, workspace.listed)
 

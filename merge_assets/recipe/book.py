@@ -92,6 +92,9 @@ class RecipeBook:
             unread: searches of which it cannot be told what they found.
         """
         results = tuple(one for one in results if one.details.search in self.searches)
+        unread = tuple(unread)
+        if not results and not unread:
+            return self
         found, broken = found_recipes(self.searches, results)
         taken = {*self.recipes, *self.searches, *self.sweeps, *(one.name for one in self.broken)}
         for name, recipe in list(found.items()):

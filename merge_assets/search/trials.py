@@ -7,6 +7,7 @@ that nobody else works on the same one.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,6 +105,17 @@ class Trials:
             written = {path: _written(search.space[path], value) for path, value in point.items()}
             patiently(url, partial(self._study.enqueue_trial, written, skip_if_exists=True))
 
+    def begin_with_best_before(self, search: str) -> None:
+        """Try first what was best when this was searched last, in another space or with other models; unless a trial was begun.
+
+        What was best is not sure to be: it is tried anew, and what is the same in every byte is not evaluated again.
+
+        Args:
+            search: name of the search; its studies are called ``SEARCH-DIGEST``. At most a quarter of its trials are so taken,
+                and only points of this space.
+        """
+        patiently(self._url, lambda: self._begin_with_best_before(search))
+
     def all(self) -> list[Trial]:
         """Every trial, by number."""
         return [self._read(trial) for trial in self._frozen()]
@@ -157,15 +169,41 @@ class Trials:
 
         Of trials that are the same merge, the first.
         """
-        done = [trial for trial in self._frozen() if trial.state is TrialState.COMPLETE]
-        if not done:
-            return []
-        if len(self._study.directions) > 1:
-            found = patiently(self._url, lambda: self._study.best_trials)
-            best = [self._read(trial) for trial in sorted(found, key=lambda one: one.number)]
-            return [trial for trial in best if trial.same_as is None]
-        sign = 1 if self._study.direction == optuna.study.StudyDirection.MINIMIZE else -1
-        return [self._read(min(done, key=lambda one: (sign * (one.value or 0.0), one.number)))]
+        ranked = patiently(self._url, lambda: _best_first(self._study))
+        if len(self._study.directions) == 1:
+            return [self._read(trial) for trial in ranked[:1]]
+        return [trial for trial in map(self._read, ranked) if trial.same_as is None]
+
+    def _begin_with_best_before(self, search: str) -> None:
+        if any(one.state != TrialState.WAITING for one in self._study.get_trials(deepcopy=False)):
+            return
+        storage, own = self._study._storage, self._study.study_name
+        begun = [
+            (summary.datetime_start, summary.study_name)
+            for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)
+            if re.fullmatch(rf"{re.escape(search)}-[0-9a-f]{{12}}", summary.study_name) and summary.study_name != own
+            if summary.datetime_start is not None
+        ]
+        if not begun:
+            return
+        before = optuna.load_study(study_name=max(begun)[1], storage=storage)
+        if before.directions != self._study.directions:
+            return
+        inside = [one.params for one in _best_first(before) if self._is_inside(one.params)]
+        for point in inside[: self._search.trials // 4]:
+            self._study.enqueue_trial(point, skip_if_exists=True)
+
+    def _is_inside(self, written: Mapping[str, Any]) -> bool:
+        """Whether a point of another space is one of this."""
+        values: dict[str, Any] = {}
+        for path, one in written.items():
+            dimension = self._search.space.get(path)
+            if isinstance(dimension, Choices):
+                values.update((path, value) for value in dimension.choices if _written(dimension, value) == one)
+            elif dimension is not None and dimension.holds(one):
+                values[path] = one
+        filled = {path for path in self._search.space if self._search.active(path, values)}
+        return values.keys() == written.keys() == filled
 
     def _finish(
         self, number: int, state: TrialState, values: list[float] | None, attributes: Mapping[str, Any]
@@ -212,6 +250,15 @@ class Trials:
             began=trial.datetime_start,
             ended=trial.datetime_complete,
         )
+
+
+def _best_first(study: optuna.Study) -> list[FrozenTrial]:
+    """The finished trials, the best first; of several objectives those than which none is better in all, by number."""
+    if len(study.directions) > 1:
+        return sorted(study.best_trials, key=lambda one: one.number)
+    sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
+    done = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return sorted(done, key=lambda one: (sign * (one.value or 0.0), one.number))
 
 
 def _written(dimension: Dimension, value: Any) -> Any:

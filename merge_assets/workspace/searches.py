@@ -15,7 +15,7 @@ from merge_assets.store import ArtifactStore
 if TYPE_CHECKING:
     from merge_assets.evaluation.suite import Suite
 
-_BUDGET = frozenset({"trials", "hours", "start"})
+_BUDGET = frozenset({"trials", "hours", "documents", "start"})
 """Keys of a search that say how long it goes on and where it begins, not what is looked for."""
 
 

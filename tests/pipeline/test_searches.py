@@ -7,6 +7,7 @@ their size alone, so that nothing is evaluated.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from merge_assets.records import SearchDetails
 from merge_assets.settings import Settings
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.snapshot import Snapshot
+from tests.commands import run_command
 from tests.evaluation_support import write_checkpoint
 from tests.pipeline_support import SEARCH, Daemon, FakeApi, Project, fake, project
 
@@ -319,3 +321,18 @@ def test_a_run_that_is_stopped_is_gone_on_with_and_no_trial_is_lost_or_counted_t
     trials = api.open_search(opened(root), "best").trials.all()
     assert [(one.number, one.state) for one in trials] == [(number, "done") for number in range(5)]
     assert [one.values for one in trials[:3]] == [one.values for one in left]
+
+
+@pytest.mark.slow
+def test_build_searches_first_and_makes_what_was_found_then(root: Path) -> None:
+    (root / "merge-assets.toml").write_text("default_suites = []\ndevice = 'cpu'\n")
+
+    def build() -> dict[str, str]:
+        done = run_command("build", "best", "--json", root=root)
+        assert done.code == 0, done.stderr
+        return {one["key"]: one["state"] for one in json.loads(done.stdout)["outcomes"]}
+
+    keys = {"search/best", "variants/best"}
+    assert {key: state for key, state in build().items() if key in keys} == dict.fromkeys(keys, "built")
+    assert {key: state for key, state in build().items() if key in keys} == dict.fromkeys(keys, "up to date")
+    assert "found best" in run_command("recipes", root=root).stdout

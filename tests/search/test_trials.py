@@ -247,3 +247,21 @@ def test_a_storage_that_stays_away_is_one_line_without_its_password(monkeypatch:
     with pytest.raises(SearchError, match="is away: OSError: connection refused; start it") as caught:
         patience.patiently(url, away)
     assert "hidden" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_study_begins_with_the_best_points_of_the_one_before_that_lie_in_its_space(tmp_path: Path) -> None:
+    def study(name: str, digit: str, **changes: Any) -> Trials:
+        wanted = search(sampler="random", trials=12, **changes)
+        made = Trials(f"sqlite:///{tmp_path / 'trials.db'}", f"{name}-{digit * 12}", wanted, (False,))
+        made.begin_with_best_before(name)
+        return made
+
+    before = tried(study("mix", "0"), 20)
+    narrower = {X: {"low": -1, "high": 1}, Y: {"low": -2.0, "high": 2}}
+    now = study("mix", "1", space=narrower)
+    inside = [one for one in sorted(before, key=lambda one: one.objectives) if -1 <= one.values[X] <= 1]
+    assert len(inside) > 4
+    assert [asked(now).values for _ in range(3)] == [one.values for one in inside[:3]], "a quarter of its trials"
+    assert asked(now).values not in [one.values for one in before]
+    assert len(study("mix", "1", space=narrower).all()) == 4, "once it was begun, nothing is added"
+    assert study("mix", "2", space={X: narrower[X]}).all() == study("other", "0").all() == []

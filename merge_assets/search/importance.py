@@ -16,10 +16,14 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from merge_assets.recipe.schema_search import Choices, Dimension
 from merge_assets.search.figure import Area, Box, LeftOut, Mark, Picture, Word
+from merge_assets.search.over_trials import thinned
 from merge_assets.search.sampler import be_quiet
 from merge_assets.search.standing import Standing, key_of, text_of
 
 FEWEST = 20
+MOST = 2000
+"""Trials that are looked at; of more, evenly many are left out."""
+
 _BEST, _FEWEST_BEST = 0.1, 5
 """Which part of all trials are the best, and how many these are at least."""
 
@@ -37,7 +41,8 @@ def importances(standing: Standing, goal: int = 0) -> dict[str, float]:
     if len(standing.done) < FEWEST or not standing.varied:
         return {}
     be_quiet()
-    share = max(_BEST, _FEWEST_BEST / len(standing.done))
+    looked_at = thinned(standing.done, MOST)
+    share = max(_BEST, _FEWEST_BEST / len(looked_at))
     distributions = {path: _distribution(standing.space[path]) for path in standing.varied}
     study = optuna.create_study(direction="maximize")
     study.add_trials(
@@ -47,7 +52,7 @@ def importances(standing: Standing, goal: int = 0) -> dict[str, float]:
                 distributions={path: distributions[path] for path in there},
                 value=standing.gain(one, goal),
             )
-            for one in standing.done
+            for one in looked_at
             for there in [[path for path in standing.varied if path in one.values]]
         ]
     )
@@ -86,10 +91,11 @@ def importance(standing: Standing, goal: int, found: Mapping[str, float]) -> Pic
             Box("bar", area.left, top + 2, max(long, 1.0), _ROW - 9, f"{path}: {value:.1%}"),
             Word("note", area.left + max(long, 1.0) + 6, top + 14, f"{value:.0%}"),
         ]
-    best = max(_BEST, _FEWEST_BEST / len(standing.done))
+    count = min(len(standing.done), MOST)
+    best = max(_BEST, _FEWEST_BEST / count)
     text = (
-        f"PED-ANOVA: how differently the best {math.ceil(best * len(standing.done))} trials and all "
-        f"{len(standing.done)} are spread over the values of a place, in percent of the sum. What matters only together with "
+        f"PED-ANOVA: how differently the best {math.ceil(best * count)} trials and all "
+        f"{count} are spread over the values of a place, in percent of the sum. What matters only together with "
         "another place counts little, and where the sampler has looked mostly among the good ones, so does what it found early."
     )
     return Picture(f"importance-{goal}", title, text, area.draw(marks, label=title))

@@ -337,7 +337,7 @@ def test_what_would_say_nothing_is_not_drawn_and_the_reason_is_said() -> None:
 
 def test_pictures_do_not_grow_with_the_trials_beyond_a_bound() -> None:
     sizes = {}
-    for count in (1500, 6000):
+    for count in (1100, 2600):
         drawn = pictures_of(drawn_at_random(count, (HIGHER, LOWER)))
         sizes[count] = {one.name: len(one.svg) for one in drawn.pictures}
         for one in drawn.pictures:
@@ -346,7 +346,7 @@ def test_pictures_do_not_grow_with_the_trials_beyond_a_bound() -> None:
             dots = sum(mark.attrib["d"].count("M") for kind in ("points",) for mark in of_kind(svg, kind))
             assert dots <= 2 * MOST_POINTS
             assert sum(of.attrib["d"].count("M") for n in range(8) for of in of_kind(svg, f"l{n}")) <= MOST_LINES
-    assert sizes[1500].keys() == sizes[6000].keys()
+    assert sizes[1100].keys() == sizes[2600].keys()
     assert all(size < 100_000 for of in sizes.values() for size in of.values())
 
 

@@ -42,12 +42,14 @@ class ScoreAxis:
 
     Attributes:
         at: how high a score is, 0 to 1; what is far worse than most is at the edge.
+        limited: a score, or that of the edge.
         ticks: to be marked.
         beyond: how many scores are at the edge.
         is_beyond: whether a score is.
     """
 
     at: Callable[[float], float]
+    limited: Callable[[float], float]
     ticks: list[Tick]
     beyond: int
     is_beyond: Callable[[float], bool]
@@ -55,7 +57,11 @@ class ScoreAxis:
     @property
     def note(self) -> str:
         """What is to be said of scores at the edge."""
-        return f" {self.beyond} that are far worse are at the edge." if self.beyond else ""
+        return (
+            f" {self.beyond} that are far worse are at the edge, and count as if they were there."
+            if self.beyond
+            else ""
+        )
 
 
 def place_axis(dimension: Dimension) -> PlaceAxis:
@@ -65,7 +71,7 @@ def place_axis(dimension: Dimension) -> PlaceAxis:
         count = len(keys)
         shares = {key: (index + 0.5) / count for key, index in keys.items()}
         step = math.ceil(count / _MOST_TICKS)
-        longest = max(6, 96 // min(count, _MOST_TICKS))
+        longest = max(6, 64 // min(count, _MOST_TICKS))
         ticks = [
             (shares[key_of(value)], text_of(value, longest))
             for index, value in enumerate(dimension.choices)
@@ -92,8 +98,13 @@ def score_axis(values: Sequence[float], *, higher: bool) -> ScoreAxis:
         least = best - 1.5 * (best - common)
     beyond = sum(gain < least for gain in gains)
     place, marks = axis([sign * best, sign * least])
+
+    def limited(value: float) -> float:
+        return sign * max(sign * value, least)
+
     return ScoreAxis(
-        at=lambda value: place(sign * max(sign * value, least)),
+        at=lambda value: place(limited(value)),
+        limited=limited,
         ticks=[(place(mark), number(mark)) for mark in marks],
         beyond=beyond,
         is_beyond=lambda value: sign * value < least,

@@ -108,8 +108,8 @@ class Area:
         left, right, top, bottom: room around the marks, pixels.
     """
 
-    width: int = 760
-    height: int = 340
+    width: int = 560
+    height: int = 320
     left: int = 68
     right: int = 24
     top: int = 34

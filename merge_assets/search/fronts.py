@@ -31,7 +31,7 @@ def pareto_front(standing: Standing, across: int, up: int) -> Picture | LeftOut:
         return LeftOut(title, f"{_FEWEST} finished trials are needed, {len(standing.done)} are there")
     if all(len({one.objectives[goal] for one in standing.done}) == 1 for goal in (across, up)):
         return LeftOut(title, "all finished trials came to the same")
-    area = Area(height=400)
+    area = Area(height=420)
     axes = [
         score_axis([one.objectives[goal] for one in standing.done], higher=standing.goals[goal].higher)
         for goal in (across, up)

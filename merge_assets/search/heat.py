@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from merge_assets.recipe.schema_search import Choices, Dimension
 from merge_assets.search.axes import place_axis, score_axis
@@ -34,20 +34,20 @@ def heat_map(standing: Standing, goal: int, across: str, up: str) -> Picture | L
     found = [one for one in standing.done if across in one.values and up in one.values]
     if len(found) < FEWEST:
         return LeftOut(title, f"{FEWEST} finished trials with a value in both are needed, {len(found)} are there")
-    area = Area(width=560, height=420)
+    area = Area(height=420)
     axes = {path: place_axis(standing.space[path]) for path in (across, up)}
     cells = {path: _cells(standing.space[path], len(found)) for path in (across, up)}
     groups: dict[tuple[int, int], list[Trial]] = {}
     for one in found:
         place = tuple(min(int(axes[path].at(one.values[path]) * cells[path]), cells[path] - 1) for path in (across, up))
         groups.setdefault((place[0], place[1]), []).append(one)
-    means = {at: math.fsum(one.objectives[goal] for one in of) / len(of) for at, of in groups.items()}
-    shades = score_axis(list(means.values()), higher=aim.higher)
-    low, high = shades.at(min(means.values())), shades.at(max(means.values()))
+    heights = score_axis([one.objectives[goal] for one in found], higher=aim.higher)
+    means = {at: math.fsum(heights.limited(one.objectives[goal]) for one in of) / len(of) for at, of in groups.items()}
+    low, high = min(means.values()), max(means.values())
     wide, tall = (area.x(1) - area.x(0)) / cells[across], (area.y(0) - area.y(1)) / cells[up]
     marks: list[Mark] = []
     for (column, row), mean in sorted(means.items()):
-        share = (shades.at(mean) - low) / (high - low) if high > low else 0.0
+        share = (mean - low) / (high - low) if high > low else 0.0
         shade = min(int(SHADES * (share if aim.higher else 1 - share)), SHADES - 1)
         said = f"{number(mean)}, the mean of {len(groups[column, row])}"
         marks.append(
@@ -60,28 +60,20 @@ def heat_map(standing: Standing, goal: int, across: str, up: str) -> Picture | L
                 said,
             )
         )
-    best = next(one for one in standing.ranked if across in one.values and up in one.values)
+    best = standing.first(found, goal)
     x, y = area.x(axes[across].at(best.values[across])), area.y(axes[up].at(best.values[up]))
     marks.append(
         Stroke("ring", f"M{x - 6:.1f} {y:.1f}a6 6 0 1 0 12 0a6 6 0 1 0 -12 0", f"trial {best.number}, the best")
     )
     text = (
-        f"Each cell is the mean of the trials in it, from {number(_worst(means, aim.higher))} (pale) to "
-        f"{number(_best(means, aim.higher))} (strong); empty: none was tried there. The ring is the best trial."
+        f"Each cell is the mean of the trials in it, from {number(low if aim.higher else high)} (pale) to "
+        f"{number(high if aim.higher else low)} (strong); empty: none was tried there. The ring is the best trial."
     )
     svg = area.draw(marks, label=title, x_title=across, y_title=up, x_ticks=axes[across].ticks, y_ticks=axes[up].ticks)
-    return Picture(f"heat-{goal}", title, text, svg)
+    return Picture(f"heat-{goal}", title, text + heights.note, svg)
 
 
 def _cells(dimension: Dimension, trials: int) -> int:
     if isinstance(dimension, Choices):
         return len(dimension.choices)
     return max(4, min(_CELLS, int(math.sqrt(trials / _PER_CELL))))
-
-
-def _best(means: dict[Any, float], higher: bool) -> float:
-    return max(means.values()) if higher else min(means.values())
-
-
-def _worst(means: dict[Any, float], higher: bool) -> float:
-    return _best(means, not higher)

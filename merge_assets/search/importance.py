@@ -27,7 +27,7 @@ MOST = 2000
 _BEST, _FEWEST_BEST = 0.1, 5
 """Which part of all trials are the best, and how many these are at least."""
 
-_LONGEST = 40
+_LONGEST = 34
 _ROW = 26
 
 
@@ -80,7 +80,7 @@ def importance(standing: Standing, goal: int, found: Mapping[str, float]) -> Pic
         few = len(standing.done) < FEWEST
         why = f"{FEWEST} finished trials are needed, {len(standing.done)} are there"
         return LeftOut(title, why if few else "the best trials are spread like all others")
-    area = Area(height=30 + _ROW * len(found), left=300, right=60, top=16, bottom=14)
+    area = Area(height=30 + _ROW * len(found), left=236, right=48, top=16, bottom=14)
     most = max(found.values())
     marks: list[Mark] = []
     for index, (path, value) in enumerate(found.items()):

@@ -209,7 +209,7 @@ def _cards(standing: Standing) -> list[_Card]:
         )
     else:
         for index, goal in enumerate(standing.goals):
-            top = max(standing.done, key=lambda one: (standing.gain(one, index), -one.number))
+            top = standing.first(standing.done, index)
             better = "highest" if goal.higher else "lowest"
             cards.append((f"Best {goal.label}", f"trial {top.number}", number(top.objectives[index]), f"the {better}"))
         note = "no other trial beats them in all objectives"
@@ -228,13 +228,12 @@ def _cards(standing: Standing) -> list[_Card]:
 def _sections(pictures: Sequence[Picture], wide: Sequence[Picture]) -> list[tuple[str, list[Picture], bool]]:
     """Title, pictures, and whether each takes the whole width."""
     kinds = (
-        ("Progress", ("trials", "front")),
-        ("What matters", ("importance", "heat")),
+        ("Scores, and what matters for them", ("trials", "front", "importance", "heat")),
         ("Place by place", ("slice",)),
         ("Over the layers", ("layers",)),
     )
     found = [(title, [p for p in pictures if p.name.partition("-")[0] in of], False) for title, of in kinds]
-    found.insert(2, ("All places", list(wide), True))
+    found.insert(1, ("All places", list(wide), True))
     return [one for one in found if one[1]]
 
 

@@ -20,6 +20,7 @@ _BELOW = -0.09
 """Where a place has its lines that a trial does not fill."""
 
 _LONGEST = 20
+_LONGEST_MARK = 14
 
 
 def parallel_coordinates(standing: Standing, goal: int, order: Sequence[str]) -> Picture | LeftOut:
@@ -63,7 +64,9 @@ def parallel_coordinates(standing: Standing, goal: int, order: Sequence[str]) ->
         marks.append(
             Word("word halo", x, area.top - 24 + 14 * (places.index(path) % 2), text_of(path, _LONGEST), "middle")
         )
-        marks += [Word("note halo", x + 5, area.y(share) + 4, text[:12]) for share, text in axis.ticks]
+        marks += [
+            Word("note halo", x + 5, area.y(share) + 4, text_of(text, _LONGEST_MARK)) for share, text in axis.ticks
+        ]
         if any(path not in one.values for one in drawn):
             marks.append(Word("note halo", x, area.y(_BELOW) + 14, "not filled", "middle"))
     marks.append(Stroke("rule", f"M{across[-1]:.1f} {area.y(0):.1f}V{area.y(1):.1f}"))

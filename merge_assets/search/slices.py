@@ -81,11 +81,11 @@ def slice_of(standing: Standing, goal: int, path: str) -> Picture | LeftOut:
         return LeftOut(title, f"{FEWEST} finished trials with a value there are needed, {len(found)} are there")
     if path not in standing.varied:
         return LeftOut(title, f"all finished trials have {text_of(found[0].values[path])}")
-    area = Area(width=560, height=320)
+    area = Area()
     heights = score_axis([one.objectives[goal] for one in found], higher=aim.higher)
     along = place_axis(standing.space[path])
     at = [along.at(one.values[path]) for one in found]
-    scores = [one.objectives[goal] for one in found]
+    scores = [heights.limited(one.objectives[goal]) for one in found]
     shown = thinned(list(zip(found, at, strict=True)))
     beside = [_beside(one, along.kinds) for one, _ in shown]
     marks: list[Mark] = [
@@ -106,7 +106,7 @@ def slice_of(standing: Standing, goal: int, path: str) -> Picture | LeftOut:
         means = local_means(at, scores, count)
         marks = [*_of_numbers(area, heights, means), *marks]
         text = f"Line: the mean of the nearest {count} trials; band: two standard errors of it to either side."
-    best = next(one for one in standing.ranked if path in one.values)
+    best = standing.first(found, goal)
     marks.append(
         Dot(
             "best",
@@ -132,9 +132,14 @@ def _beside(trial: Trial, kinds: int) -> float:
     return (trial.number * 0.618034 % 1 - 0.5) * 0.5 / kinds if kinds else 0.0
 
 
+def _height(area: Area, heights: ScoreAxis, score: float) -> float:
+    """Pixels from the top, within the picture."""
+    return area.y(min(max(heights.at(score), 0.0), 1.0))
+
+
 def _of_numbers(area: Area, heights: ScoreAxis, means: Sequence[LocalMean]) -> list[Mark]:
     def edge(errors: float) -> list[tuple[float, float]]:
-        return [(area.x(one.at), area.y(heights.at(one.mean + errors * one.error))) for one in means]
+        return [(area.x(one.at), _height(area, heights, one.mean + errors * one.error)) for one in means]
 
     return [Stroke("band", band(edge(-2), edge(2))), Stroke("line", line(edge(0)))]
 
@@ -143,7 +148,7 @@ def _of_values(area: Area, heights: ScoreAxis, means: Sequence[LocalMean], kinds
     marks: list[Mark] = []
     half = 0.16 / kinds
     for one in means:
-        low, high = (area.y(heights.at(one.mean + errors * one.error)) for errors in (-2, 2))
+        low, high = (_height(area, heights, one.mean + errors * one.error) for errors in (-2, 2))
         x, left, right = area.x(one.at), area.x(one.at - half), area.x(one.at + half)
         cap = f"M{left:.1f} {low:.1f}H{right:.1f}M{left:.1f} {high:.1f}H{right:.1f}"
         said_of = f"{one.mean:.5g} ± {2 * one.error:.2g}, of {one.count} trials"

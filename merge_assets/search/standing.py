@@ -117,6 +117,10 @@ class Standing:
         """What a trial came to, with the sign turned so that more is better."""
         return trial.objectives[goal] if self.goals[goal].higher else -trial.objectives[goal]
 
+    def first(self, among: Sequence[Trial], goal: int) -> Trial:
+        """The best by one goal of some trials; of equals the one that was asked for first."""
+        return max(among, key=lambda one: (self.gain(one, goal), -one.number))
+
     def _order(self, trial: Trial) -> tuple[float, int]:
         return -self.gain(trial), trial.number
 

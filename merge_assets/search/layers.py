@@ -19,7 +19,7 @@ def layer_profile(standing: Standing, gradient: Gradient) -> Picture | LeftOut:
     if len(found) < _FEWEST:
         return LeftOut(title, f"{_FEWEST} finished trials with such a list are needed, {len(found)} are there")
     found = found[:BEST]
-    area = Area()
+    area = Area(right=44)
     heights, marks_up = axis([value for _, values in found for value in values])
 
     def through(values: list[float]) -> str:

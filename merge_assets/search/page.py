@@ -102,7 +102,6 @@ def search_page(standing: Standing, head: Head) -> str:
     labels = _objective_labels(standing)
     rows = [_row(standing, one, labels) for one in listed[:MOST_ROWS]]
     best = [_row(standing, one, labels) for one in standing.ranked[:MOST_BEST]]
-    wide = [one for one in drawn.pictures if one.name == "parallel"]
     return render(
         _PACKAGE,
         "page.html.j2",
@@ -120,7 +119,7 @@ def search_page(standing: Standing, head: Head) -> str:
         rows=rows[:OPEN_ROWS],
         rest=rows[OPEN_ROWS:],
         missing=len(listed) - len(rows),
-        sections=_sections(drawn.pictures, wide),
+        sections=_sections(drawn.pictures),
         left_out=_gathered(drawn.left_out),
         failures=standing.failures[:MOST_FAILURES],
         more_failures=len(standing.failures) - MOST_FAILURES,
@@ -225,15 +224,17 @@ def _cards(standing: Standing) -> list[_Card]:
     return cards
 
 
-def _sections(pictures: Sequence[Picture], wide: Sequence[Picture]) -> list[tuple[str, list[Picture], bool]]:
-    """Title, pictures, and whether each takes the whole width."""
-    kinds = (
-        ("Scores, and what matters for them", ("trials", "front", "importance", "heat")),
-        ("Place by place", ("slice",)),
-        ("Over the layers", ("layers",)),
-    )
-    found = [(title, [p for p in pictures if p.name.partition("-")[0] in of], False) for title, of in kinds]
-    found.insert(1, ("All places", list(wide), True))
+_SECTIONS = (
+    ("Scores, and what matters for them", ("trials", "front", "importance", "heat"), False),
+    ("All places", ("parallel",), True),
+    ("Place by place", ("slice",), False),
+    ("Over the layers", ("layers",), False),
+)
+"""Titles, the kinds of pictures, and whether each takes the whole width."""
+
+
+def _sections(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture], bool]]:
+    found = [(title, [p for p in pictures if p.name.partition("-")[0] in of], wide) for title, of, wide in _SECTIONS]
     return [one for one in found if one[1]]
 
 

@@ -13,6 +13,7 @@ from merge_assets.recipe.schema_search import Choices, Dimension
 from merge_assets.search.figure import LeftOut, Picture
 from merge_assets.search.pictures import pictures_of
 from merge_assets.search.standing import Standing, number, text_of
+from merge_assets.shown import without_credentials
 
 if TYPE_CHECKING:
     from merge_assets.search.trials import Trial
@@ -85,7 +86,7 @@ class _Row:
 
 
 def search_page(standing: Standing, head: Head) -> str:
-    """The whole page; nothing is loaded from elsewhere.
+    """The whole page, without credentials of addresses; nothing is loaded from elsewhere.
 
     What is in it does not grow beyond :data:`MOST_ROWS` trials.
 
@@ -102,7 +103,7 @@ def search_page(standing: Standing, head: Head) -> str:
     labels = _objective_labels(standing)
     rows = [_row(standing, one, labels) for one in listed[:MOST_ROWS]]
     best = [_row(standing, one, labels) for one in standing.ranked[:MOST_BEST]]
-    return render(
+    text = render(
         _PACKAGE,
         "page.html.j2",
         style=beside("merge_assets", "look.css") + beside(_PACKAGE, "page.css"),
@@ -125,6 +126,7 @@ def search_page(standing: Standing, head: Head) -> str:
         more_failures=len(standing.failures) - MOST_FAILURES,
         longest=_LONGEST_REASON,
     )
+    return without_credentials(text)
 
 
 def _objective_labels(standing: Standing) -> list[str]:

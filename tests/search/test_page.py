@@ -96,6 +96,13 @@ def test_failed_trials_say_why_once_for_each_reason() -> None:
     assert text.count('<pre class="reason">') == 1 and "trials 19, 39, 59, 79" in text
 
 
+def test_a_page_that_is_handed_on_has_no_password() -> None:
+    reason = "https://me:secret@hub.example/m is not there"
+    failed = trial(0, {X: 0.5}, state="failed", reason=reason, told={})
+    text = search_page(Standing([failed], SPACE, [HIGHER]), HEAD)
+    assert "hub.example/m is not there" in text and "secret" not in text
+
+
 @pytest.mark.parametrize("count", [MOST_ROWS + 200, 2 * MOST_ROWS])
 def test_a_page_does_not_grow_beyond_a_bound(count: int) -> None:
     text = search_page(drawn_at_random(count), HEAD)

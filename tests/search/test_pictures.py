@@ -123,7 +123,10 @@ def test_a_few_scores_that_are_far_worse_do_not_squeeze_the_others() -> None:
     usual = [0.5 + 0.001 * n for n in range(40)]
     made = over_trials(scored(*usual, -500.0), 0)
     svg = shown(made)
-    assert isinstance(made, Picture) and "1 that are far worse are at the edge, and count as if they were there." in made.text
+    assert (
+        isinstance(made, Picture)
+        and "1 that are far worse are at the edge, and count as if they were there." in made.text
+    )
     heights = [float(one.attrib["y"]) for one in of_kind(svg, "tick") if one.attrib["text-anchor"] == "end"]
     assert max(heights) - min(heights) > 150  # marks between 0.4 and 0.55 fill the picture
     (edge,) = of_kind(svg, "edge")

@@ -61,9 +61,8 @@ def build_plan(
     Raises:
         PlanError: for everything that is wrong with the recipe and can be seen without reading weights.
     """
-    # Figures are of the recipe's own metric, so that they do not say which layers another point would lose.
-    told = beside if figures is None else ()
-    known = [keys for other in told if (keys := _keys(other, inputs)) is not None]
+    # Figures are of the recipe's own metric, and do not say which layers another point would lose.
+    known = [keys for other in beside if figures is None and (keys := _keys(other, inputs)) is not None]
     return _Builder(recipe, inputs, figures).plan(shard_size, groups(known))
 
 

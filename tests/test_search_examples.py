@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from merge_assets import api
 from merge_assets.analysis import importance_run
@@ -42,6 +43,8 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[api.Workspace]:
         (root / "recipes" / file.name).write_text(file.read_text())
     made = api.Workspace.open(Settings(root=root, device="cpu", default_suites=[]))
     base = ModelReference("examples/checkpoints/base")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models this small lose much by a second one where another process has the core
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "ModelWorker", HereWorker)
         patch.setattr(importance_run, "ModelWorker", HereWorker)
@@ -49,6 +52,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[api.Workspace]:
         api.analyse(made, base, modules=["self_attn.v_proj"])
         api.measure_importance(made, base, "activations", TextSample(file="README.md", tokens=2048))
         yield made
+    torch.set_num_threads(threads)
 
 
 def recipe_of(space: api.Workspace, name: str) -> Recipe:

@@ -46,6 +46,11 @@ def quick_root(leaves: Sequence[bytes]) -> str:
     return xxh3_128(b"".join(leaves)).hexdigest()
 
 
+def second_half(digest: str) -> str:
+    """That of a whole digest: what :func:`quick_root` gives of the same bytes."""
+    return digest.rpartition("-")[2]
+
+
 def digest_of(data: Bytes) -> str:
     """The digest of bytes in memory, lower-case hexadecimal."""
     hasher = Hasher()
@@ -93,6 +98,11 @@ class Hasher:
         """The digest of all bytes, which began with the first block."""
         self.finish()
         return root([self.leaves[number] for number in range(len(self.leaves))])
+
+    def quick_hexdigest(self) -> str:
+        """The second half of the digest of all bytes, which began with the first block; of a quick one."""
+        self.finish()
+        return quick_root([self.leaves[number] for number in range(len(self.leaves))])
 
     def _close(self, number: int) -> None:
         self.leaves[number] = b"".join(half.digest() for half in self._halves)

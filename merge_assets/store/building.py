@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from merge_assets.digests import Hasher, digest_of
+from merge_assets.digests import Hasher, digest_of, second_half
 from merge_assets.errors import StoreError
 from merge_assets.store.manifest import FileEntry, Piece
 from merge_assets.store.place.disk import writing
@@ -178,12 +178,13 @@ class Building:
         return False
 
     def _right(self, path: Path, pieces: Sequence[PlannedPiece]) -> list[bool]:
-        """Whether the bytes that were taken over are, where they lie now, what the version says that they come from."""
+        """Whether the bytes that were taken over are, where they lie now, what the version says that they come from. They are
+        read for it, and compared by the second half of the digest, as inputs are; the first is that of the version."""
 
         def is_right(piece: PlannedPiece) -> bool:
             self._work.check("looking at what is reused")
             origin = self._origins[piece.name]
-            if not self._verify or hash_range(path, piece.begin, piece.end) == origin.piece.digest:
+            if not self._verify or hash_quickly(path, piece.begin, piece.end) == second_half(origin.piece.digest):
                 return True
             _LOG.warning("%s: %s is damaged and not reused; run `merge-assets store verify`", origin.path, piece.name)
             return False
@@ -317,6 +318,18 @@ def hash_range(path: Path, begin: int, end: int) -> str:
         StoreError: if it cannot be read or ends before.
     """
     hasher = Hasher()
+    _read_into(hasher, path, begin, end)
+    return hasher.hexdigest()
+
+
+def hash_quickly(path: Path, begin: int, end: int) -> str:
+    """The second half of that digest, in a seventh of the time."""
+    hasher = Hasher(quick=True)
+    _read_into(hasher, path, begin, end)
+    return hasher.quick_hexdigest()
+
+
+def _read_into(hasher: Hasher, path: Path, begin: int, end: int) -> None:
     buffer = memoryview(bytearray(min(_BLOCK, max(end - begin, 1))))
     try:
         with path.open("rb", buffering=0) as file:
@@ -330,7 +343,6 @@ def hash_range(path: Path, begin: int, end: int) -> str:
                 left -= count
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    return hasher.hexdigest()
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -11,7 +11,8 @@ import pytest
 
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.records import Details
-from merge_assets.store import Artifact, ArtifactStore, BuildDraft, PlannedFile, PlannedPiece
+from merge_assets.store import Artifact, ArtifactStore, BuildDraft, PlannedFile, PlannedPiece, building
+from tests.block_digest import block_digest
 from tests.store_support import write_files
 
 LINE, KEY = "variants/mean", "ab" * 32
@@ -220,6 +221,65 @@ def test_a_file_that_another_version_has_whole_is_linked(store: ArtifactStore) -
     assert os.path.samefile(Path(first.url) / "a.bin", Path(twin.url) / "a.bin")  # noqa: PTH121
     assert draft.building.tally.linked == FILE.size
     assert store.verify(twin) == []
+
+
+def linked_twin(store: ArtifactStore) -> Artifact:
+    """A version that has its file from the one before."""
+    origins = store.origins({piece.key for piece in FILE.pieces}, LINE)
+    with store.build("variants/twin", KEY) as draft:
+        draft.building.add([FILE], {piece.name: origins[piece.key] for piece in FILE.pieces})
+        fill(draft, FILE, *({piece.name for piece in FILE.pieces} - draft.building.finished))
+        return commit(draft)
+
+
+def test_what_is_linked_is_read_and_compared_by_the_quick_half_and_recorded_with_both(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_version(store)
+    read: list[tuple[int, int]] = []
+
+    def quickly(path: Path, begin: int, end: int) -> str:
+        read.append((begin, end))
+        return block_digest(path.read_bytes()[begin:end])[-32:]
+
+    def wholly(path: Path, begin: int, end: int) -> str:
+        raise AssertionError("the slow half is taken, too")
+
+    monkeypatch.setattr(building, "hash_quickly", quickly)
+    monkeypatch.setattr(building, "hash_range", wholly)
+    twin = linked_twin(store)
+    assert sorted(read) == [(piece.begin, piece.end) for piece in FILE.pieces]
+    data = (Path(twin.url) / "a.bin").read_bytes()
+    recorded = {piece.name: piece.digest for piece in twin.manifest.files["a.bin"].pieces if piece.name}
+    assert recorded == {piece.name: block_digest(data[piece.begin : piece.end]) for piece in FILE.pieces}
+
+
+@pytest.mark.parametrize("at", [0, len(HEAD), len(HEAD) + 1999, FILE.size - 1])
+def test_a_file_that_rots_is_not_linked_and_one_that_was_linked_is_found_rotten_in_both(
+    store: ArtifactStore, at: int
+) -> None:
+    def rot(version: Artifact) -> None:
+        path = Path(version.url) / "a.bin"
+        before = path.stat()
+        path.chmod(0o644)
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(b"\xff")
+        path.chmod(before.st_mode)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    first = first_version(store)
+    rot(first)
+    twin = linked_twin(store)
+    assert store.verify(twin) == [] and len(store.verify(first)) == 1
+    shutil.rmtree(first.url)
+    with store.build("variants/third", KEY) as draft:
+        origins = store.origins({piece.key for piece in FILE.pieces}, "variants/third")
+        draft.building.add([FILE], {piece.name: origins[piece.key] for piece in FILE.pieces})
+        third = commit(draft)
+    assert draft.building.tally.linked == FILE.size
+    rot(twin)
+    assert len(store.verify(twin)) == len(store.verify(third)) == 1
 
 
 @pytest.mark.parametrize("other", [FILE, planned("b.bin", "two", "new", keys="m")])

@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.checkpoints import write_family
 from merge_assets import api
 from merge_assets.api.candidates import Candidates
+from merge_assets.plan import Together
 from merge_assets.recipe import Recipe
 from merge_assets.settings import Settings
 from merge_assets.store import Artifact
@@ -49,12 +49,12 @@ def main() -> None:
     points = shared.book.sweeps["attention"]
     seconds = {"shared": 0.0, "alone": 0.0}
     disk = {"shared": 0, "alone": 0}
-    kept = Candidates(shared)
+    kept, together = Candidates(shared), Together(shared.book.beside(points[0]))
     for number, point in enumerate(points):
-        one, took = _built(kept, point, shared.book.beside(point), f"searches/sweep/{number}")
+        one, took = _built(kept, point, together, f"searches/sweep/{number}")
         seconds["shared"] += took
         candidates = Candidates(alone)
-        other, took = _built(candidates, point, (), "searches/sweep/0")
+        other, took = _built(candidates, point, Together(), "searches/sweep/0")
         seconds["alone"] += took
         disk["alone"] += _on_disk(root / "sweep/alone/candidates")
         if _digests(one) != _digests(other):
@@ -72,9 +72,9 @@ def main() -> None:
     shutil.rmtree(root / "sweep")
 
 
-def _built(candidates: Candidates, point: Recipe, beside: Sequence[Recipe], line: str) -> tuple[Artifact, float]:
+def _built(candidates: Candidates, point: Recipe, together: Together, line: str) -> tuple[Artifact, float]:
     started = time.perf_counter()
-    made = candidates.build(point, candidates.plan(point, beside), line)
+    made = candidates.build(point, candidates.plan(point, together), line)
     return made, time.perf_counter() - started
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from merge_assets.api.build import compute, reported, written_fingerprint
 from merge_assets.api.plan import fetched_inputs, planned
 from merge_assets.errors import MergeAssetsError
-from merge_assets.plan import Plan
+from merge_assets.plan import Plan, Together
 from merge_assets.recipe import Recipe
 from merge_assets.records import VariantDetails
 from merge_assets.store import Artifact, ArtifactStore, Origin
@@ -34,16 +34,16 @@ class Candidates:
         self._models = Models(workspace)
         self.store = ArtifactStore(str(workspace.cache / "candidates"), scratch=workspace.cache)
 
-    def plan(self, recipe: Recipe, beside: Sequence[Recipe], work: Work = UNATTENDED) -> Plan:
+    def plan(self, recipe: Recipe, together: Together, work: Work = UNATTENDED) -> Plan:
         """The plan of a candidate on the bytes of its models.
 
         Args:
             recipe: the candidate.
-            beside: points that tell what the search changes; see :func:`~merge_assets.plan.build_plan`.
+            together: tells which files all candidates of the search share.
             work: asked while models are fetched and digested.
         """
         inputs = fetched_inputs(self._workspace, self._models, recipe, None, work)
-        return planned(self._workspace, self._models, recipe, inputs, None, work, beside=beside)
+        return planned(self._workspace, self._models, recipe, inputs, None, work, together)
 
     def build(self, recipe: Recipe, made: Plan, line: str, work: Work = UNATTENDED) -> Artifact:
         """The candidate, on this machine; what an attempt that was killed had finished is not made again.

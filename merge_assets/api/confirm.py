@@ -76,7 +76,7 @@ def confirm(
 
     candidates, line = Candidates(workspace), opened.line(trial.number)
     recipe = opened.candidate(trial)
-    plan = candidates.plan(recipe, opened.corners, work)
+    plan = candidates.plan(recipe, opened.together, work)
     artifact = candidates.build(recipe, plan, line, work.silent())
     folder = artifact.directory(Path(workspace.cache) / "artifacts")
     models = Models(workspace)

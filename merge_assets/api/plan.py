@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from merge_assets.errors import in_file
 from merge_assets.model_worker import Limits
-from merge_assets.plan import Plan, PlanInput, build_plan, check_alone
+from merge_assets.plan import Plan, PlanInput, Together, build_plan, check_alone
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.variant.agreement import check_agreement
@@ -16,22 +16,30 @@ from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
 
-def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None) -> Plan:
+def plan(workspace: Workspace, recipe: Recipe, *, shard_size: int | None = None, models: Models | None = None) -> Plan:
     """Plan a recipe from headers alone. Digests of local models are in it where they are known from earlier.
+
+    Args:
+        workspace: the project.
+        recipe: the recipe.
+        shard_size: in the place of the setting.
+        models: those that were opened for other recipes of the same call.
 
     Raises:
         MergeAssetsError: for everything that is wrong with the recipe or its inputs.
     """
-    return plan_of_headers(workspace, recipe, shard_size, with_digests=True)
+    return plan_of_headers(workspace, recipe, shard_size, with_digests=True, models=models)
 
 
-def plan_of_headers(workspace: Workspace, recipe: Recipe, shard_size: int | None, *, with_digests: bool) -> Plan:
+def plan_of_headers(
+    workspace: Workspace, recipe: Recipe, shard_size: int | None, *, with_digests: bool, models: Models | None = None
+) -> Plan:
     """As :func:`plan`; without digests what is planned does not depend on what happens to be known of the inputs."""
     recipe = workspace.listed(recipe)
     check_alone(recipe)
     with in_file(recipe.source.file):
         workspace.names.check_models(recipe)  # before the Hub is asked for any
-        models = Models(workspace)
+        models = models or Models(workspace)
         inputs = [models.headers(reference, with_digests=with_digests) for reference in recipe.references()]
     return planned(workspace, models, recipe, inputs, shard_size)
 
@@ -82,17 +90,18 @@ def planned(
     inputs: list[PlanInput],
     shard_size: int | None,
     work: Work = UNATTENDED,
-    beside: Sequence[Recipe] | None = None,
+    together: Together | None = None,
 ) -> Plan:
-    """The plan of a recipe on inputs that were opened, which transformers agrees with; ``beside`` as of :func:`build_plan`."""
+    """The plan of a recipe on inputs that were opened, which transformers agrees with; ``together`` as of :func:`build_plan`,
+    by default that of its sweep."""
     fingerprint = None
     if recipe.prune_layers is not None:
         fingerprint = next(i.fingerprint for i in inputs if i.reference == recipe.prune_layers.model)
     size = shard_size or int(workspace.settings.shard_size)
     with in_file(recipe.source.file):
         figures = models.figures(recipe, fingerprint)
-        beside = workspace.book.beside(recipe) if beside is None else beside
-        made = build_plan(recipe, inputs, shard_size=size, figures=figures, beside=beside)
+        together = together or models.together(recipe)
+        made = build_plan(recipe, inputs, shard_size=size, figures=figures, together=together)
         limits = Limits.of(workspace.settings)
         check_agreement(made, inputs, str(recipe.source.file), limits=limits, work=work)
         moved = moved_layers(made, inputs, limits=limits, work=work)

@@ -20,7 +20,7 @@ from merge_assets.api.search_plan import checked_search
 from merge_assets.errors import MergeAssetsError, SearchError, Stopped
 from merge_assets.extras import require
 from merge_assets.identity import search_line
-from merge_assets.plan import check_alone
+from merge_assets.plan import Together, check_alone
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe, Search, candidate
 from merge_assets.records import VariantDetails
@@ -59,7 +59,7 @@ class OpenSearch:
         models: the fingerprint of every model that a candidate may be made of, by its reference.
         labels: of the objectives.
         higher: of each, whether more is better.
-        corners: points that tell what the search changes; see :func:`corners_of`.
+        together: which files all candidates share.
         listed: a recipe with the checkpoints that it averages.
     """
 
@@ -71,7 +71,7 @@ class OpenSearch:
     models: Mapping[str, str]
     labels: tuple[str, ...]
     higher: tuple[bool, ...]
-    corners: tuple[Recipe, ...]
+    together: Together
     listed: Callable[[Recipe], Recipe]
 
     def candidate(self, trial: Trial) -> Recipe:
@@ -102,9 +102,8 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     require("optuna")
     from merge_assets.search.trials import Trials
 
-    recipe, suites, higher, corners = checked_search(workspace, name)
-    search = recipe.search
-    assert search is not None
+    checked = checked_search(workspace, name)
+    recipe, search, suites, higher = checked.recipe, checked.search, checked.suites, checked.higher
     of = _models_of(workspace, name, work)
     listed = workspace.listed(recipe)
     study = f"{name}-{digest_of({'code': study_code(listed, suites), 'models': of})[:12]}"
@@ -113,7 +112,8 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
     trials = Trials(workspace.settings.searches_url, study, search, told)
     trials.begin_with_best_before(name)
     labels = tuple(one.label for one in search.objective)
-    return OpenSearch(recipe, search, trials, study, key, of, labels, higher, corners, workspace.listed)
+    together = Together(checked.corners)
+    return OpenSearch(recipe, search, trials, study, key, of, labels, higher, together, workspace.listed)
 
 
 def _models_of(workspace: Workspace, name: str, work: Work) -> dict[str, str]:
@@ -299,7 +299,7 @@ class _Worker:
         started = time.monotonic()
         recipe = self._opened.candidate(trial)
         check_alone(recipe)
-        plan = self._candidates.plan(recipe, self._opened.corners, work)
+        plan = self._candidates.plan(recipe, self._opened.together, work)
         if (first := same_merge(self._opened.trials.all(), plan.key)) is not None:
             return list(first.objectives), "", taken_from(first)
         line = self._opened.line(trial.number)
@@ -351,7 +351,7 @@ class _Worker:
     def _again(self, best: Trial, beside: int, documents: Documents, work: Work) -> Evaluations:
         """The evaluations of a trial that another worker has finished; on this machine they are in the cache."""
         recipe = self._opened.candidate(best)
-        plan = self._candidates.plan(recipe, self._opened.corners, work)
+        plan = self._candidates.plan(recipe, self._opened.together, work)
         line = self._opened.line_beside(beside)
         artifact = self._candidates.build(recipe, plan, line, work)
         evaluated = self._evaluated(artifact, documents, work)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from merge_assets.api.plan import plan
 from merge_assets.errors import MergeAssetsError, RecipeError, SearchError, did_you_mean
 from merge_assets.plan import Plan, check_alone
-from merge_assets.recipe import Choices, Recipe, candidate
-from merge_assets.workspace import Workspace
+from merge_assets.recipe import Choices, Objective, Recipe, Search, candidate
+from merge_assets.workspace import Models, Workspace
 
 if TYPE_CHECKING:
     from merge_assets.evaluation.suite import Suite
@@ -21,18 +21,37 @@ class SearchPlan:
     """A search from headers alone.
 
     Attributes:
-        recipe: with ``search``.
+        search: what the recipe says.
         corners: points of the space, and the plan of each; see :func:`corners_of`.
         changed: tensors that are not the same at all corners.
         bytes_to_write: by the first candidate.
         bytes_changed: by each candidate after it: the tensors that the search changes.
     """
 
-    recipe: Recipe
+    search: Search
     corners: tuple[tuple[Recipe, Plan], ...]
     changed: int
     bytes_to_write: int
     bytes_changed: int
+
+
+@dataclass(frozen=True)
+class CheckedSearch:
+    """A search of which nothing is wrong as far as the recipe and the suites tell.
+
+    Attributes:
+        recipe: with ``search``.
+        search: what it says.
+        suites: of its objectives.
+        higher: of each objective, whether more is better.
+        corners: of its space; see :func:`corners_of`.
+    """
+
+    recipe: Recipe
+    search: Search
+    suites: dict[str, Suite]
+    higher: tuple[bool, ...]
+    corners: tuple[Recipe, ...]
 
 
 def plan_search(workspace: Workspace, name: str) -> SearchPlan:
@@ -43,31 +62,26 @@ def plan_search(workspace: Workspace, name: str) -> SearchPlan:
         SearchError: an objective is of no suite, or of no task of it.
         MergeAssetsError: a corner cannot be planned.
     """
-    recipe, _, _, corners = checked_search(workspace, name)
-    planned = tuple((point, plan(workspace, point)) for point in corners)
+    checked, models = checked_search(workspace, name), Models(workspace)
+    planned = tuple((point, plan(workspace, point, models=models)) for point in checked.corners)
     first = {tensor.name: tensor for tensor in planned[0][1].tensors}
     same = set(first)
     for _, made in planned[1:]:
         same &= {one.name for one in made.tensors if one.name in first and first[one.name].key == one.key}
     changed = [tensor for key, tensor in first.items() if key not in same]
     return SearchPlan(
-        recipe, planned, len(changed), planned[0][1].bytes_to_write, sum(tensor.nbytes for tensor in changed)
+        checked.search, planned, len(changed), planned[0][1].bytes_to_write, sum(tensor.nbytes for tensor in changed)
     )
 
 
-def checked_search(
-    workspace: Workspace, name: str
-) -> tuple[Recipe, dict[str, Suite], tuple[bool, ...], tuple[Recipe, ...]]:
-    """A search of which nothing is wrong as far as the recipe and the suites tell.
-
-    Returns:
-        Its recipe, the suites of its objectives, whether more of each is better, and the corners of its space.
+def checked_search(workspace: Workspace, name: str) -> CheckedSearch:
+    """The search of this name, checked.
 
     Raises:
         RecipeError, SearchError: as :func:`open_search`.
     """
     recipe = workspace.book.searches.get(name)
-    if recipe is None:
+    if recipe is None or recipe.search is None:
         for broken in workspace.book.broken:
             if broken.name == name:
                 raise broken.error
@@ -75,8 +89,8 @@ def checked_search(
             f"there is no search {name!r}{did_you_mean(name, workspace.book.searches)}; a recipe with the key search is one"
         )
     search = recipe.search
-    assert search is not None
-    suites = {one.suite: _suite(workspace, recipe, index) for index, one in enumerate(search.objective) if one.suite}
+    asked = [(f"search.objective[{index}]", one) for index, one in enumerate(search.objective)]
+    suites = {one.suite: _suite(workspace, recipe, key, one.suite) for key, one in asked if one.suite}
     if search.halving is not None:
         for name, suite in suites.items():
             if suite.confirm is None:
@@ -84,16 +98,16 @@ def checked_search(
                     f"{recipe.source.at('search.halving')}: search.halving: the suite {name} keeps no documents from a search; "
                     f"write confirm: 0.3, or another part of them, in {suite.file}"
                 )
-    higher = tuple(_higher(recipe, index, suites) for index in range(len(search.objective)))
-    corners = corners_of(workspace, recipe)
+    higher = tuple(_higher(recipe, key, one, suites) for key, one in asked)
+    corners = corners_of(workspace, recipe, search)
     for point in corners:
         check_alone(point)
-    return recipe, suites, higher, corners
+    return CheckedSearch(recipe, search, suites, higher, corners)
 
 
-def corners_of(workspace: Workspace, recipe: Recipe) -> tuple[Recipe, ...]:
+def corners_of(workspace: Workspace, recipe: Recipe, search: Search) -> tuple[Recipe, ...]:
     """Points of a search that tell what it changes: all places at their first value, then each place at its last one."""
-    space = recipe.search.space if recipe.search else {}
+    space = search.space
     first, last = (
         {
             path: dimension.choices[end] if isinstance(dimension, Choices) else (dimension.low, dimension.high)[end]
@@ -101,8 +115,6 @@ def corners_of(workspace: Workspace, recipe: Recipe) -> tuple[Recipe, ...]:
         }
         for end in (0, -1)
     )
-    search = recipe.search
-    assert search is not None
     points = [first, *({**first, path: last[path]} for path in space)]
     return tuple(
         workspace.listed(
@@ -112,25 +124,18 @@ def corners_of(workspace: Workspace, recipe: Recipe) -> tuple[Recipe, ...]:
     )
 
 
-def _suite(workspace: Workspace, recipe: Recipe, index: int) -> Suite:
-    search = recipe.search
-    assert search is not None
-    wanted = search.objective[index]
-    key = f"search.objective[{index}].suite"
+def _suite(workspace: Workspace, recipe: Recipe, key: str, name: str) -> Suite:
     try:
-        return workspace.suite_of(wanted.suite or "", recipe)
+        return workspace.suite_of(name, recipe)
     except MergeAssetsError as error:
-        raise SearchError(f"{recipe.source.at(key)}: {key}: {error}") from None
+        raise SearchError(f"{recipe.source.at(f'{key}.suite')}: {key}.suite: {error}") from None
 
 
-def _higher(recipe: Recipe, index: int, suites: Mapping[str, Suite]) -> bool:
+def _higher(recipe: Recipe, key: str, wanted: Objective, suites: Mapping[str, Suite]) -> bool:
     """Whether more of an objective is better."""
-    search = recipe.search
-    assert search is not None
-    wanted = search.objective[index]
     if wanted.suite is None:
         return False
-    suite, key = suites[wanted.suite], f"search.objective[{index}]"
+    suite = suites[wanted.suite]
     if wanted.task is None:
         return True
     found = [one for one in suite.tasks if one.task == wanted.task and wanted.metric in (None, one.metric)]

@@ -12,7 +12,7 @@ from merge_assets.identity import variant_line
 from merge_assets.plan import Plan
 from merge_assets.recipe import Recipe
 from merge_assets.records import VariantDetails
-from merge_assets.workspace import Workspace
+from merge_assets.workspace import Models, Workspace
 
 _LOOKED_AT = 100
 """Recipes of which builds are looked at for their speed."""
@@ -56,12 +56,13 @@ def plan_sweep(workspace: Workspace, name: str) -> SweepPlan:
     if points is None:
         raise RecipeError(f"there is no sweep {name!r}; `merge-assets recipes` lists its points")
     planned = []
+    models = Models(workspace)
     for recipe in points:
         assert recipe.swept is not None
         found: Plan | MergeAssetsError
         try:
             with in_file(recipe.source.file):
-                found = plan(workspace, recipe)
+                found = plan(workspace, recipe, models=models)
         except MergeAssetsError as error:
             found = error
         planned.append((recipe, recipe.swept.values, found))

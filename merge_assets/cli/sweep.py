@@ -44,8 +44,7 @@ def show_sweep_plan(workspace: Workspace, name: str, *, as_json: bool) -> int:
 def show_search_plan(workspace: Workspace, name: str, *, as_json: bool) -> int:
     """Print where a search looks, by what, and what a candidate writes."""
     made = api.plan_search(workspace, name)
-    search = made.recipe.search
-    assert search is not None
+    search = made.search
     facts = {
         "trials": str(search.trials),
         "objectives": ", ".join(one.label for one in search.objective),

@@ -7,6 +7,7 @@ from merge_assets.plan.checkpoint import planned_checkpoint
 from merge_assets.plan.layout import index_json, index_name
 from merge_assets.plan.model import NUMERICS_VERSION, OutputTensor, Plan, Shard, TensorInput
 from merge_assets.plan.part import only
+from merge_assets.plan.sharing import Together
 
 __all__ = [
     "NUMERICS_VERSION",
@@ -15,6 +16,7 @@ __all__ = [
     "PlanInput",
     "Shard",
     "TensorInput",
+    "Together",
     "build_plan",
     "check_alone",
     "index_json",

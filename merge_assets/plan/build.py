@@ -33,7 +33,7 @@ from merge_assets.plan.problems import plan_error
 from merge_assets.plan.regroup import grouped_alike
 from merge_assets.plan.relabel import with_architecture
 from merge_assets.plan.resolver import Assembly, ResolvedPart, ResolvedSlice, Resolver
-from merge_assets.plan.sharing import Keys, groups
+from merge_assets.plan.sharing import Keys, Together
 from merge_assets.plan.spelling import spelled_alike
 from merge_assets.plan.tied import TiedHeads
 from merge_assets.plan.vocabulary import plan_vocabulary
@@ -47,7 +47,7 @@ def build_plan(
     *,
     shard_size: int = 5_000_000_000,
     figures: Sequence[LayerFigure] | None = None,
-    beside: Sequence[Recipe] = (),
+    together: Together | None = None,
 ) -> Plan:
     """Resolve a recipe against the headers of its inputs.
 
@@ -56,14 +56,14 @@ def build_plan(
         inputs: one entry for every model of ``recipe.references()``.
         shard_size: largest size of an output shard, bytes.
         figures: per-layer figures for ``prune_layers``, if the analysis is there.
-        beside: of a point of a sweep, the points that tell which files all points share.
+        together: of a point of a sweep, what tells which files all points share.
 
     Raises:
         PlanError: for everything that is wrong with the recipe and can be seen without reading weights.
     """
     # Figures are of the recipe's own metric, and do not say which layers another point would lose.
-    known = [keys for other in beside if figures is None and (keys := _keys(other, inputs)) is not None]
-    return _Builder(recipe, inputs, figures).plan(shard_size, groups(known))
+    shared = (together or Together()).groups(inputs, _keys) if figures is None else {}
+    return _Builder(recipe, inputs, figures).plan(shard_size, shared)
 
 
 def _keys(recipe: Recipe, inputs: Sequence[PlanInput]) -> Keys | None:

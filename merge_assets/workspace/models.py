@@ -8,7 +8,7 @@ from pathlib import Path
 from merge_assets.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
 from merge_assets.errors import CheckpointError, in_file
 from merge_assets.identity import variant_line
-from merge_assets.plan import Plan, PlanInput, build_plan, planned_checkpoint
+from merge_assets.plan import Plan, PlanInput, Together, build_plan, planned_checkpoint
 from merge_assets.recipe import LayerFigure, PruneLayers, Recipe
 from merge_assets.records import Input
 from merge_assets.reference import ModelReference
@@ -44,6 +44,14 @@ class Models:
         self._fetched: dict[tuple[ModelReference, str | None, bool, bool], PlanInput] = {}
         self._fetched_adapters: dict[tuple[ModelReference, str | None, bool], PlanInput] = {}
         self._variants: dict[str, Artifact | None] = {}
+        self._together: dict[str, Together] = {}
+
+    def together(self, recipe: Recipe) -> Together:
+        """What tells which files a recipe shares with the other points of its sweep, if it is one; one for all of them."""
+        sweep = recipe.swept.sweep if recipe.swept is not None else ""
+        if sweep not in self._together:
+            self._together[sweep] = Together(self._book.beside(recipe))
+        return self._together[sweep]
 
     def headers(self, reference: ModelReference, *, with_digests: bool = False) -> PlanInput:
         """Headers of a model and of its adapter, for a plan. Reads no weights; a recipe that was never built, or is not
@@ -241,7 +249,7 @@ class Models:
                 [self.headers(item, with_digests=with_digests) for item in recipe.references()],
                 shard_size=int(self._settings.shard_size),
                 figures=self.figures(recipe),
-                beside=self._book.beside(recipe),
+                together=self.together(recipe),
             )
         reference = ModelReference(recipe.name)
         if not recipe.materialize:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from merge_assets.api.confirm import confirm
 from merge_assets.api.promote import promote
 from merge_assets.errors import RecipeError, SearchError, Stopped
 from merge_assets.evaluation import runner
+from merge_assets.plan import PlanInput, build
+from merge_assets.plan.sharing import Keys
 from merge_assets.recipe import Recipe
 from merge_assets.reference import ModelReference
 from merge_assets.search.trials import Trial
@@ -243,15 +246,23 @@ def test_other_bytes_of_a_model_another_space_and_another_suite_are_other_search
 
 
 def test_a_candidate_has_the_bytes_of_a_clean_build_and_shares_what_it_does_not_change(
-    project: Path, tmp_path: Path
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = opened(project)
     found = api.open_search(space, "best")
-    candidates, beside = Candidates(space), found.corners
+    together, corners = found.together, []
+    real = build._keys
+
+    def counted(point: Recipe, inputs: Sequence[PlanInput]) -> Keys | None:
+        corners.append(point.name)
+        return real(point, inputs)
+
+    monkeypatch.setattr(build, "_keys", counted)
 
     def built(value: float, number: int) -> tuple[Recipe, Path]:
+        candidates = Candidates(space)  # as each worker has its own
         recipe = found.candidate(Trial(number, "running", {PLACE: value}, (), "", {}, None, None))
-        made = candidates.build(recipe, candidates.plan(recipe, beside), f"searches/x/trial-{number}")
+        made = candidates.build(recipe, candidates.plan(recipe, together), f"searches/x/trial-{number}")
         return recipe, made.directory(tmp_path)
 
     folders = {}
@@ -262,9 +273,10 @@ def test_a_candidate_has_the_bytes_of_a_clean_build_and_shares_what_it_does_not_
         api.merge(space, api.load_recipe(alone), tmp_path / str(number))
         one, other = read_tensors(folders[number]), read_tensors(tmp_path / str(number))
         assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+    assert corners == ["best-trial-0", "best-trial-1"]  # which tell what the search changes, once for all candidates
     nodes = [{file.stat().st_ino for file in folder.glob("*.safetensors")} for folder in folders.values()]
     assert len(nodes[0] & nodes[1]) == 1 and len(nodes[0]) == 2
-    candidates.drop(["searches/x/trial-0"])
+    Candidates(space).drop(["searches/x/trial-0"])
     assert not folders[0].exists() and read_tensors(folders[1]).keys() == read_tensors(tmp_path / "1").keys()
 
 
@@ -314,7 +326,7 @@ def _linear(project: Path) -> Path:
 
 def _candidate(space: api.Workspace, found: api.OpenSearch, trial: Trial) -> Path:
     candidates, recipe = Candidates(space), found.candidate(trial)
-    made = candidates.build(recipe, candidates.plan(recipe, found.corners), "searches/y/trial-0")
+    made = candidates.build(recipe, candidates.plan(recipe, found.together), "searches/y/trial-0")
     return made.directory(space.cache)
 
 

@@ -9,11 +9,13 @@ import pytest
 
 from merge_assets import api
 from merge_assets.api.plan import plan
+from merge_assets.checkpoint import Checkpoint
 from merge_assets.errors import RecipeError
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.variants import variant_spec
 from merge_assets.plan import Plan
 from merge_assets.settings import Settings
+from merge_assets.workspace.local import LocalModels
 from tests.commands import run_command
 from tests.synthetic import read_tensors, write_llama
 
@@ -120,3 +122,29 @@ def test_a_point_outside_of_its_sweep_is_planned_as_any_other_recipe(project: Pa
 
     assert len(plan(elsewhere, alone).shards) == 1
     assert len(plan(space, alone).shards) == 2
+
+
+def test_points_that_are_planned_together_have_the_plans_of_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate("abc"):
+        write_llama(tmp_path / name, 2, seed=seed)
+    (tmp_path / "recipes").mkdir()
+    values = '"parameters.t[0].value": {low: 0, high: 1, count: 5}, "parameters.t[1].value": [0.1, 0.2]'
+    places = f'{{{values}, "models[1].model": [b, c]}}'
+    (tmp_path / "recipes/grid.yaml").write_text(f"{SWEEP[: SWEEP.index('sweep')]}sweep: {places}\n")
+    opened_headers: list[str] = []
+    real = LocalModels.open
+
+    def counted(models: LocalModels, directory: Path) -> Checkpoint:
+        opened_headers.append(directory.name)
+        return real(models, directory)
+
+    monkeypatch.setattr(LocalModels, "open", counted)
+    space = api.Workspace.open(Settings(root=tmp_path, cache_dir=tmp_path / "cache"))
+    together = {recipe.name: found for recipe, _, found in api.plan_sweep(space, "grid").points}
+    assert sorted(opened_headers) == ["a", "b", "c"]
+    assert len(together) == 20
+    for name, found in together.items():
+        assert isinstance(found, Plan)
+        assert found.to_json() == plan(space, space.recipe(name)).to_json()

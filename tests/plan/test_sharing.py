@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from merge_assets.checkpoint import open_checkpoint
-from merge_assets.plan import Plan, PlanInput, build_plan
+from merge_assets.plan import Plan, PlanInput, Together, build_plan
 from merge_assets.plan.layout import lay_out
 from merge_assets.plan.sharing import groups
 from merge_assets.recipe import LayerFigure, Recipe, RecipeBook
@@ -43,7 +43,7 @@ def planned(models: Path, folder: Path, sweep: str, shard_size: int = 5_000_000_
 
     def plan(recipe: Recipe) -> Plan:
         inputs = [PlanInput(reference, open_checkpoint(Path(reference.path))) for reference in recipe.references()]
-        return build_plan(recipe, inputs, beside=book.beside(recipe), shard_size=shard_size)
+        return build_plan(recipe, inputs, together=Together(book.beside(recipe)), shard_size=shard_size)
 
     return {recipe.name: plan(recipe) for recipe in book.sweeps["s"]}
 
@@ -95,7 +95,10 @@ def test_a_sweep_over_depth_is_laid_out_as_any_other_variant(models: Path, tmp_p
     book = RecipeBook.load([tmp_path])
     for recipe in book.sweeps["d"]:
         inputs = [PlanInput(reference, open_checkpoint(Path(reference.path))) for reference in recipe.references()]
-        assert build_plan(recipe, inputs, beside=book.beside(recipe)).shards == build_plan(recipe, inputs).shards
+        assert (
+            build_plan(recipe, inputs, together=Together(book.beside(recipe))).shards
+            == build_plan(recipe, inputs).shards
+        )
 
 
 def test_a_point_that_cannot_be_planned_tells_the_others_nothing(models: Path, tmp_path: Path) -> None:
@@ -105,7 +108,9 @@ def test_a_point_that_cannot_be_planned_tells_the_others_nothing(models: Path, t
     recipe = book.sweeps["w"][0]
     inputs = [PlanInput(reference, open_checkpoint(Path(reference.path))) for reference in recipe.references()]
 
-    assert build_plan(recipe, inputs, beside=book.beside(recipe)).shards == build_plan(recipe, inputs).shards
+    assert (
+        build_plan(recipe, inputs, together=Together(book.beside(recipe))).shards == build_plan(recipe, inputs).shards
+    )
 
 
 def test_points_whose_layers_cannot_be_told_tell_the_others_nothing(models: Path, tmp_path: Path) -> None:
@@ -124,7 +129,7 @@ def test_points_whose_layers_cannot_be_told_tell_the_others_nothing(models: Path
         recipe = book.sweeps[name][0]
         inputs = [PlanInput(reference, open_checkpoint(Path(reference.path))) for reference in recipe.references()]
         alone = build_plan(recipe, inputs, figures=told)
-        assert build_plan(recipe, inputs, figures=told, beside=book.beside(recipe)).key == alone.key
+        assert build_plan(recipe, inputs, figures=told, together=Together(book.beside(recipe))).key == alone.key
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abcde"), st.sampled_from("xyz"), min_size=5), max_size=4))

@@ -57,7 +57,9 @@ def test_the_corners_change_one_place_each_and_leave_out_what_a_condition_exclud
     recipe = load_recipe(
         write(tmp_path, yaml.safe_dump({**content, "search": {**SEARCH, "space": space}}, sort_keys=False))
     )
-    assert [point.swept.values for point in corners_of(nowhere(tmp_path), recipe) if point.swept] == [
+    assert recipe.search is not None
+    corners = corners_of(nowhere(tmp_path), recipe, recipe.search)
+    assert [point.swept.values for point in corners if point.swept] == [
         {"merge_method": "linear", WEIGHT: 0.1},
         {"merge_method": "ties", WEIGHT: 0.1, "parameters.density": 0.2},
         {"merge_method": "linear", WEIGHT: 1},
@@ -117,8 +119,9 @@ def test_a_space_that_does_not_fit_the_recipe_is_found_at_its_corners(
     space: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     recipe = load_recipe(write(tmp_path, text(space=space)))
+    assert recipe.search is not None
     with pytest.raises(RecipeError) as caught:
-        corners_of(nowhere(tmp_path), recipe)
+        corners_of(nowhere(tmp_path), recipe, recipe.search)
     assert said in str(caught.value)
 
 

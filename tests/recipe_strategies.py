@@ -130,6 +130,7 @@ _extras = {
     ),
     "schedule": st.just("0 3 * * *"),
     "freshness": st.sampled_from(["7d", "12h"]),
+    "keep": st.sampled_from(["last 5", ["last 2"]]),
     "device": st.just("cpu"),
     "name": st.just("given"),
 }

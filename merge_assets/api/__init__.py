@@ -29,7 +29,7 @@ from merge_assets.api.merge import merge
 from merge_assets.api.observe import Observation, observe
 from merge_assets.api.plan import plan
 from merge_assets.api.preflight import check, look_over, refused, suites_of
-from merge_assets.api.rank import Ranked, rank
+from merge_assets.api.rank import Ranked, board_of, rank
 from merge_assets.api.score import Scored, evaluate, score
 from merge_assets.api.search import OpenSearch, open_search, search
 from merge_assets.api.search_page import live_page, search_pictures, write_search_page
@@ -58,6 +58,7 @@ __all__ = [
     "Work",
     "Workspace",
     "analyse",
+    "board_of",
     "build",
     "check",
     "compare",

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from merge_assets.api.housekeeping import choose_one, inventory
+from merge_assets.api.housekeeping import inventory
+from merge_assets.api.lines import choose_one
 from merge_assets.errors import StoreError
 from merge_assets.records import Input
 from merge_assets.store import Artifact, FileEntry
@@ -106,11 +107,11 @@ def compare(workspace: Workspace, a: str, b: str | None = None) -> Comparison:
         StoreError: if there is no such version, or a file of one cannot be read.
     """
     found = inventory(workspace)
-    second = _chosen(found, a)
+    second = _chosen(workspace, found, a)
     if b is None:
         first = _before(found, second)
     else:
-        first, second = second, _chosen(found, b)
+        first, second = second, _chosen(workspace, found, b)
     one, other = first.artifact.manifest, second.artifact.manifest
     return Comparison(
         first,
@@ -124,11 +125,11 @@ def compare(workspace: Workspace, a: str, b: str | None = None) -> Comparison:
     )
 
 
-def _chosen(found: Inventory, text: str) -> StoredVersion:
+def _chosen(workspace: Workspace, found: Inventory, text: str) -> StoredVersion:
     line, at, version = text.partition("@")
     inside = f"variants/{line}"
     return choose_one(
-        found, f"{inside}{at}{version}" if line not in found.versions and inside in found.versions else text
+        workspace, found, f"{inside}{at}{version}" if line not in found.versions and inside in found.versions else text
     )
 
 

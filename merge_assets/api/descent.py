@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from merge_assets.errors import StoreError
-from merge_assets.store.collect import Name, lineage
 from merge_assets.store.inventory import Inventory, StoredVersion
 from merge_assets.store.names import CURRENT
+from merge_assets.store.needs import Name, lineage
 
 MEASUREMENTS = ("analyses/", "importance/")
 """Lines of what layers are chosen by."""

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from merge_assets.errors import DamageError, StoreError
+from merge_assets.api.keeping import retention
+from merge_assets.api.lines import choose, lines_below
+from merge_assets.errors import DamageError
 from merge_assets.identity import checkpoint_line
 from merge_assets.regular import read_regular
 from merge_assets.store import FileEntry, Piece
 from merge_assets.store.collect import (
     Done,
     Litter,
-    Name,
     RemovalPlan,
     carry_out,
-    lineage,
     plan_collection,
     plan_removal,
 )
 from merge_assets.store.inventory import Inventory, StoredVersion, survey
 from merge_assets.store.manifest import files_path
 from merge_assets.store.names import CURRENT, MANIFEST
+from merge_assets.store.needs import Name, lineage
 from merge_assets.store.place import Listed, Watch
 from merge_assets.store.reuse import sample
 from merge_assets.store.sent import PROGRESS
@@ -90,31 +90,6 @@ def inventory(workspace: Workspace) -> Inventory:
         StoreError: if it cannot be reached.
     """
     return survey(workspace.store)
-
-
-def choose(found: Inventory, text: str) -> list[StoredVersion]:
-    """The versions that ``LINE`` or ``LINE@VERSION`` names; a version may be cut short.
-
-    Raises:
-        StoreError: if there is none, with what is near.
-    """
-    if text in found.versions:
-        return list(found.versions[text])
-    line, at, version = text.rpartition("@")
-    if at and line in found.versions:
-        meant = [one for one in found.versions[line] if one.artifact.version.startswith(version)] if version else []
-        if len(meant) == 1:
-            return meant
-        names = [one.artifact.version[:12] for one in meant or found.versions[line]]
-        problem = "is short for several versions" if meant else "is not there"
-        raise StoreError(f"{text}: this version {problem}; {line} has {', '.join(names)}")
-    raise StoreError(f"{text}: there is no such line in {found.place.url('')}{_near(found, line if at else text)}")
-
-
-def choose_one(found: Inventory, text: str) -> StoredVersion:
-    """Like :func:`choose`, but of a line its current version, or the newest if it has none."""
-    meant = choose(found, text)
-    return next((one for one in meant if found.is_current(one)), meant[-1])
 
 
 def pins(workspace: Workspace, found: Inventory) -> dict[Name, str]:
@@ -244,10 +219,15 @@ def _tensor_keys(stored: StoredVersion) -> set[str]:
     return {piece.key for entry in entries for piece in entry.pieces if piece.key}
 
 
-def collect(workspace: Workspace, *, keep: int, older_than: timedelta | None = None) -> RemovalPlan:
-    """Decide what nobody needs; see :func:`plan_collection`."""
+def collect(
+    workspace: Workspace, names: Sequence[str] = (), *, keep: int, older_than: timedelta | None = None
+) -> RemovalPlan:
+    """Decide what nobody needs; see :func:`plan_collection`. With names, what is of their lines alone goes."""
     found = survey(workspace.store)
-    return plan_collection(found, keep=keep, older_than=older_than, pinned=pins(workspace, found))
+    kept, telling = retention(workspace, found)
+    pinned = {**telling, **pins(workspace, found)}
+    plan = plan_collection(found, keep=keep, older_than=older_than, pinned=pinned, retention=kept)
+    return plan.of(lines_below(workspace, found, names)) if names else plan
 
 
 def remove(
@@ -265,7 +245,7 @@ def remove(
         stored.name: stored
         for name, path in zip(names, damaged, strict=True)
         if path not in broken
-        for stored in choose(found, name)
+        for stored in choose(workspace, found, name)
     }
     plan, needs = plan_removal(found, list(targets.values()), pinned=pins(workspace, found), force=force)
     litter = [litter for path in broken for litter in unreadable(found, path)]
@@ -275,17 +255,6 @@ def remove(
 def carry_out_plan(workspace: Workspace, plan: RemovalPlan, *, work: Work = UNATTENDED) -> Done:
     """Remove what a plan says; see :func:`carry_out`."""
     return carry_out(workspace.store, plan, work=work)
-
-
-def _near(found: Inventory, text: str) -> str:
-    if not found.versions:
-        return "; it is empty"
-    ends = {line.rpartition("/")[2]: line for line in found.versions}
-    near = difflib.get_close_matches(text, found.versions, n=3)
-    near += [ends[end] for end in difflib.get_close_matches(text.rpartition("/")[2], ends, n=3)]
-    if near:
-        return f", did you mean {' or '.join(repr(line) for line in dict.fromkeys(near))}?"
-    return "; `merge-assets store ls` lists them"
 
 
 def _of_revision(found: Inventory, versions: Sequence[StoredVersion], name: str, revision: str) -> list[StoredVersion]:

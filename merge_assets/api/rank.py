@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from merge_assets.api.joined import other_scores, parents_of
 from merge_assets.api.varied import Kin
 from merge_assets.errors import CheckpointError, MergeAssetsError
+from merge_assets.freshness import short
 from merge_assets.identity import ModelIdentity
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Published, Recipe
@@ -58,7 +60,8 @@ def rank(workspace: Workspace, *, work: Work = UNATTENDED) -> Ranked:
     from merge_assets.evaluation.page import leaderboard_page
 
     known = KnownScores(workspace)
-    entries = leaderboard_entries(workspace, work, known)
+    shelf = _Shelf(workspace, work, known)
+    entries = shelf.entries()
     samples = StoredSamples(known, workspace.cache)
     leaderboard = Leaderboard(entries, samples=samples, published=_published(workspace))
     key = digest_of([leaderboard_page(leaderboard), [sorted(scores.digest for scores in e.scores) for e in entries]])
@@ -67,19 +70,31 @@ def rank(workspace: Workspace, *, work: Work = UNATTENDED) -> Ranked:
         return Ranked(found, True, leaderboard)
     with workspace.store.draft(LINE) as draft:
         write_leaderboard(leaderboard, draft.directory, lines=samples.lines)
-        inputs = [_input(entry) for entry in entries]
+        inputs = [Input(kind=shelf.kinds[e.model], name=e.model, fingerprint=e.fingerprint) for e in entries]
         artifact = draft.commit(key, key=key, inputs=inputs, details=LeaderboardDetails(models=len(entries)))
     return Ranked(artifact, False, leaderboard)
+
+
+def board_of(workspace: Workspace, names: Sequence[str], *, work: Work = UNATTENDED) -> Leaderboard:
+    """Some recipes beside the models that they are made of, ranked among each other.
+
+    Args:
+        workspace: whose models to rank.
+        names: recipes of its book.
+        work: as for :func:`rank`.
+    """
+    from merge_assets.evaluation.leaderboard import Leaderboard
+
+    known = KnownScores(workspace)
+    shelf = _Shelf(workspace, work, known)
+    entries = shelf.entries(names)
+    published = {name: values for name, values in _published(workspace).items() if name in names}
+    return Leaderboard(entries, samples=StoredSamples(known, workspace.cache), published=published)
 
 
 def _published(workspace: Workspace) -> dict[str, tuple[Published, ...]]:
     """What others published of the variants of the book, whether they were ever built or not."""
     return {name: recipe.published for name, recipe in workspace.book.recipes.items() if recipe.published}
-
-
-def _input(entry: LeaderboardEntry) -> Input:
-    kind: ModelKind = "hub" if entry.url else "url" if "://" in entry.model else "local"
-    return Input(kind="recipe" if entry.kind == "variant" else kind, name=entry.model, fingerprint=entry.fingerprint)
 
 
 def leaderboard_entries(
@@ -89,26 +104,36 @@ def leaderboard_entries(
 
     That is the version that is there now, if it was scored, else the one that was scored last; then the entry says so.
     """
-    shelf = _Shelf(workspace, work, known or KnownScores(workspace))
-    found = [shelf.entry(reference, recipe) for reference, recipe in _models(workspace).items()]
-    return [entry for entry in found if entry is not None]
+    return _Shelf(workspace, work, known or KnownScores(workspace)).entries()
 
 
 class _Shelf:
-    """Models, scores and variants of a store, joined by the versions that they record."""
+    """Models, scores and variants of a store, joined by the versions that they record.
+
+    Attributes:
+        kinds: what the models are that were looked at, by their titles.
+    """
 
     def __init__(self, workspace: Workspace, work: Work, known: KnownScores) -> None:
         self._workspace = workspace
         self._known = known
         self._kin = Kin(workspace)
         self._staleness = Staleness(workspace, thorough=True, work=work)
+        self.kinds: dict[str, ModelKind] = {}
 
-    def entry(self, reference: ModelReference, recipe: Recipe | None) -> LeaderboardEntry | None:
+    def entries(self, names: Sequence[str] | None = None) -> list[LeaderboardEntry]:
+        """The entries of all models of which there is something to show, or of recipes and the models that they are made of."""
+        models = _models(self._workspace, names)
+        found = [self._entry(reference, recipe) for reference, recipe in models.items()]
+        return [entry for entry in found if entry is not None]
+
+    def _entry(self, reference: ModelReference, recipe: Recipe | None) -> LeaderboardEntry | None:
         """The entry of a model; ``None`` if there is nothing to show."""
         try:
             identity = self._workspace.names.identify(reference)
         except CheckpointError:  # a model that is nowhere has no scores; its recipes say so
             return None
+        self.kinds[identity.title] = identity.kind
         return self._of_base(reference, identity) if recipe is None else self._of_variant(recipe, identity)
 
     def _of_base(self, reference: ModelReference, identity: ModelIdentity) -> LeaderboardEntry | None:
@@ -139,7 +164,7 @@ class _Shelf:
 
         current = self._staleness.current(recipe.name)
         if current is None:
-            return None
+            return self._of_scores(identity) if recipe.keep is not None else None
         artifact, scores = current, self._scores(identity, current.version)
         if not scores:
             there = (self._workspace.store.get(current.line, version) for version in self._scored(identity))
@@ -164,6 +189,22 @@ class _Shelf:
             stale="; ".join(reason for reason in reasons if reason) or None,
             history=self._history(identity),
             places=self._kin.values(recipe, text),
+        )
+
+    def _of_scores(self, identity: ModelIdentity) -> LeaderboardEntry | None:
+        """What is left of a variant that `keep` let go. How it was made its files told, and a recipe may have changed since."""
+        from merge_assets.evaluation.leaderboard import LeaderboardEntry
+
+        version = next(iter(self._scored(identity)), None)
+        if version is None:
+            return None
+        return LeaderboardEntry(
+            model=identity.title,
+            kind="variant",
+            fingerprint=version,
+            scores=self._scores(identity, version),
+            stale=f"scores are of version {short(version)}, whose bytes went by `keep` of its recipe",
+            history=self._history(identity),
         )
 
     @property
@@ -202,11 +243,15 @@ def _description(text: str, recipe: Recipe) -> str:
     return next((entry.description for entry in entries if isinstance(entry, Recipe)), recipe.description)
 
 
-def _models(workspace: Workspace) -> dict[ModelReference, Recipe | None]:
-    """Every base checkpoint and stored recipe of the book; bases first, then recipes in build order."""
+def _models(workspace: Workspace, names: Sequence[str] | None) -> dict[ModelReference, Recipe | None]:
+    """Every base checkpoint and stored recipe of the book, or some recipes and what they are made of; bases first, then recipes
+    in build order."""
     found: dict[ModelReference, Recipe | None] = {}
     book = workspace.book
     recipes = {name: book.recipes[name] for name in book.order() if book.recipes[name].materialize}
+    if names is not None:
+        above = {one.name for name in names if name in recipes for one in book.made_of(recipes[name])}
+        recipes = {name: recipe for name, recipe in recipes.items() if name in above or name in names}
     for recipe in recipes.values():
         for reference in book.inputs(recipe):
             if book.resolve(reference) is None and reference.lora is None:

@@ -14,8 +14,9 @@ from merge_assets.api.audit import Auditor, is_audited
 from merge_assets.api.build import build, key_now
 from merge_assets.api.conclude import conclude
 from merge_assets.api.descent import MEASUREMENTS, Descendant, descendants
-from merge_assets.api.housekeeping import Problem, choose, unreadable, verify, verify_relatives
+from merge_assets.api.housekeeping import Problem, unreadable, verify, verify_relatives
 from merge_assets.api.importance import measure_importance
+from merge_assets.api.lines import choose
 from merge_assets.api.rank import LINE as LEADERBOARD
 from merge_assets.api.rank import rank
 from merge_assets.api.score import score
@@ -24,9 +25,10 @@ from merge_assets.recipe import Recipe, TextSample
 from merge_assets.recipe.load import read_recipes
 from merge_assets.records import AnalysisDetails, ImportanceDetails, MirrorDetails, ScoresDetails
 from merge_assets.reference import ModelReference
-from merge_assets.store.collect import Done, Litter, Name, RemovalPlan, carry_out, describe, plan_removal
+from merge_assets.store.collect import Done, Litter, RemovalPlan, carry_out, describe, plan_removal
 from merge_assets.store.inventory import Inventory, StoredVersion, survey
 from merge_assets.store.names import CURRENT, short_names
+from merge_assets.store.needs import Name
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
 
@@ -109,7 +111,9 @@ def plan_repair(
     broken = [path for path in found.damaged if not path.endswith(f"/{CURRENT}")]
     if names:
         broken = [path for path in broken if _named(path) in names]
-        targets = {one.name: one for name in names if name not in map(_named, broken) for one in choose(found, name)}
+        targets = {
+            one.name: one for name in names if name not in map(_named, broken) for one in choose(workspace, found, name)
+        }
     else:
         targets = {one.name: one for one in found.everything}
     problems = verify(workspace, list(targets.values()), sampled=sampled, work=work)

@@ -15,6 +15,7 @@ from merge_assets.api import Workspace
 from merge_assets.api import housekeeping as api
 from merge_assets.api.descent import descendants
 from merge_assets.api.joined import out_of_date
+from merge_assets.api.lines import choose, choose_one, lines_below
 from merge_assets.cli.console import console, err, print_fact, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
 from merge_assets.cli.store_text import (
@@ -38,7 +39,7 @@ from merge_assets.errors import SettingsError, StoreError
 from merge_assets.plan.describe import geometry_summary, human_bytes
 from merge_assets.shown import without_credentials
 from merge_assets.store.collect import RemovalPlan, lifecycle_rule
-from merge_assets.store.inventory import Inventory, StoredVersion
+from merge_assets.store.inventory import StoredVersion
 from merge_assets.store.names import short_name, short_names
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -50,7 +51,7 @@ def list_store(names: Sequence[str], *, as_json: bool) -> None:
     with _looking(workspace):
         found = api.inventory(workspace)
     pinned = api.pins(workspace, found)
-    lines = _lines(found, names)
+    lines = lines_below(workspace, found, names)
     if as_json:
         print_json(listing(found, lines, pinned))
         return
@@ -88,7 +89,7 @@ def show_version(name: str, *, as_json: bool) -> None:
     workspace = opened()
     with _looking(workspace):
         found = api.inventory(workspace)
-    stored = api.choose_one(found, name)
+    stored = choose_one(workspace, found, name)
     uses = api.uses(workspace, found, stored)
     manifest = stored.artifact.manifest
     made = manifest.provenance
@@ -153,7 +154,7 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
     workspace = opened()
     with _looking(workspace):
         found = api.inventory(workspace)
-    targets = {one.name: one for name in names for one in api.choose(found, name)}
+    targets = {one.name: one for name in names for one in choose(workspace, found, name)}
     chosen = list(targets.values()) if names else found.everything
     with progress_bar("verifying") as work:
         problems = api.verify(workspace, chosen, sampled=sampled, work=work)
@@ -184,12 +185,12 @@ def verify_versions(names: Sequence[str], *, sampled: bool, as_json: bool) -> in
     return int(bool(problems or damaged))
 
 
-def collect_garbage(keep: int, older_than: str | None, *, yes: bool, as_json: bool) -> None:
-    """Print what is removed and why the rest stays; remove it if ``yes``."""
+def collect_garbage(keep: int, older_than: str | None, names: Sequence[str] = (), *, yes: bool, as_json: bool) -> None:
+    """Print what is removed, of some lines or of all, and why the rest stays; remove it if ``yes``."""
     workspace = opened()
     age = parse_age(older_than)
     with _looking(workspace):
-        plan = api.collect(workspace, keep=keep, older_than=age)
+        plan = api.collect(workspace, names, keep=keep, older_than=age)
     rule = lifecycle_rule(workspace.store, _endpoint(workspace.settings.store_secrets()))
     if not as_json:
         print_plan(plan, title=f"gc --keep {keep}")
@@ -256,7 +257,10 @@ def _carry_out(workspace: Workspace, plan: RemovalPlan, *, yes: bool, as_json: b
         doomed, litter, freed, spared = done.removed, done.litter, done.freed, done.spared
     fields = {
         "dry_run": not yes,
-        "removed": [{"line": one.name[0], "version": one.name[1], "bytes": one.size} for one in doomed],
+        "removed": [
+            {"line": one.name[0], "version": one.name[1], "bytes": one.size, "why": plan.goes.get(one.name, "")}
+            for one in doomed
+        ],
         "spared": [{"line": one.name[0], "version": one.name[1]} for one in spared],
         "leftovers": [one.what for one in litter],
         "bytes_freed": freed,
@@ -298,14 +302,3 @@ def _endpoint(options: Mapping[str, Any]) -> str | None:
     inner = options.get("client_kwargs")
     found = options.get("endpoint_url") or (inner.get("endpoint_url") if isinstance(inner, Mapping) else None)
     return found if isinstance(found, str) and without_credentials(found) == found else None
-
-
-def _lines(found: Inventory, names: Sequence[str]) -> list[str]:
-    """Lines of these names, or below them; all if there are no names."""
-    chosen: dict[str, None] = {}
-    for name in names:
-        within = [line for line in found.versions if f"{line}/".startswith(f"{name.rstrip('/')}/")]
-        if not within:
-            api.choose(found, name)  # says what is near
-        chosen |= dict.fromkeys(within)
-    return list(chosen) if names else list(found.versions)

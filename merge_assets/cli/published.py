@@ -36,7 +36,7 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="KEY",
-            help="Take this key over, too: schedule, freshness, publish, evaluate, device, allow_nonfinite, owners, "
+            help="Take this key over, too: schedule, freshness, keep, publish, evaluate, device, allow_nonfinite, owners, "
             "trust_remote_code, or all. They are left out unless named here, since they are the author's, not the merge's. "
             "May be given several times.",
         ),

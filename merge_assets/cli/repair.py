@@ -8,7 +8,8 @@ from typing import Any
 from rich.markup import escape
 
 from merge_assets.api.audit import InputState, audit, is_audited
-from merge_assets.api.housekeeping import choose, inventory
+from merge_assets.api.housekeeping import inventory
+from merge_assets.api.lines import choose
 from merge_assets.api.repair import MadeAgain, RepairPlan, Step, plan_repair, repair
 from merge_assets.cli.console import console, print_fact, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
@@ -121,7 +122,7 @@ def audit_versions(names: Sequence[str], *, as_json: bool) -> int:
     """Print what became of inputs; 1 if one in the store is damaged."""
     workspace = opened()
     found = inventory(workspace)
-    targets = {one.name: one for name in names for one in choose(found, name)}
+    targets = {one.name: one for name in names for one in choose(workspace, found, name)}
     chosen = [one for one in (targets.values() if names else found.everything) if is_audited(one)]
     with progress_bar("reading", is_bytes=False) as work:
         states = audit(workspace, found, chosen, work=work)

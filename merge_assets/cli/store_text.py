@@ -36,7 +36,7 @@ def print_plan(plan: RemovalPlan, *, title: str, needs: Mapping[tuple[str, str],
             rows.add_row(f"[bold]{escape(line)}[/]")
             for stored in [one for one in reversed(shown) if one.artifact.line == line]:
                 goes = stored.name in doomed
-                why = (needs or {}).get(stored.name, ()) if goes else plan.kept[stored.name]
+                why = _why_it_goes(plan, stored, needs or {}) if goes else plan.kept[stored.name]
                 rows.add_row(
                     f"  {stored.artifact.version[:SHORT]}",
                     shown_age(found.now, stored.changed),
@@ -50,6 +50,13 @@ def print_plan(plan: RemovalPlan, *, title: str, needs: Mapping[tuple[str, str],
         size = f", {human_bytes(found.occupied(litter.files))}" if litter.files and not litter.pointer else ""
         uploads = f", {counted(len(litter.uploads), 'upload')}" if litter.uploads else ""
         print_fact("remove", f"{litter.what}{size}{uploads}", style="red")
+
+
+def _why_it_goes(
+    plan: RemovalPlan, stored: StoredVersion, needs: Mapping[tuple[str, str], Sequence[str]]
+) -> Sequence[str]:
+    why = plan.goes.get(stored.name)
+    return needs.get(stored.name, ()) if why is None else [f"goes: {why}"]
 
 
 def print_leases(found: Inventory) -> None:

@@ -14,6 +14,7 @@ from merge_assets.yamlfile import parse_documents
 OPERATIONAL = {
     "schedule": "null",
     "freshness": "null",
+    "keep": "null",
     "publish": "null",
     "evaluate": "null",
     "device": "auto",

@@ -6,11 +6,13 @@ lost. What it decides and why is in :mod:`merge_assets.pipeline.reconciler`.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.storage.tags import MAX_RETRIES_TAG, PRIORITY_TAG
 
+from merge_assets.errors import StoreError
 from merge_assets.pipeline.keys import LEADERBOARD, schedule_names
 from merge_assets.pipeline.nodes import Graph
 from merge_assets.pipeline.process import PROCESS_TAG, is_gone
@@ -54,8 +56,24 @@ class Reconciler:
     def look(self, instance: dg.DagsterInstance, memory: Memory) -> tuple[Facts, Memory, tuple[Decision, ...]]:
         """The facts, what is remembered with them, and what is decided."""
         facts = self._reader.facts(instance, memory)
+        facts = replace(facts, let_go=self._let_go(facts))
         learned = learn(memory, facts)
         return facts, learned, decide(facts, learned)
+
+    def _let_go(self, facts: Facts) -> frozenset[str]:
+        """Variants that something is to be made of and whose bytes went by `keep`: of the others nobody needs to know."""
+        found: set[str] = set()
+        for asset in reversed(facts.assets):  # what is made of others comes before them
+            inputs = [key for key in asset.inputs if key in self.roster.kept and key in facts.records]
+            if inputs and (asset.key in found or facts.stale(asset)):
+                found |= {key for key in inputs if self._is_gone(key, facts.records[key].data_version)}
+        return frozenset(found)
+
+    def _is_gone(self, key: str, version: str) -> bool:
+        try:
+            return self._workspace.store.get(self.roster.kept[key], version) is None
+        except StoreError:  # a run that cannot reach it says so
+            return False
 
 
 def automation_sensor(reconciler: Reconciler) -> dg.SensorDefinition:

@@ -159,7 +159,8 @@ def _brought(
     specs = topological(spec for spec in definitions.resolve_all_asset_specs() if spec.key in selection.keys)
     inputs = {dep.asset_key for spec in specs for dep in spec.deps}
     known = {key: seen.get(key) or recorded(instance, key) for key in selection.keys | inputs}
-    reasons = reasons_to_build(workspace, graph, specs, known)
+    measured = {spec.key for spec in specs if refresh and spec.key.path[0] in _MEASURED}
+    reasons = reasons_to_build(workspace, graph, specs, known, measured)
     tags: dict[str, str] = {}
     if force or refresh:
         reasons = _again(specs, reasons, everything=force)

@@ -1,11 +1,12 @@
 """Which assets a person means by names of recipes, and which of them are out of date."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import dagster as dg
 
+from merge_assets.api.preflight import suites_of
 from merge_assets.errors import RecipeError, did_you_mean
 from merge_assets.identity import analysis_line, importance_line, scores_line, search_line, variant_line
 from merge_assets.pipeline.keys import LEADERBOARD
@@ -13,6 +14,7 @@ from merge_assets.pipeline.nodes import Graph, ModelNode
 from merge_assets.pipeline.versions import Recorded, out_of_date
 from merge_assets.recipe.book import not_stored
 from merge_assets.workspace import Workspace
+from merge_assets.workspace.results import KnownScores
 
 
 @dataclass(frozen=True)
@@ -100,19 +102,47 @@ def reasons_to_build(
     graph: Graph,
     specs: Sequence[dg.AssetSpec],
     known: Mapping[dg.AssetKey, Recorded | None],
+    anyway: Collection[dg.AssetKey] = (),
 ) -> dict[dg.AssetKey, str]:
     """Which of ``specs`` are out of date, and why: by recorded versions, or because the store lost the artifact.
+
+    A variant that `keep` let go counts as made while its scores are there, unless something is to be made of it now.
 
     Args:
         workspace: whose store is looked at.
         graph: all nodes.
         specs: in topological order.
         known: what is recorded for them and their inputs.
+        anyway: those that are made whether they are out of date or not.
     """
     lines = _lines(workspace, graph)
     built = {spec.key: record for spec in specs if (record := known.get(spec.key)) is not None}
     lost = {key for key, record in built.items() if workspace.store.get(lines[key], record.data_version) is None}
-    return out_of_date(specs, known, lost)
+    let_go = _let_go(workspace, graph, built, lost)
+    while True:
+        reasons = out_of_date(specs, known, lost - let_go)
+        needed = {dep.asset_key for spec in specs if spec.key in reasons or spec.key in anyway for dep in spec.deps}
+        if not needed & let_go:
+            return reasons
+        let_go -= needed
+
+
+def _let_go(
+    workspace: Workspace, graph: Graph, built: Mapping[dg.AssetKey, Recorded], lost: Collection[dg.AssetKey]
+) -> set[dg.AssetKey]:
+    """Variants whose bytes went by `keep` of their recipe: they are made as long as what was to be known of them is there."""
+    known = KnownScores(workspace)
+    return {
+        node.model.key
+        for node in graph.variants
+        if node.model.key in lost
+        and node.recipe.keep is not None
+        and known.complete(
+            workspace.names.identify(node.model.reference),
+            suites_of(workspace, node.recipe),
+            built[node.model.key].data_version,
+        )
+    }
 
 
 def _lines(workspace: Workspace, graph: Graph) -> dict[dg.AssetKey, str]:

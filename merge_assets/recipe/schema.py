@@ -35,6 +35,7 @@ from merge_assets.recipe.parameters import Misfit, Parameters
 from merge_assets.recipe.schema_architecture import Architecture
 from merge_assets.recipe.schema_averaging import AverageCheckpoints
 from merge_assets.recipe.schema_evaluation import Evaluate
+from merge_assets.recipe.schema_keep import Keep
 from merge_assets.recipe.schema_missing import Missing
 from merge_assets.recipe.schema_published import Published
 from merge_assets.recipe.schema_search import Found, Search
@@ -51,7 +52,7 @@ TEMPLATES = ("depth_upscale", "prune_layers")
 DESCRIPTIVE = frozenset(
     {
         *("name", "source", "description", "group", "tags", "owners", "evaluate", "publish", "schedule", "device"),
-        *("materialize", "freshness", "trust_remote_code", "published", "sweep", "swept", "search", "found"),
+        *("materialize", "freshness", "keep", "trust_remote_code", "published", "sweep", "swept", "search", "found"),
     }
 )
 MAX_MODELS = 256
@@ -62,6 +63,7 @@ NEEDS_STORED = {
     "publish": "publish",
     "schedule": "build on a schedule",
     "freshness": "keep fresh",
+    "keep": "keep",
 }
 """Keys of what is done with a stored variant -> what they do."""
 
@@ -224,6 +226,10 @@ class Recipe(RecipeMapping):
         default=None,
         description="longest time between two looks whether the variant is still the same; else it is late",
     )
+    keep: Keep = Field(
+        default=None,
+        description="which of its versions, or of a sweep's points, `store gc` leaves; left out: as its option `--keep` says",
+    )
     device: Device = Field(
         default="auto", description="where the merge is computed; `auto`: as the setting `device` says"
     )
@@ -271,7 +277,21 @@ class Recipe(RecipeMapping):
                     f"nothing is stored (materialize: false), so there is nothing to {purpose}; leave out one of them",
                     (key,),
                 )
+        self._check_keep()
         return self
+
+    def _check_keep(self) -> None:
+        if not any(rule.by == "best" for rule in self.keep or ()):
+            return
+        if self.evaluate == ():
+            raise Misfit(
+                "scores tell which are best, and evaluate is empty; name a suite there, or keep last N", ("keep",)
+            )
+        if self.swept is not None and self.freshness is not None:
+            raise Misfit(
+                "points that are not among the best go, so there is nothing of them to look at again; leave out freshness",
+                ("freshness",),
+            )
 
     def references(self) -> tuple[ModelReference, ...]:
         """Every model the recipe names, each once, in order of first mention.

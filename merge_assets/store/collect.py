@@ -7,9 +7,8 @@ again before the files go, so that a build which has taken up a version in the m
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,15 +17,13 @@ from merge_assets.store.drafts import Drafts
 from merge_assets.store.inventory import Inventory, StoredVersion, Unfinished, survey, version_of_key
 from merge_assets.store.manifest import files_path
 from merge_assets.store.names import CURRENT, KEYS
+from merge_assets.store.needs import NOTHING_SAID, Name, Retention, copied_from, in_use, needed
 from merge_assets.store.place import Listed, Place, Upload
 from merge_assets.store.place.workbench import TRASH
 from merge_assets.store.sent import PROGRESS
 from merge_assets.store.store import ArtifactStore
 from merge_assets.store.versions import Pointer, read_manifest, read_pointer
 from merge_assets.work import UNATTENDED, Work
-
-Name = tuple[str, str]
-"""Line and version."""
 
 GRACE = timedelta(hours=1)
 """What is younger is left alone: a build may have found it a moment ago."""
@@ -68,8 +65,9 @@ class RemovalPlan:
         kept: why each version stays.
         doomed: versions to remove.
         litter: the rest to remove.
-        currents: lines whose current version is removed -> the one that takes its place, ``None`` if none is left.
+        currents: lines whose current version is removed -> the one that takes its place, ``None`` if none does.
         force: whether versions that running builds copy from are removed.
+        goes: why versions go of which that is known.
     """
 
     inventory: Inventory
@@ -78,6 +76,17 @@ class RemovalPlan:
     litter: Sequence[Litter] = ()
     currents: Mapping[str, str | None] | None = None
     force: bool = False
+    goes: Mapping[Name, str] = field(default_factory=dict)
+
+    def of(self, lines: Collection[str]) -> RemovalPlan:
+        """What of it is of some lines: their versions, and nothing that builders have left."""
+        return replace(
+            self,
+            kept={name: why for name, why in self.kept.items() if name[0] in lines},
+            doomed=[stored for stored in self.doomed if stored.artifact.line in lines],
+            litter=(),
+            currents={line: after for line, after in (self.currents or {}).items() if line in lines},
+        )
 
     @property
     def files(self) -> list[Listed]:
@@ -103,61 +112,23 @@ class Done:
     freed: int
 
 
-def lineage(inventory: Inventory) -> dict[Name, list[StoredVersion]]:
-    """Which versions of the store each version was made from.
-
-    An input is recorded by a name and the fingerprint of its content. A name may be that of a recipe, of a repository or
-    any title; where no line of that name has the version, every line that has it counts.
-    """
-    having: dict[str, list[StoredVersion]] = defaultdict(list)
-    for stored in inventory.everything:
-        having[stored.artifact.version].append(stored)
-    found = {}
-    for stored in inventory.everything:
-        sources: dict[Name, StoredVersion] = {}
-        for title, fingerprint in stored.artifact.manifest.fingerprints.items():
-            path = title.partition("+")[0].partition("@")[0]
-            able = [one for one in having.get(fingerprint, ()) if one is not stored]
-            meant = [one for one in able if one.artifact.line in (f"variants/{path}", f"checkpoints/{path}")]
-            sources |= {one.name: one for one in meant or able}
-        found[stored.name] = list(sources.values())
-    return found
-
-
-def needed(inventory: Inventory, pinned: Mapping[Name, str]) -> dict[Name, list[str]]:
-    """Versions that are needed, with everyone who needs them: the lines' current ones, all that these were made from,
-    what recipes pin, and what running builds read or copy from."""
-    reasons: dict[Name, list[str]] = defaultdict(list)
-    sources = lineage(inventory)
-    reached = list(inventory.current.values())
-    for stored in reached:
-        reasons[stored.name].append("current")
-    seen = {stored.name for stored in reached}
-    while reached:
-        user = reached.pop()
-        for source in sources[user.name]:
-            reasons[source.name].append(f"{user.artifact.line} was made from it")
-            if source.name not in seen:
-                seen.add(source.name)
-                reached.append(source)
-    for name, why in pinned.items():
-        reasons[name].append(why)
-    for name, uses in _in_use(inventory).items():
-        reasons[name] += uses
-    return {name: list(dict.fromkeys(why)) for name, why in reasons.items()}
-
-
 def plan_collection(
-    inventory: Inventory, *, keep: int, older_than: timedelta | None, pinned: Mapping[Name, str]
+    inventory: Inventory,
+    *,
+    keep: int,
+    older_than: timedelta | None,
+    pinned: Mapping[Name, str],
+    retention: Retention = NOTHING_SAID,
 ) -> RemovalPlan:
     """Decide what nobody needs.
 
     Args:
         inventory: the store.
-        keep: how many of the newest versions of each line stay whatever they are.
+        keep: how many of the newest versions of each line stay whatever they are, where no recipe says which do.
         older_than: what is younger stays; default :data:`GRACE` for versions and :data:`UNFINISHED` for what was left
             unfinished.
         pinned: versions that recipes name, and why they stay.
+        retention: what recipes say of their own versions.
 
     Raises:
         StoreError: if something cannot be read that may tell of needs.
@@ -175,22 +146,32 @@ def plan_collection(
         )
     grace = GRACE if older_than is None else older_than
     limit = UNFINISHED if older_than is None else older_than
-    kept = needed(inventory, pinned)
+    young = {one.name for one in inventory.everything if inventory.now - one.changed < grace}
+    spent = retention.goes.keys() - young - in_use(inventory).keys()
+    kept = needed(inventory, pinned, spent)
     began = min((build.begun for build in inventory.unfinished if build.alive), default=inventory.now)
     since = min(inventory.now - grace, began)
     for versions in inventory.versions.values():
         for place, stored in enumerate(reversed(versions)):
             why = kept.setdefault(stored.name, [])
-            if place < keep:
+            if stored.artifact.line in retention.lines:
+                why += [retention.kept[stored.name]] if stored.name in retention.kept else []
+            elif place < keep:
                 why.append(f"one of the newest {keep}" if keep > 1 else "the newest")
-            if inventory.now - stored.changed < grace:
+            if stored.name in young:
                 why.append("young")
             elif place and versions[-place].changed > since:
                 why.append("replaced a moment ago" if since == inventory.now - grace else "in use when a build began")
     doomed = [stored for stored in inventory.everything if not kept[stored.name]]
-    alive = {(stored.name) for stored in inventory.everything if kept[stored.name]}
+    alive = {stored.name for stored in inventory.everything if kept[stored.name]}
     return RemovalPlan(
-        inventory, {name: why for name, why in kept.items() if why}, doomed, _litter(inventory, alive, limit)
+        inventory,
+        {name: why for name, why in kept.items() if why},
+        doomed,
+        _litter(inventory, alive, limit),
+        # An older version that stays is not what the recipe makes now.
+        currents={one.artifact.line: None for one in doomed if inventory.is_current(one)},
+        goes=retention.goes,
     )
 
 
@@ -247,9 +228,11 @@ def carry_out(store: ArtifactStore, plan: RemovalPlan, *, work: Work = UNATTENDE
     total = len(withdrawn) + len(plan.litter)
     for stored, folder in withdrawn:
         if again.pointers.get(stored.artifact.line) == stored.artifact.version or (
-            not plan.force and _copied_from(again, stored)
+            not plan.force and copied_from(again, stored)
         ):
             publishing.restore(stored.artifact.manifest, folder)
+            if plan.inventory.is_current(stored) and stored.artifact.line not in again.pointers:
+                place.write({f"{stored.artifact.line}/{CURRENT}": Pointer(version=stored.artifact.version).sealed()})
             spared.append(stored)
             continue
         work.report(len(removed), total, stored.artifact.line)
@@ -277,31 +260,6 @@ def lifecycle_rule(store: ArtifactStore, endpoint: str | None = None) -> tuple[d
     """
     parts = store.place.parts
     return None if parts is None else parts.expiry(UNFINISHED.days, endpoint)
-
-
-def _in_use(inventory: Inventory) -> dict[Name, list[str]]:
-    """What running builds may read or copy from."""
-    reasons: dict[Name, list[str]] = defaultdict(list)
-    for build in inventory.unfinished:
-        if not build.alive or not build.line:
-            continue
-        for stored in inventory.everything:
-            if stored.artifact.line == build.line:
-                reasons[stored.name].append("its line is being built")
-            elif build.sources is None or _holds(stored, build.sources):
-                reasons[stored.name].append(f"{build.line} is being built from it")
-    return reasons
-
-
-def _copied_from(inventory: Inventory, stored: StoredVersion) -> bool:
-    return any(
-        build.alive and (build.sources is None or _holds(stored, build.sources)) for build in inventory.unfinished
-    )
-
-
-def _holds(stored: StoredVersion, paths: Collection[str]) -> bool:
-    folder = f"{files_path(stored.artifact.manifest)}/"
-    return any(path.startswith(folder) for path in paths)
 
 
 def _litter(inventory: Inventory, alive: Collection[Name], limit: timedelta) -> list[Litter]:

@@ -192,6 +192,15 @@ class KnownScores:
             if self._is_of(artifact, scores, suite, model):
                 yield artifact.manifest.created, scores
 
+    def complete(self, model: ModelIdentity, suites: Sequence[str], fingerprint: str) -> bool:
+        """Whether there is a value of every task of these suites, of which there is one, for exactly these bytes."""
+        found = [
+            self.of(model, self._workspace.suites[name], fingerprint)
+            for name in suites
+            if name in self._workspace.suites
+        ]
+        return bool(suites) and len(found) == len(suites) and all(one is not None and not one.failures for one in found)
+
     def artifact(self, scores: Scores) -> Artifact | None:
         """The version that scores were found in; ``None`` if they were not found here."""
         return next((self._found[name] for name, read in self._read.items() if read is scores), None)

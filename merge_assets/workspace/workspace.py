@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from merge_assets.errors import RecipeError, did_you_mean
 from merge_assets.recipe import Recipe, RecipeBook, load_recipe
+from merge_assets.recipe.choosing import is_selection, only
 from merge_assets.regular import is_file
 from merge_assets.settings import Settings, load_settings
 from merge_assets.store import ArtifactStore
@@ -126,10 +127,10 @@ class Workspace:
         return self.settings.cache_dir
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe called ``name``, or the one in the file of that path.
+        """The recipe called ``name``, the one in the file of that path, or the only one that a selection means.
 
         Raises:
-            RecipeError: if there is none, or its file is broken.
+            RecipeError: if there is none, its file is broken, or several are meant.
         """
         if name in self.book.recipes:
             return self.book.recipes[name]
@@ -144,6 +145,8 @@ class Workspace:
                 raise broken.error
         if Path(name).suffix in (".yaml", ".yml") or is_file(Path(name)):
             return self.listed(load_recipe(Path(name)))
+        if is_selection(self.book, name):
+            return self.recipe(only(self.book, name))
         raise RecipeError(
             f"there is no recipe {name!r}{did_you_mean(name, self.book.recipes)}; "
             "`merge-assets recipes` lists them, or give the path of a YAML file"

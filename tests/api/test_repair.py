@@ -24,8 +24,8 @@ from merge_assets.evaluation.results import TaskResult, TaskResults
 from merge_assets.records import Details, Input
 from merge_assets.settings import Settings
 from merge_assets.store import Artifact, PlannedFile, PlannedPiece
-from merge_assets.store.collect import Name
 from merge_assets.store.names import MANIFEST
+from merge_assets.store.needs import Name
 from tests.evaluation.test_results import KEY, result
 from tests.store_support import made_from, write_files
 from tests.synthetic import read_tensors, write_llama

@@ -144,7 +144,7 @@ def test_a_file_is_not_overwritten_unasked(project: Path) -> None:
         (["sound.yaml", "--pick", "3"], "has 1 configs, so there is no number 3"),
         (
             ["sound.yaml", "--keep", "seed"],
-            "--keep seed: an import leaves out no such key; write one of schedule, freshness, publish",
+            "--keep seed: an import leaves out no such key; write one of schedule, freshness, keep, publish",
         ),
         (["https://me:hunter2@example.org/a/b"], "error: https://******@example.org/a/b: only models"),
     ],

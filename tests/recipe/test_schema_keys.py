@@ -19,6 +19,7 @@ import torch
 
 from merge_assets import api
 from merge_assets.api.halving import parts_of
+from merge_assets.api.retention import Contender, fates
 from merge_assets.api.search import Budget
 from merge_assets.errors import EngineError, PlanError
 from merge_assets.evaluation.sequential import Evidence
@@ -134,6 +135,14 @@ def searched(text: str, folder: Path) -> object:
     halving = found.search.halving
     looked = parts_of(found), halving and Evidence(halving.level)._tuned, Budget.of(found.search).documents
     return found.labels, found.higher, type(SeededSampler(found.search)._make(0)), tried, looked
+
+
+def kept(text: str, folder: Path) -> object:
+    """What becomes of three versions by what the recipe says."""
+    file = folder / f"m{next(_numbers)}.yaml"
+    file.write_text(text)
+    of = [Contender(("variants/mine", str(age)), age, True, float(age)) for age in range(3)]
+    return [fate.stays for fate in fates(load_recipe(file).keep or (), of, "quick headline").values()]
 
 
 def reported(text: str, folder: Path) -> object:
@@ -311,6 +320,7 @@ EXAMPLES: dict[str, Example] = {
     "Published.model": Example(reported, f"{PASS}{VALUES}", f"{PASS}{VALUES.replace('suite', 'model: x, suite')}"),
     "Recipe.schedule": Example(shown, PASS, f"{PASS}schedule: '0 5 * * *'"),
     "Recipe.freshness": Example(shown, PASS, f"{PASS}freshness: 7d"),
+    "Recipe.keep": Example(kept, *(f"{PASS}keep: {rule}" for rule in ("best 1", "last 1"))),
     "Recipe.device": Example(merged, f"{TWO}device: cpu", f"{TWO}device: cuda"),
     "Recipe.materialize": Example(shown, PASS, f"{PASS}materialize: false"),
     "Recipe.allow_nonfinite": Example(

@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 from merge_assets.errors import Stopped, StoreError
 from merge_assets.records import Details
 from merge_assets.store import Artifact, ArtifactStore, PlannedFile, PlannedPiece
-from merge_assets.store.collect import Done, Name, carry_out, lifecycle_rule, plan_collection, plan_removal
+from merge_assets.store.collect import Done, carry_out, lifecycle_rule, plan_collection, plan_removal
 from merge_assets.store.inventory import survey
 from merge_assets.store.names import STORE
+from merge_assets.store.needs import Name
 from merge_assets.store.place.fsspec import FsspecPlace
 from merge_assets.store.renamed import RenamedVersions
 from merge_assets.store.superseded import clear_superseded

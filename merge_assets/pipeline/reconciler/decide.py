@@ -160,7 +160,7 @@ def _missing(key: str, facts: Facts, found: Mapping[str, Decision]) -> str | Non
     decision = found.get(key)
     if decision is not None and decision.state == "requested":
         return None
-    if key not in facts.records:
+    if key not in facts.records or key in facts.let_go:
         if decision is None:
             return f"{key} was never observed"
         if decision.state in ("running", "queued"):

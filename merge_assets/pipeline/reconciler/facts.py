@@ -115,6 +115,7 @@ class Facts:
         records: what is recorded of assets and base checkpoints; those of which nothing is are left out.
         refused: failed blocking checks, by asset.
         runs: those that are active, and those that ended since a while.
+        let_go: what is recorded and has gone from the store by `keep` of its recipe, and something is to be made of.
     """
 
     now: float
@@ -122,12 +123,15 @@ class Facts:
     records: Mapping[str, Recorded]
     refused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     runs: tuple[KnownRun, ...] = ()
+    let_go: frozenset[str] = frozenset()
 
     def stale(self, asset: Asset) -> str | None:
         """Why an asset is out of date with respect to its direct inputs; ``None`` if it is not.
 
         What of it failed, and will fail again, makes it so for people alone.
         """
+        if asset.key in self.let_go:
+            return "its bytes went by `keep`, and something is to be made of them"
         own = self.records.get(asset.key)
         if own is not None and own.failed and not own.may_pass:
             own = replace(own, failed="")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from merge_assets.identity import variant_line
 from merge_assets.pipeline.analyses import analysis_spec
 from merge_assets.pipeline.importance import importance_spec
 from merge_assets.pipeline.keys import LEADERBOARD, op_names, search_key
@@ -30,12 +31,14 @@ class Roster:
         bases: keys of the base checkpoints.
         steps: the asset that each step makes.
         checks: blocking checks.
+        kept: lines of the variants of which recipes with `keep` let versions go, by their keys.
     """
 
     assets: tuple[Asset, ...]
     bases: tuple[str, ...]
     steps: Mapping[str, str]
     checks: tuple[dg.AssetCheckKey, ...]
+    kept: Mapping[str, str]
 
 
 def roster_of(workspace: Workspace, graph: Graph) -> Roster:
@@ -67,6 +70,11 @@ def roster_of(workspace: Workspace, graph: Graph) -> Roster:
         bases=tuple(node.key.to_user_string() for node in graph.bases),
         steps={**steps, LEADERBOARD.path[0]: LEADERBOARD.to_user_string()},
         checks=tuple(dg.AssetCheckKey(node.model.key, name) for node in graph.variants for name in CHECKS),
+        kept={
+            node.model.key.to_user_string(): variant_line(node.recipe.name)
+            for node in graph.variants
+            if node.recipe.keep is not None
+        },
     )
 
 

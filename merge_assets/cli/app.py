@@ -10,6 +10,7 @@ import typer
 
 from merge_assets.cli.published import app as published_app
 from merge_assets.cli.search import app as search_app
+from merge_assets.cli.selection import SelectionArgument, SelectOption, together
 from merge_assets.cli.store import JsonOption
 from merge_assets.cli.store import app as store_app
 
@@ -27,9 +28,18 @@ app.add_typer(published_app)
 app.add_typer(search_app)
 
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a YAML file.")]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="Name of a recipe, path of a YAML file, or a selection that means one recipe."
+    ),
+]
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="org/name[@revision] on the Hub, a local folder, or a recipe's name.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="org/name[@revision] on the Hub, a local folder, a recipe's name, or a selection that means one recipe.",
+    ),
 ]
 
 
@@ -83,14 +93,14 @@ def _main(
 
 
 @app.command(rich_help_panel="Recipes")
-def recipes(json: JsonOption = False) -> None:
-    """List all recipes: what they merge, whether automation builds them, broken files and suites with their errors.
+def recipes(selection: SelectionArgument = None, select: SelectOption = None, json: JsonOption = False) -> None:
+    """List recipes, all by default: what they merge, whether automation builds them, broken files and suites with their errors.
 
     Ends with code 1 if a file is broken or an evaluation would fail.
     """
     from merge_assets.cli.show import show_recipes
 
-    raise typer.Exit(show_recipes(as_json=json))
+    raise typer.Exit(show_recipes(together(selection, select), as_json=json))
 
 
 @app.command(rich_help_panel="Recipes")
@@ -196,8 +206,10 @@ def importance(
 @app.command(rich_help_panel="Work on folders")
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Models: each a folder, Hub id, URL, or recipe.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="Models: each a folder, Hub id, URL, or a selection of recipes."),
+    ] = None,
+    select: SelectOption = None,
     suite: Annotated[str | None, typer.Option(help="Name of a suite; default: the setting default_suites.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for scores and samples; without it, the result is kept in the store.")
@@ -220,17 +232,13 @@ def evaluate(
     """
     from merge_assets.cli.work import run_evaluate
 
-    run_evaluate(models, suite, out, limit, batch_size, device, refresh, documents)
+    run_evaluate(together(models, select), suite, out, limit, batch_size, device, refresh, documents)
 
 
 @app.command(rich_help_panel="Pipeline")
 def build(
-    selection: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SELECTION]...", help="Names of recipes, with what they need; default: everything automated."
-        ),
-    ] = None,
+    selection: SelectionArgument = None,
+    select: SelectOption = None,
     only: Annotated[bool, typer.Option("--only-variants", help="Merge, but do not evaluate or rank.")] = False,
     force: Annotated[
         bool,
@@ -250,7 +258,8 @@ def build(
     json: JsonOption = False,
     allow_pickle: PickleOption = False,
 ) -> None:
-    """Bring recipes up to date through Dagster: observe, analyse, merge, evaluate, rank.
+    """Bring recipes, with what they need, up to date through Dagster: observe, analyse, merge, evaluate, rank. Default:
+    everything automated.
 
     What is up to date is left alone, and said so. What runs is shown with how far it is; --json prints one document at the
     end. The runs are in the UI afterwards. Ends with code 1 if a step failed, or in a dry run if something could not be made;
@@ -258,20 +267,23 @@ def build(
     """
     from merge_assets.cli.pipeline import run_build
 
-    made = run_build(selection or [], with_scores=not only, force=force, refresh=refresh, dry_run=dry_run, as_json=json)
+    names = together(selection, select)
+    made = run_build(names, with_scores=not only, force=force, refresh=refresh, dry_run=dry_run, as_json=json)
     raise typer.Exit(made)
 
 
 @app.command(rich_help_panel="Pipeline")
-def status(json: JsonOption = False) -> None:
+def status(selection: SelectionArgument = None, select: SelectOption = None, json: JsonOption = False) -> None:
     """Show what is running, waiting, failing, cancelled or late, why, and when it is tried again; changes nothing.
+
+    Of recipes that are named, with all that they need; default: of everything.
 
     Ends with code 1 if a person is needed: something fails that will fail again, a check or a recipe is wrong, or nothing
     would make what is to be made.
     """
     from merge_assets.cli.status import show_status
 
-    raise typer.Exit(show_status(as_json=json))
+    raise typer.Exit(show_status(together(selection, select), as_json=json))
 
 
 @app.command(rich_help_panel="Pipeline")
@@ -291,15 +303,17 @@ def diff(
 
 @app.command(rich_help_panel="Pipeline")
 def leaderboard(
+    selection: SelectionArgument = None,
+    select: SelectOption = None,
     json: JsonOption = False,
     html: Annotated[Path | None, typer.Option(help="Also write the HTML page to this file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Also write the table as CSV to this file.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Also write a LaTeX table per suite to this file.")] = None,
 ) -> None:
-    """Rank everything evaluated so far."""
+    """Rank everything evaluated so far, or some recipes beside what they are made of; the store keeps the whole."""
     from merge_assets.cli.show import show_leaderboard
 
-    show_leaderboard(as_json=json, html=html, csv=csv, latex=latex)
+    show_leaderboard(together(selection, select), as_json=json, html=html, csv=csv, latex=latex)
 
 
 @app.command(rich_help_panel="Pipeline")

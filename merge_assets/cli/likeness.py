@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from merge_assets.api.likeness import Likeness, TensorLikeness, likeness
 from merge_assets.cli.console import console, print_fact, print_json, print_table, progress_bar, table
-from merge_assets.cli.work import parse_reference
+from merge_assets.cli.selection import model_meant
 from merge_assets.workspace import Workspace
 
 _NUMBERS = ("relative", "largest", "cosine", "unequal")
@@ -19,10 +19,10 @@ _SHOWN = 10
 
 def run_compare(built: str, reference: str, *, every_byte: bool, as_json: bool) -> None:
     """Compare, print, and leave with 1 if it is another model."""
+    workspace = Workspace.open()
+    models = (model_meant(workspace, word) for word in (built, reference))
     with progress_bar("comparing") as work:
-        found = likeness(
-            Workspace.open(), parse_reference(built), parse_reference(reference), every_byte=every_byte, work=work
-        )
+        found = likeness(workspace, *models, every_byte=every_byte, work=work)
     if as_json:
         print_json(_as_json(found))
     else:

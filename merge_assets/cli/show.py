@@ -37,6 +37,7 @@ from merge_assets.plan.difference import difference
 from merge_assets.plan.layer_map import layer_map
 from merge_assets.plan.parameter_table import parameter_table
 from merge_assets.recipe import Recipe
+from merge_assets.recipe.choosing import choose_known
 from merge_assets.settings import load_settings
 from merge_assets.workspace import Automation
 from merge_assets.workspace.staleness import Staleness
@@ -45,16 +46,20 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Leaderboard, LeaderboardEntry
 
 
-def show_recipes(*, as_json: bool) -> int:
-    """Print all recipes and what their evaluations would fail of; 1 if any is broken or would fail."""
+def show_recipes(words: Sequence[str] = (), *, as_json: bool) -> int:
+    """Print recipes and what their evaluations would fail of; 1 if any is broken or would fail. Where all are listed, what is
+    broken is, too."""
     workspace = opened()
+    book = workspace.book
+    chosen = frozenset(choose_known(book, words)) if words else book.recipes.keys()
     automation = Automation(workspace)
     staleness = Staleness(workspace, thorough=False)
-    broken = [_broken_row(recipe.name, recipe.file, recipe.error) for recipe in workspace.book.broken]
-    broken += [_broken_row(suite.name, suite.file, suite.error) for suite in workspace.suites.broken]
+    broken = [
+        _broken_row(one.name, one.file, one.error) for one in (*book.broken, *workspace.suites.broken) if not words
+    ]
     rows = []
-    for name in workspace.book.order():
-        recipe = workspace.book.recipes[name]
+    for name in (one for one in book.order() if one in chosen):
+        recipe = book.recipes[name]
         file = recipe.source.file
         try:
             with in_file(file):
@@ -65,14 +70,14 @@ def show_recipes(*, as_json: bool) -> int:
             broken.append(_broken_row(name, file, error))
         except Exception as error:  # one recipe never keeps the others from being listed
             broken.append(_broken_row(name, file, RecipeError(in_one_line(error), file=file)))
-    used = [suite for recipe in workspace.book.recipes.values() for suite in api.suites_of(workspace, recipe)]
+    used = [suite for name in chosen for suite in api.suites_of(workspace, book.recipes[name])]
     findings = api.look_over(workspace, sorted(workspace.suites.keys() & set(used)))
     wrong = bool(broken) or any(one.fails for found in findings.values() for one in found)
     if as_json:
         print_json(
             {
                 "recipes": rows,
-                "searches": list(workspace.book.searches),
+                "searches": [name for name in book.searches if not words],
                 "broken": broken,
                 "evaluations": as_rows(findings),
             }
@@ -84,8 +89,8 @@ def show_recipes(*, as_json: bool) -> int:
     for row in rows:
         listed.add_row(*(escape(printable(row[key])) for key in keys))
     print_table(listed)
-    for recipe in workspace.book.searches.values():
-        found = [one.name for one in workspace.book.recipes.values() if one.found and one.found.search == recipe.name]
+    for recipe in book.searches.values() if not words else ():
+        found = [one.name for one in book.recipes.values() if one.found and one.found.search == recipe.name]
         told = f"found {', '.join(found)}" if found else "has found nothing yet"
         print_fact("search", f"{recipe.name}; `merge-assets search {recipe.name}` looks for its best values; it {told}")
     for entry in broken:
@@ -244,26 +249,34 @@ def _last_build(workspace: Workspace, recipe: Recipe, plan: Plan) -> dict[str, o
 
 
 def show_leaderboard(
-    *, as_json: bool, html: Path | None = None, csv: Path | None = None, latex: Path | None = None
+    words: Sequence[str] = (),
+    *,
+    as_json: bool,
+    html: Path | None = None,
+    csv: Path | None = None,
+    latex: Path | None = None,
 ) -> None:
-    """Print the leaderboard."""
+    """Print the leaderboard, or of it some recipes and the models that they are made of."""
     from merge_assets.evaluation.exports import leaderboard_csv, leaderboard_latex
     from merge_assets.evaluation.leaderboard_tables import models_table
     from merge_assets.evaluation.page import leaderboard_page
 
-    ranked = api.rank(opened())
+    workspace = opened()
+    ranked = None if words else api.rank(workspace)
+    board = ranked.leaderboard if ranked else api.board_of(workspace, choose_known(workspace.book, words))
     made = [
         (file, make)
         for file, make in ((html, leaderboard_page), (csv, leaderboard_csv), (latex, leaderboard_latex))
         if file is not None
     ]
     for file, make in made:
-        file.write_text(make(ranked.leaderboard), encoding="utf-8")
+        file.write_text(make(board), encoding="utf-8")
     if as_json:
-        print(models_table(ranked.leaderboard).to_json(orient="records", indent=1))  # noqa: T201
+        print(models_table(board).to_json(orient="records", indent=1))  # noqa: T201
         return
-    _print_leaderboard(ranked.leaderboard)
-    console().print(f"page: {escape(ranked.artifact.url)}/leaderboard.html", soft_wrap=True)
+    _print_leaderboard(board)
+    if ranked:
+        console().print(f"page: {escape(ranked.artifact.url)}/leaderboard.html", soft_wrap=True)
     for file, _ in made:
         console().print(f"also written to {escape(str(file))}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.markup import escape
@@ -9,14 +10,18 @@ from rich.markup import escape
 from merge_assets.cli.console import console, print_json, print_table, table
 from merge_assets.errors import printable
 from merge_assets.pipeline import location
+from merge_assets.pipeline.selection import select
 from merge_assets.pipeline.status import Status, StatusLine, ago, read_status
+from merge_assets.recipe.choosing import choose
 
 _STYLES = {"failed": "bold red", "refused": "bold red", "late": "bold red", "cancelled": "yellow", "running": "green"}
 
 
-def show_status(*, as_json: bool) -> int:
-    """Print the status of the project; 1 if a person is needed."""
-    status = read_status(location.workspace(), location.graph())
+def show_status(words: Sequence[str] = (), *, as_json: bool) -> int:
+    """Print the status of the project, or of some recipes with what they need; 1 if a person is needed."""
+    workspace, graph = location.workspace(), location.graph()
+    chosen = select(graph, choose(workspace.book, words)) if words else None
+    status = read_status(workspace, graph, chosen)
     if as_json:
         print_json(_as_object(status))
         return int(status.needs_person)

@@ -15,14 +15,25 @@ app = typer.Typer(
 
 LinesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LINE]...", help="Such as variants/NAME, or a kind such as variants; default: all."),
+    typer.Argument(
+        metavar="[LINE]...",
+        help="Such as variants/NAME, a kind such as variants, a pattern of lines ('scores/*/demo'), or a selection of recipes "
+        "as `merge-assets build` takes it, for their variants; default: all.",
+    ),
 ]
 VersionArgument = Annotated[
-    str, typer.Argument(metavar="LINE[@VERSION]", help="A version, which may be cut short; default: the current one.")
+    str,
+    typer.Argument(
+        metavar="LINE[@VERSION]",
+        help="A version, which may be cut short; default: the current one. Or what means one line, as in `store ls`.",
+    ),
 ]
 VersionsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[LINE[@VERSION]]...", help="Versions, or lines with all of theirs; default: everything."),
+    typer.Argument(
+        metavar="[LINE[@VERSION]]...",
+        help="Versions, or lines with all of theirs, also by patterns and selections; default: everything.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; an error, too, beside its line.")]
 SampledOption = Annotated[bool, typer.Option("--sampled", help="Read about a thousandth instead of every byte.")]
@@ -95,7 +106,13 @@ def audit(versions: VersionsArgument = None, json: JsonOption = False) -> None:
 
 @app.command()
 def gc(
-    keep: Annotated[int, typer.Option(min=1, help="Newest versions of each line that stay in any case.")] = 2,
+    lines: LinesArgument = None,
+    keep: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Newest versions of each line that stay in any case, where no recipe says it with `keep`."
+        ),
+    ] = 2,
     older_than: Annotated[
         str | None,
         typer.Option(
@@ -110,17 +127,22 @@ def gc(
     """Remove versions that nobody needs, and what killed builders left; without `--yes`, only say what would go.
 
     Stays in any case: the current version of every line, all that these were made from, what running builds use, and
-    what a recipe names by its revision.
+    what a recipe names by its revision. Of a sweep with `keep: best N` the other points go, and their scores stay. With lines,
+    nothing else goes.
     """
     from merge_assets.cli.housekeeping import collect_garbage
 
-    collect_garbage(keep, older_than, yes=yes, as_json=json)
+    collect_garbage(keep, older_than, lines or [], yes=yes, as_json=json)
 
 
 @app.command()
 def rm(
     versions: Annotated[
-        list[str], typer.Argument(metavar="LINE[@VERSION]...", help="Versions, or lines with all of theirs.")
+        list[str],
+        typer.Argument(
+            metavar="LINE[@VERSION]...",
+            help="Versions, or lines with all of theirs, also by patterns and selections of recipes.",
+        ),
     ],
     force: Annotated[bool, typer.Option("--force", help="Remove also what others need.")] = False,
     yes: YesOption = False,

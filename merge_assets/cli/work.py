@@ -15,7 +15,8 @@ from merge_assets import api
 from merge_assets.analysis.importance import TABLE, layer_table, read_importance
 from merge_assets.cli.console import console, err, parse_size, print_json, print_table, progress_bar, table
 from merge_assets.cli.opened import opened
-from merge_assets.errors import AnalysisError, CheckpointError, EvaluationError, MergeAssetsError, printable
+from merge_assets.cli.selection import model_meant, models_meant
+from merge_assets.errors import AnalysisError, EvaluationError, MergeAssetsError, printable
 from merge_assets.extras import require
 from merge_assets.plan.describe import human_bytes
 from merge_assets.recipe import ImportanceKind, TextSample
@@ -84,7 +85,7 @@ def run_snr(
 ) -> None:
     """Analyse into a folder, or into the store."""
     workspace = opened() if out is None else Workspace.open()
-    reference = parse_reference(model)
+    reference = model_meant(workspace, model)
     with progress_bar("analysing") as work:
         if out is not None:
             analysis = api.snr(
@@ -122,7 +123,7 @@ def run_importance(model: str, kind: str, settings: Mapping[str, object], out: P
         raise AnalysisError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from None
     kind = cast(ImportanceKind, kind)
     workspace = opened() if out is None else Workspace.open()
-    reference = parse_reference(model)
+    reference = model_meant(workspace, model)
     console().print(
         escape(str(api.importance_cost(workspace, reference, kind, sample))), soft_wrap=True, highlight=False
     )
@@ -160,7 +161,9 @@ def run_evaluate(
         MergeAssetsError: why the last of those that failed did; of the others it is printed.
     """
     workspace = opened() if out is None else Workspace.open()
-    references = list(dict.fromkeys(map(parse_reference, models)))
+    if not models:
+        raise EvaluationError("name a model, or recipes with --select; `merge-assets evaluate --help` says how")
+    references = models_meant(workspace, models)
     if out is None and (limit or batch_size or device or documents != "all"):
         raise EvaluationError(
             "--limit, --batch-size, --device and --documents are for scores that the store does not keep; give --out DIR "
@@ -241,15 +244,3 @@ def _print_scores(scores: Scores) -> None:
     print_table(shown)
     for note in scores.notes:
         console().print(f"[bold yellow]mind[/] {escape(printable(note))}", soft_wrap=True, highlight=False)
-
-
-def parse_reference(text: str) -> ModelReference:
-    """A model reference from the command line.
-
-    Raises:
-        CheckpointError: if it is not of the grammar.
-    """
-    try:
-        return ModelReference.parse(text)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None

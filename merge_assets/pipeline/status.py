@@ -16,10 +16,11 @@ from merge_assets.pipeline.automation import AUTOMATION_SENSOR, Reconciler
 from merge_assets.pipeline.checks import failed_checks
 from merge_assets.pipeline.home import open_to_read
 from merge_assets.pipeline.hub_access import CHECK as HUB_CHECK
-from merge_assets.pipeline.nodes import BrokenNode, Graph
+from merge_assets.pipeline.nodes import BrokenNode, Graph, ModelNode
 from merge_assets.pipeline.reconciler.decide import Decision
 from merge_assets.pipeline.reconciler.memory import Memory
 from merge_assets.pipeline.reconciler.words import QUIET
+from merge_assets.pipeline.selection import AssetsToBuild
 from merge_assets.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -94,32 +95,43 @@ class Status:
         return bool(self.broken) or self.stands_still or any(line.needs_person for line in self.lines)
 
 
-def read_status(workspace: Workspace, graph: Graph) -> Status:
+def read_status(workspace: Workspace, graph: Graph, chosen: AssetsToBuild | None = None) -> Status:
     """The status of a project now.
+
+    Args:
+        workspace: the project.
+        graph: all its nodes.
+        chosen: the assets that are asked for; ``None`` for all, and for what is broken.
 
     Raises:
         SettingsError: if its Dagster home cannot be used.
     """
     with open_to_read(workspace.settings) as instance:
-        return status_of(instance, graph, Reconciler(workspace, graph))
+        return status_of(instance, graph, Reconciler(workspace, graph), chosen)
 
 
-def status_of(instance: dg.DagsterInstance, graph: Graph, reconciler: Reconciler) -> Status:
+def status_of(
+    instance: dg.DagsterInstance, graph: Graph, reconciler: Reconciler, chosen: AssetsToBuild | None = None
+) -> Status:
     """The same, of an instance that is open already."""
     sensor = _sensor(instance)
     data = sensor.instigator_data if sensor is not None else None
     memory = Memory.decode(getattr(data, "cursor", None))
     facts, _, decisions = reconciler.look(instance, memory)
+    bases = graph.bases if chosen is None else chosen.bases
+    if chosen is not None:
+        names = {key.to_user_string() for key in chosen.keys}
+        decisions = tuple(each for each in decisions if each.key in names)
     late = {asset.key for asset in facts.assets if facts.is_late(asset)}
     lines = [_line(each, late) for each in decisions if each.state not in QUIET or each.key in late]
-    lines += _unreadable(instance, graph)
+    lines += _unreadable(instance, bases)
     lines.sort(key=lambda line: (_SHOWN.index(line.state), line.key))
     return Status(
         at=facts.now,
         lines=tuple(_with_progress(instance, lines)),
         current=sum(each.state == "current" for each in decisions),
         by_hand=sum(each.state == "by hand" for each in decisions),
-        broken=graph.broken,
+        broken=graph.broken if chosen is None else (),
         automation=_automation(instance, sensor),
     )
 
@@ -143,9 +155,9 @@ def _line(decision: Decision, late: Collection[str]) -> StatusLine:
     )
 
 
-def _unreadable(instance: dg.DagsterInstance, graph: Graph) -> list[StatusLine]:
+def _unreadable(instance: dg.DagsterInstance, bases: Iterable[ModelNode]) -> list[StatusLine]:
     """Base checkpoints that cannot be read."""
-    checks = [dg.AssetCheckKey(node.key, HUB_CHECK) for node in graph.bases if node.automated and node.kind == "hub"]
+    checks = [dg.AssetCheckKey(node.key, HUB_CHECK) for node in bases if node.automated and node.kind == "hub"]
     return [
         StatusLine(
             event.asset_key.to_user_string(), "refused", event.description or "it cannot be read", needs_person=True

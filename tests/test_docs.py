@@ -46,6 +46,8 @@ NOT_RUN = {
     r"merge-assets search best": "tries candidates for minutes; tests/api/test_search.py searches",
     r"merge-assets (plan|build) '?attention": "is of models that nobody has; tests/api/test_sweep.py builds such a sweep",
     r"merge-assets build best-best": "evaluates for minutes; tests/api/test_search.py promotes",
+    r"merge-assets (recipes tag|status --sel|leaderboard gr|evaluate att|store ls 'a)": "is of recipes that nobody has;"
+    " tests/cli/test_selections.py chooses likewise",
     r"merge-assets build mine": "evaluates for minutes; tests/pipeline/test_run.py builds through Dagster",
     r"merge-assets import Gille/": "needs the Hub; tests/importing/test_sources.py imports from a local one",
     r"merge-assets compare my-merge org/": "needs the Hub; tests/api/test_likeness.py compares with a local one",

@@ -56,13 +56,14 @@ class _Keeping:
             lines.add(line)
             needed = self._needed(recipe)
             decided = self._fates(recipe)
+            by_score = recipe.swept is not None and any(rule.by == "best" for rule in recipe.keep)
             for stored in self._found.versions[line]:
                 fate = decided[stored.name]
                 if fate.stays:
                     kept[stored.name] = fate.why
-                elif not self._found.is_current(stored) or (recipe.swept is not None and not needed):
+                elif not self._found.is_current(stored) or (by_score and not needed):
                     goes[stored.name] = fate.why
-                elif recipe.swept is not None:
+                elif by_score:
                     kept[stored.name] = needed
         texts = {one.file: one.text for one in self._workspace.book.texts}
         for broken in self._workspace.book.broken:

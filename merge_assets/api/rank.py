@@ -203,7 +203,7 @@ class _Shelf:
             kind="variant",
             fingerprint=version,
             scores=self._scores(identity, version),
-            stale=f"scores are of version {short(version)}, whose bytes went by `keep` of its recipe",
+            stale=f"scores are of version {short(version)}, whose bytes went by keep of its recipe",
             history=self._history(identity),
         )
 

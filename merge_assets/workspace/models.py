@@ -164,9 +164,10 @@ class Models:
         if recipe is not None:
             artifact = self._variant(recipe)
             if artifact is None:
+                how = "build" if recipe.keep is None else "build --force"  # what `keep` let go counts as made
                 raise CheckpointError(
                     f"{reference.path}: this recipe's variant is not in the store; "
-                    f"run `merge-assets build {reference.path}`"
+                    f"run `merge-assets {how} {reference.path}`"
                 )
             return self._of_artifact(reference, artifact, local=local)
         kind = self._names.identify(reference).kind

@@ -19,6 +19,7 @@ from merge_assets.api import housekeeping
 from merge_assets.api.rank import leaderboard_entries
 from merge_assets.api.retention import Contender, fates
 from merge_assets.cli.housekeeping import collect_garbage
+from merge_assets.errors import CheckpointError
 from merge_assets.identity import variant_line
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.automation import Reconciler
@@ -29,6 +30,7 @@ from merge_assets.pipeline.reconciler.memory import Memory
 from merge_assets.pipeline.selection import reasons_to_build
 from merge_assets.pipeline.versions import Recorded, topological
 from merge_assets.recipe.schema_keep import KeepRule
+from merge_assets.reference import ModelReference
 from merge_assets.settings import Settings
 from merge_assets.store.collect import RemovalPlan
 from merge_assets.store.inventory import survey
@@ -138,7 +140,7 @@ def test_of_a_sweep_the_best_points_stay_and_of_the_others_the_scores(root: Path
     assert {name: entry.scores[0].headline for name, entry in shown.items()} == VALUES
     gone = shown[POINTS[0]]
     assert (gone.fingerprint, gone.parents, gone.method) == (versions[POINTS[0]], [], None)
-    assert gone.stale == f"scores are of version {versions[POINTS[0]][:12]}, whose bytes went by `keep` of its recipe"
+    assert gone.stale == f"scores are of version {versions[POINTS[0]][:12]}, whose bytes went by keep of its recipe"
     assert not collected(root).doomed
 
 
@@ -151,6 +153,21 @@ def test_a_point_without_a_score_stays_until_it_has_one_and_takes_no_place(root:
     evaluated(opened(root), POINTS[1], 0.05)
     collected(root)
     assert lines(root) == {POINTS[2], POINTS[3]}
+
+
+def test_a_point_stays_if_no_rule_is_about_scores(root: Path) -> None:
+    swept(root, VALUES, SWEEP.replace("best 2", "last 1"))
+    assert not collected(root).doomed
+
+
+def test_whoever_wants_the_bytes_of_a_point_that_went_is_told_how_to_make_them(root: Path) -> None:
+    swept(root, VALUES)
+    collected(root)
+    with pytest.raises(CheckpointError, match=f"not in the store; run `merge-assets build --force {POINTS[0]}`"):
+        api.score(opened(root), ModelReference(POINTS[0]), "demo")
+    build(root, POINTS[0])
+    assert lines(root) == {POINTS[0], POINTS[1], POINTS[2]}
+    assert all(entry.stale is None for entry in leaderboard_entries(opened(root)) if entry.model == POINTS[0])
 
 
 def test_nothing_goes_before_every_suite_has_a_value(root: Path) -> None:

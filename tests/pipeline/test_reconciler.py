@@ -506,6 +506,26 @@ def test_whatever_happens_all_is_made_in_the_end_and_nothing_twice_at_once(world
     assert world.rest() == []
 
 
+# -- what went by `keep`
+
+
+@pytest.mark.parametrize("automated", [True, False])
+def test_what_went_from_the_store_is_made_before_something_is_made_of_it(automated: bool) -> None:
+    point = Asset("variants/p", ("base/x",), "c", automated=automated)
+    scores = Asset("scores/s/p", ("variants/p",), "s")
+    records = {"base/x": Recorded("x", None, {}), "variants/p": Recorded("p", "c", {"base/x": "x"})}
+    there = Facts(1e6, (point, scores), records)
+    assert [each.state for each in decide(there, Memory())] == ["current", "requested"]
+    gone = replace(there, let_go=frozenset({"variants/p"}))
+    made, measured = decide(gone, Memory())
+    assert made.reason == "its bytes went by `keep`, and something is to be made of them"
+    if automated:
+        assert (made.state, measured.state, made.batch) == ("requested", "requested", measured.batch)
+    else:
+        assert (made.state, measured.state) == ("by hand", "waiting")
+        assert measured.reason.startswith("variants/p is left to people: ")
+
+
 # -- freshness
 
 

@@ -136,7 +136,7 @@ class _Builder:
                     self._score(parent, suite, (), automated)
 
     def _add_search(self, recipe: Recipe) -> None:
-        _, suites, _, _ = checked_search(self.workspace, recipe.name)
+        suites = checked_search(self.workspace, recipe.name).suites
         group = self._group(recipe)
         check_labels(recipe, group)
         models: dict[ModelReference, ModelNode] = {}

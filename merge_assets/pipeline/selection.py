@@ -173,4 +173,4 @@ def _unknown(graph: Graph, name: str) -> NoReturn:
 
 
 def _names(graph: Graph) -> Iterable[str]:
-    return [node.recipe.name for node in (*graph.variants, *graph.searches)]
+    return [*(node.recipe.name for node in graph.variants), *(node.recipe.name for node in graph.searches)]

@@ -31,12 +31,13 @@ def axis(
             marks = [m * 10.0**e for e in powers for m in factors if low <= math.log10(m * 10.0**e) <= high]
             if len(marks) <= _MOST_OF_LOGARITHMS:
                 break
-        return lambda value: (math.log10(value) - low) / (high - low), marks
+        kept = marks[:: math.ceil(len(marks) / _MOST_OF_LOGARITHMS) or 1]
+        return lambda value: (math.log10(value) - low) / (high - low), kept
     room = margin * (high - low) or (abs(high) * 0.1 or 1.0 if low == high else 0.0)
     low, high = low - room, high + room
     size = 10.0 ** math.floor(math.log10((high - low) / 4))
     step = next(m * size for m in (1, 2, 5, 10) if (high - low) / (m * size) <= 6)
-    ticks = [round(step * i, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    ticks = [float(f"{step * i:.12g}") for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return lambda value: (value - low) / (high - low), ticks
 
 

@@ -177,10 +177,10 @@ def _dimension(dimension: Dimension) -> tuple[str, str]:
 def _counts(standing: Standing, head: Head) -> dict[str, int]:
     states = [one.state for one in standing.trials]
     finished = sum(one.is_finished for one in standing.trials)
-    budget = max(head.trials, finished)
+    budget = max(head.trials, finished + states.count("running"))  # which another run may have been given
     return {
         "finished": finished,
-        "budget": head.trials,
+        "budget": budget,
         "done": states.count("done"),
         "given_up": states.count("given up"),
         "failed": states.count("failed"),

@@ -29,7 +29,8 @@ _MINUTES = (
 
 _LONG = (
     *("api/test_averaged", "api/test_build", "api/test_models_at_urls", "api/test_rank", "api/test_verified_builds"),
-    *("api/test_search", "api/test_sweep", "search/test_trials"),
+    *("api/test_search", "api/test_search_page", "api/test_sweep"),
+    *("search/test_page", "search/test_pictures", "search/test_trials"),
     *("engine/test_edges", "engine/test_golden", "engine/test_methods", "engine/test_properties"),
     *("engine/test_verified_inputs", "plan/test_correspondence", "store/test_format", "store/test_parts"),
     *("api/test_asked_otherwise", "api/test_repair", "checkpoint/test_formats", "cli/test_findings", "cli/test_status"),

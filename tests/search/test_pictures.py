@@ -338,6 +338,7 @@ def test_what_would_say_nothing_is_not_drawn_and_the_reason_is_said() -> None:
     assert len({one.name for one in drawn.pictures}) == len(drawn.pictures)
 
 
+@pytest.mark.slow
 def test_pictures_do_not_grow_with_the_trials_beyond_a_bound() -> None:
     sizes = {}
     for count in (1100, 2600):

@@ -12,7 +12,7 @@ import numpy as np
 from merge_assets.search.axes import ScoreAxis, place_axis, score_axis
 from merge_assets.search.figure import Area, Dot, LeftOut, Mark, Picture, Stroke, band, line, points
 from merge_assets.search.over_trials import said, thinned
-from merge_assets.search.standing import Standing, text_of
+from merge_assets.search.standing import Standing, key_of, text_of
 
 if TYPE_CHECKING:
     from merge_assets.search.trials import Trial
@@ -79,7 +79,7 @@ def slice_of(standing: Standing, goal: int, path: str) -> Picture | LeftOut:
     found = [one for one in standing.done if path in one.values]
     if len(found) < FEWEST:
         return LeftOut(title, f"{FEWEST} finished trials with a value there are needed, {len(found)} are there")
-    if path not in standing.varied:
+    if len({key_of(one.values[path]) for one in found}) < 2:
         return LeftOut(title, f"all finished trials have {text_of(found[0].values[path])}")
     area = Area()
     heights = score_axis([one.objectives[goal] for one in found], higher=aim.higher)

@@ -24,6 +24,7 @@ from merge_assets.workspace.staleness import Staleness
 from tests import needs
 from tests.adapter_support import LLAMA, LLAMA_CASES, save_adapter, save_base
 from tests.s3.rgw import Rgw
+from tests.scored import SUITE, evaluated
 from tests.synthetic import read_tensors, write_llama
 
 TIES = "merge_method: ties\nbase_model: {0}a\nmodels: [{{model: {0}b, parameters: {{weight: 0.7, density: 0.5}}}}]\n"
@@ -155,6 +156,17 @@ def test_they_are_compared_with_others_by_ranges(remote: Remote, read: list[tupl
     assert api.likeness(remote.space(), there, same).is_same
     assert not api.likeness(remote.space(), other, there).same_weights
     assert {path.removeprefix("models/").partition("/")[0] for path, _, _ in read} == {"b"}
+
+
+def test_the_leaderboard_records_which_kind_of_model_each_is(remote: Remote) -> None:
+    (remote.root / "suites").mkdir()
+    (remote.root / "suites/demo.yaml").write_text(SUITE)
+    space = remote.space(default_suites=["demo"])
+    models = {"url": remote.reference("b"), "local": ModelReference("./b")}
+    for reference in models.values():
+        evaluated(space, str(reference), 0.5)
+    inputs = {one.name: one.kind for one in api.rank(space).artifact.manifest.inputs}
+    assert inputs == {space.names.identify(reference).title: kind for kind, reference in models.items()}
 
 
 def test_adapters_lie_at_urls_too(remote: Remote) -> None:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from merge_assets.api.halving import Evaluations, Halving, parts_of
 from merge_assets.api.objectives import value_of
 from merge_assets.api.score import evaluate
 from merge_assets.api.search_plan import checked_search
-from merge_assets.errors import MergeAssetsError, SearchError, Stopped
+from merge_assets.errors import CheckpointError, MergeAssetsError, SearchError, Stopped
 from merge_assets.extras import require
 from merge_assets.identity import search_line
 from merge_assets.plan import Together, check_alone
@@ -117,13 +116,16 @@ def open_search(workspace: Workspace, name: str, work: Work = UNATTENDED) -> Ope
 
 
 def _models_of(workspace: Workspace, name: str, work: Work) -> dict[str, str]:
-    """The fingerprints of all models that candidates may be made of; of those that cannot be had, trials fail."""
+    """The fingerprints of all models that candidates may be made of; with one that is nowhere, trials fail."""
     as_written, *others = workspace.book.searched[name]
     found = fingerprints(workspace, workspace.listed(as_written), work)
     for point in others:
         if any(str(reference) not in found for reference in point.references()):
-            with suppress(MergeAssetsError):
-                found |= fingerprints(workspace, workspace.listed(point), work)
+            try:
+                workspace.names.check_models(point)
+            except CheckpointError:
+                continue
+            found |= fingerprints(workspace, workspace.listed(point), work)
     return found
 
 

@@ -145,7 +145,7 @@ def recipe_schedules(
     job = dg.define_asset_job(
         SCHEDULED_JOB,
         selection=dg.AssetSelection.assets(*every, *gone),
-        description="Variants whose recipes have a schedule, with their scores and the leaderboard.",
+        description="Searches and variants whose recipes have a schedule, with their scores and the leaderboard.",
         run_tags={TRIGGER_TAG: "schedule"},
     )
     names = schedule_names({cron: _recipes(keys) for cron, keys in selections.items()})
@@ -155,7 +155,7 @@ def recipe_schedules(
 
 
 def _recipes(keys: Sequence[dg.AssetKey]) -> list[str]:
-    return [key.path[1] for key in keys if key.path[0] == "variants"]
+    return list(dict.fromkeys(key.path[1] for key in keys if key.path[0] in ("search", "variants")))
 
 
 def _recipe_schedule(

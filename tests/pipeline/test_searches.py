@@ -26,13 +26,15 @@ from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.pipeline.reloading import Changes
 from merge_assets.pipeline.selection import searches_of, select
+from merge_assets.recipe import RecipeBook
 from merge_assets.records import SearchDetails
 from merge_assets.settings import Settings
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.snapshot import Snapshot
 from tests.commands import run_command
 from tests.evaluation_support import write_checkpoint
-from tests.pipeline_support import SEARCH, Daemon, FakeApi, Project, fake, project
+from tests.pipeline_support import MEAN, SEARCH, Daemon, FakeApi, Project, fake, project
+from tests.synthetic import read_tensors
 
 __all__ = ["fake", "project"]  # fixtures
 
@@ -124,7 +126,7 @@ def test_a_search_depends_on_every_model_that_a_candidate_may_be_made_of(project
     [
         ("suite: quick", "suite: quikc", "there is no suite 'quikc'"),
         ("models[1].parameters.weight", "models[2].parameters.weight", "models[2].parameters.weight is no place"),
-        ("two", "nowhere", "checkpoints/nowhere"),
+        ("checkpoints/two", "checkpoints/nowhere/at-all", "checkpoints/nowhere/at-all"),
     ],
 )
 def test_a_search_that_cannot_be_is_shown_as_broken(old: str, new: str, said: str, project: Project) -> None:
@@ -152,6 +154,13 @@ def test_what_it_looks_for_is_in_its_code_version(change: dict[str, Any], is_oth
     assert (build_graph(project.workspace()).searches[0].code != before) == is_other
 
 
+def test_a_search_has_the_schedule_of_its_recipe(project: Project) -> None:
+    project.recipe("best", f'schedule: "0 3 * * *"\n{SEARCH}')
+    definitions = project.definitions()
+    dg.Definitions.validate_loadable(definitions)
+    assert "recipes_best" in {schedule.name for schedule in definitions.schedules or ()}
+
+
 # -- over time
 
 
@@ -163,9 +172,10 @@ def test_a_search_is_made_by_itself_and_what_it_found_when_that_is_read(project:
     daemon.reload()
     (node,) = build_graph(project.workspace()).variants
     assert set(node.deps) == {BEST, *(model.key for model in node.parents)}
-    assert node.recipe.models is not None and node.recipe.models[1].parameters["weight"] == 0.5
+    assert "weight: 0.5" in node.recipe.source.text
     daemon.settle()
-    assert fake.calls == ["search best", "best", "quick checkpoints/one", "quick checkpoints/two", "quick best", "rank"]
+    scored = [f"quick {name}" for name in ("best", "checkpoints/one", "checkpoints/two")]
+    assert sorted(fake.calls) == ["best", *scored, "rank", "search best"]
 
 
 def test_a_parent_that_changes_makes_the_search_again_and_what_it_found_waits_for_it(
@@ -188,7 +198,7 @@ def test_a_parent_that_changes_makes_the_search_again_and_what_it_found_waits_fo
 
     daemon.reload()
     daemon.settle()
-    assert fake.calls.count("search best") == fake.calls.count("best") == fake.calls.count("quick best") == 2
+    assert fake.calls.count("search best") == fake.calls.count("best") == 2
     assert daemon.settle() == []
 
 
@@ -236,15 +246,20 @@ def test_a_run_keeps_what_was_found_when_it_was_planned(project: Project, fake: 
     assert build_graph(project.workspace()) != graph
 
 
-def test_a_name_that_is_taken_is_said_and_nothing_is_made_of_what_was_found(project: Project, fake: FakeApi) -> None:
+def test_what_was_found_has_no_name_of_another_and_nothing_is_made_of_it(project: Project, fake: FakeApi) -> None:
     project.recipe("best", SEARCH)
+    project.recipe("mean", MEAN)
     fake.conclude(project.workspace(), "best")
-    project.recipe("next", "{merge_method: passthrough, models: [{model: best}]}")
-    book = project.workspace().book
-    assert list(book.recipes) == ["best"]
-    assert [str(one.error).partition(": ")[2] for one in book.broken] == [
-        "models[0].model: 'best' is a search; promote what it found, and name that recipe"
-    ]
+    project.recipe("next", "{merge_method: passthrough, models: [{model: best-2}]}")
+    (result,) = project.workspace().book.results
+    (found,) = result.details.found
+    front = tuple(found.model_copy(update={"name": name}) for name in ("mean", "best-2"))
+    several = result.model_copy(update={"details": result.details.model_copy(update={"found": front})})
+    book = RecipeBook.load(project.workspace().settings.recipes).with_found([several])
+    assert set(book.recipes) == {"mean", "best-2"} and book.recipes["mean"].found is None
+    taken, made = sorted((str(one.error) for one in book.broken), key=lambda text: "promote" in text)
+    assert "'mean' is what a search found, and also the name of another recipe; rename that one" in taken
+    assert "'best-2' is what the search best found; promote what it found, and name that recipe" in made
 
 
 def test_a_name_means_the_search_and_what_it_found(project: Project, fake: FakeApi) -> None:
@@ -275,7 +290,8 @@ def test_a_run_tries_all_and_shows_the_best_and_another_takes_what_is_there(root
     (found,) = details.found
     assert (found.name, found.number) == ("best", opened_search.trials.best()[0].number)
     assert space.recipe("best").digest == opened_search.candidate(trials[found.number]).digest
-    assert len(event.metadata["best_trials"].value.records) == 5  # type: ignore[union-attr, attr-defined]
+    shown = event.metadata["best_trials"]
+    assert isinstance(shown, dg.TableMetadataValue) and len(shown.records) == 5
     assert Candidates(space).store.lines("searches") == []
 
     again = run(root, BEST)
@@ -285,18 +301,22 @@ def test_a_run_tries_all_and_shows_the_best_and_another_takes_what_is_there(root
 
 
 @pytest.mark.slow
-def test_what_a_search_found_is_built_to_the_bytes_of_its_trial_and_its_card_says_so(root: Path) -> None:
+def test_what_a_search_found_is_built_as_its_trial_was_and_its_card_says_so(root: Path, tmp_path: Path) -> None:
     assert run(root, BEST).success
     assert run(root, FOUND).success
     space = opened(root)
     built = space.store.current("variants/best")
     found = space.recipe("best").found
     assert built is not None and found is not None
-    trial = api.open_search(space, "best").trials.all()[found.trial.number]
-    assert built.version == trial.told["fingerprint"]
-    card, recipe = (built.read_bytes(name).decode() for name in ("README.md", "recipe.yaml"))
+    searched, candidates = api.open_search(space, "best"), Candidates(space)
+    trial = searched.trials.all()[found.trial.number]
+    recipe = searched.candidate(trial)
+    tried = candidates.build(recipe, candidates.plan(recipe, searched.corners), "searches/x/trial-0")
+    ours, theirs = (read_tensors(one.directory(tmp_path / "copies")) for one in (built, tried))
+    assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+    card, text = (built.read_bytes(name).decode() for name in ("README.md", "recipe.yaml"))
     said = f"Trial {trial.number} of 5 of the search best"
-    assert said in card and "## Search" in card and recipe.startswith(f"# {said}")
+    assert said in card and "## Search" in card and text.startswith(f"# {said}")
 
 
 @pytest.mark.slow

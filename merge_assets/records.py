@@ -166,10 +166,10 @@ class StoredBuildReport(BuildReport):
     """The same of a build into the store, with what was not computed, and what was moved by whom.
 
     Attributes:
-        tensors_reused: taken from finished bytes of the store.
+        tensors_reused: taken from finished bytes of the store, or of models at URLs that its server reaches.
         tensors_by_server: of these, copied by the object store.
         tensors_resumed: finished by an earlier attempt of the same build.
-        bytes_reused: taken from finished bytes of the store.
+        bytes_reused: taken from finished bytes of the store, or of models at URLs that its server reaches.
         bytes_linked: of these, by one more name of a file that is there.
         bytes_moved: of these, copied by the object store or the file system, without coming by here.
         bytes_resumed: finished by an earlier attempt of the same build.

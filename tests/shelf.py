@@ -111,7 +111,7 @@ class Shelf(Place, Objects, Parts):
         found = self.read(path)
         return None if found is None else len(found)
 
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, source: str, target: str, tag: str | None = None) -> None:
         self._board.put(target, self._there(source))
 
     def begin(self, path: str) -> str:
@@ -123,7 +123,9 @@ class Shelf(Place, Objects, Parts):
         self._board.uploads[upload][1][number] = data
         return f"part {number}"
 
-    def copy_part(self, path: str, upload: str, number: int, source: str, begin: int, end: int) -> str:
+    def copy_part(
+        self, path: str, upload: str, number: int, source: str, begin: int, end: int, tag: str | None = None
+    ) -> str:
         return self.put_part(path, upload, number, self.read_range(source, begin, end))
 
     def arrived(self, path: str, upload: str) -> dict[int, tuple[str, int]] | None:

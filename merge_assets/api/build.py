@@ -25,6 +25,7 @@ from merge_assets.recipe.book import not_stored
 from merge_assets.records import BuildReport, Check, StoredBuildReport, VariantDetails
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact, BuildDraft, Origin, PlannedFile, PlannedPiece, Turn
+from merge_assets.store.reach import in_reach
 from merge_assets.variant.checks import check_variant, count_nonfinite
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Models, Workspace
@@ -151,6 +152,7 @@ def _written(
     verify = workspace.settings.verify_inputs != "off"
     with store.build(line, made.key, started, verify=verify, turn=turn, work=work) as draft:
         report = compute(workspace, models, recipe, made, draft, origins, work)
+        draft.building.beside = {} if force else stored.beside(made, store.place)
         origins = {name: origin for name, origin in origins.items() if name in draft.building.reused}
         known = stored.nonfinite(made)
         known |= {name: origin.nonfinite for name, origin in origins.items()}
@@ -252,17 +254,15 @@ def _files(made: Plan) -> list[PlannedFile]:
 
 
 def _origins(workspace: Workspace, made: Plan, line: str, work: Work) -> dict[str, Origin]:
-    """Where the store has tensors of a plan already: those of equal keys, and those that are copied out of it."""
-    by_key = workspace.store.origins({tensor.key for tensor in made.tensors}, line)
+    """Where the store has tensors of a plan already: those of equal keys, and those that are copied out of it, or out of models
+    that its server reaches."""
+    store = workspace.store
+    by_key = store.origins({tensor.key for tensor in made.tensors}, line)
     found = {tensor.name: by_key[tensor.key] for tensor in made.tensors if tensor.key in by_key}
-    for tensor in made.tensors:
-        if tensor.is_copy and tensor.name not in found:
-            origin = workspace.stored.origin(made, tensor.inputs[0])
-            if origin is not None:
-                found[tensor.name] = origin
-    if not workspace.store.in_bucket:  # what is copied or linked is hashed where it comes to lie
-        return found
-    return workspace.store.sound(found, workspace.settings.verify, work)
+    ours, others = workspace.stored.origins(made, [tensor for tensor in made.tensors if tensor.name not in found])
+    if not store.in_bucket:  # what is copied or linked is hashed where it comes to lie
+        return found | ours
+    return store.sound(found | ours | in_reach(store.place, line, others, work), workspace.settings.verify, work)
 
 
 def reported(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -160,12 +160,17 @@ def _hash_file(path: Path, descriptor: int, size: int, tensors: Sequence[TensorH
     return digests
 
 
-def hash_blocks(blocks: Iterable[bytes | memoryview], tensors: Sequence[TensorHeader]) -> tuple[list[str], int]:
+def hash_blocks(
+    blocks: Iterable[bytes | memoryview],
+    tensors: Sequence[TensorHeader],
+    saw: Callable[[int, memoryview], None] | None = None,
+) -> tuple[list[str], int]:
     """Hash a file and, in the same pass, its tensors.
 
     Args:
         blocks: the file's bytes, in order.
         tensors: of the file, sorted by offset, none over another.
+        saw: told of the bytes of each tensor, by its number, in order.
 
     Returns:
         SHA-256 of the file, then each tensor's digest; how many bytes there were.
@@ -181,7 +186,10 @@ def hash_blocks(blocks: Iterable[bytes | memoryview], tensors: Sequence[TensorHe
             begin, end = tensors[k].begin - at, tensors[k].end - at
             if begin >= count:
                 break
-            parts[k].update(block[max(begin, 0) : min(end, count)])
+            own = memoryview(block)[max(begin, 0) : min(end, count)]
+            parts[k].update(own)
+            if saw is not None:
+                saw(k, own)
         at += count
     return [whole.hexdigest(), *(part.hexdigest() for part in parts)], at
 

@@ -1,4 +1,4 @@
-"""NaN and infinite elements of a stored tensor, told by their bits."""
+"""NaN and infinite elements of a tensor, told by their bits."""
 
 from __future__ import annotations
 
@@ -23,30 +23,70 @@ _ONLY = {"F8_E4M3FNUZ": 0x80, "F8_E5M2FNUZ": 0x80}
 """The only NaN of a dtype that has no infinities, which is the negative zero of others."""
 
 
+class NonfiniteCounter:
+    """Counts the elements of a tensor that are NaN or infinite, as its bytes come by; none of integers are.
+
+    Args:
+        dtype: as the header calls it.
+
+    Attributes:
+        count: among the whole elements that came by.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self.count = 0
+        self._dtype = "F32" if dtype == "C64" else dtype
+        self._begun = b""
+
+    def update(self, data: bytes | memoryview) -> None:
+        """The next bytes, of any number."""
+        if not self.can_be_any:
+            return
+        width = DTYPES[self._dtype]
+        missing = -len(self._begun) % width
+        if self._begun:
+            self._begun += bytes(data[:missing])
+            data = data[missing:]
+            if len(self._begun) < width:
+                return
+            self._look(self._begun)
+        whole = len(data) // width * width
+        self._begun = bytes(data[whole:])
+        self._look(data[:whole])
+
+    @property
+    def can_be_any(self) -> bool:
+        """Whether the dtype has NaN."""
+        return self._dtype in _LARGEST or self._dtype in _ONLY
+
+    def _look(self, data: bytes | memoryview) -> None:
+        import numpy as np
+
+        unsigned = np.dtype(f"<u{DTYPES[self._dtype]}")
+        bits = np.frombuffer(data, unsigned)
+        if not bits.size:
+            return
+        if (only := _ONLY.get(self._dtype)) is not None:
+            self.count += int(np.count_nonzero(bits == only))
+            return
+        magnitude, largest = _LARGEST[self._dtype]
+        sizes = bits & unsigned.type(magnitude)
+        if sizes.max() > largest:
+            self.count += int(np.count_nonzero(sizes > largest))
+
+
 def nonfinite_elements(file: Path, header: TensorHeader) -> int:
     """How many elements of a tensor in a file are NaN or infinite; none of integers are. Reads the tensor.
 
     Raises:
         OSError: if the file cannot be read.
     """
-    import numpy as np
-
-    dtype = "F32" if header.dtype == "C64" else header.dtype
-    width, only = DTYPES[dtype], _ONLY.get(dtype)
-    if dtype not in _LARGEST and only is None:
+    counter, left = NonfiniteCounter(header.dtype), header.nbytes
+    if not counter.can_be_any:
         return 0
-    magnitude, largest = _LARGEST.get(dtype, (0, 0))
-    unsigned = np.dtype(f"<u{width}")
-    count, left = 0, header.nbytes
     with file.open("rb", buffering=0) as stream:
         stream.seek(header.begin)
         while left and (raw := stream.read(min(left, _BLOCK))):
             left -= len(raw)
-            bits = np.frombuffer(raw, unsigned)
-            if only is not None:
-                count += int(np.count_nonzero(bits == only))
-                continue
-            sizes = bits & unsigned.type(magnitude)
-            if sizes.max() > largest:
-                count += int(np.count_nonzero(sizes > largest))
-    return count
+            counter.update(raw)
+    return counter.count

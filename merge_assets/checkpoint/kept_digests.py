@@ -1,4 +1,4 @@
-"""Digests of files that were read once, kept under where the file lies and the state in which it was."""
+"""What files were found to be that were read once, kept under where the file lies and the state in which it was."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from merge_assets.checkpoint.tensors import TensorHeader
 from merge_assets.digests import DIGEST, PATTERN
@@ -33,19 +34,34 @@ def kept_at(cache_dir: Path, place: str, state: tuple[int | str, ...], tensors: 
 
 def read_kept(entry: Path, count: int) -> list[str] | None:
     """The digests that were kept; ``None`` if there are none, or what is there is damaged or of another kind."""
-    with suppress(OSError):
-        fields = unseal(entry.read_bytes())
-        if fields is not None and (fields.get("of"), fields.get("tensors")) == (entry.stem, DIGEST):
-            digests = fields.get("digests")
-            if isinstance(digests, list) and len(digests) == count and all(_DIGEST.fullmatch(str(d)) for d in digests):
-                return digests
+    digests = _fields(entry).get("digests")
+    if isinstance(digests, list) and len(digests) == count and all(_DIGEST.fullmatch(str(d)) for d in digests):
+        return digests
     return None
 
 
-def keep(entry: Path, digests: list[str]) -> None:
-    """Keep digests; a cache that cannot be written only costs the next reader time."""
+def read_kept_counts(entry: Path, count: int) -> list[int] | None:
+    """The same of how many elements of each tensor are NaN or infinite."""
+    counts = _fields(entry).get("nonfinite")
+    if isinstance(counts, list) and len(counts) == count and all(type(one) is int and one >= 0 for one in counts):
+        return counts
+    return None
+
+
+def _fields(entry: Path) -> Mapping[str, Any]:
+    with suppress(OSError):
+        fields = unseal(entry.read_bytes())
+        if fields is not None and (fields.get("of"), fields.get("tensors")) == (entry.stem, DIGEST):
+            return fields
+    return {}
+
+
+def keep(entry: Path, digests: list[str], nonfinite: list[int] | None = None) -> None:
+    """Keep digests, and counts of elements where there are any; a cache that cannot be written only costs the next reader
+    time."""
     with suppress(OSError):
         entry.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("wb", dir=entry.parent, delete=False) as file:
-            file.write(seal({"of": entry.stem, "tensors": DIGEST, "digests": digests}))
+            counted = {} if nonfinite is None else {"nonfinite": nonfinite}
+            file.write(seal({"of": entry.stem, "tensors": DIGEST, "digests": digests, **counted}))
         os.replace(file.name, entry)  # noqa: PTH105

@@ -267,7 +267,7 @@ def _work(report: StoredBuildReport) -> str:
     tensors = {
         "computed": report.tensors_computed,
         "copied": report.tensors_copied,
-        "taken from the store": report.tensors_reused,
+        "taken over": report.tensors_reused,
         "left by an earlier attempt": report.tensors_resumed,
     }
     made = ", ".join(f"{count} {how}" for how, count in tensors.items() if count) or "none"
@@ -290,7 +290,10 @@ def _build_figures(report: StoredBuildReport) -> Metadata:
     if report.seconds > 0:
         figures["mib_per_s"] = _mib((report.bytes_read + report.bytes_written) / report.seconds)
     moved = {
-        "taken from finished bytes of the store": (report.tensors_reused, report.bytes_reused),
+        "taken over from the store, or from models that its server reaches": (
+            report.tensors_reused,
+            report.bytes_reused,
+        ),
         "of these, copied by the object store": (report.tensors_by_server, 0),
         "of these, one more name of a file": (0, report.bytes_linked),
         "of these, copied without coming by here": (0, report.bytes_moved),

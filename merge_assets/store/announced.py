@@ -26,6 +26,7 @@ from merge_assets.store.drafts import Drafts, keep_when_stopped
 from merge_assets.store.manifest import Manifest, files_path
 from merge_assets.store.names import CLAIM, MANIFEST, is_version
 from merge_assets.store.place import Objects, Parts, Place, Watch
+from merge_assets.store.place.place import written_over
 from merge_assets.store.place.workbench import Workbench
 from merge_assets.store.publishing import Publishing
 from merge_assets.store.sending import SentBuilding
@@ -129,12 +130,15 @@ class AnnouncedVersions(Publishing):
             _LOG.warning("%s stays until `merge-assets store gc`: %s", self._place.url(sent.folder), error)
 
     def _publish_sent(self, building: SentBuilding, manifest: Manifest, *, work: Work) -> Manifest:
-        """Send the files beside those of pieces, then let the version exist, unless another builder was first."""
+        """Send the files beside those of pieces, or have them copied, then let the version exist, unless another builder was
+        first."""
         sent = building.sent
         ours = manifest.model_copy(update={"build": sent.build})
         beside = [name for name in manifest.files if name not in building.files]
-        self._send(building.folder, ours, beside, work)
-        building.tally.sent += sum(manifest.files[name].size for name in beside)
+        copied = self._copied(building, ours)
+        self._send(building.folder, ours, [name for name in beside if name not in copied], work)
+        building.tally.copied += sum(manifest.files[name].size for name in copied)
+        building.tally.sent += sum(manifest.files[name].size for name in beside if name not in copied)
         if sent.resumed:
             sent.remove_all_but(manifest.files)
         in_force = self._announce(ours)
@@ -143,6 +147,25 @@ class AnnouncedVersions(Publishing):
         else:
             sent.discard()
         return in_force
+
+    def _copied(self, building: SentBuilding, manifest: Manifest) -> set[str]:
+        """The files beside those of pieces that the place has copied; the first that it refuses is the last that is asked for.
+
+        Raises:
+            InputError: one has changed since it was digested.
+        """
+        parts, done = self._place.parts, set[str]()
+        assert parts is not None
+        for name, (source, tag) in building.beside.items():
+            try:
+                parts.copy(source, f"{files_path(manifest)}/{name}", tag)
+            except StoreError as error:
+                _LOG.warning("%s; it is sent", error)
+                return done
+            if parts.tag(source) != tag:  # not every server looks at a tag when it copies
+                raise written_over(self._place.url(source), source)
+            done.add(name)
+        return done
 
     def _announce(self, manifest: Manifest) -> Manifest:
         """Make a version whose files are there exist, unless another builder has; returns the manifest in force."""

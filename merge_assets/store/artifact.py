@@ -47,6 +47,11 @@ class Artifact:
         """Local path or URL of the folder that holds the files, without credentials."""
         return self.place.url(files_path(self.manifest))
 
+    def at(self, name: str) -> str:
+        """Path of a file in the place."""
+        folder = files_path(self.manifest)
+        return f"{folder}/{name}" if folder else name
+
     @property
     def in_bucket(self) -> bool:
         """Whether its pieces can be read one by one, and copied by the server."""
@@ -121,7 +126,7 @@ class Artifact:
         Raises:
             StoreError: if the version has no such file, or its bytes are not those of the manifest.
         """
-        path = f"{files_path(self.manifest)}/{self._known(name)}"
+        path = self.at(self._known(name))
         for _ in range(_LOOKS):
             data = self.place.read(path)
             if data is None:
@@ -136,12 +141,12 @@ class Artifact:
         Raises:
             DamageError: if its bytes are not those of the manifest.
         """
-        path = f"{files_path(self.manifest)}/{name}"
+        path = self.at(name)
         return fetch_range(self.place, path, piece.begin, piece.end, piece.digest)
 
     def origin(self, name: str, piece: Piece) -> Origin:
         """A piece of this version, to be copied into another."""
-        path = f"{files_path(self.manifest)}/{name}"
+        path = self.at(name)
         found = self.manifest.common
         return Origin(
             path,
@@ -158,7 +163,7 @@ class Artifact:
         Raises:
             StoreError: if the version has no such file.
         """
-        return self.place.open(f"{files_path(self.manifest)}/{self._known(name)}")
+        return self.place.open(self.at(self._known(name)))
 
     def _known(self, name: str) -> str:
         if name not in self.manifest.files:
@@ -167,14 +172,12 @@ class Artifact:
         return name
 
     def _download(self, objects: Objects, folder: Path, work: Work) -> None:
-        base = files_path(self.manifest)
-
         def job(name: str) -> Callable[[Watch], None]:
             def run(watch: Watch) -> None:
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 for _ in range(_LOOKS):
-                    objects.fetch(f"{base}/{name}", target, watch)
+                    objects.fetch(self.at(name), target, watch)
                     with target.open("rb") as file:
                         if what_is_wrong(file, self.manifest.files[name], watch.quiet()) is None:
                             return

@@ -47,6 +47,7 @@ class Building:
         resumed: names of the pieces that an earlier attempt finished.
         flaws: what was said to be wrong with these, where anything was: a count by name.
         durable: whether the files are to stay where they are.
+        beside: of the files that hold no pieces those that the place can copy, by name: where from, and the tag of the content.
     """
 
     durable = True
@@ -58,6 +59,7 @@ class Building:
         self.reused: frozenset[str] = frozenset()
         self.resumed: frozenset[str] = frozenset()
         self.flaws: dict[str, int] = {}
+        self.beside: Mapping[str, tuple[str, str]] = {}
         self._work = work
         self._verify = verify
         self._places: dict[str, tuple[PlannedFile, PlannedPiece]] = {}

@@ -18,7 +18,7 @@ from typing import IO
 from merge_assets.errors import StoreError
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.fetching import LocalFile, fetch_into
-from merge_assets.store.manifest import Piece, files_path
+from merge_assets.store.manifest import Piece
 from merge_assets.store.place import Place
 
 _SPARE = 256 << 20
@@ -56,7 +56,7 @@ class TensorCache:
         Raises:
             StoreError: if they cannot be had as the digest says, or the disk is full.
         """
-        place, path = artifact.place, f"{files_path(artifact.manifest)}/{file}"
+        place, path = artifact.place, artifact.at(file)
         target = self._folder / piece.digest[:2] / piece.digest
         try:
             held = self._find(target)

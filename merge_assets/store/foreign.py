@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from merge_assets.errors import StoreError
-from merge_assets.records import Provenance
+from merge_assets.records import Details, Provenance
 from merge_assets.store.artifact import Artifact
 from merge_assets.store.manifest import FileEntry, Manifest
 from merge_assets.store.place.factory import open_place
@@ -85,12 +85,24 @@ class ForeignFolder:
             self._whole[name] = data
         return self._whole[name][begin:]
 
-    def version(self, fingerprint: str, files: Mapping[str, FileEntry]) -> Artifact:
-        """The files, whose digests are known, as readers hold a version of a store."""
+    def version(self, fingerprint: str, files: Mapping[str, FileEntry], nonfinite: Mapping[str, int]) -> Artifact:
+        """The files, whose digests are known, as readers hold a version of a store.
+
+        Args:
+            fingerprint: of the model.
+            files: by name.
+            nonfinite: NaN and infinite elements by tensor, where there are any.
+        """
         newest = max(entry.changed for entry in self._listed.values())
         made = Provenance(merge_assets="", command="", host="", started=newest, ended=newest)
         manifest = Manifest(
-            line=self._path, version="", key=fingerprint, files=dict(files), inputs=(), details={}, provenance=made
+            line=self._path,
+            version="",
+            key=fingerprint,
+            files=dict(files),
+            inputs=(),
+            details=Details(nonfinite=nonfinite).model_dump(mode="json"),
+            provenance=made,
         )
         return Artifact(self._path, fingerprint, manifest, self._place)
 

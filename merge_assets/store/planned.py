@@ -56,7 +56,7 @@ class Origin:
     """Where the bytes of a planned piece lie already.
 
     Attributes:
-        path: of the file in the store.
+        path: of the file in the store, or outside of it.
         piece: the piece of that file.
         pieces: all pieces of that file.
         tag: what the place called the file's content when it was written, if it has such names.
@@ -77,7 +77,7 @@ class Tally:
     """What a build took from elsewhere, in bytes.
 
     Attributes:
-        reused: taken from finished bytes of the store.
+        reused: taken from finished bytes of the store, or of models that its server reaches.
         linked: of these, by one more name of a file that is there.
         copied: of these, copied by the object store or the file system, without coming by here.
         resumed: finished by an earlier attempt of the same build.

@@ -13,6 +13,7 @@ from merge_assets.errors import StoreError
 from merge_assets.store.fetching import CHUNK
 from merge_assets.store.manifest import Piece
 from merge_assets.store.place import Place
+from merge_assets.store.place.place import OUTSIDE
 from merge_assets.store.planned import Origin
 from merge_assets.work import UNATTENDED, Work
 
@@ -55,7 +56,10 @@ def verified(place: Place, origins: Mapping[str, Origin], verify: Verify, work: 
         bad = {origin.path for origin, good in zip(chosen, pool.map(check, chosen), strict=True) if not good}
     bad |= {path for path, one in by_file.items() if path not in bad and verify != "off" and _is_another(place, one[0])}
     for path in sorted(bad):
-        _LOG.warning("%s is damaged and nothing of it is reused; run `merge-assets store verify`", place.url(path))
+        if path.startswith(OUTSIDE):
+            _LOG.warning("%s is not what it was when it was digested, and is not copied", place.url(path))
+        else:
+            _LOG.warning("%s is damaged and nothing of it is reused; run `merge-assets store verify`", place.url(path))
     return {name: origin for name, origin in origins.items() if origin.path not in bad}
 
 

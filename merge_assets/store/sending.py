@@ -16,12 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from merge_assets.digests import digest_of
-from merge_assets.errors import Stopped, StoreError
+from merge_assets.errors import DamageError, Stopped, StoreError
+from merge_assets.filestate import not_as_digested
 from merge_assets.store.building import Building, create
 from merge_assets.store.cutting import Stretch, plan_parts
 from merge_assets.store.fetching import fetch_range, fetch_unknown
 from merge_assets.store.manifest import FileEntry
 from merge_assets.store.place import Parts, Place
+from merge_assets.store.place.place import OUTSIDE, written_over
 from merge_assets.store.planned import Origin, PlannedFile, is_whole
 from merge_assets.store.sent import Sent, SentFile
 from merge_assets.work import Work
@@ -108,7 +110,8 @@ class SentBuilding(Building):
         # Not every server looks at a tag when it copies.
         for path, tag in {origin.path: origin.tag for origin in self._origins.values() if origin.tag}.items():
             if self._parts.tag(path) != tag:
-                raise StoreError(f"{self._place.url(path)}: was written over while it was copied; build again")
+                self.discard()  # nobody may go on with what was copied
+                raise written_over(self._place.url(path), path)
         for file in self.files.values():
             self._complete(file)
         return super().entries()
@@ -146,6 +149,9 @@ class SentBuilding(Building):
                 self._digests[piece.name] = self.sent.pieces[piece.name]
                 if piece.name in self.sent.flaws:
                     self.flaws[piece.name] = self.sent.flaws[piece.name]
+
+    def _tag_of(self, source: str) -> str | None:
+        return next((origin.tag for origin in self._origins.values() if origin.path == source), None)
 
     def _sources(self) -> set[str]:
         return {origin.path for origin in self._origins.values()}
@@ -229,7 +235,8 @@ class SentBuilding(Building):
         part = state.parts[number]
         assert part.source is not None
         path, end = f"{self.sent.folder}/{file.name}", part.offset + part.size
-        state.tags[number] = self._parts.copy_part(path, state.upload, number + 1, part.source, part.offset, end)
+        tag = self._tag_of(part.source)
+        state.tags[number] = self._parts.copy_part(path, state.upload, number + 1, part.source, part.offset, end, tag)
         with self._change:
             self.tally.copied += part.size
         self.sent.touch()
@@ -237,7 +244,7 @@ class SentBuilding(Building):
     def _copy_whole(self, file: PlannedFile, source: str) -> None:
         path = f"{self.sent.folder}/{file.name}"
         if self._parts.size(path) != file.size:
-            self._parts.copy(source, path)
+            self._parts.copy(source, path, self._tag_of(source))
         with self._change:
             self.tally.copied += file.size
 
@@ -247,7 +254,12 @@ class SentBuilding(Building):
         shift = origin.piece.begin - piece.begin
         if sum(end - begin for begin, end in ranges) == piece.size:
             begin, end = origin.piece.begin, origin.piece.end
-            data = fetch_range(self._place, origin.path, begin, end, origin.piece.digest)
+            try:
+                data = fetch_range(self._place, origin.path, begin, end, origin.piece.digest)
+            except DamageError:
+                if not origin.path.startswith(OUTSIDE):
+                    raise
+                raise not_as_digested(f"{self._place.url(origin.path)}: tensor {origin.piece.name!r}") from None
             self._fill(file, piece.begin, data)
         else:  # no digest tells of a fraction of a piece
             for begin, end in ranges:

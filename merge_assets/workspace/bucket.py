@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from merge_assets.checkpoint import Checkpoint, nonfinite_elements, read_checkpoint
+from merge_assets.checkpoint import Checkpoint, read_checkpoint
 from merge_assets.engine.fetched import FetchedFiles
-from merge_assets.filestate import FileState
-from merge_assets.plan import Plan, TensorInput
+from merge_assets.errors import DamageError
+from merge_assets.filestate import FileState, not_as_digested
+from merge_assets.plan import OutputTensor, Plan, TensorInput
 from merge_assets.regular import open_regular
 from merge_assets.store import Artifact, Origin, Piece, TensorCache
+from merge_assets.store.place import Place
 
 
 class StoredSource:
@@ -61,7 +62,7 @@ class StoredModels:
 
         Args:
             artifact: the version.
-            elsewhere: whether it lies in another place than the store, which can copy nothing out of there.
+            elsewhere: whether it lies in another place than the store.
         """
         self._artifacts[artifact.url] = artifact
         if elsewhere:
@@ -92,35 +93,57 @@ class StoredModels:
         """
         return FetchedFiles(self._fetch, self._cache.close, digested)
 
-    def origin(self, plan: Plan, item: TensorInput) -> Origin | None:
-        """Where the bytes of an input lie in the store; ``None`` for one that lies elsewhere."""
-        location = plan.models[item.model].location
-        artifact = self._artifacts.get(location)
-        if artifact is None or location in self._elsewhere:
-            return None
-        return artifact.origin(item.header.file, self._piece(location, item))
+    def origins(
+        self, plan: Plan, tensors: Iterable[OutputTensor]
+    ) -> tuple[dict[str, Origin], dict[str, tuple[Place, Origin]]]:
+        """Where the bytes of outputs lie that are copies of inputs: of those in the store, and of those elsewhere, each of
+        these with the place that it lies in; by output."""
+        ours: dict[str, Origin] = {}
+        others: dict[str, tuple[Place, Origin]] = {}
+        for tensor, artifact, item in self._copies(plan, tensors):
+            origin = artifact.origin(item.header.file, self._piece(artifact.url, item))
+            if artifact.url in self._elsewhere:
+                others[tensor.name] = artifact.place, origin
+            else:
+                ours[tensor.name] = origin
+        return ours, others
+
+    def beside(self, plan: Plan, place: Place) -> dict[str, tuple[str, str]]:
+        """The files that are carried along from models elsewhere which the server of a place reaches, by name: where from, and
+        the tag of the content."""
+        found = {}
+        for carried in plan.carried:
+            artifact = self._artifacts.get(plan.models[carried.model].location)
+            if artifact is None or artifact.url not in self._elsewhere or place.parts is None:
+                continue
+            entry = artifact.manifest.files.get(carried.file)
+            path = place.parts.reached(artifact.place, artifact.at(carried.file))
+            if path is not None and entry is not None and entry.tag and entry.sha256 == carried.digest:
+                found[carried.file] = path, entry.tag
+        return found
 
     def nonfinite(self, plan: Plan) -> dict[str, int]:
         """NaN and infinite elements of the outputs that are copies of tensors of the object store."""
-        counts = {}
-        for tensor in plan.tensors:
+        return {
+            tensor.name: artifact.manifest.common.nonfinite.get(item.header.name, 0)
+            for tensor, artifact, item in self._copies(plan, plan.tensors)
+        }
+
+    def _copies(
+        self, plan: Plan, tensors: Iterable[OutputTensor]
+    ) -> Iterator[tuple[OutputTensor, Artifact, TensorInput]]:
+        for tensor in tensors:
             artifact = self._artifacts.get(plan.models[tensor.inputs[0].model].location) if tensor.is_copy else None
             if artifact is not None:
-                item = tensor.inputs[0]
-                known = artifact.manifest.common.nonfinite.get(item.header.name, 0)
-                counts[tensor.name] = self._counted(artifact, item) if artifact.url in self._elsewhere else known
-        return counts
-
-    def _counted(self, artifact: Artifact, item: TensorInput) -> int:
-        held = self._fetch(artifact.url, item)
-        try:
-            alone = replace(item.header, begin=0, end=item.header.nbytes)
-            return nonfinite_elements(Path(f"/proc/self/fd/{held}"), alone)
-        finally:
-            self._cache.close(held)
+                yield tensor, artifact, tensor.inputs[0]
 
     def _fetch(self, location: str, item: TensorInput) -> int:
-        return self._cache.open(self._artifacts[location], item.header.file, self._piece(location, item))
+        try:
+            return self._cache.open(self._artifacts[location], item.header.file, self._piece(location, item))
+        except DamageError:
+            if location not in self._elsewhere:
+                raise
+            raise not_as_digested(f"{location}/{item.header.file}: tensor {item.header.name!r}") from None
 
     def _piece(self, location: str, item: TensorInput) -> Piece:
         return self._pieces[location][item.header.file, item.header.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from merge_assets.checkpoint import (
     read_checkpoint,
 )
 from merge_assets.checkpoint.digest import BLOCK, hash_blocks
-from merge_assets.checkpoint.kept_digests import keep, kept_at, read_kept
+from merge_assets.checkpoint.finite import NonfiniteCounter
+from merge_assets.checkpoint.kept_digests import keep, kept_at, read_kept, read_kept_counts
 from merge_assets.digests import digest_of
 from merge_assets.errors import CheckpointError
 from merge_assets.plan import PlanInput
@@ -84,14 +86,14 @@ class UrlModel:
         return self._source.read(header.file, header.begin + begin, header.begin + end)
 
     def _known(self) -> Artifact | None:
-        entries = {}
+        found = {}
         for name in self._needed:
             file = self._source.signs(name)
-            digests = read_kept(self._kept(name, file), len(self._tensors(name)) + 2)
-            if digests is None:
+            known = self._read_kept(name, file)
+            if known is None:
                 return None
-            entries[name] = self._entry(name, file, digests)
-        return self._artifact(entries)
+            found[name] = _Digested(file, *known)
+        return self._artifact(found)
 
     def digested(self, work: Work = UNATTENDED) -> Artifact:
         """The model with the digests of all of its bytes; what has not changed since it was digested is not read again.
@@ -103,7 +105,8 @@ class UrlModel:
         names = self._needed
         with ThreadPoolExecutor(_WORKERS, "digest") as pool:
             futures = {name: pool.submit(self._digested, name, work) for name in names}
-            return self._artifact({name: future.result() for name, future in futures.items()})
+            found = {name: future.result() for name, future in futures.items()}
+        return self._artifact(found)
 
     @cached_property
     def _needed(self) -> list[str]:
@@ -115,35 +118,63 @@ class UrlModel:
     def _kept(self, name: str, file: FileSigns) -> Path:
         return kept_at(self._cache, f"{self.checkpoint.location}/{name}", file.state, self._tensors(name))
 
-    def _digested(self, name: str, work: Work) -> FileEntry:
+    def _read_kept(self, name: str, file: FileSigns) -> tuple[list[str], list[int]] | None:
+        entry, count = self._kept(name, file), len(self._tensors(name))
+        digests, nonfinite = read_kept(entry, count + 2), read_kept_counts(entry, count)
+        return None if digests is None or nonfinite is None else (digests, nonfinite)
+
+    def _digested(self, name: str, work: Work) -> _Digested:
         file, tensors = self._source.signs(name), self._tensors(name)
-        entry = self._kept(name, file)
-        digests = read_kept(entry, len(tensors) + 2)
-        if digests is None:
+        known = self._read_kept(name, file)
+        if known is None:
             head = self._source.read(name, 0, tensors[0].begin if tensors else 0)
-            (whole, *parts), _ = hash_blocks(self._blocks(name, file.size, work), tensors)
-            digests = [whole, digest_of(head), *parts]
+            counters = [NonfiniteCounter(tensor.dtype) for tensor in tensors]
+            blocks = self._blocks(name, file.size, work)
+            (whole, *parts), _ = hash_blocks(blocks, tensors, lambda number, data: counters[number].update(data))
+            known = [whole, digest_of(head), *parts], [counter.count for counter in counters]
             if self._source.signs(name).tag != file.tag:
                 raise CheckpointError(
                     f"{self.checkpoint.location}/{name}: changed while it was read; wait until it is written, then run the "
                     "command again"
                 )
-            keep(entry, digests)
-        return self._entry(name, file, digests)
+            keep(self._kept(name, file), *known)
+        return _Digested(file, *known)
 
     def _blocks(self, name: str, size: int, work: Work) -> Iterator[bytes]:
         for begin in range(0, size, BLOCK):
             work.check(f"digesting {self.checkpoint.location}/{name}")
             yield self._source.read(name, begin, min(begin + BLOCK, size))
 
-    def _entry(self, name: str, file: FileSigns, digests: list[str]) -> FileEntry:
-        whole, head, *parts = digests
+    def _entry(self, name: str, found: _Digested) -> FileEntry:
+        whole, head, *parts = found.digests
         tensors = self._tensors(name)
         pieces = [Piece("", 0, tensors[0].begin, head)] if tensors else []
         pieces += [Piece(t.name, t.begin, t.end, digest) for t, digest in zip(tensors, parts, strict=True)]
-        return FileEntry(size=file.size, sha256=whole, tag=file.tag or None, pieces=tuple(pieces))
+        return FileEntry(size=found.file.size, sha256=whole, tag=found.file.tag or None, pieces=tuple(pieces))
 
-    def _artifact(self, entries: Mapping[str, FileEntry]) -> Artifact:
+    def _artifact(self, found: Mapping[str, _Digested]) -> Artifact:
+        entries = {name: self._entry(name, one) for name, one in found.items()}
         covered = fingerprint_files(self._source.files, self.checkpoint.weight_files)
         fingerprint = fingerprint_of({name: entries[name].digest for name in covered})
-        return self._source.version(fingerprint, entries)
+        nonfinite = {
+            tensor.name: count
+            for name, one in found.items()
+            for tensor, count in zip(self._tensors(name), one.nonfinite, strict=True)
+            if count
+        }
+        return self._source.version(fingerprint, entries, nonfinite)
+
+
+@dataclass(frozen=True)
+class _Digested:
+    """A file whose bytes were read once.
+
+    Attributes:
+        file: what told that these are its bytes.
+        digests: SHA-256 of all of it, then digests of what stands before the first tensor and of each tensor.
+        nonfinite: NaN and infinite elements of each tensor.
+    """
+
+    file: FileSigns
+    digests: list[str]
+    nonfinite: list[int]

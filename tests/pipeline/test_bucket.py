@@ -149,7 +149,7 @@ def check_metadata(site: BucketSite, after: Mapping[str, Artifact]) -> None:
     for line in ("variants/mean", "variants/deep"):
         shown, report = site.metadata(line), after[line].manifest.details["report"]
         assert shown["fingerprint"] == after[line].version
-        assert shown["outcome"] == "built" and f"{report['tensors_reused']} taken from the store" in shown["work"]
+        assert shown["outcome"] == "built" and f"{report['tensors_reused']} taken over" in shown["work"]
         assert shown["tensors_computed"] == report["tensors_computed"]
         for name in ("read", "written"):
             assert shown[f"{name}_mib"] == round(report[f"bytes_{name}"] / 2**20, 3)

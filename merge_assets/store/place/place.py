@@ -3,7 +3,9 @@
 All places have the operations of :class:`Place`. What some can do besides is asked for: ``tree``, ``objects`` and ``parts`` are
 there or ``None``. A place has ``tree`` or ``objects``, for versions come into being by one of them.
 
-Paths are relative to the store's root, with forward slashes. A place that cannot be reached or written raises StoreError.
+Paths are relative to the store's root, with forward slashes. A file outside of it that the place can copy all the same
+(:meth:`Parts.reached`) has its URL without the scheme for a path, as in ``//bucket/models/x/model.safetensors``. A place that
+cannot be reached or written raises StoreError.
 """
 
 from __future__ import annotations
@@ -15,8 +17,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from merge_assets.errors import MergeAssetsError, StoreError
+from merge_assets.filestate import changed_while_read
 from merge_assets.store.place.watch import Watch
 from merge_assets.store.place.workbench import Workbench
+
+OUTSIDE = "//"
+"""What the path of a file outside the store begins with."""
+
+
+def written_over(url: str, path: str) -> MergeAssetsError:
+    """The error of a file that changed before, or while, it was copied from.
+
+    Args:
+        url: of the file, for people.
+        path: of the same.
+    """
+    if path.startswith(OUTSIDE):
+        return changed_while_read(url)
+    return StoreError(f"{url}: was written over while it was copied; build again")
 
 
 @dataclass(frozen=True)
@@ -182,9 +201,35 @@ class Parts(abc.ABC):
         place has no such names."""
         return None
 
+    def reached(self, other: Place, path: str) -> str | None:
+        """The path by which a file of another place is copied here; ``None`` where this place cannot, or may not, reach it."""
+        return None
+
+    def refusal(self, source: str, tag: str, scratch: str) -> str:
+        """Why the place does not copy out of a file, in words; empty if it does. A byte of it is copied to see, and removed.
+
+        Args:
+            source: the file.
+            tag: of its content.
+            scratch: where the byte goes; nothing is left there.
+
+        Raises:
+            InputError: the file lies outside the store, and its content is another one.
+        """
+        return "it copies nothing from outside"
+
     @abc.abstractmethod
-    def copy(self, source: str, target: str) -> None:
-        """Copy a file of at most :attr:`largest_copy` bytes; the bytes do not come by here."""
+    def copy(self, source: str, target: str, tag: str | None = None) -> None:
+        """Copy a file of at most :attr:`largest_copy` bytes; the bytes do not come by here.
+
+        Args:
+            source: from where.
+            target: to where.
+            tag: what the content has to be called by the place; not every place looks.
+
+        Raises:
+            StoreError: if the source is missing, or is another one; InputError if that lies outside the store.
+        """
 
     @abc.abstractmethod
     def begin(self, path: str) -> str:
@@ -195,8 +240,13 @@ class Parts(abc.ABC):
         """Send one part, from 1 on; returns the place's tag of it. What arrives is what was sent, or nothing."""
 
     @abc.abstractmethod
-    def copy_part(self, path: str, upload: str, number: int, source: str, begin: int, end: int) -> str:
-        """Make bytes of a file one part; they do not come by here. Returns the place's tag of the part."""
+    def copy_part(
+        self, path: str, upload: str, number: int, source: str, begin: int, end: int, tag: str | None = None
+    ) -> str:
+        """Make bytes of a file one part; they do not come by here. Returns the place's tag of the part.
+
+        ``tag`` and errors as of :meth:`copy`.
+        """
 
     @abc.abstractmethod
     def arrived(self, path: str, upload: str) -> dict[int, tuple[str, int]] | None:

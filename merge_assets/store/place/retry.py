@@ -11,6 +11,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from merge_assets.errors import Stopped, StoreError, StoreUnreachableError
 from merge_assets.shown import HIDDEN, without_credentials
 from merge_assets.store.place.hiding import secrets_of
+from merge_assets.store.place.place import OUTSIDE
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Attempts:
 
     def url(self, path: str) -> str:
         """Address of a path, without credentials."""
+        if path.startswith(OUTSIDE):
+            return f"{self.shown.partition(':')[0]}:{path}"
         return f"{self.shown}/{path}".rstrip("/")
 
     def call(self, done: str, path: str, function: Callable[[], _T]) -> _T:
@@ -70,11 +73,16 @@ class Attempts:
         except FileNotFoundError as error:
             raise self.error("written", path, error) from None
 
-    def error(self, done: str, path: str, error: Exception) -> StoreError:
-        """The message for a failure below us, without any value of the options; never chained, for the same reason."""
-        text = f"{type(error).__name__}: {error}"
+    def said(self, error: Exception) -> str:
+        """The words of a failure below us, without any value of the options."""
+        text = str(error)
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
+        return text
+
+    def error(self, done: str, path: str, error: Exception) -> StoreError:
+        """The message for a failure below us, without any value of the options; never chained, for the same reason."""
+        text = f"{type(error).__name__}: {self.said(error)}"
         _LOG.debug("%s: cannot be %s: %s", self.url(path), done, text)
         kind = StoreUnreachableError if _may_pass(error) else StoreError
         return kind(f"{self.url(path)}: cannot be {done}: {text}; check its URL, options and network")

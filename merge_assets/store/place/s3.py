@@ -16,10 +16,18 @@ from typing import Any, BinaryIO, cast
 
 from merge_assets.errors import StoreError
 from merge_assets.store.place.fsspec import FsspecPlace
-from merge_assets.store.place.place import Parts, Upload
+from merge_assets.store.place.place import OUTSIDE, Parts, Place, Upload, written_over
 
 _READ_AHEAD = 4 << 20
 _CHANGED = ("PreconditionFailed", "412")
+_REFUSED = frozenset(
+    {
+        *("AccessDenied", "AllAccessDisabled", "403", "MethodNotAllowed", "405", "NotImplemented", "501"),
+        *("InvalidArgument", "InvalidRequest", "400", "NoSuchBucket", "NoSuchKey", "NoSuchUpload", "404"),
+        *("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "CrossLocationLoggingProhibited"),
+    }
+)
+"""Answers to a request for a copy that say that this server does not make it, whoever asks how often."""
 
 
 class S3Place(FsspecPlace, Parts):
@@ -76,11 +84,23 @@ class S3Place(FsspecPlace, Parts):
 
         return self._attempts.call("written", path, put) or self.read(path) == after
 
-    def copy(self, source: str, target: str) -> None:
+    def reached(self, other: Place, path: str) -> str | None:
+        """Of another bucket, or another folder of this one, that is opened in exactly the same way."""
+        if not isinstance(other, S3Place) or other._fs.storage_options != self._fs.storage_options:
+            return None
+        return f"{OUTSIDE}{other._at(path)}"
+
+    def refusal(self, source: str, tag: str, scratch: str) -> str:
+        upload = self.begin(scratch)
         try:
-            self._s3("copied", target, "copy_object", CopySource=self._source(source))
-        except FileNotFoundError:
-            raise self._vanished(source) from None
+            part = {"UploadId": upload, "PartNumber": 1, "CopySourceRange": "bytes=0-0"}
+            answer = self._copied("upload_part_copy", source, scratch, tag, **part)
+        finally:
+            self.abort(scratch, upload)
+        return answer if isinstance(answer, str) else ""
+
+    def copy(self, source: str, target: str, tag: str | None = None) -> None:
+        self._must_copy("copy_object", source, target, tag)
 
     def begin(self, path: str) -> str:
         return str(self._s3("written", path, "create_multipart_upload")["UploadId"])
@@ -90,19 +110,11 @@ class S3Place(FsspecPlace, Parts):
         answer = self._s3("written", path, "upload_part", UploadId=upload, PartNumber=number, Body=data)
         return str(answer["ETag"]).strip('"')
 
-    def copy_part(self, path: str, upload: str, number: int, source: str, begin: int, end: int) -> str:
-        try:
-            answer = self._s3(
-                "copied",
-                path,
-                "upload_part_copy",
-                UploadId=upload,
-                PartNumber=number,
-                CopySource=self._source(source),
-                CopySourceRange=f"bytes={begin}-{end - 1}",
-            )
-        except FileNotFoundError:
-            raise self._vanished(source) from None
+    def copy_part(
+        self, path: str, upload: str, number: int, source: str, begin: int, end: int, tag: str | None = None
+    ) -> str:
+        part = {"UploadId": upload, "PartNumber": number, "CopySourceRange": f"bytes={begin}-{end - 1}"}
+        answer = self._must_copy("upload_part_copy", source, path, tag, **part)
         return str(answer["CopyPartResult"]["ETag"]).strip('"')
 
     def arrived(self, path: str, upload: str) -> dict[int, tuple[str, int]] | None:
@@ -190,12 +202,50 @@ class S3Place(FsspecPlace, Parts):
         except FileNotFoundError:
             return None
 
-    def _vanished(self, source: str) -> StoreError:
-        return StoreError(f"{self.url(source)}: was removed while it was copied; build again")
+    def _must_copy(self, method: str, source: str, target: str, tag: str | None, **arguments: Any) -> Mapping[str, Any]:
+        answer = self._copied(method, source, target, tag, **arguments)
+        if isinstance(answer, str):
+            raise StoreError(f"{self.url(target)}: cannot be copied from {self.url(source)} by the server: {answer}")
+        return answer
 
-    def _source(self, path: str) -> dict[str, str]:
-        bucket, key = self._split(path)
-        return {"Bucket": bucket, "Key": key}
+    def _copied(
+        self, method: str, source: str, target: str, tag: str | None, **arguments: Any
+    ) -> Mapping[str, Any] | str:
+        """The answer to a request for a copy; what the server said where it refuses.
+
+        Raises:
+            StoreError: the source is gone, or is called otherwise than by the tag; InputError if it lies outside the store.
+        """
+        (bucket, key), (from_bucket, from_key) = self._split(target), self._split(source)
+        condition = {"CopySourceIfMatch": tag} if tag else {}
+
+        def ask() -> Mapping[str, Any] | OSError:
+            try:
+                answer = self._fs.call_s3(
+                    method,
+                    Bucket=bucket,
+                    Key=key,
+                    CopySource={"Bucket": from_bucket, "Key": from_key},
+                    **condition,
+                    **arguments,
+                )
+            except OSError as error:
+                if _code(error) in (*_CHANGED, *_REFUSED):
+                    return error
+                raise
+            return cast(Mapping[str, Any], answer)
+
+        answer = self._attempts.call("copied", target, ask)
+        if not isinstance(answer, OSError):
+            return answer
+        if _code(answer) in _CHANGED:
+            raise written_over(self.url(source), source)
+        if isinstance(answer, FileNotFoundError) and not source.startswith(OUTSIDE):
+            raise StoreError(f"{self.url(source)}: was removed while it was copied; build again")
+        return f"{_code(answer)}: {self._attempts.said(answer)}"
+
+    def _at(self, path: str) -> str:
+        return path.removeprefix(OUTSIDE) if path.startswith(OUTSIDE) else super()._at(path)
 
     def _split(self, path: str) -> tuple[str, str]:
         bucket, _, key = self._at(path).partition("/")

@@ -81,6 +81,8 @@ def search(
         raise SearchError(f"{action.value} takes no {target!r}; see --help")
     if page is not None and action is not Action.RUN:
         raise SearchError(f"--page {page} is for run; `merge-assets search {name} page {page}` writes the page once")
+    if than and action is not Action.BEST:
+        raise SearchError(f"--than {than[0]} is for best; `merge-assets search {name} best --than {than[0]}` compares")
     workspace = opened()
     if action is Action.RUN:
         run_search(workspace, name, trials, hours, documents, workers, page, as_json=json)

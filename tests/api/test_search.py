@@ -465,7 +465,7 @@ def test_the_trials_of_a_killed_process_are_finished_by_the_next_and_the_table_i
     assert "best" in shown and "3 of 4 finished" in shown
     table = run_command("search", "best", "export", "trials.csv", root=root)
     assert table.code == 0 and len((root / "trials.csv").read_text().splitlines()) == 4
-    for arguments in (["export", "trials.txt"], ["promote", "9"], ["show", "x"]):
+    for arguments in (["export", "trials.txt"], ["promote", "9"], ["show", "x"], ["show", "--than", "a"]):
         wrong = run_command("search", "best", *arguments, root=root)
         assert wrong.code == 2 and "Traceback" not in wrong.stderr and wrong.stderr.strip()
     assert run_command("search", "bset", root=root).stderr.strip().endswith("a recipe with the key search is one")

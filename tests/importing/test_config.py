@@ -87,7 +87,14 @@ def test_the_twelve_slice_config_with_every_line_at_column_0() -> None:
     assert found.text == text, "the lines are the author's, comments included"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda file: file.stem)
+VARIANTS = [
+    file
+    for file in sorted((ROOT / "recipes").rglob("*.yaml"))
+    if not {"sweep:", "search:"}.intersection(file.read_text("utf-8").split())  # which no published config has
+]
+
+
+@pytest.mark.parametrize("file", VARIANTS, ids=lambda file: file.stem)
 def test_every_recipe_of_the_project_survives_the_loss_of_its_indentation(file: Path) -> None:
     found = imported(flat(file.read_text("utf-8")))
     assert [meaning(recipe) for recipe in found.recipes] == [meaning(recipe) for recipe in load_recipes(file)]

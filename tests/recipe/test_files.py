@@ -31,7 +31,7 @@ def test_all_recipes_of_the_project_load():
 
 def test_demo_recipes_need_nothing_but_the_demo_checkpoints():
     book = RecipeBook.load([RECIPES / "demo"])
-    assert len(book.recipes) == 10
+    assert len(book.recipes) == 10 + len(book.sweeps["slerp"]) and "best-mix" in book.searches
     for recipe in book.recipes.values():
         assert [entry.suite for entry in recipe.evaluate or ()] == ["demo"]
         for reference in recipe.references():

@@ -2,23 +2,31 @@
 
 One asset function observes any of them in a run. Two sensors notice changes without a hand and without a run: one for
 local checkpoints and those in a bucket, cheap because digests are cached by size, time and tag, and one for Hub references
-(:mod:`merge_assets.pipeline.hub_polling`).
+(:mod:`merge_assets.pipeline.hub_polling`). What is wrong with one on the Hub or at a URL is a check of its asset
+(:mod:`merge_assets.pipeline.access`).
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from merge_assets.errors import CheckpointError, MergeAssetsError, Stopped, in_one_line
-from merge_assets.pipeline.hub_access import build_hub_checks
+from merge_assets.pipeline import access
 from merge_assets.pipeline.hub_polling import build_hub_sensor
 from merge_assets.pipeline.keys import group_name, stand_ins
+from merge_assets.pipeline.looks import Looks
 from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.results import observation_metadata
 from merge_assets.pipeline.versions import observation_event, recorded
 from merge_assets.work import Work
 from merge_assets.workspace import Workspace
+
+if TYPE_CHECKING:
+    from merge_assets.api.observe import Observation
 
 OBSERVE_OP = "base_checkpoints"
 LOCAL_INTERVAL_SECONDS = 30
@@ -41,7 +49,7 @@ def base_spec(node: ModelNode) -> dg.AssetSpec:
 
 
 def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.AssetsDefinition]:
-    """The observable asset of all base checkpoints, and the checks of those on the Hub; empty if there are none."""
+    """The observable asset of all base checkpoints, and the checks of those on the Hub and at URLs; empty if there are none."""
     if not nodes:
         return []
     by_key = {node.key: node for node in nodes}
@@ -58,13 +66,16 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
 
         problems: list[MergeAssetsError] = []
         for key in sorted(context.selected_asset_keys):
+            node = by_key[key]
             try:
-                observation = api.observe(workspace, by_key[key].reference)
+                observation = api.observe(workspace, node.reference)
             except Exception as error:  # one checkpoint never keeps the others from being observed
-                problem = error if isinstance(error, MergeAssetsError) else CheckpointError(in_one_line(error))
+                problem = _problem(error)
                 problems.append(problem)
-                context.log.error(f"{by_key[key].title}: {problem}")
+                context.log.error(f"{node.title}: {problem}")
+                _show(context.instance, node, problem)
                 continue
+            _show(context.instance, node, None)
             yield dg.ObserveResult(
                 asset_key=key,
                 data_version=dg.DataVersion(observation.fingerprint),
@@ -76,9 +87,24 @@ def build_bases(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.Ass
                 metadata={"error_kind": ", ".join(sorted({problem.kind for problem in problems}))},
             )
 
-    polled = [node for node in nodes if node.automated and node.kind == "hub"]
+    looked_at = [node for node in nodes if node.kind == "url" or (node.kind == "hub" and node.automated)]
     observed = base_checkpoints.with_attributes(asset_key_replacements={name: key for key, name in named.items()})
-    return [observed, *build_hub_checks(workspace, polled)]
+    return [observed, *access.build_access_checks(workspace, looked_at)]
+
+
+def _problem(error: Exception) -> MergeAssetsError:
+    return error if isinstance(error, MergeAssetsError) else CheckpointError(in_one_line(error))
+
+
+def _state(problem: MergeAssetsError | None) -> tuple[str, str]:
+    return (access.REACHABLE, "") if problem is None else (problem.kind, access.reason_of(problem))
+
+
+def _show(instance: dg.DagsterInstance, node: ModelNode, problem: MergeAssetsError | None) -> None:
+    """Record what a run found of a model at a URL; of one on the Hub, its sensor does."""
+    if node.kind == "url":
+        for event in access.news(instance, {node: _state(problem)}):
+            instance.report_runless_asset_event(event)
 
 
 def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list[dg.SensorDefinition]:
@@ -91,6 +117,8 @@ def build_base_sensors(workspace: Workspace, nodes: Sequence[ModelNode]) -> list
 
 
 def _local_sensor(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.SensorDefinition:
+    looks = Looks(workspace)
+
     @dg.sensor(
         name="local_checkpoints",
         minimum_interval_seconds=LOCAL_INTERVAL_SECONDS,
@@ -99,40 +127,91 @@ def _local_sensor(workspace: Workspace, nodes: Sequence[ModelNode]) -> dg.Sensor
         description=f"Looks at {len(nodes)} base checkpoints and records those whose bytes changed.",
     )
     def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return changed_bases(workspace, nodes, context)
+        return changed_bases(workspace, nodes, context, looks)
 
     return watch
+
+
+@dataclass
+class _Memory:
+    """The cursor of the sensor.
+
+    Attributes:
+        late: models that could not be digested within a tick, and are observed by a run.
+        failures: times in a row that a problem which may pass by itself kept a model from being read.
+    """
+
+    late: list[str] = field(default_factory=list)
+    failures: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, cursor: str | None) -> "_Memory":
+        try:
+            return cls(**json.loads(cursor or "{}"))
+        except (ValueError, TypeError):  # of another version
+            return cls()
+
+    def dump(self) -> str:
+        return json.dumps({name: value for name, value in asdict(self).items() if value})
 
 
 def changed_bases(
     workspace: Workspace,
     nodes: Sequence[ModelNode],
     context: dg.SensorEvaluationContext,
+    looks: Looks,
     seconds: float = TICK_SECONDS,
 ) -> dg.SensorResult:
-    """One tick: an observation for every checkpoint whose fingerprint is not the recorded one.
+    """One tick: an observation for every checkpoint whose fingerprint is not the recorded one, and the check of every one at a
+    URL whose state is another than its page shows.
 
-    A checkpoint that cannot be digested within ``seconds`` is observed by a run instead, once per change of files.
+    A checkpoint that cannot be digested within ``seconds`` is observed by a run instead, once per change of files. A problem
+    that may pass by itself is shown when it has lasted for some ticks.
     """
-    from merge_assets import api
-
     deadline = time.monotonic() + seconds
-    work = Work(should_stop=lambda: time.monotonic() > deadline)
-    events: list[dg.AssetObservation] = []
+    before, now = _Memory.load(context.cursor), _Memory()
+    observations: list[dg.AssetObservation] = []
     late: list[dg.AssetKey] = []
-    for node in nodes:
-        try:
-            observation = api.observe(workspace, node.reference, work=work)
-        except Stopped:
+    states: dict[ModelNode, tuple[str, str]] = {}
+    looks.start((node for node in nodes if node.kind == "url"), deadline)
+    for node, found in _looked_at(workspace, nodes, looks, deadline):
+        name, problem = node.key.to_user_string(), None
+        if isinstance(found, Stopped):
             late.append(node.key)
             continue
-        except Exception as error:  # one checkpoint never keeps the others from being looked at
-            context.log.warning(f"{node.title}: {in_one_line(error)}")
-            continue
-        known = recorded(context.instance, node.key)
-        if known is None or known.data_version != observation.fingerprint:
-            events.append(observation_event(node.key, observation.fingerprint, observation_metadata(observation)))
-    if late and context.cursor != (cursor := ",".join(key.to_user_string() for key in late)):
-        return dg.SensorResult(asset_events=events, run_requests=[dg.RunRequest(asset_selection=late)], cursor=cursor)
+        if isinstance(found, Exception):
+            problem = _problem(found)
+            context.log.warning(f"{node.title}: {problem}")
+            if problem.may_pass:
+                now.failures[name] = before.failures.get(name, 0) + 1
+        else:
+            known = recorded(context.instance, node.key)
+            if known is None or known.data_version != found.fingerprint:
+                observations.append(observation_event(node.key, found.fingerprint, observation_metadata(found)))
+        if node.kind == "url" and now.failures.get(name, access.SURE_AFTER) >= access.SURE_AFTER:
+            states[node] = _state(problem)
+    now.late = [key.to_user_string() for key in late]
+    events = [*observations, *access.news(context.instance, states)]
+    if late and now.late != before.late:
+        return dg.SensorResult(
+            asset_events=events, run_requests=[dg.RunRequest(asset_selection=late)], cursor=now.dump()
+        )
     skip = None if events else dg.SkipReason(f"{len(nodes)} base checkpoints, none changed")
-    return dg.SensorResult(asset_events=events, skip_reason=skip, cursor="" if not late else context.cursor)
+    return dg.SensorResult(asset_events=events, skip_reason=skip, cursor=now.dump())
+
+
+def _looked_at(
+    workspace: Workspace, nodes: Sequence[ModelNode], looks: Looks, deadline: float
+) -> "Iterator[tuple[ModelNode, Observation | Exception]]":
+    """What each model has now, or why that is not known; one never keeps the others from being looked at."""
+    from merge_assets import api
+
+    work = Work(should_stop=lambda: time.monotonic() > deadline)
+    for node in sorted(nodes, key=lambda node: node.kind == "url"):  # those in folders meanwhile
+        try:
+            if node.kind == "url":
+                yield node, looks.result(node, deadline)
+            else:
+                yield node, api.observe(workspace, node.reference, work=work)
+        except Exception as error:
+            yield node, error

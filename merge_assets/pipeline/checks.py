@@ -17,12 +17,21 @@ def failed_checks(
     instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """The last evaluations of those checks that failed."""
+    yield from (event for event in last_evaluations(instance, checks).values() if not event.passed)
+
+
+def last_evaluations(
+    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey]
+) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
+    """The last evaluations of those checks that have any."""
+    found: dict[dg.AssetCheckKey, dg.AssetCheckEvaluation] = {}
     for start in range(0, len(checks), _KEYS_OF_A_QUERY):
         part = checks[start : start + _KEYS_OF_A_QUERY]
-        for execution in instance.event_log_storage.get_latest_asset_check_execution_by_key(part).values():
+        for key, execution in instance.event_log_storage.get_latest_asset_check_execution_by_key(part).items():
             event = execution.event.asset_check_evaluation if execution.event else None
-            if event is not None and not event.passed:
-                yield event
+            if event is not None:
+                found[key] = event
+    return found
 
 
 def build_checks(

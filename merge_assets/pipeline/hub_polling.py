@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from merge_assets.errors import HubError, MergeAssetsError
-from merge_assets.pipeline import hub_access
+from merge_assets.pipeline import access
 from merge_assets.pipeline.hub_agenda import LONGEST_OUTAGE_PAUSE, LONGEST_PAUSE, Agenda
 from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.results import observation_metadata
@@ -33,9 +33,6 @@ TICK_SECONDS = 20.0
 WORKERS = 8
 REQUESTS_PER_TICK = 25
 """References asked in one tick: 375 requests in five minutes, of the 500 that huggingface.co answers without a token."""
-
-SURE_AFTER = 3
-"""Failures in a row after which a problem that may pass by itself is shown."""
 
 PINNED_SECONDS = 3600
 """How often it is looked up, without the network, that a pinned commit is still recorded."""
@@ -129,7 +126,7 @@ class HubPoller:
             known[name] = recorded(instance, self._nodes[name].key)
             if _is_settled(self._nodes[name], known[name]):
                 agenda.turns[name].wait = int(now) + PINNED_SECONDS
-                show(name, hub_access.PINNED)
+                show(name, access.PINNED)
             elif name not in self._busy:
                 wanted.append(name)
             if len(wanted) == (1 if agenda.failures else REQUESTS_PER_TICK):
@@ -197,7 +194,7 @@ class _Showing:
         if turn.shown == state:
             return
         turn.shown = state
-        event = hub_access.evaluation(self.nodes[name], state, reason, self.now if since is None else since)
+        event = access.evaluation(self.nodes[name], state, reason, self.now if since is None else since)
         self.events.append(event)
         if not event.passed:
             self.warn(f"{name}: {event.description}")
@@ -235,29 +232,29 @@ def _enter(agenda: Agenda, looks: Sequence[Look], now: float, show: _Showing) ->
     for look in good:
         agenda.answered(look.name, now)
         assert look.head is not None
-        show(look.name, hub_access.state_of(show.nodes[look.name], look.head.name))
+        show(look.name, access.state_of(show.nodes[look.name], look.head.name))
         if look.head.wait is not None:
             agenda.rest(now, look.head.wait)
     for look in looks:
         if look.error is None:
             continue
-        problem, reason = problems[look.name], hub_access.reason_of(look.error)
+        problem, reason = problems[look.name], access.reason_of(look.error)
         agenda.asked(look.name)
         if problem != LIMITED and not silent:
             agenda.refused(look.name, now, problem, passing=look.error.may_pass)
             turn = agenda.turns[look.name]
-            if not turn.passing or turn.failures >= SURE_AFTER:
+            if not turn.passing or turn.failures >= access.SURE_AFTER:
                 show(look.name, problem, reason, turn.since)
     limits = [look.error for look in looks if look.error is not None and look.error.kind == LIMITED]
     if limits:
         agenda.held(now, LONGEST_PAUSE, max((e.wait for e in limits if e.wait is not None), default=None))
     elif looks and silent:
         agenda.held(now, LONGEST_OUTAGE_PAUSE)
-        if agenda.failures >= SURE_AFTER:
+        if agenda.failures >= access.SURE_AFTER:
             error = next(look.error for look in looks if look.error is not None)
             for name, turn in agenda.turns.items():
-                if turn.shown != hub_access.PINNED:
-                    show(name, error.kind, hub_access.reason_of(error), agenda.since)
+                if turn.shown != access.PINNED:
+                    show(name, error.kind, access.reason_of(error), agenda.since)
     return good
 
 
@@ -283,7 +280,7 @@ def _summary(agenda: Agenda, asked: int, now: float) -> str:
     problems = sum(bool(turn.problem) for turn in agenda.turns.values())
     text = f"{asked} of {len(agenda.turns)} Hub references asked, nothing new"
     if problems:
-        text += f"; {problems} cannot be read, see the check {hub_access.CHECK} of their assets"
+        text += f"; {problems} cannot be read, see the check {access.CHECKS['hub']} of their assets"
     if agenda.wait > now:
         when = time.strftime("%H:%M:%S", time.gmtime(agenda.wait))
         text += f"; the Hub is not asked again before {when} UTC"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from merge_assets.pipeline.access import check_keys
 from merge_assets.pipeline.automation import AUTOMATION_SENSOR, Reconciler
 from merge_assets.pipeline.checks import failed_checks
 from merge_assets.pipeline.home import open_to_read
-from merge_assets.pipeline.hub_access import CHECK as HUB_CHECK
 from merge_assets.pipeline.nodes import BrokenNode, Graph, ModelNode
 from merge_assets.pipeline.reconciler.decide import Decision
 from merge_assets.pipeline.reconciler.memory import Memory
@@ -156,8 +156,8 @@ def _line(decision: Decision, late: Collection[str]) -> StatusLine:
 
 
 def _unreadable(instance: dg.DagsterInstance, bases: Iterable[ModelNode]) -> list[StatusLine]:
-    """Base checkpoints that cannot be read."""
-    checks = [dg.AssetCheckKey(node.key, HUB_CHECK) for node in bases if node.automated and node.kind == "hub"]
+    """Base checkpoints that cannot be read, of those that sensors look at."""
+    checks = check_keys(node for node in bases if node.automated)
     return [
         StatusLine(
             event.asset_key.to_user_string(), "refused", event.description or "it cannot be read", needs_person=True

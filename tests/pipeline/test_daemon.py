@@ -21,7 +21,7 @@ import dagster as dg
 import pytest
 from dagster._grpc.client import DagsterGrpcClient
 
-from merge_assets.pipeline.hub_access import CHECK
+from merge_assets.pipeline.access import CHECKS
 from merge_assets.pipeline.versions import recorded
 from tests.checkpoint_support import save_llama
 from tests.hub_server import HubServer
@@ -206,7 +206,7 @@ def test_revisions_are_noticed_and_built_before_and_after_the_daemon_is_killed(s
     assert site.built() == ["mean", "mean", "mean", "other"]
 
     site.server.rename("acme/one", "acme/better")
-    key = dg.AssetCheckKey(dg.AssetKey(["base", "acme", "one"]), CHECK)
+    key = dg.AssetCheckKey(dg.AssetKey(["base", "acme", "one"]), CHECKS["hub"])
 
     def is_told() -> bool:
         record = site.instance.get_latest_asset_check_evaluation_record(key)

@@ -14,8 +14,8 @@ import dagster as dg
 import pytest
 
 from merge_assets.pipeline import hub_polling
+from merge_assets.pipeline.access import CHECKS
 from merge_assets.pipeline.graph import build_graph
-from merge_assets.pipeline.hub_access import CHECK
 from merge_assets.pipeline.hub_agenda import Agenda, pause
 from merge_assets.pipeline.hub_polling import HubPoller
 from merge_assets.pipeline.nodes import ModelNode
@@ -87,7 +87,7 @@ class World:
 
     def state(self, *path: str) -> tuple[bool, str]:
         """Whether the check of an asset passes, and what its page says."""
-        key = dg.AssetCheckKey(dg.AssetKey(["base", *path]), CHECK)
+        key = dg.AssetCheckKey(dg.AssetKey(["base", *path]), CHECKS["hub"])
         record = self.instance.get_latest_asset_check_evaluation_record(key)
         assert record is not None, f"{path} has no state"
         evaluation = record.event.asset_check_evaluation
@@ -496,7 +496,7 @@ def test_the_check_can_be_run_by_hand(world: World, tmp_path: Path) -> None:
     world.recipes("acme/one", "acme/absent")
     settings = {"enabled": ["*"], "hub_endpoint": world.server.url, "hub_cache": tmp_path}
     definitions = world.project.definitions(**settings)
-    names = [dg.AssetCheckKey(dg.AssetKey(["base", "acme", name]), CHECK) for name in ("one", "absent")]
+    names = [dg.AssetCheckKey(dg.AssetKey(["base", "acme", name]), CHECKS["hub"]) for name in ("one", "absent")]
     job = dg.define_asset_job("by_hand", selection=dg.AssetSelection.checks(*names))
     defined = dg.Definitions.merge(definitions, dg.Definitions(jobs=[job]))
     made = defined.resolve_job_def("by_hand").execute_in_process(instance=world.instance)

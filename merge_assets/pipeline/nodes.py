@@ -26,7 +26,7 @@ class ModelNode:
 
     Attributes:
         reference: as :mod:`merge_assets.api` takes it.
-        kind: ``recipe``, ``local`` or ``hub``.
+        kind: ``recipe``, ``local``, ``hub`` or ``url``.
         parts: what its keys are made of; unique among all models.
         title: how people call it.
         automated: automation may observe, build and evaluate it.

@@ -23,8 +23,8 @@ from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.automation import Reconciler
 from merge_assets.pipeline.bases import changed_bases
 from merge_assets.pipeline.graph import build_graph
-from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.looks import Looks
+from merge_assets.pipeline.nodes import ModelNode
 from merge_assets.pipeline.status import status_of
 from merge_assets.pipeline.versions import recorded
 from merge_assets.reference import ModelReference

@@ -186,6 +186,8 @@ def test_what_is_written_over_while_the_server_copies_it_is_not_published(
     ):
         build(space, "copy", work=work)
     assert space.store.lines("variants") == ["variants/mean"]
+    again = workspace(root, f"s3://{bucket}", rgw.options(), cache_dir=tmp_path / "cache")
+    assert again.store.verify(build(again, "copy").artifact) == [], "nothing of what was copied is gone on with"
 
 
 @pytest.mark.parametrize("where", ["local", "bucket"])

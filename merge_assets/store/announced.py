@@ -160,7 +160,7 @@ class AnnouncedVersions(Publishing):
             try:
                 parts.copy(source, f"{files_path(manifest)}/{name}", tag)
             except StoreError as error:
-                _LOG.warning("%s; it is sent", error)
+                _LOG.info("%s; it is sent", error)
                 return done
             if parts.tag(source) != tag:  # not every server looks at a tag when it copies
                 raise written_over(self._place.url(source), source)

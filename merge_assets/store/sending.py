@@ -151,6 +151,9 @@ class SentBuilding(Building):
                     self.flaws[piece.name] = self.sent.flaws[piece.name]
 
     def _tag_of(self, source: str) -> str | None:
+        """What a file outside the store has to be called while it is copied; those of the store are looked at at the end."""
+        if not source.startswith(OUTSIDE):
+            return None
         return next((origin.tag for origin in self._origins.values() if origin.path == source), None)
 
     def _sources(self) -> set[str]:

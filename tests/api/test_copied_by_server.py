@@ -1,7 +1,7 @@
 """Contract of models at URLs that the store's server reaches: what is copied of them goes from bucket to bucket, never by here,
 and comes out as what a local build makes; where the server does not copy, it is read.
 
-A real S3 server behind a proxy that counts. It stands for the bytes of ``b`` that they were read once, when it was observed.
+A real S3 server behind a proxy that counts. The bytes of the model were read once, when it was observed.
 """
 
 from __future__ import annotations
@@ -21,43 +21,47 @@ from merge_assets.store.names import STORE
 from merge_assets.store.place.s3 import S3Place
 from tests import needs
 from tests.s3 import builds
+from tests.s3.daemon import tokenizer
 from tests.s3.proxy import FaultProxy
 from tests.s3.rgw import Rgw
 
-MERGES = {
-    "copy": "merge_method: passthrough\nmodels: [{{model: {0}b}}]\n",
-    # Two layers of six are computed, what is between them is copied.
-    "part": "merge_method: slerp\nbase_model: {0}b\nparameters: {{t: [{{filter: layers.0., value: 0.5}}, {{value: 0}}]}}\n"
-    "models: [{{model: {0}b}}, {{model: ./a}}]\n",
-}
-NAN = b"\xc0\x7f"
+ONE_SHARD = 100_000_000
+
+COPY = "merge_method: passthrough\nmodels: [{{model: {0}c}}]\n"
+HALF = """\
+merge_method: passthrough
+slices:
+  - sources: [{{model: {0}c, layer_range: [0, 4]}}]
+  - sources: [{{model: ./a, layer_range: [4, 6]}}]
+"""
+BESIDE = {"LICENSE": b"Do as you like.\n", **tokenizer()}
+NAN, INFINITE = b"\xc0\x7f", b"\x80\x7f"
 """Of bfloat16."""
 
 
 class Site:
-    """A project whose model ``b`` lies in a folder and in a bucket, in which the store lies, too."""
+    """A project whose model ``c`` lies in a folder and in a bucket, in which the store lies, too."""
 
     def __init__(self, root: Path, rgw: Rgw, bucket: str, proxy: FaultProxy) -> None:
         self.root, self.rgw, self.bucket, self.proxy = root, rgw, bucket, proxy
-        self.url = f"s3://{bucket}/models/b"
-        builds.project(root, **{f"{name}-here": text.format("./") for name, text in MERGES.items()})
-        (root / "b" / "tokenizer.json").write_bytes(b'{"version": "1.0"}')
-        for name, text in MERGES.items():
-            there = text.format(f"s3://{bucket}/models/")
-            (root / "recipes" / f"{name}-there.yaml").write_text(there)
-        for file in (root / "b").iterdir():
-            self.upload(file.name, file.read_bytes())
+        self.url = f"s3://{bucket}/models/c"
+        recipes = {f"{name}-here": text.format("./") for name, text in (("copy", COPY), ("half", HALF))}
+        recipes |= {name.replace("here", "there"): text.replace("./c", self.url) for name, text in recipes.items()}
+        builds.project(root, **recipes)
+        for name, data in (builds.model_files(3, shards=2) | BESIDE).items():
+            self.write(name, data)
 
     def upload(self, name: str, data: bytes) -> None:
-        self.rgw.client().put_object(Bucket=self.bucket, Key=f"models/b/{name}", Body=data)
+        self.rgw.client().put_object(Bucket=self.bucket, Key=f"models/c/{name}", Body=data)
 
     def write(self, name: str, data: bytes) -> None:
-        """Another file of the model, in both places."""
-        (self.root / "b" / name).write_bytes(data)
+        """A file of the model, in both places."""
+        (self.root / "c").mkdir(exist_ok=True)
+        (self.root / "c" / name).write_bytes(data)
         self.upload(name, data)
 
     def space(self, **settings: Any) -> api.Workspace:
-        given = {"cache_dir": self.root / "cache", **settings}
+        given = {"cache_dir": self.root / "cache", "shard_size": ONE_SHARD, **settings}
         return builds.workspace(self.root, f"s3://{self.bucket}/store", self.rgw.options(self.proxy.url), **given)
 
     def observed(self, **settings: Any) -> api.Workspace:
@@ -69,12 +73,17 @@ class Site:
 
     def here(self, name: str) -> api.Built:
         """What is made of the same files in a folder, into a store in a folder."""
-        return builds.build(builds.workspace(self.root), f"{name}-here")
+        return builds.build(builds.workspace(self.root, shard_size=ONE_SHARD), f"{name}-here")
 
     def moved(self) -> int:
         """Bytes of weights that went through the proxy."""
         counted = self.proxy.counts(path="safetensors$")
         return counted.received + counted.sent
+
+
+def contents(built: api.Built, folder: Path) -> dict[str, str]:
+    """Digests of a version's files but those that say where its models lie."""
+    return {name: digest for name, digest in builds.contents(built, folder).items() if name != "recipe.yaml"}
 
 
 @pytest.fixture
@@ -85,29 +94,33 @@ def site(tmp_path: Path, rgw: Rgw, bucket: str) -> Iterator[Site]:
 
 def test_a_copied_model_never_comes_by_here(site: Site, tmp_path: Path) -> None:
     space = site.observed()
-    built = builds.build(space, "copy-there")
-    # Heads, and what fills up the first part of each shard: it comes twice and goes back.
-    assert site.moved() < 3 * SMALLEST * len(built.plan.shards) + 1_000_000 < built.plan.bytes_to_write
-    assert site.proxy.counts(method="PUT", path="store/.*tokenizer.json").received == 0
-    here = site.here("copy")
+    built, here = builds.build(space, "copy-there"), site.here("copy")
+    # Heads, and what fills up the first part: it comes twice, because no digest tells of a part of a tensor, and goes back.
+    assert site.moved() < 3 * SMALLEST + 1_000_000 < built.plan.bytes_to_write / 2
+    for name in BESIDE:
+        assert site.proxy.counts(method="PUT", path=f"store/.*/{name}$").received == 0
     assert built.artifact.version == here.artifact.version
-    assert builds.contents(built, tmp_path / "there") == builds.contents(here, tmp_path / "here")
+    assert contents(built, tmp_path / "there") == contents(here, tmp_path / "here")
+    assert BESIDE.keys() <= built.artifact.manifest.files.keys()
     assert space.store.verify(built.artifact) == []
     report = built.report
     assert report is not None
     assert report.tensors_by_server == report.tensors_reused == len(built.plan.tensors)
     assert (report.tensors_copied, report.tensors_computed) == (0, 0)
-    assert report.bytes_moved > built.plan.bytes_to_write - SMALLEST * len(built.plan.shards)
+    assert report.bytes_moved > built.plan.bytes_to_write - 2 * SMALLEST
 
 
-def test_of_a_merge_what_is_a_copy_never_comes_by_here(site: Site, tmp_path: Path) -> None:
+def test_what_is_of_other_models_is_sent_beside_it(site: Site, tmp_path: Path) -> None:
     space = site.observed()
-    built, here = builds.build(space, "part-there"), site.here("part")
+    built, here = builds.build(space, "half-there"), site.here("half")
     assert built.artifact.version == here.artifact.version
-    assert builds.contents(built, tmp_path / "there") == builds.contents(here, tmp_path / "here")
-    copies = [tensor for tensor in built.plan.tensors if tensor.is_copy]
-    assert built.report is not None
-    assert 0 < built.report.tensors_by_server == len(copies) < len(built.plan.tensors)
+    assert contents(built, tmp_path / "there") == contents(here, tmp_path / "here")
+    assert space.store.verify(built.artifact) == []
+    there = [one for one in built.plan.tensors if built.plan.models[one.inputs[0].model].location == site.url]
+    assert built.report is not None and 0 < len(there) < len(built.plan.tensors)
+    assert built.report.tensors_by_server == len(there)
+    assert built.report.tensors_copied == len(built.plan.tensors) - len(there)
+    assert built.report.bytes_moved > SMALLEST
 
 
 @pytest.mark.parametrize("code", ["AccessDenied", "NotImplemented"])
@@ -130,7 +143,7 @@ def test_what_the_server_does_not_copy_is_read_and_that_is_said_once(
     assert space.store.verify(built.artifact) == []
     assert built.report is not None and built.report.tensors_by_server == 0
     told = [record.getMessage() for record in caplog.records if "copies nothing from there" in record.getMessage()]
-    assert len(told) == 1 and told[0].startswith(f"{site.url}: ") and f"({code}: not here)" in told[0]
+    assert len(told) == 1 and told[0].startswith(f"{site.url}: ") and f"({code}: " in told[0] and "not here)" in told[0]
 
 
 def test_what_is_opened_otherwise_than_the_store_is_read(site: Site) -> None:
@@ -145,8 +158,8 @@ def test_a_model_that_changes_before_or_while_it_is_copied_is_an_error_and_nothi
     when: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = site.observed()
-    name = "model-00003-of-00005.safetensors"
-    other = builds.model_files(2, change=2)[name]
+    name = "model-00002-of-00002.safetensors"
+    other = builds.model_files(3, shards=2, change=1)[name]
     real = getattr(S3Place, when)
 
     def change(*arguments: Any, **more: Any) -> Any:
@@ -154,20 +167,20 @@ def test_a_model_that_changes_before_or_while_it_is_copied_is_an_error_and_nothi
         return real(*arguments, **more)
 
     monkeypatch.setattr(S3Place, when, change)
-    with pytest.raises(InputError, match=rf"models/b/{name}: changed while it was read"):
+    with pytest.raises(InputError, match=rf"models/c/{name}: changed while it was read"):
         builds.build(space, "copy-there")
     monkeypatch.undo()
     assert {key for key in site.rgw.keys(site.bucket) if key.startswith("store/")} == {f"store/{STORE}"}
     assert site.rgw.client().list_multipart_uploads(Bucket=site.bucket).get("Uploads", []) == []
-    (site.root / "b" / name).write_bytes(other)
+    (site.root / "c" / name).write_bytes(other)
     again = builds.build(site.space(), "copy-there")
     assert again.artifact.version == site.here("copy").artifact.version
 
 
 def test_infinities_and_nan_are_counted_when_a_model_is_digested(site: Site) -> None:
-    name = "model-00001-of-00005.safetensors"
-    data = bytearray((site.root / "b" / name).read_bytes())
-    data[-6:] = NAN * 2 + b"\x80\x7f"
+    name = "model-00001-of-00002.safetensors"
+    data = bytearray((site.root / "c" / name).read_bytes())
+    data[-6:] = NAN * 2 + INFINITE
     site.write(name, bytes(data))
     space = site.observed()
     built, here = builds.build(space, "copy-there"), site.here("copy")

@@ -127,6 +127,7 @@ def site(tmp_path: Path, rgw: Rgw, bucket: str) -> Iterator[Site]:
     (tmp_path / "home").mkdir()
     with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance:
         yield Site(tmp_path / "project", rgw, bucket, instance)
+    rgw.client().delete_bucket_policy(Bucket=bucket)
 
 
 SAID = {

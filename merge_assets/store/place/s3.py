@@ -97,7 +97,11 @@ class S3Place(FsspecPlace, Parts):
             answer = self._copied("upload_part_copy", source, scratch, tag, **part)
         finally:
             self.abort(scratch, upload)
-        return answer if isinstance(answer, str) else ""
+        if isinstance(answer, str):
+            return answer
+        if self.tag(source) != tag:  # not every server looks at a tag when it copies
+            raise written_over(self.url(source), source)
+        return ""
 
     def copy(self, source: str, target: str, tag: str | None = None) -> None:
         self._must_copy("copy_object", source, target, tag)

@@ -175,7 +175,8 @@ def changed_bases(
     states: dict[ModelNode, tuple[str, str]] = {}
     looks.start((node for node in nodes if node.kind == "url"), deadline)
     for node, found in _looked_at(workspace, nodes, looks, deadline):
-        name, problem = node.key.to_user_string(), None
+        name = node.key.to_user_string()
+        problem: MergeAssetsError | None = None
         if isinstance(found, Stopped):
             late.append(node.key)
             continue

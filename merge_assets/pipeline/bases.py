@@ -192,7 +192,8 @@ def changed_bases(
         if node.kind == "url" and now.failures.get(name, access.SURE_AFTER) >= access.SURE_AFTER:
             states[node] = _state(problem)
     now.late = [key.to_user_string() for key in late]
-    events = [*observations, *access.news(context.instance, states)]
+    events: list[dg.AssetObservation | dg.AssetCheckEvaluation] = [*observations]
+    events += access.news(context.instance, states)
     if late and now.late != before.late:
         return dg.SensorResult(
             asset_events=events, run_requests=[dg.RunRequest(asset_selection=late)], cursor=now.dump()

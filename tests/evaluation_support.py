@@ -10,6 +10,7 @@ import random
 import socket
 import textwrap
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +26,9 @@ WORDS = (  # noqa: SIM905 - a sentence is easier to read than a list
     "the a king queen river stone light dark bread water goes comes sees loves old new small great and but of in on "
     "with to from tree house road night day hand eye word"
 ).split()
+
+
+_LAST = "nothing comes after this"
 
 
 class HereWorker:
@@ -53,20 +57,31 @@ class HereWorker:
     def ask(
         self, verb: str, arguments: dict[str, Any], *, each: Callable[[Any], None] | None = None, **_: object
     ) -> object:
-        try:
-            answer = getattr(self._module, verb)(self._desk, **json.loads(json.dumps(arguments)))
-        except MergeAssetsError as error:
-            raise ModelWorkerError(str(error), answered=True, raised=type(error).__name__) from None
-        except Exception as error:
-            raise ModelWorkerError(reason(error), answered=True) from None
-        self._messages.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while data := self._messages.recv(1 << 20):
-                self._frames.feed(data)
-        while (message := self._frames.take()) is not None:
-            if each is not None and "item" in message:
-                each(message["item"])
+        with ThreadPoolExecutor(1) as reader:  # what is said at length would fill the channel
+            heard = reader.submit(self._heard)
+            try:
+                answer = getattr(self._module, verb)(self._desk, **json.loads(json.dumps(arguments)))
+            except MergeAssetsError as error:
+                raise ModelWorkerError(str(error), answered=True, raised=type(error).__name__) from None
+            except Exception as error:
+                raise ModelWorkerError(reason(error), answered=True) from None
+            finally:
+                self._desk.give(_LAST)
+                items = heard.result()
+        for item in items:
+            if each is not None:
+                each(item)
         return json.loads(json.dumps(answer))
+
+    def _heard(self) -> list[Any]:
+        """What the verb says until it has ended."""
+        items = []
+        while True:
+            while (message := self._frames.take()) is None:
+                self._frames.feed(self._messages.recv(1 << 20))
+            if message.get("item") == _LAST:
+                return items
+            items += [message["item"]] if "item" in message else []
 
 
 def write_checkpoint(directory: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:

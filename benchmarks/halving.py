@@ -21,7 +21,7 @@ from merge_assets import api
 from merge_assets.evaluation.pairs import Sheet, measure_of, sheet_of
 from merge_assets.evaluation.results import StoredResult, TaskResults
 from merge_assets.evaluation.samples import samples_of_results
-from merge_assets.evaluation.sequential import Evidence
+from merge_assets.evaluation.sequential import PairedEvidence
 from merge_assets.evaluation.statistics import LEVEL, Measure, Ratio, p_value
 from merge_assets.settings import Settings
 
@@ -110,7 +110,7 @@ def _replayed(sheets: Sequence[Sheet], values: Sequence[float], steps: int, leve
     places = {name: draws.random(len(strata)) for _, strata, name in sheets[0].parts}
     best, asked = order[0], _count(sheets[0], 1)
     for number in order[1:]:
-        evidence, lost = Evidence(level), False
+        evidence, lost = PairedEvidence(level), False
         for step in range(steps, 0, -1):
             part = 1 << step
             two = _part(measure_of([sheets[number], sheets[best]]), sheets[0], places, part)

@@ -38,7 +38,6 @@ USED_OTHERWISE = {
     "langdetect": "lm-eval's IFEval imports it",
     "math-verify": "lm-eval's MATH imports it",
     "setuptools": "lm-eval's IFEval imports its pkg_resources",
-    "sqlalchemy": "dagster-postgres means psycopg 2 by postgresql:// with 2.0 only",
     "check-jsonschema": "a test runs it",
     "import-linter": "make lint",
     "mypy": "make lint",

@@ -36,7 +36,7 @@ def parts_of(opened: OpenSearch) -> list[Documents]:
     return [*(parts[part] for part in (halving.parts if halving else ())), "search"]
 
 
-class Halving:
+class Races:
     """What one worker knows of the best candidate, by parts of the documents.
 
     Args:
@@ -45,13 +45,13 @@ class Halving:
     """
 
     def __init__(self, opened: OpenSearch, again: Again) -> None:
-        self._opened = opened
+        self.opened = opened
         self._again = again
         self._known: dict[int, dict[Documents, Sheet]] = {}
 
     def race(self, trial: Trial) -> Race:
         """Begin with a trial."""
-        best = self._opened.trials.best()
+        best = self.opened.trials.best()
         wanted = {trial.number, *(one.number for one in best)}
         self._known = {number: sheets for number, sheets in self._known.items() if number in wanted}
         return Race(self, trial.number, best[0] if best else None)
@@ -67,7 +67,7 @@ class Halving:
         from merge_assets.evaluation.sequential import weighted
 
         sheets = []
-        for objective, more in zip(self._opened.search.objective, self._opened.higher, strict=True):
+        for objective, more in zip(self.opened.search.objective, self.opened.higher, strict=True):
             evaluation = evaluated[objective.suite or ""]
             metric = metric_of(evaluation.scores, objective)
             sheet = sheet_of(evaluation.scores, objective.task, metric, samples_of_results(evaluation.results))
@@ -83,28 +83,28 @@ class Halving:
 
 
 class Race:
-    """One trial against the best so far; see :meth:`Halving.race`."""
+    """One trial against the best so far; see :meth:`Races.race`."""
 
-    def __init__(self, halving: Halving, number: int, best: Trial | None) -> None:
-        from merge_assets.evaluation.sequential import Evidence
+    def __init__(self, races: Races, number: int, best: Trial | None) -> None:
+        from merge_assets.evaluation.sequential import PairedEvidence
 
-        rule = halving._opened.search.halving
+        rule = races.opened.search.halving
         assert rule is not None
-        self._halving = halving
+        self._races = races
         self._number = number
         self._best = best
         self._level = rule.level
-        self._evidence = Evidence(rule.level)
+        self._evidence = PairedEvidence(rule.level)
 
     def lost(self, documents: Documents, evaluated: Evaluations, work: Work) -> str:
         """Why the trial is given up after a part of the documents; empty while nothing says that it is worse."""
         from merge_assets.evaluation.pairs import UnmatchedError, measure_of
 
         try:
-            ours = self._halving.keep(self._number, documents, evaluated)
+            ours = self._races.keep(self._number, documents, evaluated)
             if self._best is None:
                 return ""
-            theirs = self._halving.of_best(self._best, self._number, documents, work)
+            theirs = self._races.of_best(self._best, self._number, documents, work)
         except UnmatchedError:
             return ""  # nothing can be told before the end
         part = int(documents.partition("/")[2] or 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merge_assets.api.candidates import Candidates, fingerprints
-from merge_assets.api.halving import Evaluations, Halving, parts_of
+from merge_assets.api.halving import Evaluations, Races, parts_of
 from merge_assets.api.objectives import value_of
 from merge_assets.api.score import evaluate
 from merge_assets.api.search_plan import checked_search
@@ -240,7 +240,7 @@ class _Worker:
         self._candidates = Candidates(workspace)
         self._leases: dict[int, Lease] = {}
         self._built: list[str] = []
-        self._halving = Halving(opened, self._again) if opened.search.halving else None
+        self._races = Races(opened, self._again) if opened.search.halving else None
 
     def next(self, budget: Budget, work: Work) -> tuple[Trial, Lease] | None:
         """A trial that nobody works on: one that was left, or a new one; waits while others work on the last ones."""
@@ -308,7 +308,7 @@ class _Worker:
         artifact = self._candidates.build(recipe, plan, line, work)
         built = time.monotonic()
         self._forget(line)
-        race = None if self._halving is None else self._halving.race(trial)
+        race = None if self._races is None else self._races.race(trial)
         lost = ""
         for step, documents in enumerate(parts_of(self._opened)):
             evaluated = self._evaluated(artifact, documents, work)

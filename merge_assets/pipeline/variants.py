@@ -19,7 +19,7 @@ from merge_assets.pipeline.steps import is_forced, single_asset
 from merge_assets.pipeline.versions import recorded
 from merge_assets.pipeline.work import run_work
 from merge_assets.plan.code import trusted_in
-from merge_assets.recipe import Found
+from merge_assets.recipe import FoundBy
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.results import variant_code
 
@@ -110,7 +110,7 @@ def _fixed_tags(node: VariantNode) -> Mapping[str, str]:
     }
 
 
-def found_otherwise(instance: dg.DagsterInstance, found: Found) -> str | None:
+def found_otherwise(instance: dg.DagsterInstance, found: FoundBy) -> str | None:
     """Why a recipe is not what its search says any more, where the search has come to another end since this was planned."""
     key = search_key(found.search)
     known = recorded(instance, key)

@@ -30,7 +30,7 @@ from merge_assets.recipe.schema_architecture import ArchitectureEntry
 from merge_assets.recipe.schema_averaging import AverageCheckpoints, CheckpointListing, Exponential
 from merge_assets.recipe.schema_evaluation import EvaluateEntry, GenerationEntry, ModelArgumentsEntry
 from merge_assets.recipe.schema_published import AVERAGE, Published
-from merge_assets.recipe.schema_search import Choices, Found, Halving, Objective, Search, Span
+from merge_assets.recipe.schema_search import Choices, FoundBy, Halving, Objective, Search, Span
 from merge_assets.recipe.schema_sweep import Interval, RandomPoints, Range, Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, ImportanceKind, Lowest, Protect, PruneLayers, TextSample
 from merge_assets.recipe.schema_tokenizer import TokenizerSettings, TokenSettings, TokenSource
@@ -55,7 +55,7 @@ __all__ = [
     "DepthUpscale",
     "EvaluateEntry",
     "Exponential",
-    "Found",
+    "FoundBy",
     "GenerationEntry",
     "Halving",
     "ImportanceKind",

@@ -16,7 +16,7 @@ from merge_assets.recipe.load import BrokenRecipe, candidate
 from merge_assets.recipe.problems import explain
 from merge_assets.recipe.resolved import plain_yaml
 from merge_assets.recipe.schema import DESCRIPTIVE, Recipe
-from merge_assets.recipe.schema_search import Choices, Found
+from merge_assets.recipe.schema_search import Choices, FoundBy
 from merge_assets.records import FoundTrial, Record, SearchDetails
 from merge_assets.shown import without_credentials
 from merge_assets.yamlfile import is_free, parse_documents
@@ -73,7 +73,7 @@ def naming(recipe: Recipe) -> tuple[Recipe, ...]:
     return tuple(made)
 
 
-def said_of(found: Found) -> list[str]:
+def said_of(found: FoundBy) -> list[str]:
     """Of which search a recipe is, what its trial came to and how it stands beside the models that it is made of: a sentence
     each."""
     trial = found.trial
@@ -92,7 +92,7 @@ def _recipe(search: Recipe, result: SearchResult, trial: FoundTrial) -> Recipe:
     written: dict[str, Any] = {key: value for key, value in document.data.items() if not is_free(key)}
     made = {key: value for key, value in _content(trial, search).items() if key not in DESCRIPTIVE}
     told = {key: value for key, value in written.items() if key in DESCRIPTIVE - {"search", "name"}}
-    found = Found(search=search.name, study=details.study, version=result.version, trials=details.trials, trial=trial)
+    found = FoundBy(search=search.name, study=details.study, version=result.version, trials=details.trials, trial=trial)
     content = {"name": trial.name, **told, **made}
     text = "".join(f"# {line}\n" for line in said_of(found)) + plain_yaml(content)
     own = source.model_copy(update={"text": without_credentials(text)})

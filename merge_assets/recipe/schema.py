@@ -38,7 +38,7 @@ from merge_assets.recipe.schema_evaluation import Evaluate
 from merge_assets.recipe.schema_keep import Keep
 from merge_assets.recipe.schema_missing import Missing
 from merge_assets.recipe.schema_published import Published
-from merge_assets.recipe.schema_search import Found, Search
+from merge_assets.recipe.schema_search import FoundBy, Search
 from merge_assets.recipe.schema_sweep import Sweep, Swept
 from merge_assets.recipe.schema_templates import DepthUpscale, PruneLayers
 from merge_assets.recipe.schema_tokenizer import TOKENIZER_SOURCES, TokenizerSettings
@@ -160,7 +160,7 @@ class Recipe(RecipeMapping):
 
     source: RecipeSource = Field(exclude=True, repr=False)
     swept: Swept | None = Field(default=None, exclude=True, repr=False)
-    found: Found | None = Field(default=None, exclude=True, repr=False)
+    found: FoundBy | None = Field(default=None, exclude=True, repr=False)
 
     merge_method: str = Field(min_length=1, description="how the inputs are merged")
     models: Annotated[tuple[ModelEntry, ...] | None, Filled] = Field(default=None, description="whole models to merge")

@@ -205,7 +205,7 @@ class Search(RecipeMapping):
         return all(values.get(other) in wanted for other, wanted in self.space[path].when.items())
 
 
-class Found(BaseModel):
+class FoundBy(BaseModel):
     """Which trial of which search a recipe is.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Evidence of one model being worse: it is that of the formula, seldom wrong however often one looks, and found in time."""
+"""PairedEvidence of one model being worse: it is that of the formula, seldom wrong however often one looks, and found in time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 
 from merge_assets.evaluation.pairs import Sheet
-from merge_assets.evaluation.sequential import Evidence, differences, weighted
+from merge_assets.evaluation.sequential import PairedEvidence, differences, weighted
 from merge_assets.evaluation.statistics import Measure, Ratio
 
 Numbers = NDArray[np.float64]
@@ -24,7 +24,7 @@ def measure(ours: Numbers, theirs: Numbers) -> Measure:
 
 def looked(ours: Numbers, theirs: Numbers, level: float = 0.05, steps: int = 4) -> list[float]:
     """The evidence at 1/2^steps, ..., all of the documents."""
-    evidence = Evidence(level)
+    evidence = PairedEvidence(level)
     ends = [(len(ours) >> step, 2.0**-step) for step in range(steps, -1, -1)]
     return [evidence.of(measure(ours[:end], theirs[:end]), part) for end, part in ends]
 

@@ -22,7 +22,7 @@ from merge_assets.api.halving import parts_of
 from merge_assets.api.retention import Contender, fates
 from merge_assets.api.search import Budget
 from merge_assets.errors import EngineError, PlanError
-from merge_assets.evaluation.sequential import Evidence
+from merge_assets.evaluation.sequential import PairedEvidence
 from merge_assets.pipeline.assemble import build_definitions
 from merge_assets.pipeline.graph import build_graph
 from merge_assets.plan.vocabulary_templates import TEMPLATES
@@ -133,7 +133,7 @@ def searched(text: str, folder: Path) -> object:
         api.search(workspace, "mine")
     tried = [(dict(trial.values), trial.objectives) for trial in found.trials.all()]
     halving = found.search.halving
-    looked = parts_of(found), halving and Evidence(halving.level)._tuned, Budget.of(found.search).documents
+    looked = parts_of(found), halving and PairedEvidence(halving.level)._tuned, Budget.of(found.search).documents
     return found.labels, found.higher, type(SeededSampler(found.search)._make(0)), tried, looked
 
 

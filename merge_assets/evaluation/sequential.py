@@ -1,4 +1,4 @@
-"""PairedEvidence that one model is worse than another, which may be looked at after any number of documents.
+"""Evidence that one model is worse than another, which may be looked at after any number of documents.
 
 Two models that do not differ may have their answers to a document swapped, which changes the sign of what the document adds to
 their difference: the null hypothesis of the comparisons of the leaderboard. Let ``d`` be what the documents asked so far add, S

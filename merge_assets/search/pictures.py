@@ -40,12 +40,25 @@ def pictures_of(standing: Standing) -> Gallery:
         standing: its trials; those that failed or came to no finite number are not compared.
     """
     goals = range(len(standing.goals))
-    matters = [importances(standing, goal) for goal in goals]
     made: list[Picture | LeftOut] = [over_trials(standing, goal) for goal in goals]
     made += [pareto_front(standing, across, 0) for across in goals[1:]]
-    made += [importance(standing, goal, matters[goal]) for goal in goals]
+    if len(standing.done) > 1 and not standing.telling:
+        made.append(LeftOut("What the scores depend on", "all finished trials came to the same"))
+    else:
+        made += _of_places(standing)
+    return Gallery(
+        tuple(one for one in made if isinstance(one, Picture)),
+        tuple(one for one in made if isinstance(one, LeftOut)),
+    )
+
+
+def _of_places(standing: Standing) -> list[Picture | LeftOut]:
+    """What scores have to do with the values of places, by the goals by which trials differ."""
+    goals = standing.telling or [0]
+    matters = [importances(standing, goal) for goal in goals]
+    made = [importance(standing, goal, found) for goal, found in zip(goals, matters, strict=True)]
     order = sorted(standing.space, key=lambda path: -sum(of.get(path, 0.0) for of in matters))
-    made.append(parallel_coordinates(standing, 0, order))
+    made.append(parallel_coordinates(standing, goals[0], order))
     varied = [path for path in order if path in standing.varied]
     if len(varied) < 2:
         made.append(LeftOut("Heat map", "fewer than two places vary"))
@@ -59,7 +72,4 @@ def pictures_of(standing: Standing) -> Gallery:
     made += [layer_profile(standing, gradient) for gradient in standing.gradients]
     if not standing.gradients:
         made.append(LeftOut("Values over the layers", "no place of the space is a list of values over the layers"))
-    return Gallery(
-        tuple(one for one in made if isinstance(one, Picture)),
-        tuple(one for one in made if isinstance(one, LeftOut)),
-    )
+    return made

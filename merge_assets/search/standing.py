@@ -101,6 +101,11 @@ class Standing:
         return [path for path in self.space if len({key_of(one.values.get(path)) for one in self.done}) > 1]
 
     @cached_property
+    def telling(self) -> list[int]:
+        """The goals by which trials differ."""
+        return [n for n in range(len(self.goals)) if len({one.objectives[n] for one in self.done}) > 1]
+
+    @cached_property
     def failures(self) -> list[Failure]:
         """Why trials failed, the most frequent reason first."""
         found: dict[str, list[Trial]] = {}

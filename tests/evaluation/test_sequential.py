@@ -1,4 +1,4 @@
-"""PairedEvidence of one model being worse: it is that of the formula, seldom wrong however often one looks, and found in time."""
+"""Evidence of one model being worse: it is that of the formula, seldom wrong however often one looks, and found in time."""
 
 from __future__ import annotations
 

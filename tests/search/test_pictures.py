@@ -338,6 +338,18 @@ def test_what_would_say_nothing_is_not_drawn_and_the_reason_is_said() -> None:
     assert len({one.name for one in drawn.pictures}) == len(drawn.pictures)
 
 
+def test_scores_that_are_all_the_same_depend_on_nothing() -> None:
+    trials = [trial(n, {X: n / 40, Y: 0.5 + n / 100, METHOD: "ties"}, 0.35) for n in range(40)]
+    drawn = pictures_of(Standing(trials, SPACE, [HIGHER]))
+    assert [one.name for one in drawn.pictures] == ["trials-0"]
+    assert drawn.left_out == (LeftOut("What the scores depend on", "all finished trials came to the same"),)
+    both = [trial(one.number, dict(one.values), 0.35, one.number / 40) for one in trials]
+    found = pictures_of(Standing(both, SPACE, [HIGHER, LOWER])).pictures
+    assert {one.name for one in found if one.name.startswith(("importance", "heat", "slice"))} == {
+        *("importance-1", "heat-1", "slice-1-0", "slice-1-1")
+    }
+
+
 @pytest.mark.slow
 def test_pictures_do_not_grow_with_the_trials_beyond_a_bound() -> None:
     sizes = {}

@@ -54,8 +54,8 @@ def show_recipes(words: Sequence[str] = (), *, as_json: bool) -> int:
     chosen = frozenset(choose_known(book, words)) if words else book.recipes.keys()
     automation = Automation(workspace)
     staleness = Staleness(workspace, thorough=False)
-    broken = [] if words else [_broken_row(one.name, one.file, one.error) for one in book.broken]
-    broken += [] if words else [_broken_row(one.name, one.file, one.error) for one in workspace.suites.broken]
+    broken = [_broken_row(one.name, one.file, one.error) for one in book.broken if not words]
+    broken += [_broken_row(suite.name, suite.file, suite.error) for suite in workspace.suites.broken if not words]
     rows = []
     for name in (one for one in book.order() if one in chosen):
         recipe = book.recipes[name]

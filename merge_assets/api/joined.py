@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merge_assets.api.preflight import suites_of
 from merge_assets.checkpoint import fingerprint_files
 from merge_assets.errors import CheckpointError
 from merge_assets.freshness import short
-from merge_assets.identity import ModelIdentity, variant_line
+from merge_assets.identity import ModelIdentity, scores_line, variant_line
 from merge_assets.reference import ModelReference
 from merge_assets.store import Artifact
 from merge_assets.store.place import Watch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.leaderboard import Parent
     from merge_assets.evaluation.scores import Scores
     from merge_assets.evaluation.suite import Suite
-    from merge_assets.recipe import Published
+    from merge_assets.recipe import Published, Recipe
 
 
 def other_scores(scored: str, current: str | None) -> str | None:
@@ -67,6 +68,15 @@ def scores_of(workspace: Workspace, known: KnownScores, variant: Artifact) -> li
     model = ModelIdentity("recipe", (name,), name, ModelReference(name))
     found = [known.of(model, suite, variant.version) for suite in workspace.suites.values()]
     return [scores for scores in found if scores is not None]
+
+
+def has_scores_alone(workspace: Workspace, recipe: Recipe) -> bool:
+    """Whether of a recipe without a version there are the scores of one that `keep` let go."""
+    if recipe.keep is None:
+        return False
+    model = ModelIdentity("recipe", (recipe.name,), recipe.name, ModelReference(recipe.name))
+    lines = (scores_line(model, suite) for suite in suites_of(workspace, recipe))
+    return any(workspace.store.current(line) is not None for line in lines)
 
 
 def card_rows(

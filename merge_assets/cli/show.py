@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from merge_assets import api
 from merge_assets.api import Workspace
+from merge_assets.api.joined import has_scores_alone
 from merge_assets.cli.console import console, err, parse_size, print_fact, print_json, print_table, table
 from merge_assets.cli.findings import as_rows, print_findings
 from merge_assets.cli.opened import opened
@@ -104,6 +105,7 @@ def _broken_row(name: str, file: Path, error: MergeAssetsError) -> dict[str, str
 
 def _recipe_row(workspace: Workspace, automation: Automation, staleness: Staleness, recipe: Recipe) -> dict[str, str]:
     current = staleness.current(recipe.name)
+    alone = "scores alone" if current is None and has_scores_alone(workspace, recipe) else ""
     return {
         "name": recipe.name,
         "file": str(recipe.source.file),
@@ -112,7 +114,7 @@ def _recipe_row(workspace: Workspace, automation: Automation, staleness: Stalene
         "models": ", ".join(str(reference) for reference in recipe.references()),
         "suites": ", ".join(_asked(workspace, recipe, name) for name in api.suites_of(workspace, recipe)),
         "automated": "yes" if recipe.materialize and automation.allows(recipe) else "no",
-        "built": "not stored" if not recipe.materialize else short(current.version) if current else "",
+        "built": "not stored" if not recipe.materialize else short(current.version) if current else alone,
         "stale": staleness.reason(recipe) or "",
     }
 

@@ -19,6 +19,7 @@ from merge_assets.api import housekeeping
 from merge_assets.api.rank import leaderboard_entries
 from merge_assets.api.retention import Contender, fates
 from merge_assets.cli.housekeeping import collect_garbage
+from merge_assets.cli.show import show_recipes
 from merge_assets.errors import CheckpointError
 from merge_assets.identity import variant_line
 from merge_assets.pipeline.assemble import build_definitions
@@ -142,6 +143,16 @@ def test_of_a_sweep_the_best_points_stay_and_of_the_others_the_scores(root: Path
     assert (gone.fingerprint, gone.parents, gone.method) == (versions[POINTS[0]], [], None)
     assert gone.stale == f"scores are of version {versions[POINTS[0]][:12]}, whose bytes went by keep of its recipe"
     assert not collected(root).doomed
+
+
+def test_recipes_says_of_which_points_there_are_scores_alone(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    versions = swept(root, VALUES)
+    collected(root)
+    show_recipes(as_json=True)
+    rows = json.loads(capsys.readouterr().out)["recipes"]
+    assert {row["name"]: row["built"] for row in rows} == {
+        name: version[:12] if name in (POINTS[1], POINTS[2]) else "scores alone" for name, version in versions.items()
+    }
 
 
 def test_a_point_without_a_score_stays_until_it_has_one_and_takes_no_place(root: Path) -> None:

@@ -131,7 +131,7 @@ def prompts(
     total, spent = 0.0, 0.0
     seen: set[str] = set()
     with (
-        ModelWorker("merge_assets.evaluation.harness", limits, offline=False) as fetcher,
+        ModelWorker("merge_assets.evaluation.fetch", limits, offline=False) as fetcher,
         ModelWorker("merge_assets.evaluation.rehearsal", limits) as worker,
     ):
         for number, entry in enumerate(suite.tasks):

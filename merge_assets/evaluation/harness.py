@@ -9,38 +9,37 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import importlib.metadata
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import lm_eval.api.task
 import lm_eval.evaluator
 import torch
-from lm_eval.tasks import TaskManager
 
-from merge_assets.errors import EvaluationError, MergeAssetsError, SuiteError
+from merge_assets.errors import EvaluationError, MergeAssetsError
 from merge_assets.evaluation.answers import Answers
 from merge_assets.evaluation.backends import EvaluatedModel, model_of
 from merge_assets.evaluation.command import allow_code, lm_eval_command
-from merge_assets.evaluation.data import DataHub, Fetched, data_of, fetching, reading, revisions_of, single_tasks
+from merge_assets.evaluation.data import data_of, revisions_of, single_tasks
 from merge_assets.evaluation.divergence import Divergence, diverging
-from merge_assets.evaluation.draws import PYTHON_SEED, Drawn, as_loaded, keep_made_apart, seed_all
+from merge_assets.evaluation.draws import PYTHON_SEED
 from merge_assets.evaluation.flaws import Flaws
-from merge_assets.evaluation.loading import load_task, task_manager
 from merge_assets.evaluation.meter import Meter
-from merge_assets.evaluation.packages import fit_packages
 from merge_assets.evaluation.parts import chosen_of
-from merge_assets.evaluation.preflight import unknown
+from merge_assets.evaluation.prepared import Prepared, PreparedTasks
 from merge_assets.evaluation.quiet import be_quiet
 from merge_assets.evaluation.results import ResultKey, SampleCount, TaskResult, plain
+from merge_assets.evaluation.rewriting import rewrite_tensors, why_not_rewritten
 from merge_assets.evaluation.suite import Suite
-from merge_assets.evaluation.task_index import ships
 from merge_assets.evaluation.token_counts import add_counts
 from merge_assets.evaluation.values import directions_of, metrics_of
-from merge_assets.evaluation.watched import leave_out_failed
+from merge_assets.evaluation.watched import WatchedLM, leave_out_failed
 from merge_assets.extras import not_installed
 from merge_assets.model_worker import Desk, reason
 from merge_assets.model_worker.code import run_code_of
@@ -58,6 +57,7 @@ def begin(
     batch_size: int | str,
     code: str | None,
     memory: int | None,
+    like: str | None,
 ) -> None:
     """Take what is to be evaluated, and on what.
 
@@ -71,12 +71,20 @@ def begin(
         batch_size: sequences per forward pass, or "auto".
         code: an empty folder for the checkpoint's own code, if that may be run.
         memory: bytes that this process may take, if that is bounded.
+        like: digest of all that the checkpoint has besides weights. Where it is that of the one before, which was asked in the
+            same way, the tasks stay loaded.
     """
     be_quiet()
     if code is not None:
         run_code_of(Path(model_dir), code)
+    asked = [suite, suite_file, index, device, dtype, batch_size, like]
+    if like is not None and code is None and desk.held.get("asked") == asked:
+        desk.held["harness"].take(Path(model_dir), memory)
+        return
+    leave(desk)  # there is room for one
     read = Suite.model_validate({**suite, "file": Path(suite_file)})
     allow_code(read)
+    desk.held["asked"] = asked
     desk.held["harness"] = Harness(
         desk,
         Path(model_dir),
@@ -90,36 +98,30 @@ def begin(
     )
 
 
-def fetch(
-    desk: Desk,
-    *,
-    suite: Mapping[str, Any],
-    suite_file: str,
-    index: str | None,
-    task: str,
-    revision: str | None,
-    hub: Mapping[str, Any],
-) -> list[Fetched]:
-    """Bring the data of a task into the caches, by making the task, at a commit where the suite names one, and tell what they
-    are. The one verb that is asked of a process with a network: it knows no checkpoint."""
-    be_quiet()
-    keep_made_apart()  # it may be drawn, and here without seeds
-    DataHub(**hub).use()
-    read = Suite.model_validate({**suite, "file": Path(suite_file)})
-    allow_code(read)
-    defaults = ships(read, task)
-    if defaults not in desk.held:
-        desk.held[defaults] = task_manager(read, task, index, defaults=defaults, metadata={})
-    manager = desk.held[defaults]
-    if task in manager.task_index:  # what there is not, tasks and packages, the worker will say
-        with fetching(revision) as fetched:
-            try:
-                manager.load([task])
-            except ImportError as error:
-                if not_installed(error) is None:
-                    raise
-        return fetched
-    return []
+def scratch(desk: Desk) -> str:
+    """A folder for files that are to be read here, which goes with this process, however that ends."""
+    return mkdtemp(prefix="tensors-")
+
+
+def why_stored(desk: Desk) -> str:
+    """Why the loaded model cannot be made another one by rewriting tensors, in a few words; empty if it can."""
+    return str(desk.held["harness"].why_stored())
+
+
+def rewrite(desk: Desk, *, file: str | None, model_dir: str) -> None:
+    """Make the loaded model another one, of which everything else is the same.
+
+    Args:
+        file: of safetensors, with the tensors that are not the same; ``None`` if there are none.
+        model_dir: what the other one is called where something is said of it.
+    """
+    desk.held["harness"].rewrite(file, Path(model_dir))
+
+
+def leave(desk: Desk) -> None:
+    """Forget the loaded model; tasks stay loaded."""
+    if harness := desk.held.get("harness"):
+        harness.leave()
 
 
 def prepare(desk: Desk, *, key: Mapping[str, Any], fetched: Sequence[Sequence[Any]]) -> None:
@@ -177,7 +179,6 @@ class Harness:
         memory: int | None,
     ) -> None:
         self._memory = memory
-        self._index = index
         self._settings = suite.settings
         self._chat = False
         self._trust = trust
@@ -190,31 +191,51 @@ class Harness:
         self._batch_size = batch_size
         self._lm: EvaluatedModel | None = None
         self._other: tuple[str, Any] | None = None
-        self._managers: dict[bool | str, TaskManager] = {}
-        self._tasks: tuple[TaskManager, list[Any]] | None = None
-        self._drawn: Drawn | None = None
+        self._is_rewritten = False
+        self._tasks = PreparedTasks(suite, index, self._metadata())
+        self._prepared: Prepared | None = None
         lm_eval.api.task.tqdm = self._meter.prompts
 
-    def find(self, key: ResultKey) -> TaskManager:
-        """What knows a task."""
-        is_text = self._suite.text_of(key.task) is not None
-        defaults = ships(self._suite, key.task)
-        name = key.task if is_text else defaults
-        if name not in self._managers:
-            metadata = {"pretrained": str(self._model_dir), "dtype": self._dtype}
-            self._managers[name] = task_manager(
-                self._suite, key.task, self._index, defaults=defaults, metadata=metadata
-            )
-        manager = self._managers[name]
-        if not is_text and key.task not in manager.task_index:
-            raise SuiteError(unknown(self._suite, key.task, key.lm_eval, manager.task_index))
-        return manager
+    def take(self, model_dir: Path, memory: int | None) -> None:
+        """Go on with another checkpoint, which has the same config and tokenizer."""
+        self.leave()
+        self._model_dir, self._memory = model_dir, memory
+        self._is_rewritten = False
+        self._tasks.take(self._metadata())
+
+    def _metadata(self) -> dict[str, str]:
+        """What tasks are told of the model."""
+        return {"pretrained": str(self._model_dir), "dtype": self._dtype}
+
+    def leave(self) -> None:
+        """Forget the model."""
+        self._lm = self._other = None
+        gc.collect()  # what watches it knows it
+
+    def why_stored(self) -> str:
+        """Why the model cannot be rewritten; empty if it can."""
+        if not isinstance(self._lm, WatchedLM):
+            return "no model of transformers is loaded"
+        return why_not_rewritten(self._lm.model, self._model_dir, self._meter.check)
+
+    def rewrite(self, file: str | None, model_dir: Path) -> None:
+        """Make the model another one."""
+        lm, self._lm = self._lm, None  # half of it rewritten it is none
+        if not isinstance(lm, WatchedLM):
+            raise EvaluationError("no model of transformers is loaded")
+        if file is not None:
+            rewrite_tensors(lm.model, Path(file))
+            self._is_rewritten = True
+        self._lm, self._model_dir = lm, model_dir
+
+    def find(self, key: ResultKey) -> None:
+        """See that there is a task of this name."""
+        self._tasks.find(key)
 
     def prepare(self, key: ResultKey, fetched: Sequence[Sequence[Any]]) -> None:
         """Load one task."""
-        keep_made_apart()
-        with self._failing(key), reading(key.revision, fetched):
-            self._tasks = self._load(key)
+        with self._failing(key):
+            self._prepared = self._tasks.prepare(key, fetched)
 
     def load(self, served: Mapping[str, str] | None) -> None:
         """Load the model, unless it is loaded."""
@@ -255,8 +276,8 @@ class Harness:
 
     def run(self, key: ResultKey, answers: Answers | None) -> Any:
         """Evaluate the task that was prepared."""
-        assert self._tasks is not None and self._drawn is not None and self._lm is not None
-        manager, tasks = self._tasks
+        assert self._prepared is not None and self._lm is not None
+        manager, tasks = self._prepared.manager, self._prepared.tasks
         self._meter.begin(0, "requests")
         self._lm.begin(answers.read() if answers else {}, lambda *item: self._desk.give(["answers", *item]))
         if self._batch_size == "auto":
@@ -270,7 +291,7 @@ class Harness:
                 output, found = diverging(models, tasks[0], key, samples)
                 return self._told(key, tasks, output, started, [], disagreements=found)
             left_out = leave_out_failed(single_tasks(tasks))
-            self._drawn.restore()
+            self._prepared.drawn.restore()
             try:
                 output = lm_eval.evaluator.simple_evaluate(
                     model=self._lm,
@@ -328,6 +349,7 @@ class Harness:
         for task, samples in logged.items():
             for sample in samples:
                 self._desk.give(["sample", task, plain(sample)])
+        command = [] if self._is_rewritten else command  # which would need a folder
         result = self._result(key, output, command, time.monotonic() - started)
         observed = {"data": data_of(logged), "revisions": revisions_of(tasks), "flaws": self._flaws(logged)}
         return json.loads(result.model_copy(update=observed | beside).model_dump_json())
@@ -354,27 +376,6 @@ class Harness:
             raise
         except Exception as error:
             raise EvaluationError(f"{self._where(key)}failed: {not_installed(error) or reason(error)}") from error
-
-    def _load(self, key: ResultKey) -> tuple[TaskManager, list[Any]]:
-        """The task or group object, with its data, checked against the suite's settings."""
-        where = self._suite.where(key.task)
-        local = self._suite.local_task(key.task)
-        if key.revision and local is not None and local.local:
-            raise SuiteError(
-                f"{where}.revision: the data of {key.task} are local files, which its digest covers; remove this key"
-            )
-        manager = self.find(key)
-        seed_all(key.seed)
-        loaded = load_task(manager, self._suite, key.task)
-        self._drawn = Drawn.now()
-        fit_packages()
-        for name, task in loaded["tasks"].items():
-            if key.shots and task.get_config("num_fewshot") == 0:
-                raise SuiteError(f"{where}.shots: {name} is a 0-shot task; its own files fix that. Set 0")
-        once = as_loaded(manager, loaded)
-        if key.task in loaded["groups"]:
-            return once, [loaded["groups"][key.task]]
-        return once, list(loaded["tasks"].values())
 
     def _result(self, key: ResultKey, output: Mapping[str, Any], command: list[str], seconds: float) -> TaskResult:
         assert self._lm is not None

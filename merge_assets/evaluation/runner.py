@@ -6,6 +6,7 @@ This module is light: lm-eval, transformers and torch are imported by the model 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,25 +19,27 @@ from merge_assets.errors import (
     ModelMemoryError,
     ModelWorkerError,
     SuiteError,
-    in_one_line,
 )
-from merge_assets.evaluation.answers import Answers, AnswersFolder
 from merge_assets.evaluation.collect import collect_scores
 from merge_assets.evaluation.data import DataHub, FetchedData
 from merge_assets.evaluation.endpoint import Endpoint, Server
+from merge_assets.evaluation.evaluator import BroughtData, Evaluator
 from merge_assets.evaluation.failures import Failed, failed_of
 from merge_assets.evaluation.result_keys import result_keys
-from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResult, TaskResults
+from merge_assets.evaluation.results import ResultKey, StoredResult, TaskResults
 from merge_assets.evaluation.scores import Scores
+from merge_assets.evaluation.session import Session, Sitting
 from merge_assets.evaluation.suite import Suite
 from merge_assets.evaluation.suite_task import Documents
 from merge_assets.extras import require
 from merge_assets.filestate import check_unchanged
-from merge_assets.model_worker import Limit, Limits, ModelWorker, code_folder
+from merge_assets.model_worker import Limits, ModelWorker, code_folder
 from merge_assets.work import UNATTENDED, Work
 
 HARNESS = "merge_assets.evaluation.harness"
 """The verbs that are asked here."""
+
+_FETCH = "merge_assets.evaluation.fetch"
 
 _DEFAULT = Limits()
 _HUB = DataHub()
@@ -104,6 +107,7 @@ def evaluate_suite(
     documents: Documents = "all",
     others: Mapping[str, Other] | None = None,
     fetched: FetchedData | None = None,
+    sitting: Sitting | None = None,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluates a checkpoint on every task of a suite that has no committed result yet.
@@ -133,6 +137,8 @@ def evaluate_suite(
         documents: of each task: all, those that a search may see, or those that it never does, as ``confirm`` has it.
         others: the models that the suite compares with, by how it names them; all of them.
         fetched: what other evaluations have fetched, and what this one fetches.
+        sitting: of a session, which has the model worker; without one there is a worker for this evaluation. Servers, vLLM and
+            checkpoints whose code is run have one of their own in any case.
         work: told thousandths of a task done, the total, and the task at work with its requests; asked several times a second.
 
     Raises:
@@ -141,6 +147,7 @@ def evaluate_suite(
             metric. Tasks committed before stay so.
         EvaluationError: every task failed, or one that was to be measured again; this is why the first did.
         ModelMemoryError: the same, because the process took more memory than it may.
+        LostModelError: the model of a sitting that was loaded is there no more; what was finished is kept.
         Stopped: on request.
     """
     if fingerprint is None:
@@ -180,18 +187,35 @@ def evaluate_suite(
         require("lm_eval", "torch", "transformers")
         guards = [guard, *(other.guard for other in others.values())]
         unchanged = [one() for one in guards if one is not None]
-        evaluator = _Evaluator(
-            model_dir, suite, device=device, hub=hub, limits=limits, answers=results.answers, index=index
-        )
-        evaluator.others = {other.fingerprint: str(other.directory.resolve()) for other in others.values()}
-        evaluator.fetch(missing, FetchedData() if fetched is None else fetched, work)
-        with (
-            ModelWorker(HARNESS, limits, loopback=suite.backend == "vllm") as worker,
-            code_folder(trust_remote_code) as code,
-            Server(endpoint, suite, model_dir.resolve(), title or model_dir.name, limits) as server,
-        ):
-            evaluator.server = server
-            evaluator.begin(worker, missing, code, work)
+        described = {
+            "suite": suite.model_dump(mode="json"),
+            "suite_file": str(suite.file),
+            "index": None if index is None else str(index),
+        }
+        brought = _brought(suite, described, missing, hub, limits, FetchedData() if fetched is None else fetched, work)
+        if trust_remote_code or suite.backend != "hf":
+            sitting = None
+        with ExitStack() as stack:
+            if sitting is None:
+                worker = stack.enter_context(ModelWorker(HARNESS, limits, loopback=suite.backend == "vllm"))
+            else:
+                worker = sitting.session.worker
+            evaluator = Evaluator(
+                model_dir,
+                suite,
+                device=device,
+                limits=limits,
+                answers=results.answers,
+                described=described,
+                others={other.fingerprint: str(other.directory.resolve()) for other in others.values()},
+                brought=brought,
+                code=stack.enter_context(code_folder(trust_remote_code)),
+                server=stack.enter_context(
+                    Server(endpoint, suite, model_dir.resolve(), title or model_dir.name, limits)
+                ),
+                sitting=sitting,
+            )
+            evaluator.begin(worker, missing, work)
             for key in missing:
                 suite.require_unchanged(key.task)
                 done = _STEPS * (len(found) + len(errors))
@@ -229,170 +253,43 @@ def evaluate_suite(
     return Evaluation(scores, ordered, evaluated, before)
 
 
-class _Evaluator:
-    """What is asked of the model worker to evaluate a checkpoint. Its errors are those of :func:`evaluate_suite`."""
+def open_session(limits: Limits = _DEFAULT) -> Session:
+    """A session, for a ``with`` block; its process is started when it is first asked.
 
-    def __init__(
-        self,
-        model_dir: Path,
-        suite: Suite,
-        *,
-        device: str,
-        hub: DataHub,
-        limits: Limits,
-        answers: AnswersFolder,
-        index: Path | None,
-    ) -> None:
-        self._model_dir = str(model_dir.resolve())
-        self._suite = suite
-        self._described = {
-            "suite": suite.model_dump(mode="json"),
-            "suite_file": str(suite.file),
-            "index": None if index is None else str(index),
-        }
-        self._device = device
-        self._limits = limits
-        self._hub = hub
-        self._answers = answers
-        self.others: Mapping[str, str] = {}
-        self.server: Server | None = None
-        self._begun = False
-        self._unloadable: MergeAssetsError | None = None
-        self._fetched: dict[str, Any] = {}
-        self._unfetched: dict[str, str] = {}
-
-    def fetch(self, keys: Sequence[ResultKey], fetched: FetchedData, work: Work) -> None:
-        """Bring the data of tasks that are not local into the caches, in a process that knows no checkpoint: the one that
-        loads the model has no network."""
-        wanted = [key for key in keys if not ((local := self._suite.local_task(key.task)) and local.local)]
-        self._fetched = {key.task: known for key in wanted if (known := fetched.find(key)) is not None}
-        wanted = [key for key in wanted if key.task not in self._fetched]
-        if not wanted:
-            return
-        with ModelWorker(HARNESS, self._limits, offline=False) as worker:
-            for key in wanted:
-                try:
-                    self._fetched[key.task] = worker.ask(
-                        "fetch",
-                        {**self._described, "task": key.task, "revision": key.revision, "hub": asdict(self._hub)},
-                        limit=None,
-                        work=work.silent(),
-                        doing=f"fetching the data of {key.task}",
-                    )
-                    fetched.keep(key, self._fetched[key.task])
-                except ModelWorkerError as error:  # of no matter where they are in the caches already
-                    self._unfetched[key.task] = str(error)
-
-    def begin(self, worker: ModelWorker, keys: Sequence[ResultKey], code: str | None, work: Work) -> None:
-        """Say what is to be evaluated, and see that there are such tasks."""
-        self._code = code
-        self._begin(worker, keys[0], work)
-        self._ask(worker, "find", {"keys": [key.model_dump(mode="json") for key in keys]}, keys[0], work)
-
-    def _begin(self, worker: ModelWorker, key: ResultKey, work: Work) -> None:
-        options = {
-            "device": self._device,
-            "dtype": key.dtype,
-            "batch_size": key.batch_size,
-            "code": self._code,
-            "memory": self._limits.bytes_of_memory(),
-        }
-        self._ask(worker, "begin", {"model_dir": self._model_dir, **self._described, **options}, key, work)
-        self._begun = True
-
-    def run(
-        self, worker: ModelWorker, key: ResultKey, work: Work, *, again: bool
-    ) -> tuple[TaskResult, dict[str, list[dict[str, Any]]]]:
-        """The result of one task, and per task name the logged samples.
-
-        Args:
-            worker: that has begun.
-            key: of the result.
-            work: told of it.
-            again: whether also those answers are asked for that are known.
-        """
-        if self._unloadable is not None:
-            raise self._unloadable
-        if not self._begun:
-            self._begin(worker, key, work)
-        asked = {"key": key.model_dump(mode="json")}
-        try:
-            self._ask(worker, "prepare", {**asked, "fetched": self._fetched.get(key.task, [])}, key, work)
-        except EvaluationError as error:
-            if key.task in self._unfetched and not isinstance(error, SuiteError):
-                # Without them it could only fail, and this is why.
-                where, why = self._suite.where(key.task), self._unfetched[key.task]
-                raise EvaluationError(f"{where}: the data of {key.task} cannot be fetched: {why}") from None
-            raise
-        try:
-            other = None if key.to is None else self.others[key.to]
-            served = self.server.open(work) if self.server and self._suite.backend == "endpoint" else None
-            circumstances = self._ask(worker, "load", {"other": other, "served": served}, key, work, "load")
-        except (EvaluationError, ModelMemoryError) as error:
-            if key.to is None:  # else it may be the other model, or that there is no room for two
-                self._unloadable = error
-            raise
-        samples: dict[str, list[dict[str, Any]]] = {}
-        try:
-            answers = self._answers.of(key.model, {"key": _answering(key), **circumstances})
-            kept = Answers(answers)
-
-            def take(item: Any) -> None:
-                what, name, content = item
-                if what == "answers":
-                    kept.add(name, content)
-                else:
-                    samples.setdefault(name, []).append(content)
-
-            known = None if again else str(answers)
-            result = TaskResult.of(self._ask(worker, "run", {**asked, "answers": known}, key, work, each=take))
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise self._failed(key, f"answered with what is no result ({in_one_line(error)})") from None
-        if result.key != key:
-            raise self._failed(key, "answered with another task's result")
-        return result, samples
-
-    def _ask(
-        self,
-        worker: ModelWorker,
-        verb: str,
-        arguments: Mapping[str, Any],
-        key: ResultKey,
-        work: Work,
-        limit: Limit = "silence",
-        each: Callable[[Any], None] | None = None,
-    ) -> Any:
-        try:
-            return worker.ask(
-                verb,
-                arguments,
-                limit=limit,
-                work=work,
-                doing=f"evaluating {key.task}",
-                each=each,
-                reply=None if self.server is None else partial(self.server.reply, work=work),
-            )
-        except ModelMemoryError as error:
-            self._begun = False
-            error.prefix(self._where(key))
-            raise
-        except ModelWorkerError as error:
-            self._begun = self._begun and error.answered
-            for kind in (EvaluationError, SuiteError):
-                if error.raised == kind.__name__:
-                    again = kind(str(error))
-                    again.may_pass = self.server is not None and self.server.may_pass
-                    raise again from None
-            raise self._failed(key, str(error)) from None
-
-    def _failed(self, key: ResultKey, why: str) -> EvaluationError:
-        return EvaluationError(f"{self._where(key)}{why}")
-
-    def _where(self, key: ResultKey) -> str:
-        return f"{self._suite.where(key.task)}: {key.task} on {self._model_dir} "
+    Args:
+        limits: of that process.
+    """
+    return Session(ModelWorker(HARNESS, limits))
 
 
-def _answering(key: ResultKey) -> dict[str, Any]:
-    """What of a key an answer depends on, besides what is asked."""
-    included = {"evaluation": True, "model": True, "dtype": True, "trust_remote_code": True}
-    return key.model_dump(mode="json", include=included) | {"arguments": key.settings.arguments(), "to": key.to}
+def _brought(
+    suite: Suite,
+    described: Mapping[str, Any],
+    keys: Sequence[ResultKey],
+    hub: DataHub,
+    limits: Limits,
+    known: FetchedData,
+    work: Work,
+) -> BroughtData:
+    """Bring the data of tasks that are not local into the caches, in a process that knows no checkpoint: the one that loads
+    the model has no network."""
+    wanted = [key for key in keys if not ((local := suite.local_task(key.task)) and local.local)]
+    fetched: dict[str, Any] = {key.task: found for key in wanted if (found := known.find(key)) is not None}
+    failed: dict[str, str] = {}
+    wanted = [key for key in wanted if key.task not in fetched]
+    if not wanted:
+        return BroughtData(fetched)
+    with ModelWorker(_FETCH, limits, offline=False) as worker:
+        for key in wanted:
+            try:
+                fetched[key.task] = worker.ask(
+                    "fetch",
+                    {**described, "task": key.task, "revision": key.revision, "hub": asdict(hub)},
+                    limit=None,
+                    work=work.silent(),
+                    doing=f"fetching the data of {key.task}",
+                )
+                known.keep(key, fetched[key.task])
+            except ModelWorkerError as error:
+                failed[key.task] = str(error)
+    return BroughtData(fetched, failed)

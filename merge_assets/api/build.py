@@ -210,7 +210,7 @@ def compute(
     from merge_assets.engine.execute import execute
     from merge_assets.variant.surroundings import write_surroundings
 
-    draft.building.add(_files(made), origins)
+    draft.building.add(shard_files(made), origins)
     report = execute(
         made,
         draft.directory,
@@ -244,7 +244,7 @@ def _known_agreement(earlier: Artifact | None, draft: BuildDraft) -> Check | Non
     return made[0] if made else None
 
 
-def _files(made: Plan) -> list[PlannedFile]:
+def shard_files(made: Plan) -> list[PlannedFile]:
     """The shards of a plan as the store writes them."""
     pieces: list[list[PlannedPiece]] = [[] for _ in made.shards]
     for tensor in made.tensors:

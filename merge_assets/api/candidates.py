@@ -6,16 +6,19 @@ time of what it changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
-from merge_assets.api.build import compute, reported, written_fingerprint
-from merge_assets.api.plan import fetched_inputs, planned
+from merge_assets.api.build import compute, reported, shard_files, written_fingerprint
+from merge_assets.api.plan import device_of, fetched_inputs, planned
 from merge_assets.errors import MergeAssetsError
-from merge_assets.plan import Plan, Together
+from merge_assets.plan import Plan, Together, only
 from merge_assets.recipe import Recipe
 from merge_assets.records import VariantDetails
 from merge_assets.store import Artifact, ArtifactStore, Origin
+from merge_assets.store.building import create
 from merge_assets.store.collect import carry_out, plan_removal
 from merge_assets.store.inventory import survey
 from merge_assets.work import UNATTENDED, Work
@@ -78,6 +81,47 @@ class Candidates:
                 work=work.silent(),
             )
 
+    def write(
+        self, recipe: Recipe, made: Plan, names: Collection[str], folder: Path, work: Work = UNATTENDED
+    ) -> tuple[Path, dict[str, str]]:
+        """Some tensors of a candidate, in a file of their own.
+
+        Args:
+            recipe: the candidate.
+            made: its plan.
+            names: of the tensors.
+            folder: where the file goes, which nobody looks for after a power cut.
+            work: asked throughout.
+
+        Returns:
+            The file, of safetensors, and the digests of the tensors by name (:mod:`merge_assets.digests`).
+
+        Raises:
+            StoreError: there is no room.
+            InputError, EngineError: as when it is built.
+            Stopped: on request.
+        """
+        from merge_assets.engine.execute import execute
+
+        part = only(made, names, "changed")
+        (planned_file,) = shard_files(part)
+        file = folder / planned_file.name
+        create(file, planned_file, reserve=True)
+        landing = _Digests()
+        execute(
+            part,
+            folder,
+            device=device_of(self._workspace, recipe),
+            threads=self._workspace.settings.threads,
+            memory=int(self._workspace.settings.memory),
+            work=work.silent(),
+            allow_nonfinite=recipe.allow_nonfinite,
+            inputs=self._workspace.stored.inputs(self._models.local.digested_states),
+            landing=landing,
+            verify=self._workspace.settings.verify_inputs,
+        )
+        return file, landing.digests
+
     def drop(self, lines: Sequence[str]) -> None:
         """Remove the candidates of some lines; what another shares stays with that one."""
         if not lines:
@@ -90,6 +134,23 @@ class Candidates:
     def _origins(self, made: Plan, line: str) -> Mapping[str, Origin]:
         by_key = self.store.origins({tensor.key for tensor in made.tensors}, line)
         return {tensor.name: by_key[tensor.key] for tensor in made.tensors if tensor.key in by_key}
+
+
+class _Digests:
+    """What is told of tensors that are written into a file that does not last: only their digests are kept."""
+
+    durable = False
+
+    def __init__(self) -> None:
+        self.digests: dict[str, str] = {}
+        self.finished: frozenset[str] = frozenset()
+        self.flaws: Mapping[str, int] = {}
+        self._lock = threading.Lock()
+
+    def landed(self, name: str, flaws: int, digest: str | None = None) -> None:
+        assert digest is not None  # who is told of what lands gets it
+        with self._lock:
+            self.digests[name] = digest
 
 
 def fingerprints(workspace: Workspace, recipe: Recipe, work: Work = UNATTENDED) -> dict[str, str]:

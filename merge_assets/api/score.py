@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from merge_assets.evaluation.runner import Evaluation, Other
     from merge_assets.evaluation.samples import SuiteSamples
     from merge_assets.evaluation.scores import Scores
+    from merge_assets.evaluation.session import Sitting
     from merge_assets.evaluation.suite import Suite
     from merge_assets.evaluation.suite_task import Documents
 
@@ -66,6 +67,7 @@ def evaluate(
     documents: Documents = "all",
     model: ModelReference | None = None,
     fingerprint: str | None = None,
+    sitting: Sitting | None = None,
     work: Work = UNATTENDED,
 ) -> Evaluation:
     """Evaluate a model folder on a suite, without the store; the result has the scores.
@@ -84,6 +86,7 @@ def evaluate(
         documents: of each task: all, those that a search may see, or those that the suite's ``confirm`` keeps from it.
         model: what the folder is of; a variant is asked as its recipe has it.
         fingerprint: of the folder, where nobody writes into it; else it is digested, and looked at again afterwards.
+        sitting: where several models are evaluated in one session; see :func:`~merge_assets.evaluation.runner.evaluate_suite`.
         work: told thousandths of a task; asked throughout.
     """
     from merge_assets.evaluation.results import TaskResults
@@ -107,6 +110,7 @@ def evaluate(
         index=index_of(workspace, wanted, work),
         documents=documents,
         others=_others(workspace, Models(workspace), wanted, work),
+        sitting=sitting,
         work=work,
     )
     if out is not None:

@@ -16,14 +16,13 @@ from merge_assets.api.halving import Evaluations, Races, parts_of
 from merge_assets.api.objectives import value_of
 from merge_assets.api.score import evaluate
 from merge_assets.api.search_plan import checked_search
+from merge_assets.api.trying import Trying
 from merge_assets.errors import CheckpointError, MergeAssetsError, SearchError, Stopped
 from merge_assets.extras import require
 from merge_assets.identity import search_line
 from merge_assets.plan import Together, check_alone
 from merge_assets.plan.model import digest_of
 from merge_assets.recipe import Recipe, Search, candidate
-from merge_assets.records import VariantDetails
-from merge_assets.store import Artifact
 from merge_assets.work import UNATTENDED, Work
 from merge_assets.workspace import Workspace
 from merge_assets.workspace.searches import search_code, study_code
@@ -166,17 +165,18 @@ def search(
     shared = replace(work, should_stop=lambda: ending.is_set() or work.should_stop())
 
     def go_on(number: int) -> None:
-        worker = _Worker(workspace, opened)
         try:
-            while (taken := worker.next(budget, shared)) is not None:
-                trial, lease = taken
-                with lease.held(shared) as turn:
-                    if number == 0:
-                        done = sum(one.is_finished for one in opened.trials.all())
-                        turn.work.report(done, budget.trials, f"trial {trial.number}: {_shown(trial.values)}")
-                    worker.finish(trial, turn)
-                with telling:
-                    report(opened.trials.all()[trial.number])
+            with Trying(workspace, opened.together) as trying:
+                worker = _Worker(workspace, opened, trying)
+                while (taken := worker.next(budget, shared)) is not None:
+                    trial, lease = taken
+                    with lease.held(shared) as turn:
+                        if number == 0:
+                            done = sum(one.is_finished for one in opened.trials.all())
+                            turn.work.report(done, budget.trials, f"trial {trial.number}: {_shown(trial.values)}")
+                        worker.finish(trial, turn)
+                    with telling:
+                        report(opened.trials.all()[trial.number])
         except BaseException:
             ending.set()
             raise
@@ -234,12 +234,11 @@ class Budget:
 class _Worker:
     """One process's part in a search."""
 
-    def __init__(self, workspace: Workspace, opened: OpenSearch) -> None:
+    def __init__(self, workspace: Workspace, opened: OpenSearch, trying: Trying) -> None:
         self._workspace = workspace
         self._opened = opened
-        self._candidates = Candidates(workspace)
+        self._trying = trying
         self._leases: dict[int, Lease] = {}
-        self._built: list[str] = []
         self._races = Races(opened, self._again) if opened.search.halving else None
 
     def next(self, budget: Budget, work: Work) -> tuple[Trial, Lease] | None:
@@ -301,17 +300,19 @@ class _Worker:
         started = time.monotonic()
         recipe = self._opened.candidate(trial)
         check_alone(recipe)
-        plan = self._candidates.plan(recipe, self._opened.together, work)
+        plan = self._trying.plan(recipe, work)
         if (first := same_merge(self._opened.trials.all(), plan.key)) is not None:
             return list(first.objectives), "", taken_from(first)
-        line = self._opened.line(trial.number)
-        artifact = self._candidates.build(recipe, plan, line, work)
+        tried = self._trying.make(recipe, plan, self._opened.line(trial.number), work)
         built = time.monotonic()
-        self._forget(line)
         race = None if self._races is None else self._races.race(trial)
         lost = ""
+
+        def ask(suite: str, part: Documents) -> Evaluation:
+            return self._trying.evaluate(tried, suite, part, work)
+
         for step, documents in enumerate(parts_of(self._opened)):
-            evaluated = self._evaluated(artifact, documents, work)
+            evaluated = self._evaluated(ask, documents)
             values = [
                 float(plan.parameter_count)
                 if objective.suite is None
@@ -326,44 +327,36 @@ class _Worker:
                 break
         told = {
             PLAN: plan.key,
-            "fingerprint": artifact.version,
+            "fingerprint": tried.fingerprint,
+            "stored": tried.stored,
             "objectives": dict(zip(self._opened.labels, values, strict=True)),
             "documents": sum(_asked_of(one) for one in evaluated.values()),
             "merge_seconds": built - started,
             "evaluation_seconds": time.monotonic() - built,
-            "bytes_linked": artifact.manifest.described(VariantDetails).report.bytes_linked,
+            "bytes_linked": tried.bytes_linked,
         }
         return _told(values, self._opened), lost, told
 
-    def _evaluated(self, artifact: Artifact, documents: Documents, work: Work) -> dict[str, Evaluation]:
+    def _evaluated(self, ask: Callable[[str, Documents], Evaluation], documents: Documents) -> dict[str, Evaluation]:
         """Per suite, the evaluation of a candidate on the documents that a search may see, or a part of them."""
         suites = dict.fromkeys(one.suite for one in self._opened.search.objective if one.suite is not None)
-        return {
-            suite: evaluate(
-                self._workspace,
-                artifact.directory(Path(self._workspace.cache) / "artifacts"),
-                suite,
-                documents=documents if self._workspace.suites[suite].confirm is not None else "all",
-                fingerprint=artifact.version,
-                work=work,
-            )
-            for suite in suites
-        }
+        confirm = {suite: self._workspace.suites[suite].confirm for suite in suites}
+        return {suite: ask(suite, documents if confirm[suite] is not None else "all") for suite in suites}
 
     def _again(self, best: Trial, beside: int, documents: Documents, work: Work) -> Evaluations:
         """The evaluations of a trial that another worker has finished; on this machine they are in the cache."""
-        recipe = self._opened.candidate(best)
-        plan = self._candidates.plan(recipe, self._opened.together, work)
+        recipe, candidates = self._opened.candidate(best), Candidates(self._workspace)
+        plan = candidates.plan(recipe, self._opened.together, work)
         line = self._opened.line_beside(beside)
-        artifact = self._candidates.build(recipe, plan, line, work)
-        evaluated = self._evaluated(artifact, documents, work)
-        self._candidates.drop([line])
-        return evaluated
+        artifact = candidates.build(recipe, plan, line, work)
+        folder = artifact.directory(Path(self._workspace.cache) / "artifacts")
 
-    def _forget(self, line: str) -> None:
-        """Remove the candidate before the last: the last one lends its files to the next."""
-        self._candidates.drop(self._built[:-1])
-        self._built = [*self._built[-1:], line]
+        def ask(suite: str, part: Documents) -> Evaluation:
+            return evaluate(self._workspace, folder, suite, documents=part, fingerprint=artifact.version, work=work)
+
+        evaluated = self._evaluated(ask, documents)
+        candidates.drop([line])
+        return evaluated
 
     def _lease(self, number: int) -> Lease:
         if number not in self._leases:

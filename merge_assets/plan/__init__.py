@@ -7,6 +7,7 @@ from merge_assets.plan.checkpoint import planned_checkpoint
 from merge_assets.plan.layout import index_json, index_name
 from merge_assets.plan.model import NUMERICS_VERSION, OutputTensor, Plan, Shard, TensorInput
 from merge_assets.plan.part import only
+from merge_assets.plan.rewritten import rewritten, why_not_rewritten
 from merge_assets.plan.sharing import Together
 
 __all__ = [
@@ -23,4 +24,6 @@ __all__ = [
     "index_name",
     "only",
     "planned_checkpoint",
+    "rewritten",
+    "why_not_rewritten",
 ]

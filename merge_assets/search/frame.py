@@ -12,7 +12,8 @@ from merge_assets.search.trials import Trial
 
 
 def frame_of(trials: Sequence[Trial], paths: Sequence[str], labels: Sequence[str]) -> pd.DataFrame:
-    """One row per trial: its number and state, its value in every place, what it came to by every objective, and its times.
+    """One row per trial: its number and state, its value in every place, what it came to by every objective, its times, and
+    why its candidate was stored: empty if it was made of a model that was loaded.
 
     Lists are written as JSON, places that are not filled are empty, and so is ``same_as`` of trials that were tried themselves.
 
@@ -33,6 +34,7 @@ def frame_of(trials: Sequence[Trial], paths: Sequence[str], labels: Sequence[str
                 **{label: objectives.get(label) for label in labels},
                 "merge_seconds": trial.told.get("merge_seconds"),
                 "evaluation_seconds": trial.told.get("evaluation_seconds"),
+                "stored": trial.told.get("stored"),
                 "fingerprint": trial.told.get("fingerprint"),
                 "documents": trial.told.get("documents"),
                 "reason": trial.reason,

@@ -82,6 +82,7 @@ class Evaluator:
         self._code = code
         self._sitting = sitting
         self._begun = False
+        self._stays = False
         self._unloadable: MergeAssetsError | None = None
 
     def begin(self, worker: ModelWorker, keys: Sequence[ResultKey], work: Work) -> None:
@@ -103,6 +104,8 @@ class Evaluator:
             asked = {"file": file, "model_dir": self._model_dir}
             worker.ask("rewrite", asked, limit="load", work=work, doing=f"evaluating {key.task}")
         except ModelWorkerError as error:
+            if not error.answered:
+                sitting.session.lose()
             why = "cannot be rewritten:" if error.answered else "was lost: its process"
             raise LostModelError(f"the loaded model {why} {error}") from None
         sitting.session.model = key.model
@@ -118,10 +121,27 @@ class Evaluator:
             "like": None,
         }
         if self._sitting is not None:
-            self._sitting.session.model = None
+            self._sitting.session.begin(self._sitting.like)
             options["like"] = self._sitting.like
         self._ask(worker, "begin", {"model_dir": self._model_dir, **self._described, **options}, key, work)
         self._begun = True
+
+    def require_unchanged(self, key: ResultKey, *, asked: bool = False) -> None:
+        """See that the files of a task are what its digest is of, unless it stays loaded as they were.
+
+        Args:
+            key: of the result.
+            asked: whether the task was run just now.
+
+        Raises:
+            EvaluationError: if they are not.
+        """
+        task = key.task, key.task_digest, key.shots, key.revision, key.seed
+        if self._sitting is not None and task in self._sitting.session.tasks:
+            return
+        self._suite.require_unchanged(key.task)
+        if self._sitting is not None and asked and self._stays:
+            self._sitting.session.tasks.add(task)
 
     def run(
         self, worker: ModelWorker, key: ResultKey, work: Work, *, again: bool
@@ -140,7 +160,8 @@ class Evaluator:
             self._begin(worker, key, work)
         asked = {"key": key.model_dump(mode="json")}
         try:
-            self._ask(worker, "prepare", {**asked, "fetched": self._brought.fetched.get(key.task, [])}, key, work)
+            fetched = self._brought.fetched.get(key.task, [])
+            self._stays = bool(self._ask(worker, "prepare", {**asked, "fetched": fetched}, key, work))
         except EvaluationError as error:
             if key.task in self._brought.failed and not isinstance(error, SuiteError):
                 # Without them it could only fail, and this is why.
@@ -219,7 +240,7 @@ class Evaluator:
         """
         self._begun = False
         if self._sitting is not None:
-            self._sitting.session.model = None
+            self._sitting.session.lose()
             if self._sitting.is_loaded:
                 raise LostModelError(f"the loaded model was lost: its process {error}") from None
 

@@ -124,9 +124,9 @@ def leave(desk: Desk) -> None:
         harness.leave()
 
 
-def prepare(desk: Desk, *, key: Mapping[str, Any], fetched: Sequence[Sequence[Any]]) -> None:
-    """Load a task with its data, those that were fetched, and check that it can be what the suite says."""
-    desk.held["harness"].prepare(ResultKey.model_validate(key), fetched)
+def prepare(desk: Desk, *, key: Mapping[str, Any], fetched: Sequence[Sequence[Any]]) -> bool:
+    """Load a task with its data, those that were fetched, and check that it can be what the suite says; whether it stays."""
+    return bool(desk.held["harness"].prepare(ResultKey.model_validate(key), fetched))
 
 
 def find(desk: Desk, *, keys: Sequence[Mapping[str, Any]]) -> None:
@@ -232,10 +232,11 @@ class Harness:
         """See that there is a task of this name."""
         self._tasks.find(key)
 
-    def prepare(self, key: ResultKey, fetched: Sequence[Sequence[Any]]) -> None:
-        """Load one task."""
+    def prepare(self, key: ResultKey, fetched: Sequence[Sequence[Any]]) -> bool:
+        """Load one task, unless it is; whether it stays loaded."""
         with self._failing(key):
             self._prepared = self._tasks.prepare(key, fetched)
+        return self._prepared.was is not None
 
     def load(self, served: Mapping[str, str] | None) -> None:
         """Load the model, unless it is loaded."""

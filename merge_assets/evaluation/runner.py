@@ -217,7 +217,7 @@ def evaluate_suite(
             )
             evaluator.begin(worker, missing, work)
             for key in missing:
-                suite.require_unchanged(key.task)
+                evaluator.require_unchanged(key)
                 done = _STEPS * (len(found) + len(errors))
                 number = unique.index(key) + 1
 
@@ -238,7 +238,7 @@ def evaluate_suite(
                     continue
                 for check in unchanged:
                     check()
-                suite.require_unchanged(key.task)
+                evaluator.require_unchanged(key, asked=True)
                 found[key] = results.commit(result, samples, replace=refresh)
     work.report(total, total, f"{suite.name}: {len(unique)} tasks")
 

@@ -5,7 +5,6 @@ This module is light, as the runner is.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,11 +27,26 @@ class Session:
     Attributes:
         worker: as given.
         model: fingerprint of the model that it has loaded; ``None`` where it has none.
+        tasks: what those are known by that stay loaded, as their files were when that was looked at last.
+        like: of the models for which they do; see :class:`Sitting`.
     """
 
     def __init__(self, worker: ModelWorker) -> None:
         self.worker = worker
         self.model: str | None = None
+        self.tasks: set[tuple[object, ...]] = set()
+        self.like: str | None = None
+
+    def begin(self, like: str) -> None:
+        """Go on with a checkpoint; what is loaded for those that are not like it is not kept."""
+        if self.like != like:
+            self.tasks.clear()
+        self.model, self.like = None, like
+
+    def lose(self) -> None:
+        """The worker has ended, and what it had loaded is gone."""
+        self.tasks.clear()
+        self.model = None
 
     def __enter__(self) -> Session:
         self.worker.__enter__()
@@ -63,14 +77,16 @@ class Session:
             return str(self.worker.ask("why_stored", {}, limit="silence", work=work.silent(), doing=doing))
         except ModelWorkerError as error:
             if not error.answered:
-                self.model = None
+                self.lose()
             return str(error)
 
     def leave(self, work: Work = UNATTENDED) -> None:
         """Forget the loaded model, whose memory is free then."""
         self.model = None
-        with suppress(ModelWorkerError):  # the worker was ended, and the model with it
+        try:
             self.worker.ask("leave", {}, limit="load", work=work.silent(), doing="forgetting a model")
+        except ModelWorkerError:  # the worker was ended, and the model with it
+            self.lose()
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def made_of(trying_here: Trying, found: api.OpenSearch, recipe: Recipe, number: 
 def stored(space: api.Workspace, found: api.OpenSearch, recipe: Recipe, cache: Path) -> tuple[str, Evaluation]:
     """The candidate built by itself and evaluated by itself: its fingerprint, and what came out."""
     candidates = Candidates(space)
-    made = candidates.build(recipe, candidates.plan(recipe, found.corners), "searches/alone/trial-0")
+    made = candidates.build(recipe, candidates.plan(recipe, found.together), "searches/alone/trial-0")
     return made.version, api.evaluate(space, made.directory(cache), "tiny", fingerprint=made.version)
 
 
@@ -114,7 +114,7 @@ def told(evaluation: Evaluation) -> list[dict[str, Any]]:
 def test_a_candidate_made_of_the_loaded_model_answers_as_the_stored_one(root: Path, here: Path, tmp_path: Path) -> None:
     space, found = opened(root, tmp_path / "one")
     apart, _ = opened(root, tmp_path / "other")
-    with Trying(space, found.corners) as trying_here:
+    with Trying(space, found.together) as trying_here:
         for number in range(3):
             recipe = recipe_of(found, number)
             tried = made_of(trying_here, found, recipe, number)
@@ -134,7 +134,7 @@ def test_what_was_answered_of_a_stored_candidate_is_known_of_the_one_in_memory_a
 ) -> None:
     space, found = opened(root, tmp_path / "cache")
     _, before = stored(space, found, recipe_of(found, 1), tmp_path)
-    with Trying(space, found.corners) as trying_here:
+    with Trying(space, found.together) as trying_here:
         trying_here.evaluate(made_of(trying_here, found, recipe_of(found, 0), 0), "tiny", "all")
         second = made_of(trying_here, found, recipe_of(found, 1), 1)
         assert second.stored == ""
@@ -165,7 +165,7 @@ def test_where_the_loaded_model_is_lost_the_candidate_is_stored_and_it_is_said(
         return usual(self, asked, *arguments, **options)
 
     monkeypatch.setattr(HereWorker, "ask", ask)
-    with Trying(space, found.corners) as trying_here:
+    with Trying(space, found.together) as trying_here:
         trying_here.evaluate(made_of(trying_here, found, recipe_of(found, 0), 0), "tiny", "all")
         broken.append(verb)
         tried = made_of(trying_here, found, recipe_of(found, 1), 1)
@@ -183,7 +183,7 @@ def test_where_memory_is_short_candidates_are_stored(
     root: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space, found = opened(root, tmp_path / "cache")
-    with Trying(space, found.corners) as trying_here:
+    with Trying(space, found.together) as trying_here:
         trying_here.evaluate(made_of(trying_here, found, recipe_of(found, 0), 0), "tiny", "all")
         monkeypatch.setattr(trying.Limits, "bytes_of_memory", lambda self: 1000)
         tried = made_of(trying_here, found, recipe_of(found, 1), 1)
@@ -206,7 +206,7 @@ def test_a_candidate_of_another_config_is_stored_and_answers_as_by_itself(
     space, found = opened(project, tmp_path / "one")
     apart, _ = opened(project, tmp_path / "other")
     made: list[Tried] = []
-    with Trying(space, found.corners) as trying_here:
+    with Trying(space, found.together) as trying_here:
         for number, dtype in enumerate(("float32", "bfloat16", "bfloat16")):
             recipe = recipe_of(found, number, dtype=dtype, **{PLACE: number / 4})
             made.append(made_of(trying_here, found, recipe, number))
@@ -219,7 +219,7 @@ def test_a_candidate_of_another_config_is_stored_and_answers_as_by_itself(
 
 def test_plans_tell_which_tensors_are_rewritten_and_why_none_can_be(root: Path, tmp_path: Path) -> None:
     space, found = opened(root, tmp_path / "cache")
-    one, other = (Candidates(space).plan(recipe_of(found, number), found.corners) for number in (0, 1))
+    one, other = (Candidates(space).plan(recipe_of(found, number), found.together) for number in (0, 1))
     names = {tensor.name for tensor in one.tensors if "self_attn" in tensor.name}
 
     assert why_not_rewritten(one, other) == "" and rewritten(one, other) == names

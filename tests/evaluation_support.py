@@ -7,11 +7,10 @@ import importlib
 import json
 import os
 import random
-import socket
 import textwrap
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -28,17 +27,15 @@ WORDS = (  # noqa: SIM905 - a sentence is easier to read than a list
 ).split()
 
 
-_LAST = "nothing comes after this"
-
-
 class HereWorker:
     """A model worker that answers in this process, for tests that look at what lm-eval is asked, or replace parts of it."""
 
     def __init__(self, module: str, limits: Limits, *, offline: bool = True, loopback: bool = False) -> None:
         self._module = importlib.import_module(module)
-        self._messages, channel = socket.socketpair()
-        self._desk = Desk(channel)
         self._frames = Frames()
+        # What is sent is there at once: nobody reads while a verb is at work, and a socket has room for so much alone.
+        channel: Any = SimpleNamespace(sendall=self._frames.feed)
+        self._desk = Desk(channel)
         # What a verb leaves in a process goes with it elsewhere.
         self._left = contextlib.ExitStack()
         self._left.enter_context(mock.patch.dict(os.environ))
@@ -51,37 +48,20 @@ class HereWorker:
 
     def __exit__(self, *_: object) -> None:
         self._left.close()
-        self._messages.close()
-        self._desk.channel.close()
 
     def ask(
         self, verb: str, arguments: dict[str, Any], *, each: Callable[[Any], None] | None = None, **_: object
     ) -> object:
-        with ThreadPoolExecutor(1) as reader:  # what is said at length would fill the channel
-            heard = reader.submit(self._heard)
-            try:
-                answer = getattr(self._module, verb)(self._desk, **json.loads(json.dumps(arguments)))
-            except MergeAssetsError as error:
-                raise ModelWorkerError(str(error), answered=True, raised=type(error).__name__) from None
-            except Exception as error:
-                raise ModelWorkerError(reason(error), answered=True) from None
-            finally:
-                self._desk.give(_LAST)
-                items = heard.result()
-        for item in items:
-            if each is not None:
-                each(item)
+        try:
+            answer = getattr(self._module, verb)(self._desk, **json.loads(json.dumps(arguments)))
+        except MergeAssetsError as error:
+            raise ModelWorkerError(str(error), answered=True, raised=type(error).__name__) from None
+        except Exception as error:
+            raise ModelWorkerError(reason(error), answered=True) from None
+        while (message := self._frames.take()) is not None:
+            if each is not None and "item" in message:
+                each(message["item"])
         return json.loads(json.dumps(answer))
-
-    def _heard(self) -> list[Any]:
-        """What the verb says until it has ended."""
-        items = []
-        while True:
-            while (message := self._frames.take()) is None:
-                self._frames.feed(self._messages.recv(1 << 20))
-            if message.get("item") == _LAST:
-                return items
-            items += [message["item"]] if "item" in message else []
 
 
 def write_checkpoint(directory: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:

@@ -19,6 +19,7 @@ from merge_assets import api
 from merge_assets.api.candidates import Candidates
 from merge_assets.api.confirm import confirm
 from merge_assets.api.promote import promote
+from merge_assets.api.trying import Trying
 from merge_assets.errors import RecipeError, SearchError, Stopped
 from merge_assets.evaluation import runner
 from merge_assets.plan import PlanInput, build
@@ -143,8 +144,8 @@ def test_points_that_make_the_same_merge_are_built_and_evaluated_once(
     start = json.dumps([{PLACE: value} for value in spelled])
     (project / "recipes/best.yaml").write_text(text.replace("trials: 4", f"trials: 4\n  start: {start}"))
     built = []
-    build = Candidates.build
-    monkeypatch.setattr(Candidates, "build", lambda *given: built.append(given[3]) or build(*given))
+    make = Trying.make
+    monkeypatch.setattr(Trying, "make", lambda *given: built.append(given[3]) or make(*given))
     found = api.search(opened(project), "best")
 
     trials = found.trials.all()

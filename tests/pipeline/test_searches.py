@@ -311,7 +311,7 @@ def test_what_a_search_found_is_built_as_its_trial_was_and_its_card_says_so(root
     searched, candidates = api.open_search(space, "best"), Candidates(space)
     trial = searched.trials.all()[found.trial.number]
     recipe = searched.candidate(trial)
-    tried = candidates.build(recipe, candidates.plan(recipe, searched.corners), "searches/x/trial-0")
+    tried = candidates.build(recipe, candidates.plan(recipe, searched.together), "searches/x/trial-0")
     ours, theirs = (read_tensors(one.directory(tmp_path / "copies")) for one in (built, tried))
     assert ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
     card, text = (built.read_bytes(name).decode() for name in ("README.md", "recipe.yaml"))

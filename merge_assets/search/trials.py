@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
 
 from merge_assets.errors import SearchError, in_one_line
 from merge_assets.recipe.schema_search import Choices, Dimension, Search
@@ -91,6 +93,8 @@ class Trials:
         self._url = url
         self._search = search
         try:
+            if (file := make_url(url).database) and url.startswith("sqlite:"):
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
             self._study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True}),
                 study_name=name,

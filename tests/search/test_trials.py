@@ -179,7 +179,9 @@ def test_a_failed_trial_says_why_and_a_later_word_counts_for_nothing(tmp_path: P
     assert rows[X].tolist() == [one.values[X], other.values[X]]
 
 
-def test_a_storage_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+def test_the_folder_of_a_storage_is_made_and_one_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    assert Trials(f"sqlite:///{tmp_path}/new/folder/t.db", "study", search(), (False,)).all() == []
+    (tmp_path / "no").write_text("a file")
     with pytest.raises(SearchError, match=r"the storage of trials .* cannot be opened") as caught:
         Trials(f"sqlite:///{tmp_path}/no/such/folder/t.db", "study", search(), (False,))
     assert "\n" not in str(caught.value)

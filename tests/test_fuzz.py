@@ -80,25 +80,25 @@ def test_indexes(project: Project, data: bytes) -> None:
     project.model({"model.safetensors.index.json": data}, "passthrough")
 
 
-@examples(60)
+@examples(40)
 @given(damaged(SOUND["config.json"]), st.sampled_from(["stack", "dus", "union", "ties"]))
 def test_configs(project: Project, data: bytes, recipe: str) -> None:
     project.model({"config.json": data}, recipe)
 
 
-@examples(40)
+@examples(25)
 @given(damaged(SOUND["generation_config.json"]))
 def test_generation_configs(project: Project, data: bytes) -> None:
     project.model({"generation_config.json": data}, "union")
 
 
-@examples(60)
+@examples(40)
 @given(damaged(SOUND["tokenizer.json"]), st.sampled_from(["union", "tokenizer"]))
 def test_tokenizers(project: Project, data: bytes, recipe: str) -> None:
     project.model({"tokenizer.json": data}, recipe)
 
 
-@examples(40)
+@examples(25)
 @given(
     damaged(SOUND["tokenizer_config.json"]),
     damaged(SOUND["special_tokens_map.json"]),

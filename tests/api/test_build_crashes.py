@@ -1,7 +1,7 @@
 """Contract of builds that are killed: whatever they leave, the next build gives the right bytes at once, and clears it.
 
 Processes are really killed, at steps of builds into a local store and into a bucket: at those in which a version is
-published always, at the others at one of thirty, or at all of them in ``make thorough``. See
+published always, at the others at one of sixty, or at all of them in ``make thorough``. See
 :mod:`tests.faults.build_steps` for what a step is, and ``python -m tests.faults.every_build_step`` for a count.
 """
 
@@ -18,7 +18,7 @@ from tests.s3.rgw import Rgw
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 30], ids=["all", "sample"])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.thorough), 60], ids=["all", "sample"])
 @pytest.mark.parametrize("kind", ["first", "resumed"])
 @pytest.mark.parametrize("where", ["local", pytest.param("bucket", marks=pytest.mark.server)])
 def test_after_a_kill_at_any_step_the_next_build_gives_the_right_bytes_and_leaves_no_draft(

@@ -148,8 +148,17 @@ def test_what_was_answered_of_a_stored_candidate_is_known_of_the_one_in_memory_a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [ModelWorkerError("was ended by SIGKILL"), ModelMemoryError("took too much memory")])
-@pytest.mark.parametrize("verb", ["scratch", "rewrite", "run"])
+@pytest.mark.parametrize(
+    ("verb", "error"),
+    [
+        ("scratch", ModelWorkerError("was ended by SIGKILL")),
+        ("rewrite", ModelMemoryError("took too much memory")),
+        ("run", ModelWorkerError("was ended by SIGKILL")),
+        pytest.param("scratch", ModelMemoryError("took too much memory"), marks=pytest.mark.thorough),
+        pytest.param("rewrite", ModelWorkerError("was ended by SIGKILL"), marks=pytest.mark.thorough),
+        pytest.param("run", ModelMemoryError("took too much memory"), marks=pytest.mark.thorough),
+    ],
+)
 def test_where_the_loaded_model_is_lost_the_candidate_is_stored_and_it_is_said(
     verb: str, error: ModelWorkerError, root: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

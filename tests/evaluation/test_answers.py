@@ -122,7 +122,9 @@ def requests_of(task: Any, lm: Any) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [1, 3, 4])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(1, marks=pytest.mark.thorough), 3, pytest.param(4, marks=pytest.mark.thorough)]
+)
 def test_the_batches_are_those_of_lm_eval(model: Path, tmp_path: Path, batch_size: int) -> None:
     """The tensors that the model gets, in their order, and what comes of them."""
     import torch
@@ -220,8 +222,18 @@ evaluate_suite(Path(sys.argv[1]), load_suite(Path(sys.argv[2])), results=TaskRes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["tiny_perplexity", "tiny_choice", "tiny_generate"])
-@pytest.mark.parametrize("who", ["command", "worker"])
+@pytest.mark.parametrize(
+    ("who", "task"),
+    [
+        ("command", "tiny_perplexity"),
+        ("worker", "tiny_choice"),
+        ("worker", "tiny_generate"),
+        *(
+            pytest.param(who, task, marks=pytest.mark.thorough)
+            for who, task in (("command", "tiny_choice"), ("command", "tiny_generate"), ("worker", "tiny_perplexity"))
+        ),
+    ],
+)
 def test_killed_at_nine_tenths_of_a_task_it_asks_the_last_tenth(
     model: Path, tmp_path: Path, task: str, who: str
 ) -> None:

@@ -180,7 +180,7 @@ def test_another_metric_of_an_evaluated_task_evaluates_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", [0, 1], ids=TASKS[:2])
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.thorough), 1], ids=TASKS[:2])
 def test_the_recorded_command_run_by_hand_gives_exactly_the_same_numbers(
     undisturbed: Evaluation, tmp_path: Path, index: int
 ) -> None:

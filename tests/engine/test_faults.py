@@ -57,7 +57,11 @@ def models_below(root: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("overwrite", "kills"), [(False, 24), (True, 16)], ids=["fresh", "overwrite"])
+@pytest.mark.parametrize(
+    ("overwrite", "kills"),
+    [(False, 24), pytest.param(True, 16, marks=pytest.mark.thorough)],
+    ids=["fresh", "overwrite"],
+)
 def test_a_merge_killed_at_any_moment_shows_no_half_model(
     overwrite: bool, kills: int, project: Path, tmp_path: Path
 ) -> None:
@@ -102,7 +106,7 @@ def test_a_merge_killed_at_any_moment_shows_no_half_model(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["swap", "aside"])
+@pytest.mark.parametrize("how", ["swap", pytest.param("aside", marks=pytest.mark.thorough)])
 def test_death_at_every_step_of_replacing_a_model(how: str, tmp_path: Path) -> None:
     """See :mod:`tests.faults.every_step`, which looks after each of the deaths."""
     write_llama(tmp_path / "m1", 2)

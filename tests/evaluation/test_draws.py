@@ -123,6 +123,7 @@ def by_hand(stored: StoredResult, server: HubServer, home: Path, out: Path) -> t
     return numbers, seen(list(out.rglob("samples_*.jsonl")))
 
 
+@pytest.mark.thorough
 def test_gpqa_gives_the_numbers_of_its_command_whatever_is_in_the_cache_and_was_evaluated_before(
     model: Path, server: HubServer, tmp_path: Path
 ) -> None:

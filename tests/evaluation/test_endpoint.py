@@ -170,6 +170,7 @@ def test_prompts_that_do_not_fit_are_counted(model: Path, server: str, tmp_path:
     assert found.results[0].result.flaws["tiny_choice"].truncated == 6
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_recorded_command_gives_the_same_numbers(model: Path, server: str, tmp_path: Path) -> None:
     path = suite(tmp_path, "backend: endpoint", only="tiny_choice")

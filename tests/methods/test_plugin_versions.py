@@ -149,6 +149,7 @@ built(install(site, version="1.1", method=SHIFTED.replace("kernel=", 'version="2
     assert len({one["version"] for one in said}) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_source_of_the_same_size_and_second_is_not_run_as_the_earlier_bytecode(project: Path) -> None:
     """As Python itself would: it compares the size and the second of a file with those that its bytecode names."""
@@ -181,6 +182,7 @@ METHOD = Method(name="shifted", summary="Wherever chance leads.", parameters=(),
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_computing_again_says_that_bytes_are_equal_or_what_is_wrong(project: Path) -> None:
     equal, damaged, by_chance, otherwise = script(

@@ -80,6 +80,7 @@ def site(
             made.instance.dispose()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_push_rebuilds_what_depends_on_it_and_a_readme_nothing(site: BucketSite, proxy: FaultProxy) -> None:

@@ -252,6 +252,7 @@ def worker_of(site: Site, run: str) -> psutil.Process:
     return psutil.Process(int(pids[-1]))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # four runs and two reloads, one after the other
 def test_retries_of_a_run_use_its_recipes_by_themselves_and_from_failure_but_all_anew_those_of_now(site: Site) -> None:

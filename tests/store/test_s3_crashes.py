@@ -87,7 +87,7 @@ class Reader(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [12, pytest.param(50, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("most", [6, pytest.param(50, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("where", ["local", pytest.param("bucket", marks=pytest.mark.server)])
 def test_builds_killed_over_and_over_go_on_and_give_the_bytes_of_one_that_was_not(
     where: str, most: int, tmp_path: Path, request: pytest.FixtureRequest

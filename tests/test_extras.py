@@ -20,7 +20,8 @@ from merge_assets.extras import not_installed, require
 from tests.commands import Done, command_environment
 from tests.synthetic import write_llama
 
-EXTRAS = ("engine", "analysis", "evaluation", "leaderboards", "s3", "ui", "deploy")
+EXTRAS = ("engine", "analysis", "evaluation", "leaderboards", "search", "s3", "ui", "deploy")
+"""In the order in which they are declared."""
 
 WITHOUT = """
 import contextlib, io, json, os, sys
@@ -162,8 +163,9 @@ def test_without_evaluation_a_bucket_and_the_ui(project: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_every_package_of_an_extra_leads_to_it(extra: str) -> None:
-    found = modules(extra)
+def test_every_package_of_an_extra_leads_to_it_or_to_one_before_that_has_it_too(extra: str) -> None:
+    before = {package for other in EXTRAS[: EXTRAS.index(extra)] for package in modules(other)}
+    found = {package: names for package, names in modules(extra).items() if package not in before}
     assert found
     for package, names in found.items():
         errors = [not_installed(ModuleNotFoundError(name=f"{name}.inner")) for name in names]

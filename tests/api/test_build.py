@@ -327,7 +327,7 @@ def test_what_is_not_stored_is_not_ranked(project: Path) -> None:
     from merge_assets.api.rank import _models
 
     space = workspace(project, mean=UNSTORED + LINEAR, chain=CHAIN)
-    assert [str(reference) for reference in _models(space)] == ["a", "b", "chain"]
+    assert [str(reference) for reference in _models(space, None)] == ["a", "b", "chain"]
     assert sorted(api.build(space, space.recipe("chain")).artifact.manifest.fingerprints) == ["a", "b"]
 
 

@@ -69,6 +69,7 @@ def normalised(raw: float, choices: int) -> float:
     return max(raw - 1 / choices, 0) / (1 - 1 / choices)
 
 
+@pytest.mark.thorough
 def test_the_first(server: HubServer, tmp_path: Path) -> None:
     commits = {name: publish(server, name, configs) for name, configs in of_first(DOCUMENTS)}
     done = evaluated("open-llm-leaderboard-v1", server, tmp_path)

@@ -194,6 +194,7 @@ def latest(instance: dg.DagsterInstance, *key: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_computing_again_says_equal_or_fails_also_to_programs(root: Path, tmp_path: Path) -> None:
     folder = tmp_path / "project"
     shutil.copytree(root, folder, ignore=shutil.ignore_patterns("var"))

@@ -291,6 +291,7 @@ def test_nothing_is_read_but_the_index_and_the_manifests_that_matter(
     assert sorted(path.split("/")[1] for path in read[1:]) == ["recipe-5", "recipe-8"]
 
 
+@pytest.mark.thorough
 def test_a_look_up_in_a_bucket_of_200_versions_makes_few_requests(rgw: Rgw, bucket: str, tmp_path: Path) -> None:
     here = ArtifactStore(f"s3://{bucket}", rgw.options(), scratch=tmp_path)
     with ThreadPoolExecutor(8) as pool:

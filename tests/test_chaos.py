@@ -64,6 +64,7 @@ api.analyse(api.Workspace.open(), ModelReference.parse("./one"))
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_an_analysis_is_done_when_it_is_committed(tmp_path: Path) -> None:
     save_llama(tmp_path / "one", layers=1)

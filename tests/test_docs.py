@@ -45,7 +45,7 @@ NOT_RUN = {
     r"lm_eval ": "evaluates for minutes; tests/evaluation/test_runner.py runs what a result records",
     r"merge-assets search best": "tries candidates for minutes; tests/api/test_search.py searches",
     r"merge-assets (plan|build) '?attention": "is of models that nobody has; tests/api/test_sweep.py builds such a sweep",
-    r"merge-assets build best-best": "evaluates for minutes; tests/api/test_search.py promotes",
+    r"merge-assets build best": "searches for minutes; tests/pipeline/test_searches.py builds so",
     r"merge-assets (recipes tag|status --sel|leaderboard gr|evaluate att|store ls 'a)": "is of recipes that nobody has;"
     " tests/cli/test_selections.py chooses likewise",
     r"merge-assets build mine": "evaluates for minutes; tests/pipeline/test_run.py builds through Dagster",

@@ -52,6 +52,7 @@ def test_two_models_of_which_none_is_better_are_seldom_told_apart(columns: list[
     check(columns, times, 0.05 + 3 * math.sqrt(0.05 * 0.95 / times))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_models_of_which_none_is_better_are_told_apart_in_one_of_twenty_cases(columns: list[Column]) -> None:
     check(columns, 1000, ALLOWED)

@@ -144,7 +144,8 @@ def test_the_command_leaves_no_process_however_it_is_ended(site: Site, number: s
 
 
 @pytest.mark.parametrize(
-    "who", [pytest.param("the second process of the command", marks=pytest.mark.thorough), "the daemon"]
+    "who",
+    [pytest.param(who, marks=pytest.mark.thorough) for who in ("the second process of the command", "the daemon")],
 )
 def test_a_command_whose_part_is_killed_ends_with_all_that_it_started(site: Site, who: str) -> None:
     site.launch()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from merge_assets.api.search import OpenSearch
 from merge_assets.errors import SearchError, in_one_line
-from merge_assets.yamlfile import parse_documents
 
 if TYPE_CHECKING:
     from merge_assets.search.figure import Picture
@@ -30,13 +29,12 @@ def standing_of(opened: OpenSearch) -> Standing:
     from merge_assets.search.gradients import gradients_of
     from merge_assets.search.standing import Standing, goals_of
 
-    search, source = opened.search, opened.recipe.source
-    content = next(one.data for one in parse_documents(source.whole, source.file) if one.index == source.document)
+    search = opened.search
     return Standing(
         trials=opened.trials.all(),
         space=search.space,
         goals=goals_of(search, opened.labels, opened.higher),
-        gradients=gradients_of(search.space, content),
+        gradients=gradients_of(search.space, opened.recipe.source.parsed().data),
     )
 
 
@@ -71,7 +69,7 @@ def write_search_page(
         description=recipe.description,
         method=recipe.merge_method,
         models=list(dict.fromkeys(str(reference) for reference in recipe.references())),
-        sampler=search.sampler or ("tpe" if search.directions == 1 else "nsga2"),
+        sampler=search.proposer,
         trials=search.trials if trials is None else trials,
         hours=search.hours if hours is None else hours,
         written=datetime.now().astimezone(),

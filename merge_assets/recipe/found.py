@@ -88,7 +88,7 @@ def said_of(found: FoundBy) -> list[str]:
 
 def _recipe(search: Recipe, result: SearchResult, trial: FoundTrial) -> Recipe:
     source, details = search.source, result.details
-    document = next(one for one in parse_documents(source.whole, source.file) if one.index == source.document)
+    document = source.parsed()
     written: dict[str, Any] = {key: value for key, value in document.data.items() if not is_free(key)}
     made = {key: value for key, value in _content(trial, search).items() if key not in DESCRIPTIVE}
     told = {key: value for key, value in written.items() if key in DESCRIPTIVE - {"search", "name"}}

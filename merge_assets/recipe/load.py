@@ -168,7 +168,7 @@ def candidate(recipe: Recipe, number: int, values: Mapping[str, Any]) -> Recipe:
         RecipeError: a path leads nowhere, or what comes out is no recipe.
     """
     source = recipe.source
-    document = next(one for one in parse_documents(source.whole, source.file) if one.index == source.document)
+    document = source.parsed()
     made: Any = {key: value for key, value in document.data.items() if not is_free(key) and key != "search"}
     try:
         for path, value in values.items():

@@ -79,12 +79,15 @@ class RecipeSource(RecipeMapping):
 
     def at(self, key: str) -> str:
         """``file:line`` of a key path such as ``slices[0].sources[1]``; the closest known line if it has none."""
-        documents = _documents_again(self.whole, self.file)
-        document = next(found for found in documents if found.index == self.document)
+        document = self.parsed()
         spelled = {spell(path): path for path in document.lines}
         while key and key not in spelled:
             key = key[: max(key.rfind("."), key.rfind("["), 0)]
         return f"{self.file}:{document.line_of(spelled.get(key, ()))}"
+
+    def parsed(self) -> Document:
+        """The document in its file, as that was read."""
+        return next(found for found in _documents_again(self.whole, self.file) if found.index == self.document)
 
 
 @lru_cache(maxsize=2)

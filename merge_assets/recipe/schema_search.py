@@ -200,6 +200,11 @@ class Search(RecipeMapping):
         """How many values a candidate is judged by."""
         return 1 if self.objective[0].weight is not None else len(self.objective)
 
+    @property
+    def proposer(self) -> Sampler:
+        """The sampler, or the one that is taken where none is named."""
+        return self.sampler or ("tpe" if self.directions == 1 else "nsga2")
+
     def active(self, path: str, values: Mapping[str, Any]) -> bool:
         """Whether a place is filled, given the values of those without a condition."""
         return all(values.get(other) in wanted for other, wanted in self.space[path].when.items())

@@ -33,7 +33,7 @@ class SeededSampler(BaseSampler):
     """
 
     def __init__(self, search: Search) -> None:
-        self._make = _MAKERS[search.sampler or ("tpe" if search.directions == 1 else "nsga2")]
+        self._make = _MAKERS[search.proposer]
         self._seed = search.seed
         self._last: tuple[int, BaseSampler] | None = None
 

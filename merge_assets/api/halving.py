@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from merge_assets.api.objectives import metric_of
 from merge_assets.work import Work
@@ -25,15 +25,7 @@ Again = Callable[["Trial", int, "Documents", Work], Evaluations]
 def parts_of(opened: OpenSearch) -> list[Documents]:
     """What is asked of a candidate of a search with halving, one after the other; the last is all that a search may see."""
     halving = opened.search.halving
-    parts: Mapping[int, Documents] = {
-        2: "search/2",
-        4: "search/4",
-        8: "search/8",
-        16: "search/16",
-        32: "search/32",
-        64: "search/64",
-    }
-    return [*(parts[part] for part in (halving.parts if halving else ())), "search"]
+    return [*(cast("Documents", f"search/{part}") for part in (halving.parts if halving else ())), "search"]
 
 
 class Races:
@@ -66,13 +58,14 @@ class Races:
         from merge_assets.evaluation.samples import samples_of_results
         from merge_assets.evaluation.sequential import weighted
 
+        samples = {suite: samples_of_results(one.results) for suite, one in evaluated.items()}
         sheets = []
         for objective, more in zip(self.opened.search.objective, self.opened.higher, strict=True):
-            evaluation = evaluated[objective.suite or ""]
-            metric = metric_of(evaluation.scores, objective)
-            sheet = sheet_of(evaluation.scores, objective.task, metric, samples_of_results(evaluation.results))
+            suite = objective.suite or ""
+            scores = evaluated[suite].scores
+            sheet = sheet_of(scores, objective.task, metric_of(scores, objective), samples[suite])
             weight = 1.0 if objective.weight is None else float(objective.weight)
-            sheets.append((objective.suite or "", sheet, weight if more else -weight))
+            sheets.append((suite, sheet, weight if more else -weight))
         return self._known.setdefault(number, {}).setdefault(documents, weighted(sheets))
 
     def of_best(self, best: Trial, beside: int, documents: Documents, work: Work) -> Sheet:

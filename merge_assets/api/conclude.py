@@ -47,6 +47,7 @@ def conclude(
     name: str,
     *,
     workers: int = 1,
+    opened: OpenSearch | None = None,
     report: Report = lambda trial: None,
     work: Work = UNATTENDED,
 ) -> Concluded:
@@ -59,6 +60,7 @@ def conclude(
         workspace: whose store it is kept in.
         name: of the search.
         workers: candidates that are tried at the same time by this process.
+        opened: the search, where it was opened a moment ago.
         report: told of every trial that is finished here, one after the other.
         work: told trials finished, the budget, and what is done; asked throughout. What was tried until a stop is kept.
 
@@ -68,10 +70,10 @@ def conclude(
         MergeAssetsError: as :func:`~merge_assets.api.search.open_search` and :func:`~merge_assets.api.confirm.confirm`.
     """
     started, line = datetime.now(UTC), search_line(name)
-    opened = open_search(workspace, name, work.silent())
+    opened = opened or open_search(workspace, name, work.silent())
     if (there := workspace.store.reuse(line, opened.key)) is not None:
         return Concluded(there, opened, reused=True, compared={})
-    opened = search(workspace, name, workers=workers, report=report, work=work)
+    search(workspace, name, workers=workers, opened=opened, report=report, work=work)
     compared: dict[int, list[Confirmed]] = {}
 
     def make(turn: Turn) -> Artifact:

@@ -136,6 +136,7 @@ def search(
     hours: float | None = None,
     documents: int | None = None,
     workers: int = 1,
+    opened: OpenSearch | None = None,
     report: Report = lambda trial: None,
     work: Work = UNATTENDED,
 ) -> OpenSearch:
@@ -151,6 +152,7 @@ def search(
         hours: likewise.
         documents: likewise.
         workers: candidates that are tried at the same time by this process.
+        opened: the search, where it was opened a moment ago.
         report: told of every trial that is finished here, one after the other.
         work: told trials finished, the budget, and what is done; asked throughout.
 
@@ -159,7 +161,7 @@ def search(
         SearchError: all trials failed.
         MergeAssetsError: as :func:`open_search`.
     """
-    opened = open_search(workspace, name, work.silent())
+    opened = opened or open_search(workspace, name, work.silent())
     budget = Budget.of(opened.search, trials, hours, documents)
     ending, telling = threading.Event(), threading.Lock()
     shared = replace(work, should_stop=lambda: ending.is_set() or work.should_stop())

@@ -121,8 +121,8 @@ def run_search(
     from merge_assets.cli.console import err, progress_bar
 
     with progress_bar(f"searching {name}", is_bytes=False) as work:
-        opened = None if page is None else api.open_search(workspace, name, work.silent())
-        live = nullcontext() if opened is None or page is None else live_page(opened, page, trials=trials, hours=hours)
+        found = api.open_search(workspace, name, work.silent())
+        live = nullcontext() if page is None else live_page(found, page, trials=trials, hours=hours)
         with live as shown:
 
             def report(trial: Trial) -> None:
@@ -131,16 +131,17 @@ def run_search(
                     err().print(problem, markup=False, highlight=False, soft_wrap=True)
 
             if trials is None and hours is None and documents is None:
-                made = api.conclude(workspace, name, workers=workers, report=report, work=work)
-                found, compared = made.opened, made.compared
+                made = api.conclude(workspace, name, workers=workers, opened=found, report=report, work=work)
+                compared = made.compared
             else:  # what a search finds by another budget than its own is no variant
-                found = api.search(
+                api.search(
                     workspace,
                     name,
                     trials=trials,
                     hours=hours,
                     documents=documents,
                     workers=workers,
+                    opened=found,
                     report=report,
                     work=work,
                 )

@@ -31,20 +31,9 @@ from merge_assets.settings import Settings
 from merge_assets.work import Work
 from tests.commands import command_environment, run_command
 from tests.evaluation_support import HereWorker, write_checkpoint, write_suite
+from tests.search_project import PLACE, RECIPE, write_search
 from tests.synthetic import read_tensors
 
-RECIPE = """\
-merge_method: slerp
-models: [{model: a}, {model: b}]
-base_model: a
-parameters: {t: [{filter: self_attn, value: 0.5}, {value: 0.4}]}
-evaluate: []
-search:
-  space: {"parameters.t[0].value": {low: 0, high: 1}}
-  objective: {suite: tiny}
-  trials: 4
-  sampler: random
-"""
 SUITE = """\
 headline: average
 include_path: tasks
@@ -53,18 +42,13 @@ tasks:
   - {task: tiny_choice, metric: acc, shots: 0}
   - {task: tiny_perplexity, metric: word_perplexity, shots: 0, headline: false}
 """
-PLACE = "parameters.t[0].value"
 
 
 def write_project(root: Path) -> Path:
-    for seed, name in enumerate("ab"):
-        write_checkpoint(root / name, seed=seed)
-    (root / "recipes").mkdir()
+    write_search(root)
     (root / "suites").mkdir()
     write_suite(root / "suites", documents=24).unlink()
     (root / "suites/tiny.yaml").write_text(SUITE)
-    (root / "recipes/best.yaml").write_text(RECIPE)
-    (root / "merge-assets.toml").write_text("default_suites = []\ndevice = 'cpu'\n")
     return root
 
 

@@ -10,8 +10,8 @@ import pytest
 from merge_assets import api
 from merge_assets.search.trials import Trial
 from merge_assets.settings import Settings
-from tests.api.test_search import PLACE, RECIPE
 from tests.commands import run_command
+from tests.search_project import PLACE, RECIPE
 from tests.synthetic import write_llama
 
 OF_SIZE = RECIPE.replace("{suite: tiny}", "{size: parameters}").replace("trials: 4", "trials: 6")

@@ -28,34 +28,17 @@ from merge_assets.recipe import Recipe
 from merge_assets.search.trials import Trial
 from merge_assets.settings import Settings
 from tests.commands import command_environment
-from tests.evaluation_support import HereWorker, write_checkpoint, write_suite
+from tests.evaluation_support import HereWorker, write_suite
+from tests.search_project import PLACE, RECIPE, write_search
 
-RECIPE = """\
-merge_method: slerp
-models: [{model: a}, {model: b}]
-base_model: a
-parameters: {t: [{filter: self_attn, value: 0.5}, {value: 0.4}]}
-evaluate: []
-search:
-  space: {"parameters.t[0].value": {low: 0, high: 1}}
-  objective: {suite: tiny}
-  trials: 4
-  sampler: random
-"""
-PLACE = "parameters.t[0].value"
 DRAWING = "\ngeneration: {do_sample: true, temperature: 0.9}\n"
 
 
 def write_project(root: Path) -> Path:
     """Two models, a search, and a suite of likelihoods, whole texts, examples and texts that are drawn."""
-    for seed, name in enumerate("ab"):
-        write_checkpoint(root / name, seed=seed)
-    (root / "recipes").mkdir()
-    (root / "var").mkdir()
-    (root / "recipes/best.yaml").write_text(RECIPE)
+    write_search(root)
     suite = write_suite(root / "suites", documents=8)
     suite.write_text(suite.read_text() + DRAWING)
-    (root / "merge-assets.toml").write_text("default_suites = []\ndevice = 'cpu'\n")
     return root
 
 

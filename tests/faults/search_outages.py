@@ -22,10 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.api.test_search import RECIPE, write_project
+from tests.api.test_search import write_project
 from tests.commands import command_environment
 from tests.postgres import Postgres
 from tests.s3.rgw import Rgw
+from tests.search_project import RECIPE
 
 
 def main() -> None:
